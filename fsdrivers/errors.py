@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors of the filesystem and partition drivers.
+
+    FilesystemError
+    ├── NotRecognisedError          the probe said no
+    ├── CorruptError                the medium breaks its own format
+    ├── UnsupportedError            valid, but not implemented; never reported as corrupt
+    ├── NoSpaceError                the volume or device is too small; carries the numbers
+    ├── InvalidNameError            the name cannot be stored in this filesystem
+    ├── NotFoundError               also FileNotFoundError
+    ├── AlreadyExistsError          also FileExistsError
+    ├── NotADirectoryError_         also NotADirectoryError
+    └── IsADirectoryError_          also IsADirectoryError
+    DeviceError(OSError)            the medium failed: position, length, errno
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class FilesystemError(Exception):
+    """Base of every error that speaks of a filesystem or a partition table."""
+
+
+class NotRecognisedError(FilesystemError):
+    """No driver knows what is on the device."""
+
+
+class CorruptError(FilesystemError):
+    """The medium breaks its own format.
+
+    Attributes:
+        position: bytes from the start of the volume (or of the record, where only that is known).
+    """
+
+    def __init__(
+        self,
+        what: str,
+        position: int | None = None,
+        expected: object = None,
+        actual: object = None,
+    ) -> None:
+        self.what = what
+        self.position = position
+        self.expected = expected
+        self.actual = actual
+        message = what
+        if position is not None:
+            message += f" at byte {position:#x}"
+        if expected is not None or actual is not None:
+            message += f": expected {expected}, found {actual}"
+        super().__init__(message)
+
+
+class UnsupportedError(FilesystemError):
+    """The medium is valid but uses `feature`, which this driver does not implement."""
+
+    def __init__(self, feature: str) -> None:
+        self.feature = feature
+        super().__init__(f"not supported: {feature}")
+
+
+class NoSpaceError(FilesystemError):
+    """What is to be stored needs more than there is.
+
+    Attributes:
+        needed: bytes needed at least.
+        available: bytes there are.
+    """
+
+    def __init__(self, what: str, needed: int, available: int) -> None:
+        self.needed = needed
+        self.available = available
+        super().__init__(f"{what}: {needed} bytes needed, {available} available")
+
+
+class InvalidNameError(FilesystemError):
+    """The filesystem cannot hold this name."""
+
+
+class NotFoundError(FilesystemError, FileNotFoundError):
+    """No such object."""
+
+
+class AlreadyExistsError(FilesystemError, FileExistsError):
+    """The name is taken."""
+
+
+class NotADirectoryError_(FilesystemError, NotADirectoryError):
+    """A directory was expected."""
+
+
+class IsADirectoryError_(FilesystemError, IsADirectoryError):
+    """Something other than a directory was expected."""
+
+
+class DeviceError(OSError):
+    """The medium failed to read or write.
+
+    Attributes:
+        position: bytes from the start of the device.
+        length: bytes of the failed request.
+    """
+
+    def __init__(self, action: str, position: int, length: int, error: int, name: str) -> None:
+        super().__init__(
+            error,
+            f"cannot {action} {length} bytes at byte {position:#x}: {os.strerror(error)}",
+            name,
+        )
+        self.position = position
+        self.length = length

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FAT12, FAT16 and FAT32."""

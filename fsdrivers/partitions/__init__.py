@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Partition tables: MBR with logical partitions, and GPT."""

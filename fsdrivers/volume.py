@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every filesystem driver offers: the API that the rebuild engine and the agent know.
+
+Two capabilities: read everything there is on a volume (`Volume`), and lay out a whole
+populated volume before the first write, then stream it in ascending order (`Layout`).
+
+A driver package offers three functions of its own beside its `Volume` class:
+
+    open_volume(device) -> Volume
+    plan_volume(description, *, size, sector_size, entries, order, ...) -> Layout   (pure)
+    minimum_size(description, entries) -> int                                       (pure)
+
+Names are bytes everywhere.  Filesystems that store UTF-16 names give and take them as UTF-8
+with lone surrogates encoded as three bytes ("surrogatepass"), so every name survives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+# What `Volume.describe` gives and `plan_volume` takes: plain data that any serialiser can hold.
+Plain = None | bool | int | str | bytes | list["Plain"] | dict[str, "Plain"]
+Description = Mapping[str, Plain]
+
+
+class Kind(IntEnum):
+    """What a node is.  The numbers are stored in object tables: never renumber."""
+
+    DIRECTORY = 1
+    FILE = 2
+    SYMLINK = 3
+    CHARACTER_DEVICE = 4
+    BLOCK_DEVICE = 5
+    FIFO = 6
+    SOCKET = 7
+
+
+class Extent(NamedTuple):
+    """A mapped part of a file.  What no extent covers is a hole and reads as zeros.
+
+    `offset` and `length` are bytes from the start of the file; the last extent may pass the
+    end of the file up to the end of its allocation unit, or further where space was
+    preallocated.  `position` is bytes from the start of the volume.  An unwritten extent is
+    allocated but reads as zeros.
+    """
+
+    offset: int
+    length: int
+    position: int
+    is_unwritten: bool = False
+
+
+@dataclass(slots=True)
+class Node:
+    """Everything a filesystem says of one object, but its names and its content.
+
+    Times are nanoseconds since 1970-01-01 UTC, None where the filesystem has no such time.
+    FAT stores local time: its drivers treat it as UTC both ways, so that it survives exactly.
+    """
+
+    number: int  # unique in the volume; hard links of one object share it
+    kind: Kind
+    size: int = 0  # bytes of content; of the target for a symbolic link; 0 for the rest
+    mode: int = 0o755  # permission bits, at most 0o7777
+    uid: int = 0
+    gid: int = 0
+    modified_ns: int = 0
+    accessed_ns: int | None = None
+    changed_ns: int | None = None  # ctime
+    created_ns: int | None = None
+    links: int = 1  # names that lead here; informative, plans count for themselves
+    device: tuple[int, int] = (0, 0)  # major, minor of a device node
+    target: bytes = b""  # of a symbolic link
+    flags: int = 0  # the filesystem's own: ext inode flags worth restoring; FAT attribute byte
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()  # full names as Linux gives them, sorted by name;
+    # POSIX ACLs are system.posix_acl_access/default in Linux's 8-byte-entry format
+
+
+@dataclass(slots=True)
+class Entry:
+    """One name of one node in one directory.
+
+    Entries come and go in an order in which a directory's own entry precedes its children;
+    within a directory they keep the order on the medium.  The root is an entry of its own,
+    first, with an empty name and its own number as parent.
+    """
+
+    parent: int  # number of the directory node
+    name: bytes
+    node: Node  # one shared instance for all hard links of an object
+    short_name: bytes = b""  # FAT: the 11 raw bytes of the 8.3 entry; else empty
+    name_flags: int = 0  # FAT: the case bits of the 8.3 entry (DIR_NTRes)
+
+
+class Volume(Protocol):
+    """An opened filesystem, for reading."""
+
+    type: str  # "ext2" "ext3" "ext4" "fat12" "fat16" "fat32" "swap" ...
+    size: int  # bytes the filesystem spans
+    uuid: str  # as blkid prints it: lower-case UUID, or "5EC0-FEED" for FAT; empty if none
+    label: bytes  # as stored, without padding
+    block_size: int  # allocation unit in bytes
+
+    def describe(self) -> dict[str, Plain]:
+        """Return all that `plan_volume` needs to format the same filesystem again."""
+        ...
+
+    def used_size(self) -> int:
+        """Return the bytes in use, metadata included, by the filesystem's own account."""
+        ...
+
+    def walk(self) -> Iterator[Entry]:
+        """Yield every name on the volume, the root first, parents before children.
+
+        Raises:
+            CorruptError: at the directory that cannot be read; what came before stands.
+        """
+        ...
+
+    def extents(self, node: Node) -> list[Extent]:
+        """Return the mapped parts of a file in ascending order, none overlapping."""
+        ...
+
+    def read(self, node: Node, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes of content from `offset`; holes and unwritten read as zeros.
+
+        Thread-safe and safe after fork: uses positional reads only.
+        """
+        ...
+
+
+class Layout(Protocol):
+    """A planned volume: every metadata byte is decided, nothing is written yet.
+
+    Content goes where `placements` says; its bytes change no metadata.
+    """
+
+    type: str
+    size: int  # bytes, exactly the size asked for
+    used_size: int  # bytes allocated, metadata included
+
+    def placements(self, number: int) -> Sequence[Extent]:
+        """Return where the content of node `number` goes, ascending, unwritten extents included."""
+        ...
+
+    def iter_metadata(self) -> Iterator[tuple[int, bytes | bytearray | memoryview]]:
+        """Yield (position, data) of all metadata in ascending order, but the commit point last.
+
+        The commit point (superblock, boot sector) is what makes the rest reachable.  Ranges
+        that must read as zeros are yielded too unless the device is known to be blank.
+        """
+        ...
