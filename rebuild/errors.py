@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors of the rebuild engine.
+
+    RebuildError
+    ├── MediumError              the disc (or server) lacks something or is not ours
+    ├── TargetTooSmallError      the used data does not fit; carries the numbers
+    ├── LayoutUnsupportedError   a valid machine that cannot be laid out on this target
+    └── UnsafeTargetError        the target must not be written (boot medium, mounted, ...)
+"""
+
+from __future__ import annotations
+
+
+class RebuildError(Exception):
+    """Base of everything the engine refuses to do, each in one sentence."""
+
+
+class MediumError(RebuildError):
+    """What the restore reads from is incomplete, foreign or unreadable."""
+
+
+class TargetTooSmallError(RebuildError):
+    """The target cannot hold the machine.
+
+    Attributes:
+        needed: bytes the target must have at least.
+        available: bytes it has.
+    """
+
+    def __init__(self, target: str, needed: int, available: int) -> None:
+        self.needed = needed
+        self.available = available
+        super().__init__(
+            f"{target} is too small: the machine's data needs {needed:,} bytes, "
+            f"the target has {available:,}"
+        )
+
+
+class LayoutUnsupportedError(RebuildError):
+    """The recorded layout cannot be made on this target."""
+
+
+class UnsafeTargetError(RebuildError):
+    """Writing this target could destroy something that must not be touched."""

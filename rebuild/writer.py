@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many small writes made into few large ones.
+
+Content arrives in pack order, which is the order the layout placed it in, so most writes
+continue where the last one ended.  Measured: one `pwrite` for each small file costs more than
+all the planning of it; 4 MiB at a time costs nothing that shows.
+"""
+
+from __future__ import annotations
+
+from fsdrivers.device import Device
+
+BUFFER_SIZE = 4 << 20  # bytes
+
+
+class CoalescingWriter:
+    """Collects writes to `device` that follow one another, up to `BUFFER_SIZE` bytes.
+
+    A gap of less than one allocation unit up to the next unit's start is the tail of a block
+    behind the end of a file; it is filled with zeros, so no stale byte of the disk's former
+    life shows there.
+    """
+
+    def __init__(self, device: Device, block_size: int) -> None:
+        self._device = device
+        self._block_size = block_size
+        self._buffer = bytearray(BUFFER_SIZE)
+        self._view = memoryview(self._buffer)
+        self._start = 0
+        self._used = 0
+        self.written = 0  # bytes handed to the device
+
+    def write(self, position: int, data: bytes | bytearray | memoryview) -> None:
+        """Write all of `data` at `position`, now or at the next `flush`.
+
+        Raises:
+            DeviceError: the device failed, perhaps on data of an earlier call.
+        """
+        length = len(data)
+        end = self._start + self._used
+        gap = position - end
+        if gap and self._used:
+            block = self._block_size
+            if 0 < gap < block and -(-end // block) * block == position:
+                if self._used + gap <= BUFFER_SIZE:
+                    self._view[self._used : self._used + gap] = bytes(gap)
+                    self._used += gap
+                    gap = 0
+            if gap:
+                self.flush()
+        if self._used + length > BUFFER_SIZE:
+            self.flush()
+            if length >= BUFFER_SIZE:
+                self._device.write(position, data)
+                self.written += length
+                self._write_tail(position + length)
+                return
+        if not self._used:
+            self._start = position
+        self._view[self._used : self._used + length] = data
+        self._used += length
+
+    def flush(self) -> None:
+        """Hand everything collected to the device, with the last block's tail zeroed."""
+        if not self._used:
+            return
+        end = self._start + self._used
+        tail = -end % self._block_size
+        if tail and self._used + tail <= BUFFER_SIZE and end + tail <= self._device.size:
+            self._view[self._used : self._used + tail] = bytes(tail)
+            self._used += tail
+            tail = 0
+        used, self._used = self._used, 0
+        self._device.write(self._start, self._view[:used])
+        self.written += used
+        if tail:
+            self._write_tail(end)
+
+    def _write_tail(self, end: int) -> None:
+        """Zero from `end`, the end of a file's bytes, to the end of its block."""
+        tail = min(-end % self._block_size, self._device.size - end)
+        if tail > 0:
+            self._device.write(end, bytes(tail))
