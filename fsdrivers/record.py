@@ -41,7 +41,7 @@ class Record:
     CODEC: ClassVar[struct.Struct | None]
 
     @classmethod
-    def unpack(cls, data: bytes | memoryview, offset: int = 0) -> Self:
+    def unpack(cls, data: bytes | bytearray | memoryview, offset: int = 0) -> Self:
         """Decode the record that starts `offset` bytes into `data`.
 
         Raises:
@@ -58,8 +58,14 @@ class Record:
         return cls(**{name: fields[name] for name in cls.OFFSETS})
 
     @classmethod
-    def unpack_all(cls, data: bytes | memoryview) -> Iterator[Self]:
-        """Decode the records packed back to back in `data` (a whole number of them)."""
+    def unpack_all(cls, data: bytes | bytearray | memoryview) -> Iterator[Self]:
+        """Decode the records packed back to back in `data`.
+
+        Raises:
+            CorruptError: `data` is not a whole number of records.
+        """
+        if len(data) % cls.SIZE:
+            raise CorruptError(f"{cls.__name__}: {len(data)} bytes are not whole records")
         if cls.CODEC is None:
             yield from (cls.unpack(data, at) for at in range(0, len(data), cls.SIZE))
         else:
