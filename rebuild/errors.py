@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors of the rebuild engine.
 
-    RebuildError
-    ├── MediumError              the disc (or server) lacks something or is not ours
-    ├── TargetTooSmallError      the used data does not fit; carries the numbers
-    ├── LayoutUnsupportedError   a valid machine that cannot be laid out on this target
-    └── UnsafeTargetError        the target must not be written (boot medium, mounted, ...)
+RebuildError
+├── MediumError              the disc (or server) lacks something or is not ours
+├── TargetTooSmallError      the used data does not fit; carries the numbers
+├── LayoutUnsupportedError   a valid machine that cannot be laid out on this target
+└── UnsafeTargetError        the target must not be written (boot medium, mounted, ...)
 """
 
 from __future__ import annotations
