@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Extended attributes: their lists in inodes and blocks, name prefixes, hashes, POSIX ACLs.
+
+Names and values are as Linux gives them: full prefixes, ACLs in the 8-byte-entry format.  ext
+stores the prefix as a number and ACLs in a denser format of its own; both directions are here.
+
+Source: [kernel-ext4] "Extended Attributes"; [acl(5)], linux include/uapi/linux/posix_acl_xattr.h.
+Not here: where values of ea_inode volumes are read from (`volume`), and which attributes a
+writer puts into the inode and which into the block.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from fsdrivers.errors import CorruptError, InvalidNameError
+from fsdrivers.ext import format as ext
+from fsdrivers.ext.flags import XattrIndex
+
+Xattr = tuple[bytes, bytes]  # full name, value
+
+INLINE_DATA_NAME = b"data"  # with XattrIndex.SYSTEM: the rest of an inline file, no attribute
+_PREFIXES: dict[int, bytes] = {
+    XattrIndex.USER: b"user.",
+    XattrIndex.TRUSTED: b"trusted.",
+    XattrIndex.LUSTRE: b"lustre.",
+    XattrIndex.SECURITY: b"security.",
+    XattrIndex.SYSTEM: b"system.",
+    XattrIndex.HURD: b"gnu.",
+}
+_WHOLE_NAMES: dict[int, bytes] = {
+    XattrIndex.POSIX_ACL_ACCESS: b"system.posix_acl_access",
+    XattrIndex.POSIX_ACL_DEFAULT: b"system.posix_acl_default",
+    XattrIndex.RICHACL: b"system.richacl",
+}
+_ACL_INDEXES = (XattrIndex.POSIX_ACL_ACCESS, XattrIndex.POSIX_ACL_DEFAULT)
+INODE_MAGIC = ext.XattrInodeHeader(ext.XATTR_MAGIC).pack()
+_END = bytes(4)
+_ENTRY = struct.Struct("<BBHIII")
+assert _ENTRY.size == ext.XattrEntry.SIZE
+
+
+class RawXattr(NamedTuple):
+    """One attribute as stored.  `value` is empty when it is the content of `value_inode`."""
+
+    name_index: int
+    suffix: bytes  # the name without its prefix
+    value: bytes
+    value_inode: int
+    value_size: int
+    hash: int
+
+
+def join_name(index: int, suffix: bytes) -> bytes:
+    """Return the full name of an attribute.
+
+    Raises:
+        CorruptError: no prefix has this number.
+    """
+    prefix = _PREFIXES.get(index)
+    if prefix is not None:
+        return prefix + suffix
+    whole = _WHOLE_NAMES.get(index)
+    if whole is None:
+        raise CorruptError(f"extended attribute with unknown name index {index}")
+    return whole + suffix
+
+
+def split_name(name: bytes) -> tuple[int, bytes]:
+    """Return the prefix number and the rest of a full name.
+
+    Raises:
+        InvalidNameError: ext has no number for the prefix, or the rest is empty or too long.
+    """
+    for index, whole in _WHOLE_NAMES.items():
+        if name == whole:
+            return index, b""
+    for index, prefix in _PREFIXES.items():
+        if name.startswith(prefix):
+            suffix = name[len(prefix) :]
+            if not 0 < len(suffix) <= ext.MAX_NAME_LENGTH:
+                break
+            return index, suffix
+    raise InvalidNameError(f"ext cannot hold an extended attribute called {name!r}")
+
+
+def unpack_list(data: bytes, first: int, value_base: int, position: int) -> list[RawXattr]:
+    """Decode the entries from `first` on, until four zero bytes or the end of `data`.
+
+    Args:
+        data: an inode or an attribute block, whole.
+        first: offset of the first entry.
+        value_base: what value offsets count from.
+        position: of `data` on the volume, for messages.
+
+    Raises:
+        CorruptError: an entry, its name or its value passes the end of `data`.
+    """
+    found = []
+    at, end = first, len(data)
+    while at + 4 <= end and data[at : at + 4] != _END:
+        if at + _ENTRY.size > end:
+            raise CorruptError("extended attribute entry passes the end", position + at)
+        length, index, offset, inode, size, value_hash = _ENTRY.unpack_from(data, at)
+        name_end = at + _ENTRY.size + length
+        if name_end > end:
+            raise CorruptError("extended attribute name passes the end", position + at)
+        value = b""
+        if inode == 0 and size:
+            start = value_base + offset
+            if start + size > end:
+                raise CorruptError("extended attribute value passes the end", position + at)
+            value = data[start : start + size]
+        suffix = data[at + _ENTRY.size : name_end]
+        found.append(RawXattr(index, suffix, value, inode, size, value_hash))
+        at = name_end + 3 & ~3
+    return found
+
+
+def unpack_inode_list(inode: bytes, extra_isize: int, position: int) -> list[RawXattr]:
+    """Decode the attributes kept in an inode as long as on disk; none without their magic."""
+    start = ext.OLD_INODE_SIZE + extra_isize
+    first = start + ext.XattrInodeHeader.SIZE
+    if inode[start:first] != INODE_MAGIC:
+        return []
+    return unpack_list(inode, first, first, position)
+
+
+def unpack_block_list(block: bytes, position: int) -> list[RawXattr]:
+    """Decode the attributes in a block of their own.
+
+    Raises:
+        CorruptError: the block is not an attribute block, or see `unpack_list`.
+    """
+    header = ext.XattrBlockHeader.unpack(block)
+    if header.magic != ext.XATTR_MAGIC:
+        raise CorruptError(
+            "extended attribute block", position, f"{ext.XATTR_MAGIC:#x}", f"{header.magic:#x}"
+        )
+    return unpack_list(block, ext.XattrBlockHeader.SIZE, 0, position)
+
+
+def linux_xattr(raw: RawXattr, value: bytes) -> Xattr:
+    """Return the attribute as Linux shows it, ACLs converted.
+
+    Raises:
+        CorruptError: unknown prefix number, or an ACL that is none.
+    """
+    if raw.name_index in _ACL_INDEXES:
+        value = acl_to_linux(value)
+    return join_name(raw.name_index, raw.suffix), value
+
+
+def encoded_xattrs(xattrs: Iterable[Xattr]) -> list[tuple[int, bytes, bytes]]:
+    """Return (prefix number, rest of the name, stored value) in the order blocks need.
+
+    Raises:
+        InvalidNameError: see `split_name`.
+        CorruptError: an ACL that is none.
+    """
+    made = []
+    for name, value in xattrs:
+        index, suffix = split_name(name)
+        stored = acl_to_ext(value) if index in _ACL_INDEXES else value
+        made.append((index, suffix, stored))
+    made.sort(key=lambda item: (item[0], len(item[1]), item[1]))
+    return made
+
+
+def encoded_size(suffix: bytes, value: bytes) -> int:
+    """Return the bytes one attribute takes in a list: entry, name and value, each padded."""
+    return (_ENTRY.size + len(suffix) + 3 & ~3) + (len(value) + 3 & ~3)
+
+
+def inode_capacity(inode_size: int, extra_isize: int) -> int:
+    """Return how many bytes of `encoded_size` fit into an inode; may be negative."""
+    used = ext.OLD_INODE_SIZE + extra_isize + ext.XattrInodeHeader.SIZE + len(_END)
+    return inode_size - used
+
+
+def block_capacity(block_size: int) -> int:
+    """Return how many bytes of `encoded_size` fit into an attribute block."""
+    return block_size - ext.XattrBlockHeader.SIZE - len(_END)
+
+
+def pack_list(
+    buffer: bytearray,
+    first: int,
+    value_base: int,
+    encoded: Sequence[tuple[int, bytes, bytes]],
+    *,
+    with_hashes: bool,
+) -> list[int]:
+    """Write entries from `first` up and values from the end of `buffer` down.
+
+    Returns:
+        The entry hashes, all 0 without `with_hashes` (lists in inodes have none).
+    """
+    hashes = []
+    at, value_at = first, len(buffer)
+    for index, suffix, value in encoded:
+        value_at -= len(value) + 3 & ~3
+        assert at + _ENTRY.size + len(suffix) + len(_END) <= value_at, "planned to fit"
+        value_hash = entry_hash(suffix, value) if with_hashes else 0
+        offset = value_at - value_base if value else 0
+        _ENTRY.pack_into(buffer, at, len(suffix), index, offset, 0, len(value), value_hash)
+        buffer[at + _ENTRY.size : at + _ENTRY.size + len(suffix)] = suffix
+        buffer[value_at : value_at + len(value)] = value
+        at += _ENTRY.size + len(suffix) + 3 & ~3
+        hashes.append(value_hash)
+    return hashes
+
+
+def pack_inode_list(
+    inode: bytearray, extra_isize: int, encoded: Sequence[tuple[int, bytes, bytes]]
+) -> None:
+    """Write attributes into an inode as long as on disk; they must fit its capacity."""
+    start = ext.OLD_INODE_SIZE + extra_isize
+    first = start + ext.XattrInodeHeader.SIZE
+    inode[start:first] = INODE_MAGIC
+    pack_list(inode, first, first, encoded, with_hashes=False)
+
+
+def pack_block(
+    block_size: int, encoded: Sequence[tuple[int, bytes, bytes]], reference_count: int = 1
+) -> bytearray:
+    """Return an attribute block, its checksum still zero; `encoded` must be sorted and fit."""
+    block = bytearray(block_size)
+    hashes = pack_list(block, ext.XattrBlockHeader.SIZE, 0, encoded, with_hashes=True)
+    header = ext.XattrBlockHeader(
+        ext.XATTR_MAGIC, reference_count, 1, block_hash(hashes), 0, bytes(12)
+    )
+    block[: ext.XattrBlockHeader.SIZE] = header.pack()
+    return block
+
+
+def entry_hash(suffix: bytes, value: bytes, *, signed: bool = False) -> int:
+    """Return the hash of an entry: of the name's bytes, then of the padded value's words.
+
+    For a value in an inode of its own, `value` is that inode's hash as four bytes.  Old kernels
+    on machines with signed char hashed names above 127 differently: `signed`.
+    """
+    total = 0
+    for byte in suffix:
+        if signed and byte > 127:
+            byte -= 256
+        total = (total << 5 ^ total >> 27 ^ byte) & 0xFFFFFFFF
+    padded = value + bytes(-len(value) % 4)
+    for (word,) in struct.iter_unpack("<I", padded):
+        total = (total << 16 ^ total >> 16 ^ word) & 0xFFFFFFFF
+    return total
+
+
+def block_hash(hashes: Iterable[int]) -> int:
+    """Return the hash of a block from its entries' hashes; 0 (never shared) if one is 0."""
+    total = 0
+    for value in hashes:
+        if value == 0:
+            return 0
+        total = (total << 16 ^ total >> 16 ^ value) & 0xFFFFFFFF
+    return total
+
+
+_ACL_VERSION = struct.Struct("<I")
+_ACL_SHORT = struct.Struct("<HH")  # tag, permissions
+_ACL_LONG = struct.Struct("<HHI")  # and a user or group id
+_EXT_ACL_VERSION, _LINUX_ACL_VERSION = 1, 2
+_ACL_TAGS_WITH_ID = (0x02, 0x08)  # ACL_USER, ACL_GROUP
+_ACL_TAGS_WITHOUT_ID = (0x01, 0x04, 0x10, 0x20)  # owner, owning group, mask, others
+_ACL_NO_ID = 0xFFFFFFFF
+
+
+def acl_to_linux(value: bytes) -> bytes:
+    """Convert a stored POSIX ACL to the value of Linux's system.posix_acl_* attribute.
+
+    Raises:
+        CorruptError: wrong version, unknown tag or a cut entry.
+    """
+    if len(value) < 4 or _ACL_VERSION.unpack_from(value)[0] != _EXT_ACL_VERSION:
+        raise CorruptError("POSIX ACL has no version 1 header")
+    parts = [_ACL_VERSION.pack(_LINUX_ACL_VERSION)]
+    at = 4
+    while at < len(value):
+        try:
+            tag, permissions = _ACL_SHORT.unpack_from(value, at)
+            if tag in _ACL_TAGS_WITH_ID:
+                parts.append(value[at : at + _ACL_LONG.size])
+                _ACL_LONG.unpack_from(value, at)
+                at += _ACL_LONG.size
+                continue
+        except struct.error as error:
+            raise CorruptError("POSIX ACL ends inside an entry") from error
+        if tag not in _ACL_TAGS_WITHOUT_ID:
+            raise CorruptError(f"POSIX ACL entry with unknown tag {tag:#x}")
+        parts.append(_ACL_LONG.pack(tag, permissions, _ACL_NO_ID))
+        at += _ACL_SHORT.size
+    return b"".join(parts)
+
+
+def acl_to_ext(value: bytes) -> bytes:
+    """Convert the value of a system.posix_acl_* attribute to what ext stores.
+
+    Raises:
+        CorruptError: wrong version, unknown tag or a cut entry.
+    """
+    if len(value) % 8 != 4 or _ACL_VERSION.unpack_from(value)[0] != _LINUX_ACL_VERSION:
+        raise CorruptError("POSIX ACL has no version 2 header or a cut entry")
+    parts = [_ACL_VERSION.pack(_EXT_ACL_VERSION)]
+    for tag, permissions, identity in _ACL_LONG.iter_unpack(value[4:]):
+        if tag in _ACL_TAGS_WITH_ID:
+            parts.append(_ACL_LONG.pack(tag, permissions, identity))
+        elif tag in _ACL_TAGS_WITHOUT_ID:
+            parts.append(_ACL_SHORT.pack(tag, permissions))
+        else:
+            raise CorruptError(f"POSIX ACL entry with unknown tag {tag:#x}")
+    return b"".join(parts)
