@@ -141,6 +141,7 @@ class Layout(Protocol):
     type: str
     size: int  # bytes, exactly the size asked for
     used_size: int  # bytes allocated, metadata included
+    block_size: int  # bytes of an allocation unit; content of two files never shares one
 
     def placements(self, number: int) -> Sequence[Extent]:
         """Return where the content of node `number` goes, ascending, unwritten extents included."""

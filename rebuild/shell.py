@@ -23,7 +23,7 @@ from rebuild.screen import InputClosedError, Screen
 
 if TYPE_CHECKING:
     from backup.objects.medium import Medium
-    from rebuild.apply import RestoreReport
+
     from rebuild.plan import RestorePlan, TargetDisk
     from rebuild.restore import Unlocked
 
@@ -148,6 +148,7 @@ class _Shell:
 
     def _authenticate(self) -> Unlocked | None:
         from backup.objects.errors import WrongPasswordError
+
         from rebuild.restore import unlock
 
         screen = self._screen

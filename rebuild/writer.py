@@ -40,13 +40,11 @@ class CoalescingWriter:
         end = self._start + self._used
         gap = position - end
         if gap and self._used:
-            block = self._block_size
-            if 0 < gap < block and -(-end // block) * block == position:
-                if self._used + gap <= BUFFER_SIZE:
-                    self._view[self._used : self._used + gap] = bytes(gap)
-                    self._used += gap
-                    gap = 0
-            if gap:
+            is_tail = gap > 0 and gap == -end % self._block_size
+            if is_tail and self._used + gap <= BUFFER_SIZE:
+                self._view[self._used : self._used + gap] = bytes(gap)
+                self._used += gap
+            else:
                 self.flush()
         if self._used + length > BUFFER_SIZE:
             self.flush()

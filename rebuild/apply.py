@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carry out a restore plan: the one place of the engine that writes to disks.
+
+Write order on each disk, and why a power cut leaves either nothing or a whole machine:
+
+1. The old partition table and the signatures of old volumes are wiped: from here on nothing
+   on the disk pretends to be usable.
+2. Content, in the order of the packs, straight to the places the layouts gave it.
+3. Metadata of each volume, its superblock or boot sector last; then a flush.
+4. Boot code, the gap sectors and the new partition table; then a flush.  Only now can
+   anything on the disk be found.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from backup.objects.errors import ObjectsError
+from backup.objects.medium import Medium
+from backup.objects.model import DiskObject, Piece
+from fsdrivers import driver_of
+from fsdrivers.device import Device, Window
+from fsdrivers.partitions import plan_table
+from fsdrivers.volume import Entry, Extent, Layout
+from rebuild.content import PieceOpener, PieceTarget, stream_pieces
+from rebuild.errors import MediumError, RebuildError
+from rebuild.fixups.linux import add_fallback_loader
+from rebuild.machine import Machine, VolumeTree, path_of
+from rebuild.plan import ESP_TYPE, DiskPlan, PartitionPlan, RestorePlan
+from rebuild.progress import Progress
+from rebuild.report import Failure, RestoreReport
+from rebuild.writer import CoalescingWriter
+
+WIPED_AT_EACH_END = 1 << 20  # bytes; holds every table and signature that probing looks at
+BOOT_CODE_SIZE = 440  # bytes of an MBR before the disk signature
+DRIVEN_TYPES = ("ext2", "ext3", "ext4", "fat12", "fat16", "fat32", "swap")
+
+
+@dataclass(slots=True)
+class _VolumeWork:
+    """A volume on its way: where it goes, its layout, its writer."""
+
+    tree: VolumeTree
+    part: PartitionPlan
+    window: Device
+    layout: Layout | None  # None for a raw volume
+    writer: CoalescingWriter
+
+
+@dataclass(slots=True)
+class _DiskWork:
+    plan: DiskPlan
+    device: Device
+    volumes: list[_VolumeWork] = field(default_factory=list)
+
+
+def apply_plan(
+    machine: Machine,
+    plan: RestorePlan,
+    devices: Mapping[int, Device],
+    medium: Medium,
+    opener: PieceOpener,
+    *,
+    is_blank: bool = False,
+    progress: Callable[[str], None] = lambda text: None,
+) -> RestoreReport:
+    """Write the machine to the target disks.
+
+    Args:
+        machine: the loaded data set the plan was made from.
+        plan: what to write where.
+        devices: the opened, writable target by number of the disk object.
+        medium: where the packs are read from.
+        opener: opens sealed pieces.
+        is_blank: the targets are new images that read as zeros, so nothing need be wiped.
+        progress: takes one line of text now and then.
+
+    A damaged object never stops the rest; it is named in the report.
+
+    Raises:
+        DeviceError: a target failed.
+        FilesystemError: a layout cannot be made; nothing has been written then.
+    """
+    started = time.monotonic()
+    shown = Progress(progress)
+    report = RestoreReport(object_count=machine.object_count)
+    works = [_DiskWork(disk, devices[disk.disk.number]) for disk in plan.disks]
+    shown.begin("Planning the layout")
+    for work in works:
+        _plan_volumes(machine, work, is_blank, report)
+    if not is_blank:
+        shown.begin("Wiping old signatures")
+        for work in works:
+            _wipe(work.device)
+    boot_areas = {work.plan.disk.number: _BootArea(work) for work in works}
+    _restore_content(machine, works, boot_areas, medium, opener, shown, report)
+    for work in works:
+        for volume in work.volumes:
+            shown.begin(f"Writing metadata of {volume.part.type} {volume.part.number}")
+            _write_metadata(volume)
+        shown.begin("Flushing to the disk")
+        work.device.flush()
+        _write_table(work, boot_areas[work.plan.disk.number])
+        work.device.flush()
+    report.elapsed_s = time.monotonic() - started
+    return report
+
+
+def _plan_volumes(
+    machine: Machine, work: _DiskWork, is_blank: bool, report: RestoreReport
+) -> None:
+    for part in work.plan.partitions:
+        if not part.volume:
+            continue
+        tree = machine.trees[part.volume]
+        window = Window(work.device, part.new_start, part.new_size)
+        kind = tree.volume.type
+        layout: Layout | None = None
+        block_size = 1
+        if kind in DRIVEN_TYPES:
+            if kind.startswith("fat") and _is_esp(work.plan.disk, part):
+                report.notes += add_fallback_loader(tree)
+            entries = tree.entries(machine)
+            layout = _layout_of(tree, entries, part, work.plan.target.sector_size, is_blank)
+            block_size = layout.block_size
+        elif kind not in ("raw", "empty"):
+            raise RebuildError(f"this disc cannot restore a volume of type {kind}")
+        work.volumes.append(
+            _VolumeWork(tree, part, window, layout, CoalescingWriter(window, block_size))
+        )
+
+
+def _layout_of(
+    tree: VolumeTree, entries: list[Entry], part: PartitionPlan, sector_size: int, is_blank: bool
+) -> Layout:
+    driver = driver_of(tree.volume.type)
+    options: dict[str, object] = {}
+    if tree.volume.type.startswith("fat"):
+        options["hidden_sectors"] = part.new_start // sector_size
+    if tree.volume.type.startswith("ext"):
+        options["regions"] = tree.regions()
+        options["is_blank"] = is_blank
+    layout: Layout = driver.plan_volume(
+        tree.volume.description,
+        size=part.new_size,
+        sector_size=sector_size,
+        entries=entries,
+        order=tree.content_order(),
+        **options,
+    )
+    return layout
+
+
+def _is_esp(disk: DiskObject, part: PartitionPlan) -> bool:
+    entries = disk.table.get("entries")
+    if not isinstance(entries, list):
+        return False
+    for entry in entries:
+        if isinstance(entry, dict) and entry.get("number") == part.number:
+            return str(entry.get("type", "")).upper() == ESP_TYPE
+    return False
+
+
+def _wipe(device: Device) -> None:
+    """Make the disk look blank to every probe, before anything else is written."""
+    head = min(WIPED_AT_EACH_END, device.size)
+    device.write(0, bytes(head))
+    tail = min(WIPED_AT_EACH_END, device.size - head)
+    if tail:
+        device.write(device.size - tail, bytes(tail))
+    device.flush()
+
+
+class _BootArea:
+    """Collects a disk's boot code and gap sectors until the partition table is written."""
+
+    def __init__(self, work: _DiskWork) -> None:
+        starts = [part.new_start for part in work.plan.partitions if part.new_start]
+        self._end = min(starts, default=work.device.size)
+        self.parts: dict[int, bytes] = {}
+
+    def write(self, position: int, data: bytes | bytearray | memoryview) -> None:
+        """Keep `data`, cut off where the first partition of the new layout begins."""
+        if position < self._end:
+            self.parts[position] = bytes(data[: self._end - position])
+
+
+def _restore_content(
+    machine: Machine,
+    works: list[_DiskWork],
+    boot_areas: Mapping[int, _BootArea],
+    medium: Medium,
+    opener: PieceOpener,
+    shown: Progress,
+    report: RestoreReport,
+) -> None:
+    """Send every piece of content to where it belongs, in the order of the packs."""
+    targets: list[PieceTarget] = []
+    names: dict[int, Callable[[], str]] = {}
+    for work in works:
+        disk = work.plan.disk
+        area = boot_areas[disk.number]
+        names[disk.number] = lambda disk=disk: f"%disk%{disk.name}"  # type: ignore[misc]
+        for piece in disk.pieces:
+            targets.append((piece, area, disk.number, ((piece.offset, 0, piece.length),)))
+        for volume in work.volumes:
+            _collect_volume(volume, targets, names)
+    total = sum(target[0].length for target in targets)
+    shown.begin("Restoring", total, len({target[2] for target in targets}))
+    failed = stream_pieces(targets, medium, opener, shown)
+    for work in works:
+        for volume in work.volumes:
+            volume.writer.flush()
+    report.content_size = total - sum(size for size, _ in failed.values())
+    for number, (_, reason) in sorted(failed.items()):
+        report.failures.append(Failure(names[number]() if number in names else str(number), reason))
+    del machine
+
+
+def _collect_volume(
+    volume: _VolumeWork, targets: list[PieceTarget], names: dict[int, Callable[[], str]]
+) -> None:
+    writer, tree = volume.writer, volume.tree
+    if volume.layout is None:
+        if tree.volume.type == "raw":
+            volume.window.zero(0, volume.window.size)
+            names[tree.volume.number] = lambda: f"%volume%{tree.volume.partition}"
+        for piece in tree.volume.pieces:
+            place = ((piece.offset, 0, piece.length),)
+            targets.append((piece, writer, tree.volume.number, place))
+        return
+    by_number = {item.number: item for item in tree.nodes}
+
+    def name_of(number: int) -> Callable[[], str]:
+        def name() -> str:
+            path = path_of(by_number[number], by_number).decode("utf-8", "backslashreplace")
+            return f"{tree.volume.partition}:{path}"
+
+        return name
+
+    placements = volume.layout.placements
+    for item in tree.nodes:
+        if not item.pieces:
+            continue
+        extents = placements(item.number)
+        names[item.number] = name_of(item.number)
+        if len(extents) == 1 and len(item.pieces) == 1:
+            piece = item.pieces[0]
+            offset = extents[0].position + piece.offset - extents[0].offset
+            targets.append((piece, writer, item.number, ((offset, 0, piece.length),)))
+            continue
+        for piece in item.pieces:
+            targets.append((piece, writer, item.number, tuple(_split(piece, extents))))
+
+
+def _split(piece: Piece, extents: list[Extent] | tuple[Extent, ...]) -> list[tuple[int, int, int]]:
+    """Return (position on the volume, start in the piece, length) of a piece's parts."""
+    parts = []
+    end = piece.offset + piece.length
+    for extent in extents:
+        start = max(piece.offset, extent.offset)
+        stop = min(end, extent.offset + extent.length)
+        if start < stop:
+            position = extent.position + start - extent.offset
+            parts.append((position, start - piece.offset, stop - start))
+    return parts
+
+
+def _write_metadata(volume: _VolumeWork) -> None:
+    if volume.layout is None:
+        return
+    for position, data in volume.layout.iter_metadata():
+        volume.window.write(position, data)
+    volume.window.flush()
+
+
+def _write_table(work: _DiskWork, area: _BootArea) -> None:
+    """Write the gap sectors, then the boot code together with the partition table."""
+    disk, device = work.plan.disk, work.device
+    boot_code = area.parts.pop(0, b"")
+    for position, data in sorted(area.parts.items()):
+        device.write(position, data)
+    if disk.scheme == "none":
+        return
+    places = {part.number: (part.new_start, part.new_size) for part in work.plan.partitions}
+    for position, data in plan_table(
+        disk.table,
+        disk_size=device.size,
+        sector_size=device.sector_size,
+        placements=places,
+        boot_code=boot_code[:BOOT_CODE_SIZE],
+    ):
+        device.write(position, data)
+
+
+__all__ = ["MediumError", "ObjectsError", "RestoreReport", "apply_plan"]
