@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The boot environment: kernel, initial root filesystem and boot loaders, built once.
+
+It is the same for every user and every disc.  What differs from disc to disc (configuration of
+the boot loaders, data) is added when the disc is mastered.  It is kept in a cache under a
+key made of everything that goes into it, and built again only when one of these changes: the
+Debian packages, our own code, the third-party packages, the choice of modules.
+
+Source: EP1168174A1 [0058].
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagebuilder import modules, python_runtime
+from imagebuilder.errors import BuildHostError
+from imagebuilder.initramfs import Archive, Compression, compress
+from imagebuilder.packages import Package, download_package, find_packages
+
+Progress = Callable[[str], None]
+
+KERNEL_PACKAGE = "linux-image-amd64"  # depends on the release's current signed kernel
+# Package -> files of it that the disc carries, under the names they have in the cache.
+LOADER_FILES: Mapping[str, Mapping[str, str]] = {
+    "shim-signed": {"shimx64.efi": "usr/lib/shim/shimx64.efi.signed"},
+    "grub-efi-amd64-signed": {
+        "gcdx64.efi": "usr/lib/grub/x86_64-efi-signed/gcdx64.efi.signed",
+    },
+    "isolinux": {
+        "isolinux.bin": "usr/lib/ISOLINUX/isolinux.bin",
+        "isohdpfx.bin": "usr/lib/ISOLINUX/isohdpfx.bin",
+    },
+    "syslinux-common": {"ldlinux.c32": "usr/lib/syslinux/modules/bios/ldlinux.c32"},
+}
+RECIPE = 1  # raise it when this builder makes something else of the same inputs
+_MODULE_LEVELS: Mapping[Compression, int] = {"zstd-fast": 3}
+_BEST_MODULE_LEVEL = 19
+
+# PID 1.  A start that fails must leave its reason on the screen: a kernel panic would not.
+INIT = f"""#!/{python_runtime.INTERPRETER} -ISs
+import sys
+sys.path.append("/{python_runtime.SITE}")
+try:
+    from rebuild.__main__ import main
+    main()
+except BaseException as error:
+    import time
+    print("The recovery system could not start:", type(error).__name__, error, flush=True)
+    while True:
+        time.sleep(3600)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class BootEnvironment:
+    """A built boot environment: files in the cache that many discs share."""
+
+    directory: Path
+    kernel_release: str
+    versions: Mapping[str, str]  # Debian package -> version
+
+    @property
+    def kernel(self) -> Path:
+        """Return the signed kernel."""
+        return self.directory / "vmlinuz"
+
+    @property
+    def initrd(self) -> Path:
+        """Return the compressed initial root filesystem."""
+        return self.directory / "initrd.img"
+
+    def loader(self, name: str) -> Path:
+        """Return a boot loader's file by its name in `LOADER_FILES`."""
+        return self.directory / name
+
+
+def cache_directory() -> Path:
+    """Return where built environments and packages are kept.
+
+    `REBUILDKIT_CACHE`, else `rebuildkit` below `XDG_CACHE_HOME`, else below ~/.cache.
+    """
+    own = os.environ.get("REBUILDKIT_CACHE")
+    if own:
+        return Path(own)
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "rebuildkit"
+
+
+def prepare_boot_environment(
+    cache: Path | None = None,
+    *,
+    compression: Compression = "zstd",
+    progress: Progress = lambda _line: None,
+) -> BootEnvironment:
+    """Return the boot environment of this machine's Debian release, building it when needed.
+
+    Concurrent builders wait for each other; an interrupted build leaves nothing behind that
+    counts.
+
+    Raises:
+        BuildHostError: this machine cannot build one; says why.
+    """
+    if platform.machine() != "x86_64":
+        raise BuildHostError(f"discs are built on x86_64 machines, this one is {platform.machine()}")
+    cache = cache or cache_directory()
+    packages = find_boot_packages()
+    sources = python_runtime.find_sources()
+    key = environment_key(packages, sources, compression)
+    target = cache / "boot" / key
+    if not (target / "about.json").is_file():
+        with _locked(cache):
+            if not (target / "about.json").is_file():
+                _build(target, cache / "packages", packages, sources, compression, progress)
+    about = json.loads((target / "about.json").read_text())
+    return BootEnvironment(target, about["kernel"], about["packages"])
+
+
+def find_boot_packages() -> list[Package]:
+    """Return the Debian packages the boot environment is made of, the kernel first.
+
+    Raises:
+        BuildHostError: apt lacks one, or its Python is not the one running this.
+    """
+    (meta,) = find_packages([KERNEL_PACKAGE])
+    kernels = [name for name in meta.depends if name.startswith("linux-image-")]
+    if len(kernels) != 1:
+        raise BuildHostError(f"{KERNEL_PACKAGE} {meta.version} does not depend on one kernel")
+    names = [
+        kernels[0],
+        *LOADER_FILES,
+        *python_runtime.PYTHON_PACKAGES,
+        *python_runtime.SHARED_LIBRARIES,
+    ]
+    try:
+        return find_packages(names)
+    except BuildHostError as error:
+        error.add_note(
+            f"The disc's Python must have the version of this one, {platform.python_version()}."
+        )
+        raise
+
+
+def environment_key(
+    packages: Sequence[Package], sources: Mapping[str, Path], compression: Compression
+) -> str:
+    """Return the hexadecimal hash of all inputs of a boot environment."""
+    inputs = hashlib.sha256()
+    facts = {
+        "recipe": RECIPE,
+        "python": sys.version_info[:2],
+        "packages": [package.sha256 for package in packages],
+        "compression": compression,
+        "chosen": {group: list(patterns) for group, patterns in modules.CHOSEN.items()},
+        "left out": list(modules.LEFT_OUT),
+        "library": sorted(python_runtime.STANDARD_LIBRARY_LEFT_OUT),
+        "replaced": dict(python_runtime.REPLACED_SOURCES),
+        "init": INIT,
+        "stripped": shutil.which("strip") is not None,
+    }
+    inputs.update(json.dumps(facts, sort_keys=True).encode())
+    for path, file in sources.items():
+        inputs.update(f"{path}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return inputs.hexdigest()[:32]
+
+
+@contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    """Hold the cache's lock."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _build(
+    target: Path,
+    package_cache: Path,
+    packages: Sequence[Package],
+    sources: Mapping[str, Path],
+    compression: Compression,
+    progress: Progress,
+) -> None:
+    """Build an environment under a temporary name and rename it to `target`."""
+    trees = {}
+    for package in packages:
+        progress(f"package {package.name} {package.version}")
+        trees[package.name] = download_package(package, package_cache)
+    kernel_tree = trees[packages[0].name]
+    release = _kernel_release(kernel_tree)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
+    try:
+        shutil.copyfile(kernel_tree / "boot" / f"vmlinuz-{release}", work / "vmlinuz")
+        for name, files in LOADER_FILES.items():
+            for cached, path in files.items():
+                shutil.copyfile(trees[name] / path, work / cached)
+        progress("collecting kernel modules and Python")
+        archive = make_root(trees, kernel_tree / "lib" / "modules" / release, sources, compression)
+        progress(f"compressing {len(archive) / 1e6:.1f} MB of initial root filesystem")
+        (work / "initrd.img").write_bytes(compress(archive, compression))
+        about = {
+            "kernel": release,
+            "packages": {package.name: package.version for package in packages},
+        }
+        (work / "about.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+        work.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        work.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def make_root(
+    trees: Mapping[str, Path],
+    module_tree: Path,
+    sources: Mapping[str, Path],
+    compression: Compression,
+) -> bytes:
+    """Return the initial root filesystem as a cpio archive, not compressed."""
+    archive = Archive()
+    archive.add_base()
+    archive.add_file("init", INIT.encode(), is_executable=True)
+    python_runtime.add_interpreter(archive, trees)
+    python_runtime.add_sources(archive, sources)
+    level = _MODULE_LEVELS.get(compression, _BEST_MODULE_LEVEL)
+    pack, index = modules.pack_modules(modules.choose_modules(module_tree / "kernel"), level)
+    archive.add_file("lib/modules/modules.pack", pack)
+    archive.add_file("lib/modules/index.json", index)
+    return archive.pack()
+
+
+def _kernel_release(tree: Path) -> str:
+    """Return the release string of the kernel in an unpacked package."""
+    for path in (tree / "boot").glob("vmlinuz-*"):
+        return re.sub("^vmlinuz-", "", path.name)
+    raise BuildHostError(f"{tree.name} holds no kernel")

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Debian packages: which version this machine's release offers, its download, its files.
+
+The kernel, the boot loaders and CPython of the boot environment come unchanged from Debian's
+own signed packages.  apt checks the signatures; the digest apt knows is part of every cache
+key.  Packages are only unpacked (`dpkg-deb -x`), never installed: no root is needed.
+
+Source: apt-cache(8), apt-get(8) `download`, deb-control(5).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagebuilder.errors import BuildHostError
+
+TOOLS = ("apt-get", "apt-cache", "dpkg-deb")
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """One version of a Debian package, as the release's signed index lists it."""
+
+    name: str
+    version: str
+    sha256: str  # of the .deb file, hexadecimal
+    depends: tuple[str, ...]  # names, alternatives left out
+
+    @property
+    def file_name(self) -> str:
+        """Return a name unique to this content, safe in any directory."""
+        return f"{self.name}-{self.sha256[:16]}"
+
+
+def find_packages(names: Sequence[str]) -> list[Package]:
+    """Return what apt would install now for each of `names`, in their order.
+
+    Raises:
+        BuildHostError: apt is missing, or knows no such package.
+    """
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if missing:
+        raise BuildHostError(
+            f"building a disc needs Debian's package tools; not found: {', '.join(missing)}"
+        )
+    text = _run("apt-cache", "show", "--no-all-versions", *names)
+    found = {package.name: package for package in map(parse_stanza, text.strip().split("\n\n"))}
+    unknown = [name for name in names if name not in found]
+    if unknown:
+        raise BuildHostError(
+            f"apt knows no package {', '.join(unknown)}; `apt-get update` may help"
+        )
+    return [found[name] for name in names]
+
+
+def parse_stanza(text: str) -> Package:
+    """Parse one stanza of `apt-cache show`.
+
+    Raises:
+        BuildHostError: a needed field is absent.
+    """
+    fields = dict(re.findall(r"^([A-Za-z0-9-]+): *(.*)$", text, re.MULTILINE))
+    try:
+        return Package(
+            name=fields["Package"],
+            version=fields["Version"],
+            sha256=fields["SHA256"],
+            depends=tuple(
+                clause.split("|")[0].split()[0].split(":")[0]
+                for clause in fields.get("Depends", "").split(",")
+                if clause.strip()
+            ),
+        )
+    except KeyError as error:
+        raise BuildHostError(
+            f"apt's index has no {error} for {fields.get('Package', 'a package')}"
+        ) from error
+
+
+def download_package(package: Package, directory: Path) -> Path:
+    """Return the unpacked tree of `package` below `directory`, fetching it when absent.
+
+    A tree appears under its final name only when it is whole.
+
+    Raises:
+        BuildHostError: the download failed or its digest is not the listed one.
+    """
+    target = directory / package.file_name
+    if target.is_dir():
+        return target
+    directory.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".new-", dir=directory))
+    try:
+        _run("apt-get", "download", "-q", f"{package.name}={package.version}", directory=work)
+        archives = list(work.glob("*.deb"))
+        if len(archives) != 1:
+            raise BuildHostError(f"apt-get download brought no file for {package.name}")
+        digest = hashlib.sha256(archives[0].read_bytes()).hexdigest()
+        if digest != package.sha256:
+            raise BuildHostError(
+                f"{package.name} {package.version} has sha256 {digest}, "
+                f"the package index says {package.sha256}"
+            )
+        tree = work / "tree"
+        _run("dpkg-deb", "-x", str(archives[0]), str(tree))
+        if not target.is_dir():
+            tree.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def _run(*command: str, directory: Path | None = None) -> str:
+    """Run a tool and return its output; its complaint becomes the error."""
+    result = subprocess.run(
+        command,
+        cwd=directory,
+        env={**os.environ, "LC_ALL": "C"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        complaint = (result.stderr.strip() or result.stdout.strip()).splitlines()
+        reason = complaint[-1] if complaint else f"exit status {result.returncode}"
+        raise BuildHostError(f"{' '.join(command[:2])} failed: {reason}")
+    return result.stdout
