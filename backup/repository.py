@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a repository of data sets is, wherever it is: on a server or in a directory.
+
+A repository belongs to one user.  It keeps packs and tables as ciphertext that it cannot read:
+it checks digests and nothing else.  `backup.store` and `backup.client` implement it; both pass
+one conformance suite.
+
+    RepositoryError
+    ├── InvalidRequestError     a name, size, digest or body that cannot be right
+    │   └── TooLargeError       more bytes than a body of this kind may have
+    ├── DigestMismatchError     what arrived is not what was sent
+    ├── NotAuthorisedError      wrong id or password, or a token that is no longer valid
+    ├── TooManyAttemptsError    too many wrong passwords at once; try again later
+    ├── AlreadyRegisteredError  the id belongs to someone
+    ├── NoSuchDataSetError
+    ├── NoSuchPackError
+    ├── ConflictError           another run committed, or another change came first
+    ├── StoreFullError          the disk of the store is full
+    ├── StoreDamagedError       the store's own directory or catalogue cannot be used
+    ├── InterruptedStreamError  a body ended early
+    └── ConnectionFailedError   the server cannot be reached, or does not speak this protocol
+        └── CertificateError    the server is not the one that was pinned, or nobody vouches for it
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol, Self
+
+DIGEST_SIZE = 32  # SHA-256, the name of a pack
+DATA_SET_ID_SIZE = 16
+LOGIN_SECRET_SIZE = 32
+MAXIMUM_NAME_LENGTH = 128  # characters, of users and machines
+MAXIMUM_KEY_FILE_SIZE = 64 << 10
+MAXIMUM_PACK_SIZE = 64 << 20  # packs aim at 8 MiB
+MAXIMUM_TABLE_SIZE = 64 << 30
+MAXIMUM_PACK_COUNT = 1 << 22  # of one data set: 32 TiB in packs of 8 MiB
+MAXIMUM_KEEP = 10_000
+
+TABLE_MAGIC = b"RKOBJT"
+"""How an object table begins; two version bytes and the data set's id follow.
+
+Source: docs/formats.md, objtab.dat.  Nothing else of a table is known here.
+"""
+TABLE_HEAD_SIZE = len(TABLE_MAGIC) + 2 + DATA_SET_ID_SIZE
+
+KEY_FILE_MAGIC = b"RKHASH"
+
+
+class RepositoryError(Exception):
+    """Base of every error that a repository raises; its text is one sentence."""
+
+
+class InvalidRequestError(RepositoryError):
+    """A name, size, digest or body that cannot be right."""
+
+
+class TooLargeError(InvalidRequestError):
+    """More bytes than a body of this kind may have."""
+
+
+class DigestMismatchError(RepositoryError):
+    """What arrived is not what was sent."""
+
+
+class NotAuthorisedError(RepositoryError):
+    """Wrong id or password, or a token that is no longer valid."""
+
+
+class TooManyAttemptsError(RepositoryError):
+    """Too many wrong passwords at once; try again later."""
+
+
+class AlreadyRegisteredError(RepositoryError):
+    """The id belongs to someone."""
+
+
+class NoSuchDataSetError(RepositoryError):
+    """The user has no data set of this id."""
+
+
+class NoSuchPackError(RepositoryError):
+    """The user has no pack of this digest."""
+
+
+class ConflictError(RepositoryError):
+    """Another run committed, or another change came first."""
+
+
+class StoreFullError(RepositoryError):
+    """The disk of the store is full."""
+
+
+class StoreDamagedError(RepositoryError):
+    """The store's own directory or catalogue cannot be used."""
+
+
+class InterruptedStreamError(RepositoryError):
+    """A body ended early."""
+
+
+class ConnectionFailedError(RepositoryError):
+    """The server cannot be reached, or does not speak this protocol."""
+
+
+class CertificateError(ConnectionFailedError):
+    """The server is not the one that was pinned, or nobody vouches for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSetInfo:
+    """A committed data set, as a repository lists it."""
+
+    id: str  # hex, 32 digits; the id inside the table
+    machine: str
+    created_ns: int  # when it was committed, by the store's clock
+    generation: int  # 1 for a machine's first data set, ascending by one
+    table_size: int
+    pack_count: int
+    size: int  # bytes of all its packs
+
+
+@dataclass(frozen=True, slots=True)
+class PackInfo:
+    """A pack that a repository holds."""
+
+    digest: bytes  # SHA-256 of the pack, 32 bytes
+    size: int
+
+
+class Repository(Protocol):
+    """The data sets of one user.
+
+    Methods may be called from several threads, and from processes forked after it was opened.
+    Every method raises NotAuthorisedError when the user is no longer let in, ConnectionFailedError
+    when a server stays away, and StoreFullError or StoreDamagedError when the store cannot write.
+    """
+
+    @property
+    def user(self) -> str:
+        """The id, in NFC."""
+
+    def key_file(self) -> bytes:
+        """Return the user's key file (hash.dat)."""
+
+    def replace_key_file(
+        self,
+        data: bytes,
+        *,
+        new_login_secret: bytes | None = None,
+        expected: bytes | None = None,
+    ) -> None:
+        """Put `data` in the place of the user's key file, atomically.
+
+        Args:
+            data: the new key file.
+            new_login_secret: 32 bytes, needed when the password or the salt changed.
+            expected: the key file that `data` was made from.
+
+        Raises:
+            ConflictError: the key file is no longer `expected`.
+            InvalidRequestError: `data` is no key file, or its login parameters differ and no
+                new login secret comes with them (the user could never log in again).
+        """
+
+    def machines(self) -> list[str]:
+        """Return the names of the machines that have sent anything, sorted."""
+
+    def data_sets(self, machine: str | None = None) -> list[DataSetInfo]:
+        """Return committed data sets, oldest first; of all machines when `machine` is None."""
+
+    def open_table(self, data_set: str) -> BinaryIO:
+        """Open a data set's object table; seekable, to be closed by the caller.
+
+        Raises:
+            NoSuchDataSetError: the user has no data set of this id.
+        """
+
+    def pending_packs(self, machine: str) -> list[PackInfo]:
+        """Return the packs of `machine` that no committed data set lists, oldest first.
+
+        They are left over from a run that was interrupted; the next run of that machine may
+        list them.  Its commit drops those that it does not list.
+        """
+
+    def put_pack(self, machine: str, data: bytes) -> None:
+        """Store a pack under the SHA-256 of `data`; it is on the disk when this returns.
+
+        Idempotent.  A pack that exists already is not written again.
+
+        Raises:
+            DigestMismatchError: it was damaged on the way, more than once.
+        """
+
+    def read_pack(self, digest: bytes, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes of a pack from `offset` on.
+
+        Raises:
+            NoSuchPackError: the user has no such pack.
+            InvalidRequestError: the range reaches beyond the end of the pack.
+        """
+
+    def commit(
+        self,
+        machine: str,
+        table: bytes | Path,
+        packs: Sequence[bytes],
+        keep: int,
+        *,
+        parent: str | None = None,
+    ) -> DataSetInfo:
+        """Make a data set of a table and the packs it lists: all of it, or nothing.
+
+        Of the machine's data sets the `keep` newest stay, this one among them.  What no kept
+        data set lists is dropped afterwards: older tables, packs of older data sets, and packs of
+        this machine that an interrupted run left.  Other machines' pending packs stay.
+        Committing the same table again is no error and changes nothing.
+
+        Args:
+            machine: created when this is the first that is heard of it.
+            table: a whole objtab.dat, or the path of one.
+            packs: digests of all packs the table refers to, each once.
+            keep: 1 or more.
+            parent: id of the newest data set this one was based on; None when it was based
+                on none, or when another run's commit meanwhile does not matter.
+
+        Raises:
+            NoSuchPackError: a listed pack is not there.
+            ConflictError: the machine's newest data set is not `parent`, or the table's id is
+                taken by another table.
+        """
+
+    def close(self) -> None:
+        """Give connections and files back; the repository cannot be used afterwards."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+class RepositoryHost(Protocol):
+    """Where users register and log in: a server, or a store directory."""
+
+    def login_parameters(self, user: str) -> bytes:
+        """Return what deriving the login secret needs besides the password.
+
+        Public.  For an id that nobody registered it returns parameters too, always the same
+        for one id, so that ids cannot be listed by asking.
+        """
+
+    def register(self, user: str, key_file: bytes, login_secret: bytes) -> None:
+        """Create a user.  Registering the same once more is no error.
+
+        Raises:
+            AlreadyRegisteredError: the id belongs to someone.
+        """
+
+    def login(self, user: str, login_secret: bytes) -> Repository:
+        """Return the user's repository.
+
+        Raises:
+            NotAuthorisedError: wrong id or password.
+            TooManyAttemptsError: too many wrong passwords at once.
+        """
+
+    def close(self) -> None:
+        """Give connections and files back."""
+
+
+def normalise_name(name: str, what: str) -> str:
+    """Return `name` in NFC, without spaces at its ends, when it may name a user or a machine.
+
+    Raises:
+        InvalidRequestError: it is empty, too long, or has slashes or characters that are not
+            printable.
+    """
+    name = unicodedata.normalize("NFC", name.strip())
+    if not 1 <= len(name) <= MAXIMUM_NAME_LENGTH:
+        raise InvalidRequestError(
+            f"a {what} name has 1 to {MAXIMUM_NAME_LENGTH} characters, not {len(name)}"
+        )
+    if not name.isprintable() or any(c in "/\\\ufffd" for c in name):
+        raise InvalidRequestError(
+            f"a {what} name has printable characters only, and no slash or backslash"
+        )
+    if name in (".", ".."):
+        raise InvalidRequestError(f"{name!r} is no {what} name")
+    return name
+
+
+def data_set_id_of(table_head: bytes) -> str:
+    """Return the data set's id, in hex, from the first `TABLE_HEAD_SIZE` bytes of its table.
+
+    Raises:
+        InvalidRequestError: this is not how a table begins.
+    """
+    if len(table_head) < TABLE_HEAD_SIZE or not table_head.startswith(TABLE_MAGIC):
+        raise InvalidRequestError("the table is no object table")
+    return table_head[TABLE_HEAD_SIZE - DATA_SET_ID_SIZE : TABLE_HEAD_SIZE].hex()
+
+
+def check_digest(digest: bytes) -> bytes:
+    """Return `digest` when it has the size of one."""
+    if len(digest) != DIGEST_SIZE:
+        raise InvalidRequestError(f"a digest has {DIGEST_SIZE} bytes, not {len(digest)}")
+    return digest
+
+
+def check_login_secret(secret: bytes) -> bytes:
+    """Return `secret` when it has the size of one."""
+    if len(secret) != LOGIN_SECRET_SIZE:
+        raise InvalidRequestError(
+            f"a login secret has {LOGIN_SECRET_SIZE} bytes, not {len(secret)}"
+        )
+    return secret
+
+
+def check_commit(packs: Sequence[bytes], keep: int) -> None:
+    """Refuse a list of packs or a count of data sets to keep that cannot be right."""
+    if not 1 <= keep <= MAXIMUM_KEEP:
+        raise InvalidRequestError(f"data sets to keep are 1 to {MAXIMUM_KEEP}, not {keep}")
+    if len(packs) > MAXIMUM_PACK_COUNT:
+        raise TooLargeError(f"a data set has {MAXIMUM_PACK_COUNT} packs at most")
+    for digest in packs:
+        check_digest(digest)
+    if len(set(packs)) != len(packs):
+        raise InvalidRequestError("a pack is listed twice")
