@@ -186,6 +186,4 @@ class NodeObject:
     signature: bytes = b""
 
 
-BackupObject = (
-    DiskObject | VolumeObject | LabelObject | SecurityObject | MarkerObject | NodeObject
-)
+BackupObject = DiskObject | VolumeObject | LabelObject | SecurityObject | MarkerObject | NodeObject
