@@ -14,20 +14,19 @@ Write order on each disk, and why a power cut leaves either nothing or a whole m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from backup.objects.errors import ObjectsError
 from backup.objects.medium import Medium
-from backup.objects.model import DiskObject, Piece
+from backup.objects.model import DiskObject, NodeObject, Piece
 from fsdrivers import driver_of
 from fsdrivers.device import Device, Window
-from fsdrivers.partitions import plan_table
+from fsdrivers.partitions import PartitionTable, plan_table
 from fsdrivers.volume import Entry, Extent, Layout
 from rebuild.content import PieceOpener, PieceTarget, stream_pieces
-from rebuild.errors import MediumError, RebuildError
+from rebuild.errors import RebuildError
 from rebuild.fixups.linux import add_fallback_loader
-from rebuild.machine import Machine, VolumeTree, path_of
+from rebuild.machine import Machine, VolumeTree, printable_path
 from rebuild.plan import ESP_TYPE, DiskPlan, PartitionPlan, RestorePlan
 from rebuild.progress import Progress
 from rebuild.report import Failure, RestoreReport
@@ -95,7 +94,7 @@ def apply_plan(
         for work in works:
             _wipe(work.device)
     boot_areas = {work.plan.disk.number: _BootArea(work) for work in works}
-    _restore_content(machine, works, boot_areas, medium, opener, shown, report)
+    _restore_content(works, boot_areas, medium, opener, shown, report)
     for work in works:
         for volume in work.volumes:
             shown.begin(f"Writing metadata of {volume.part.type} {volume.part.number}")
@@ -108,9 +107,7 @@ def apply_plan(
     return report
 
 
-def _plan_volumes(
-    machine: Machine, work: _DiskWork, is_blank: bool, report: RestoreReport
-) -> None:
+def _plan_volumes(machine: Machine, work: _DiskWork, is_blank: bool, report: RestoreReport) -> None:
     for part in work.plan.partitions:
         if not part.volume:
             continue
@@ -154,13 +151,10 @@ def _layout_of(
 
 
 def _is_esp(disk: DiskObject, part: PartitionPlan) -> bool:
-    entries = disk.table.get("entries")
-    if not isinstance(entries, list):
+    if disk.scheme == "none":
         return False
-    for entry in entries:
-        if isinstance(entry, dict) and entry.get("number") == part.number:
-            return str(entry.get("type", "")).upper() == ESP_TYPE
-    return False
+    entry = PartitionTable.from_description(disk.table).entry(part.number)
+    return entry is not None and entry.type == ESP_TYPE
 
 
 def _wipe(device: Device) -> None:
@@ -188,7 +182,6 @@ class _BootArea:
 
 
 def _restore_content(
-    machine: Machine,
     works: list[_DiskWork],
     boot_areas: Mapping[int, _BootArea],
     medium: Medium,
@@ -202,21 +195,24 @@ def _restore_content(
     for work in works:
         disk = work.plan.disk
         area = boot_areas[disk.number]
-        names[disk.number] = lambda disk=disk: f"%disk%{disk.name}"  # type: ignore[misc]
-        for piece in disk.pieces:
-            targets.append((piece, area, disk.number, ((piece.offset, 0, piece.length),)))
+        names[disk.number] = _constant(f"%disk%{disk.name}")
+        targets += [
+            PieceTarget(piece, area, disk.number, ((piece.offset, 0, piece.length),))
+            for piece in disk.pieces
+        ]
         for volume in work.volumes:
             _collect_volume(volume, targets, names)
-    total = sum(target[0].length for target in targets)
-    shown.begin("Restoring", total, len({target[2] for target in targets}))
-    failed = stream_pieces(targets, medium, opener, shown)
+    total = sum(target.piece.length for target in targets)
+    shown.begin("Restoring", total, len(targets))
+    failed = stream_pieces(
+        targets, medium, opener, shown, lambda number: names[number]() if number in names else ""
+    )
     for work in works:
         for volume in work.volumes:
             volume.writer.flush()
-    report.content_size = total - sum(size for size, _ in failed.values())
-    for number, (_, reason) in sorted(failed.items()):
-        report.failures.append(Failure(names[number]() if number in names else str(number), reason))
-    del machine
+    report.content_size = total - sum(loss.size for loss in failed.values())
+    for number, loss in sorted(failed.items()):
+        report.failures.append(Failure(names[number](), loss.reason))
 
 
 def _collect_volume(
@@ -226,36 +222,38 @@ def _collect_volume(
     if volume.layout is None:
         if tree.volume.type == "raw":
             volume.window.zero(0, volume.window.size)
-            names[tree.volume.number] = lambda: f"%volume%{tree.volume.partition}"
+            names[tree.volume.number] = _constant(f"%volume%{tree.volume.partition}")
         for piece in tree.volume.pieces:
             place = ((piece.offset, 0, piece.length),)
-            targets.append((piece, writer, tree.volume.number, place))
+            targets.append(PieceTarget(piece, writer, tree.volume.number, place))
         return
     by_number = {item.number: item for item in tree.nodes}
 
-    def name_of(number: int) -> Callable[[], str]:
-        def name() -> str:
-            path = path_of(by_number[number], by_number).decode("utf-8", "backslashreplace")
-            return f"{tree.volume.partition}:{path}"
-
-        return name
+    def name_of(item: NodeObject) -> Callable[[], str]:
+        return lambda: f"{tree.volume.partition}:{printable_path(item, by_number)}"
 
     placements = volume.layout.placements
     for item in tree.nodes:
         if not item.pieces:
             continue
         extents = placements(item.number)
-        names[item.number] = name_of(item.number)
+        names[item.number] = name_of(item)
         if len(extents) == 1 and len(item.pieces) == 1:
             piece = item.pieces[0]
             offset = extents[0].position + piece.offset - extents[0].offset
-            targets.append((piece, writer, item.number, ((offset, 0, piece.length),)))
+            targets.append(PieceTarget(piece, writer, item.number, ((offset, 0, piece.length),)))
             continue
-        for piece in item.pieces:
-            targets.append((piece, writer, item.number, tuple(_split(piece, extents))))
+        targets += [
+            PieceTarget(piece, writer, item.number, tuple(_split(piece, extents)))
+            for piece in item.pieces
+        ]
 
 
-def _split(piece: Piece, extents: list[Extent] | tuple[Extent, ...]) -> list[tuple[int, int, int]]:
+def _constant(text: str) -> Callable[[], str]:
+    return lambda: text
+
+
+def _split(piece: Piece, extents: Sequence[Extent]) -> list[tuple[int, int, int]]:
     """Return (position on the volume, start in the piece, length) of a piece's parts."""
     parts = []
     end = piece.offset + piece.length
@@ -293,6 +291,3 @@ def _write_table(work: _DiskWork, area: _BootArea) -> None:
         boot_code=boot_code[:BOOT_CODE_SIZE],
     ):
         device.write(position, data)
-
-
-__all__ = ["MediumError", "ObjectsError", "RestoreReport", "apply_plan"]

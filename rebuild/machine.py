@@ -143,3 +143,8 @@ def path_of(item: NodeObject, by_number: dict[int, NodeObject]) -> bytes:
         parts.append(item.name)
         item = by_number[item.parent]
     return b"/" + b"/".join(reversed(parts))
+
+
+def printable_path(item: NodeObject, by_number: dict[int, NodeObject]) -> str:
+    """Return the path of a node as text; bytes that are no UTF-8 show as escapes."""
+    return path_of(item, by_number).decode("utf-8", "backslashreplace")

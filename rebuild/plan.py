@@ -144,20 +144,20 @@ def _plan_disk(
     )
     partitions = []
     for entry in table.entries:
-        tree = trees.get(entry.number)
+        found = trees.get(entry.number)
         place = places[entry.number]
         partitions.append(
             PartitionPlan(
                 number=entry.number,
                 name=entry.name,
-                type="extended" if entry.is_extended else tree.volume.type if tree else "unused",
-                label=tree.volume.label if tree else b"",
+                type="extended" if entry.is_extended else found.volume.type if found else "unused",
+                label=found.volume.label if found else b"",
                 old_start=entry.start,
                 old_size=entry.size,
                 new_start=place.start,
                 new_size=place.size,
-                used_size=tree.volume.used_size if tree else 0,
-                volume=tree.volume.number if tree else 0,
+                used_size=found.volume.used_size if found else 0,
+                volume=found.volume.number if found else 0,
             )
         )
     return DiskPlan(disk, target, tuple(partitions))

@@ -41,7 +41,8 @@ class RestoreReport:
         lines = [
             "",
             f"Restored: {restored:,} of {self.object_count:,} objects, "
-            f"{self.content_size / (1 << 20):,.1f} MiB in {self.elapsed_s:.1f} s ({rate:.1f} MiB/s)",
+            f"{self.content_size / (1 << 20):,.1f} MiB in {self.elapsed_s:.1f} s "
+            f"({rate:.1f} MiB/s)",
         ]
         if self.verified_count is not None:
             lines.append(f"Verified by reading back: {self.verified_count:,} objects.")

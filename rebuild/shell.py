@@ -12,6 +12,7 @@ first question is on the screen early.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -19,14 +20,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from backup.objects.disc_files import ANSWERS
 from rebuild.screen import InputClosedError, Screen
 
 if TYPE_CHECKING:
     from backup.objects.medium import Medium
-
     from rebuild.plan import RestorePlan, TargetDisk
     from rebuild.restore import Unlocked
 
+TERMINALS = ("/dev/tty1", "/dev/ttyS0")
 TRIES = 3
 FIRST_DELAY_S = 2.0  # doubles with every failure
 
@@ -91,6 +93,47 @@ class Surroundings:
     sleep: Callable[[float], None] = time.sleep
 
 
+def main(medium_path: str, medium_device: str, kernel_arguments: Sequence[str]) -> int:
+    """Run on the disc: on the console and the serial line, with the machine's own disks.
+
+    Args:
+        medium_path: where the disc is mounted.
+        medium_device: the device it is on, which is never offered as a target.
+        kernel_arguments: words of the kernel command line.
+    """
+    from rebuild import init, keymaps
+    from rebuild.disks import disk_of, list_disks
+    from rebuild.medium import DirectoryMedium
+
+    screen = Screen.open(TERMINALS)
+    answer_file: bytes | None = None
+    with contextlib.suppress(FileNotFoundError), open(f"{medium_path}/{ANSWERS}", "rb") as file:
+        answer_file = file.read()
+    try:
+        answers = Answers.collect(answer_file, kernel_arguments)
+    except ValueError as error:
+        screen.line(f"The answers prepared for this disc cannot be used: {error}")
+        answers = Answers()
+    return run(
+        Surroundings(
+            screen=screen,
+            medium=DirectoryMedium(medium_path),
+            answers=answers,
+            list_targets=lambda: list_disks(disk_of(medium_device)),
+            set_keymap=keymaps.load_keymap,
+            keymaps=tuple(keymaps.KEYMAPS),
+            end=init.end,
+            fix_firmware=_fix_firmware,
+        )
+    )
+
+
+def _fix_firmware(plan: RestorePlan) -> list[str]:
+    from rebuild.fixups.firmware import write_boot_entry
+
+    return write_boot_entry(plan)
+
+
 def run(surroundings: Surroundings) -> int:
     """Hold the dialogue from the first question to the end; return the documented exit code.
 
@@ -148,7 +191,6 @@ class _Shell:
 
     def _authenticate(self) -> Unlocked | None:
         from backup.objects.errors import WrongPasswordError
-
         from rebuild.restore import unlock
 
         screen = self._screen

@@ -33,8 +33,10 @@ def add_fallback_loader(tree: VolumeTree) -> list[str]:
     for item in tree.nodes:
         children.setdefault(item.parent, {})[item.name.lower()] = item
     root = next((item for item in tree.nodes if not item.parent), None)
-    efi = children.get(root.number, {}).get(b"efi") if root else None
-    if root is None or efi is None:
+    if root is None:
+        return []
+    efi = children.get(root.number, {}).get(b"efi")
+    if efi is None:
         return []
     vendors = children.get(efi.number, {})
     boot = vendors.get(b"boot")
@@ -56,9 +58,7 @@ def add_fallback_loader(tree: VolumeTree) -> list[str]:
                 item = files.get(source)
                 if item is None or target in present or item.kind != ObjectKind.FILE:
                     continue
-                copy = replace(
-                    item, number=number, parent=boot.number, name=target, short_name=b""
-                )
+                copy = replace(item, number=number, parent=boot.number, name=target, short_name=b"")
                 tree.nodes.append(copy)
                 number += 1
             place = f"\\EFI\\{vendor.name.decode('utf-8', 'replace')}"

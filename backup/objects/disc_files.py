@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of the files on a recovery disc.  Source: docs/formats.md "The disc"."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KEY_FILE: Final = "hash.dat"
+TABLE: Final = "objtab.dat"
+COPIES: Final = "copies"  # directory with second copies of KEY_FILE and TABLE, byte for byte
+MANIFEST: Final = "manifest.json"
+ANSWERS: Final = "answers.json"
+OBJECTS: Final = "objects"
+
+
+def pack_file(index: int) -> str:
+    """Return the name of the pack with that place in the data set's list."""
+    return f"{OBJECTS}/{index:08}.pak"

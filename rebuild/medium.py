@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mounted recovery disc, or a directory with its files, as what a restore reads from."""
+
+from __future__ import annotations
+
+import os
+from typing import BinaryIO
+
+from backup.objects.disc_files import COPIES, KEY_FILE, TABLE, pack_file
+from backup.objects.errors import MissingPackError
+from backup.objects.keys import is_intact
+from rebuild.errors import MediumError
+
+
+class DirectoryMedium:
+    """Implements `backup.objects.medium.Medium` on the files of a directory."""
+
+    def __init__(self, path: str) -> None:
+        self.name = path
+        self._path = path
+        self._open_pack: tuple[int, int] | None = None  # index, file descriptor
+
+    def read_key_file(self) -> bytes:
+        """Return `hash.dat`, or its second copy where the first is damaged.
+
+        Raises:
+            MediumError: neither is there.
+        """
+        found: bytes | None = None
+        for name in (KEY_FILE, f"{COPIES}/{KEY_FILE}"):
+            try:
+                with open(f"{self._path}/{name}", "rb") as file:
+                    data = file.read()
+            except OSError:
+                continue
+            if is_intact(data):
+                return data
+            found = found or data
+        if found is None:
+            raise MediumError(f"{self.name} holds no {KEY_FILE}: it is not a recovery disc")
+        return found
+
+    def open_table(self) -> BinaryIO:
+        """Open `objtab.dat`, or its second copy where the first is missing.
+
+        Raises:
+            MediumError: neither is there.
+        """
+        try:
+            return open(f"{self._path}/{TABLE}", "rb")
+        except OSError:
+            copy = self.open_table_copy()
+        if copy is None:
+            raise MediumError(f"{self.name} holds no {TABLE}: the disc is incomplete")
+        return copy
+
+    def open_table_copy(self) -> BinaryIO | None:
+        """Open the second copy of the table, or return None."""
+        try:
+            return open(f"{self._path}/{COPIES}/{TABLE}", "rb")
+        except OSError:
+            return None
+
+    def read_pack(self, index: int, digest: bytes, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset` of a pack; fewer where it ends early.
+
+        Raises:
+            MissingPackError: there is no such file.
+            OSError: the medium cannot be read there.
+        """
+        if self._open_pack is None or self._open_pack[0] != index:
+            try:
+                fd = os.open(f"{self._path}/{pack_file(index)}", os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError as error:
+                raise MissingPackError(index, digest) from error
+            self.close()
+            self._open_pack = (index, fd)
+        parts = []
+        fd = self._open_pack[1]
+        while length:
+            part = os.pread(fd, length, offset)
+            if not part:
+                break
+            parts.append(part)
+            offset += len(part)
+            length -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        """Close the pack that is open, if any."""
+        if self._open_pack is not None:
+            os.close(self._open_pack[1])
+            self._open_pack = None
