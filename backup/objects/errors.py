@@ -9,6 +9,7 @@
     ├── DamagedError                bytes are not what was written, by accident or on purpose
     ├── BindingError                key file and object table do not belong together
     ├── MissingPackError            a pack that the table lists is not on the medium
+    ├── InsufficientMemoryError     not enough for the key derivation
     └── UnstorableError             a value that the format cannot hold
 
 `DamagedError` is also raised for data sealed under another master key: the two cannot be told
@@ -96,6 +97,18 @@ class MissingPackError(ObjectsError):
         self.index = index
         self.digest = digest
         super().__init__(f"pack {index} ({digest.hex()[:16]}) is missing from the medium")
+
+
+class InsufficientMemoryError(ObjectsError):
+    """There is not enough memory to derive a key from the password.
+
+    Attributes:
+        needed: bytes.
+    """
+
+    def __init__(self, needed: int) -> None:
+        self.needed = needed
+        super().__init__(f"checking the password needs {needed >> 20} MiB of memory")
 
 
 class UnstorableError(ObjectsError):

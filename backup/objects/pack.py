@@ -139,7 +139,7 @@ class PackWriter:
         preamble = make_preamble(PACK_MAGIC)
         self._view[:HEADER_SIZE] = preamble + self._salt
         self._end = HEADER_SIZE
-        self._seal = AESGCM(master.pack_key(preamble, self._salt)).encrypt_into
+        self._seal = AESGCM(master.pack_key(self._salt)).encrypt_into
         self._pieces: list[IndexEntry] = []
         self._process = os.getpid()
         self._is_finished = False
@@ -199,9 +199,9 @@ class PackWriter:
             offset = self._claim(sealed_length + _INDEX_LENGTH.size)
             self._is_finished = True
             end = offset + sealed_length
-            self._seal(
-                offset.to_bytes(_NONCE_SIZE, "little"), index, _INDEX_AAD, self._view[offset:end]
-            )
+            nonce = offset.to_bytes(_NONCE_SIZE, "little")
+            aad = _INDEX_AAD + bytes(self._view[:PREAMBLE_SIZE])
+            self._seal(nonce, index, aad, self._view[offset:end])
             _INDEX_LENGTH.pack_into(self._view, end, sealed_length)
         data = self._view[: self._end]
         info = PackInfo(hashlib.sha256(data).digest(), len(data), self._salt)
@@ -231,14 +231,18 @@ class PackReader:
     Args:
         master: the master key.
         salt: the pack's salt, as the table lists it.
+        preamble: the pack's first bytes, which its index is bound to.
     """
 
-    __slots__ = ("_open", "_open_into")
+    __slots__ = ("_index_aad", "_open", "_open_into")
 
-    def __init__(self, master: MasterKey, salt: bytes) -> None:
+    def __init__(
+        self, master: MasterKey, salt: bytes, preamble: bytes = make_preamble(PACK_MAGIC)
+    ) -> None:
         if len(salt) != SALT_SIZE:
             raise ValueError(f"a pack salt has {SALT_SIZE} bytes, not {len(salt)}")
-        key = AESGCM(master.pack_key(make_preamble(PACK_MAGIC), salt))
+        key = AESGCM(master.pack_key(salt))
+        self._index_aad = _INDEX_AAD + preamble
         self._open = key.decrypt
         self._open_into = key.decrypt_into
 
@@ -249,10 +253,10 @@ class PackReader:
         Raises:
             UnknownVersionError, DamagedError: it is no pack, or not one of this format.
         """
-        check_preamble(header, PACK_MAGIC, _PACK)
+        preamble = check_preamble(header, PACK_MAGIC, _PACK)
         if len(header) < HEADER_SIZE:
             raise DamagedError(_PACK, "is cut short")
-        return cls(master, bytes(header[PREAMBLE_SIZE:HEADER_SIZE]))
+        return cls(master, bytes(header[PREAMBLE_SIZE:HEADER_SIZE]), preamble)
 
     def open(self, piece: PieceLike, sealed: Buffer) -> bytes:
         """Return the plain bytes of `piece`; `sealed`: its `sealed_length` bytes of the pack.
@@ -285,6 +289,8 @@ class PackReader:
             DamagedError: the bytes are not those that were sealed there.
         """
         length = piece.length
+        if len(out) != length:
+            raise ValueError(f"a buffer of {len(out)} bytes for a piece of {length}")
         size = len(sealed) - TAG_SIZE
         nonce = piece.pack_offset.to_bytes(_NONCE_SIZE, "little")
         try:
@@ -304,7 +310,7 @@ class PackReader:
                 raise _damaged(piece.pack_offset)
             if contexts.decompressor.stream_reader(scratch).readinto(out) != length:
                 raise _damaged(piece.pack_offset)
-        except (InvalidTag, zstandard.ZstdError, ValueError) as error:
+        except (InvalidTag, zstandard.ZstdError) as error:
             raise _damaged(piece.pack_offset) from error
 
     def read_index(self, pack: Buffer) -> list[IndexEntry]:
@@ -321,7 +327,7 @@ class PackReader:
         """Return the pieces listed by a sealed index found at `offset`; errors as `read_index`."""
         nonce = offset.to_bytes(_NONCE_SIZE, "little")
         try:
-            index = self._open(nonce, sealed, _INDEX_AAD)
+            index = self._open(nonce, sealed, self._index_aad)
         except InvalidTag as error:
             raise DamagedError(_PACK, "has a damaged index", offset) from error
         entries = list(_iter_index(index))

@@ -35,7 +35,8 @@ from backup.objects.encoding import (
     unpack_plain,
 )
 from backup.objects.errors import DamagedError, ObjectsError, UnstorableError
-from backup.objects.keys import DATA_SET_ID_SIZE, MasterKey
+from backup.objects.key_file import DATA_SET_ID_SIZE
+from backup.objects.keys import MasterKey
 from backup.objects.model import BackupObject, NodeObject, ObjectKind, Plain, VolumeObject
 from backup.objects.pack import PackInfo
 from backup.objects.preamble import PREAMBLE_SIZE, check_preamble, make_preamble
@@ -166,7 +167,9 @@ class TableWriter:
         kind = obj.kind
         self._counts[kind] += 1
         if isinstance(obj, NodeObject):
-            totals = self._volumes[obj.volume]
+            totals = self._volumes.get(obj.volume)
+            if totals is None:
+                raise ValueError(f"object {number} comes before its volume, {obj.volume}")
             totals.nodes += 1
             if kind is ObjectKind.FILE:
                 totals.content_bytes += obj.size
@@ -177,7 +180,8 @@ class TableWriter:
         packer = self._packer
         try:
             packer.pack(record_of(obj))
-        except (TypeError, ValueError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError, UnstorableError) as error:
+            self._is_finished = True  # the packer has dropped what it had gathered
             raise UnstorableError(f"object {number} cannot be stored: {error}") from error
         if len(packer.getbuffer()) >= SEGMENT_SIZE:
             self._close_segment()
@@ -220,9 +224,11 @@ class TableWriter:
         self._write(prefix + self._cipher.encrypt(nonce, packed, prefix))
 
     def _write(self, data: bytes) -> None:
-        """Pass bytes on and keep count.  Counts first: a failed write ends the table."""
+        """Pass bytes on and keep count.  A write that fails ends the table."""
         self._position += len(data)
+        is_finished, self._is_finished = self._is_finished, True
         self._stream.write(data)
+        self._is_finished = is_finished
 
 
 class TableReader:
