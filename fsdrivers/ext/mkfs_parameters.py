@@ -1,0 +1,415 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a new ext volume is to be like: the recorded description, checked and typed.
+
+Scope: reading the plain dictionary that `description.describe` makes, refusing features
+the writer cannot honour, and the sizes of a volume that differs in size from the recorded one.
+Pure; nothing here touches a device.
+"""
+
+from __future__ import annotations
+
+import uuid as uuid_module
+from dataclasses import dataclass, replace
+
+from fsdrivers.errors import CorruptError, NoSpaceError, UnsupportedError
+from fsdrivers.ext import format as ext
+from fsdrivers.ext import layout
+from fsdrivers.ext.checksum import volume_seed
+from fsdrivers.ext.description import TRANSIENT_INCOMPAT, TRANSIENT_RO_COMPAT
+from fsdrivers.ext.flags import Compat, HashVersion, Incompat, RoCompat, SuperFlags
+from fsdrivers.ext.htree import effective_version
+from fsdrivers.volume import Description
+
+# What the writer builds, or what is a mere flag: everything else is refused by name.
+SUPPORTED_COMPAT = (
+    Compat.DIR_PREALLOC
+    | Compat.HAS_JOURNAL
+    | Compat.EXT_ATTR
+    | Compat.RESIZE_INODE
+    | Compat.DIR_INDEX
+    | Compat.SPARSE_SUPER2
+    | Compat.FAST_COMMIT
+    | Compat.ORPHAN_FILE
+)
+SUPPORTED_INCOMPAT = (
+    Incompat.FILETYPE
+    | Incompat.EXTENTS
+    | Incompat.BIT64
+    | Incompat.FLEX_BG
+    | Incompat.EA_INODE
+    | Incompat.CSUM_SEED
+    | Incompat.LARGEDIR
+    | Incompat.INLINE_DATA
+)
+SUPPORTED_RO_COMPAT = (
+    RoCompat.SPARSE_SUPER
+    | RoCompat.LARGE_FILE
+    | RoCompat.HUGE_FILE
+    | RoCompat.GDT_CSUM
+    | RoCompat.DIR_NLINK
+    | RoCompat.EXTRA_ISIZE
+    | RoCompat.METADATA_CSUM
+    | RoCompat.READONLY
+)
+_FEATURE_NAMES = {"BIT64": "64bit", "GDT_CSUM": "uninit_bg", "CSUM_SEED": "metadata_csum_seed"}
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """One field for each thing that is recorded.  Sizes in bytes unless named otherwise."""
+
+    block_size: int
+    total_blocks: int
+    total_inodes: int
+    reserved_blocks: int
+    blocks_per_group: int
+    inodes_per_group: int
+    inode_size: int
+    descriptor_size: int
+    first_inode: int
+    revision: int
+    feature_compat: int
+    feature_incompat: int
+    feature_ro_compat: int
+    uuid: bytes
+    label: bytes
+    last_mounted: bytes
+    hash_seed: bytes
+    default_hash_version: int
+    flags: int
+    default_mount_options: int
+    mount_options: bytes
+    errors: int
+    reserved_uid: int
+    reserved_gid: int
+    reserved_gdt_blocks: int
+    log_groups_per_flex: int
+    journal_blocks: int
+    min_extra_isize: int
+    want_extra_isize: int
+    raid_stride: int
+    raid_stripe_width: int
+    checksum_seed: int
+    max_mount_count: int
+    check_interval_s: int
+    mkfs_time_s: int
+    orphan_file_blocks: int
+    backup_groups: tuple[int, int]
+    fast_commit_blocks: int
+    boot_block: bytes  # at most the 1024 bytes before the superblock
+
+    @property
+    def has_journal(self) -> bool:
+        return bool(self.feature_compat & Compat.HAS_JOURNAL)
+
+    @property
+    def has_resize_inode(self) -> bool:
+        return bool(self.feature_compat & Compat.RESIZE_INODE)
+
+    @property
+    def has_orphan_file(self) -> bool:
+        return bool(self.feature_compat & Compat.ORPHAN_FILE)
+
+    @property
+    def has_directory_index(self) -> bool:
+        return bool(self.feature_compat & Compat.DIR_INDEX)
+
+    @property
+    def has_large_directories(self) -> bool:
+        return bool(self.feature_incompat & Incompat.LARGEDIR)
+
+    @property
+    def has_extents(self) -> bool:
+        return bool(self.feature_incompat & Incompat.EXTENTS)
+
+    @property
+    def has_file_types(self) -> bool:
+        return bool(self.feature_incompat & Incompat.FILETYPE)
+
+    @property
+    def has_metadata_checksums(self) -> bool:
+        return bool(self.feature_ro_compat & RoCompat.METADATA_CSUM)
+
+    @property
+    def has_group_checksums(self) -> bool:
+        """Whether parts of bitmaps and inode tables may be left unwritten."""
+        return bool(self.feature_ro_compat & (RoCompat.METADATA_CSUM | RoCompat.GDT_CSUM))
+
+    @property
+    def is_64bit(self) -> bool:
+        return bool(self.feature_incompat & Incompat.BIT64)
+
+    @property
+    def groups_per_flex(self) -> int:
+        if not self.feature_incompat & Incompat.FLEX_BG:
+            return 1
+        return 1 << min(self.log_groups_per_flex, 31)
+
+    @property
+    def hash_version(self) -> HashVersion:
+        """The hash of directory names, signedness of char included."""
+        return effective_version(
+            self.default_hash_version, is_unsigned=bool(self.flags & SuperFlags.UNSIGNED_HASH)
+        )
+
+    @property
+    def extra_isize(self) -> int:
+        """Bytes of inode fields after the first 128 that every new inode has."""
+        room = self.inode_size - ext.OLD_INODE_SIZE
+        known = ext.InodeExtended.SIZE - ext.OLD_INODE_SIZE
+        return min(self.want_extra_isize or known, room, known) & ~3
+
+    @property
+    def volume_seed(self) -> int:
+        """What metadata checksums start from."""
+        has_seed = self.feature_incompat & Incompat.CSUM_SEED
+        return volume_seed(self.uuid, self.checksum_seed if has_seed else None)
+
+    def shape(self) -> layout.Shape:
+        """Return what decides the places of the fixed metadata."""
+        is_sparse2 = self.feature_compat & Compat.SPARSE_SUPER2
+        return layout.Shape(
+            block_size=self.block_size,
+            total_blocks=self.total_blocks,
+            blocks_per_group=self.blocks_per_group,
+            inodes_per_group=self.inodes_per_group,
+            inode_size=self.inode_size,
+            descriptor_size=self.descriptor_size,
+            reserved_gdt_blocks=self.reserved_gdt_blocks,
+            groups_per_flex=self.groups_per_flex,
+            is_sparse=bool(self.feature_ro_compat & RoCompat.SPARSE_SUPER),
+            backup_groups=self.backup_groups if is_sparse2 else None,
+        )
+
+
+def parameters_of(description: Description) -> Parameters:
+    """Read and check a description.
+
+    Raises:
+        CorruptError: a value is missing, of the wrong type or impossible.
+        UnsupportedError: a feature the writer cannot honour, by name.
+    """
+    number, data = _Reader(description).number, _Reader(description).data
+    revision = number("revision", 1)
+    ro_compat = number("feature_ro_compat", 0) & ~TRANSIENT_RO_COMPAT
+    incompat = number("feature_incompat", 0) & ~TRANSIENT_INCOMPAT
+    is_64bit = incompat & Incompat.BIT64
+    block_size = number("block_size")
+    boot_block = data("boot_block")
+    if description.get("is_journal_external"):
+        raise UnsupportedError("ext journal on another device")
+    made = Parameters(
+        block_size=block_size,
+        total_blocks=number("blocks_count"),
+        total_inodes=number("inodes_count"),
+        reserved_blocks=number("reserved_blocks", 0),
+        blocks_per_group=number("blocks_per_group", 8 * block_size),
+        inodes_per_group=number("inodes_per_group"),
+        inode_size=number("inode_size", ext.OLD_INODE_SIZE),
+        descriptor_size=max(number("descriptor_size", 32), 64) if is_64bit else 32,
+        first_inode=number("first_inode", ext.OLD_FIRST_INODE),
+        revision=revision,
+        feature_compat=number("feature_compat", 0),
+        feature_incompat=incompat,
+        feature_ro_compat=ro_compat,
+        uuid=_uuid_bytes(description),
+        label=data("label"),
+        last_mounted=data("last_mounted"),
+        hash_seed=data("hash_seed") or bytes(16),
+        default_hash_version=number("default_hash_version", HashVersion.HALF_MD4),
+        flags=number("flags", SuperFlags.SIGNED_HASH),
+        default_mount_options=number("default_mount_options", 0),
+        mount_options=data("mount_options"),
+        errors=number("errors", 1),
+        reserved_uid=number("reserved_uid", 0),
+        reserved_gid=number("reserved_gid", 0),
+        reserved_gdt_blocks=number("reserved_gdt_blocks", 0),
+        log_groups_per_flex=number("log_groups_per_flex", 0),
+        journal_blocks=number("journal_blocks", 0),
+        min_extra_isize=number("min_extra_isize", 0),
+        want_extra_isize=number("want_extra_isize", 0),
+        raid_stride=number("raid_stride", 0),
+        raid_stripe_width=number("raid_stripe_width", 0),
+        checksum_seed=number("checksum_seed", 0),
+        max_mount_count=number("max_mount_count", 0xFFFF),
+        check_interval_s=number("check_interval_s", 0),
+        mkfs_time_s=number("mkfs_time_s", 0),
+        orphan_file_blocks=-(-number("orphan_file_size", 0) // max(block_size, 1)),
+        backup_groups=_backup_groups(description),
+        fast_commit_blocks=number("journal_fast_commit_blocks", 0),
+        boot_block=boot_block if any(boot_block) else b"",
+    )
+    _check_features(made)
+    _check_values(made)
+    return made
+
+
+class _Reader:
+    """Typed access to a description; exists to say which key is wrong."""
+
+    def __init__(self, description: Description) -> None:
+        self._description = description
+
+    def number(self, key: str, default: int | None = None) -> int:
+        value = self._description.get(key)
+        if value is None:
+            value = default
+        if not isinstance(value, int) or value < 0:
+            raise CorruptError(f"volume description, {key}", None, "a number", repr(value))
+        return int(value)
+
+    def data(self, key: str) -> bytes:
+        value = self._description.get(key)
+        if value is None:
+            return b""
+        if not isinstance(value, bytes):
+            raise CorruptError(f"volume description, {key}", None, "bytes", repr(value))
+        return value
+
+
+def _uuid_bytes(description: Description) -> bytes:
+    value = description.get("uuid", b"")
+    if isinstance(value, bytes) and len(value) == 16:
+        return value
+    try:
+        return uuid_module.UUID(str(value)).bytes
+    except ValueError as error:
+        raise CorruptError("volume description, uuid", None, "a UUID", repr(value)) from error
+
+
+def _backup_groups(description: Description) -> tuple[int, int]:
+    value = description.get("backup_groups")
+    if not isinstance(value, list) or len(value) != 2:
+        return 0, 0
+    first, second = (group if isinstance(group, int) else 0 for group in value)
+    return first, second
+
+
+def _check_features(parameters: Parameters) -> None:
+    """Refuse what the writer cannot honour, rather than drop it."""
+    for mask, supported, names in (
+        (parameters.feature_compat, SUPPORTED_COMPAT, Compat),
+        (parameters.feature_incompat, SUPPORTED_INCOMPAT, Incompat),
+        (parameters.feature_ro_compat, SUPPORTED_RO_COMPAT, RoCompat),
+    ):
+        unknown = mask & ~supported
+        if unknown:
+            bit = unknown & -unknown
+            known = {flag.value: flag.name for flag in names}
+            name = str(known.get(bit) or f"{names.__name__.lower()} bit {bit:#x}")
+            raise UnsupportedError(f"ext feature {_FEATURE_NAMES.get(name, name.lower())}")
+    if parameters.has_orphan_file and not parameters.has_journal:
+        raise UnsupportedError("ext feature orphan_file without has_journal")
+    if parameters.default_hash_version > HashVersion.TEA:
+        raise UnsupportedError(f"ext directory hash {parameters.default_hash_version}")
+
+
+def _check_values(parameters: Parameters) -> None:
+    """Refuse numbers that no volume has."""
+    size = parameters.block_size
+    if size not in (1024, 2048, 4096):
+        if ext.MIN_BLOCK_SIZE < size <= ext.MAX_BLOCK_SIZE and not size & (size - 1):
+            raise UnsupportedError(f"ext blocks of {size} bytes")
+        raise CorruptError("volume description, block_size", None, "1024 to 65536", size)
+    inode_size = parameters.inode_size
+    checks = (
+        ("inode_size", 128 <= inode_size <= size and not inode_size & (inode_size - 1)),
+        ("blocks_per_group", 256 <= parameters.blocks_per_group <= 8 * size),
+        ("blocks_per_group", parameters.blocks_per_group % 8 == 0),
+        ("inodes_per_group", 8 <= parameters.inodes_per_group <= 8 * size),
+        ("inodes_per_group", parameters.inodes_per_group % 8 == 0),
+        ("first_inode", parameters.first_inode >= ext.OLD_FIRST_INODE),
+        ("blocks_count", parameters.total_blocks > 0),
+        ("descriptor_size", parameters.descriptor_size in (32, 64)),
+        ("hash_seed", len(parameters.hash_seed) == 16),
+        ("label", len(parameters.label) <= 16),
+        ("last_mounted", len(parameters.last_mounted) <= 64),
+        ("mount_options", len(parameters.mount_options) <= 64),
+        ("boot_block", len(parameters.boot_block) <= ext.SUPERBLOCK_POSITION),
+    )
+    for key, is_fine in checks:
+        if not is_fine:
+            raise CorruptError(f"volume description, {key}, is out of range")
+
+
+def parameters_for_size(parameters: Parameters, *, size: int, inodes: int) -> Parameters:
+    """Return the parameters of a volume of `size` bytes with room for `inodes` in all.
+
+    A volume of the recorded size stays as recorded.  Another one keeps the ratios of inodes and
+    reserved blocks, and its reserved descriptor blocks are counted anew so that it can grow
+    online as a freshly made one can.
+
+    Raises:
+        NoSpaceError: the volume cannot hold even its own metadata or the inodes.
+        UnsupportedError: more blocks than 32 bits can count, without 64bit.
+    """
+    blocks = size // parameters.block_size
+    if blocks > layout.MAX_BLOCKS_32BIT and not parameters.is_64bit:
+        raise UnsupportedError("ext volume of 2**32 or more blocks without 64bit")
+    recorded = parameters.total_blocks
+    is_same = blocks == recorded and inodes <= parameters.total_inodes
+    if is_same and parameters.shape().total_inodes == parameters.total_inodes:
+        return parameters
+    wanted = max(min(parameters.total_inodes * blocks // recorded, layout.MAX_INODES), inodes)
+    made = replace(
+        parameters,
+        total_blocks=blocks,
+        reserved_blocks=parameters.reserved_blocks * blocks // recorded,
+    )
+    if blocks <= made.shape().first_data_block:
+        raise NoSpaceError("volume", layout.MIN_LAST_GROUP_BLOCKS * made.block_size, size)
+    while True:
+        made = _with_groups(made, wanted)
+        last = _short_last_group(made)
+        if not last:
+            return made
+        blocks = made.total_blocks - last
+        if blocks == recorded and inodes <= parameters.total_inodes:
+            return parameters
+        made = replace(made, total_blocks=blocks)
+
+
+def _with_groups(parameters: Parameters, inodes: int) -> Parameters:
+    """Return the parameters with what depends on the number of groups filled in."""
+    shape = parameters.shape()
+    per_group = layout.inodes_per_group_for(
+        inodes,
+        groups=shape.groups,
+        block_size=parameters.block_size,
+        inode_size=parameters.inode_size,
+    )
+    reserved_gdt = 0
+    if parameters.has_resize_inode:
+        reserved_gdt = layout.reserved_gdt_blocks_for(
+            parameters.total_blocks,
+            blocks_per_group=parameters.blocks_per_group,
+            block_size=parameters.block_size,
+            descriptor_size=parameters.descriptor_size,
+        )
+    return replace(
+        parameters,
+        inodes_per_group=per_group,
+        total_inodes=per_group * shape.groups,
+        reserved_gdt_blocks=reserved_gdt,
+        backup_groups=(1, shape.groups - 1) if shape.groups > 2 else (1, 0),
+    )
+
+
+def _short_last_group(parameters: Parameters) -> int:
+    """Return the blocks of a last group too short to be of use, or 0.
+
+    Raises:
+        NoSpaceError: it is the only group.
+    """
+    shape = parameters.shape()
+    rest = (shape.total_blocks - shape.first_data_block) % shape.blocks_per_group
+    overhead = 2 + shape.inode_table_blocks
+    if shape.has_superblock(shape.groups - 1):
+        overhead += shape.super_area_blocks
+    if not rest or rest >= overhead + layout.MIN_LAST_GROUP_BLOCKS:
+        return 0
+    if shape.groups == 1:
+        needed = overhead + layout.MIN_LAST_GROUP_BLOCKS + shape.first_data_block
+        size = shape.block_size
+        raise NoSpaceError("volume metadata", needed * size, shape.total_blocks * size)
+    return rest
