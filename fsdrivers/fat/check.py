@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check a FAT volume against the rules of its format and list what breaks them.
+
+Source: [fatgen103]; the set of rules is what fsck.fat, mtools and Windows were seen to mind.
+Findings are data: nothing is repaired, nothing is printed.  Bounded: every cluster is followed
+at most once, every directory read once.
+
+Not done: content of files, clusters marked bad, names beyond their 8.3 form and checksums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fsdrivers.device import Device
+from fsdrivers.errors import CorruptError
+from fsdrivers.fat.directory import Fault, Slot
+from fsdrivers.fat.format import (
+    BOOT_SIGNATURE,
+    BOOT_SIGNATURE_OFFSET,
+    DOT,
+    DOT_DOT,
+    END,
+    END_MINIMUM,
+    EXTENDED_SIGNATURES,
+    FIRST_CLUSTER,
+    FREE,
+    FSINFO_UNKNOWN,
+    NO_LABEL,
+    BootFlag,
+    BootSector32,
+    DirectoryEntry,
+    FsInfo,
+)
+from fsdrivers.fat.names import is_legal_short_name
+from fsdrivers.fat.table import is_cluster_bad, table_size
+from fsdrivers.fat.volume import FatVolume, open_volume
+
+_COMPARE_SIZE = 1 << 20  # bytes of two FATs compared at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One broken rule.
+
+    Attributes:
+        rule: short stable name, for programs.
+        what: one sentence, for people.
+        position: bytes from the start of the volume, where there is one place.
+    """
+
+    rule: str
+    what: str
+    position: int | None = None
+
+
+@dataclass(slots=True)
+class _Check:
+    """The state of one check."""
+
+    volume: FatVolume
+    findings: list[Finding] = field(default_factory=list)
+    claimed: bytearray = field(default_factory=bytearray)  # one byte per cluster number
+
+    def add(self, rule: str, what: str, position: int | None = None) -> None:
+        """Note a finding."""
+        self.findings.append(Finding(rule, what, position))
+
+
+def check_volume(device: Device) -> list[Finding]:
+    """Return everything that is wrong with the FAT volume on `device`.
+
+    Raises:
+        NotRecognisedError: there is none.
+        DeviceError: the medium failed.
+    """
+    try:
+        volume = open_volume(device)
+    except CorruptError as error:
+        return [Finding("boot-sector", str(error), error.position)]
+    check = _Check(volume, claimed=bytearray(volume.geometry.last_cluster + 1))
+    _check_boot_sector(check)
+    _check_table_heads(check)
+    _check_table_copies(check)
+    if volume.geometry.bits == 32:
+        _check_backup(check)
+        _check_fsinfo(check)
+    _check_tree(check)
+    _check_lost_clusters(check)
+    return check.findings
+
+
+def _check_boot_sector(check: _Check) -> None:
+    """Signature, dirty flags, label."""
+    boot, device = check.volume.template.boot, check.volume.device
+    signature = device.read(BOOT_SIGNATURE_OFFSET, len(BOOT_SIGNATURE))
+    if signature != BOOT_SIGNATURE:
+        check.add("boot-signature", f"the boot sector ends in {signature.hex()}, not 55aa", 510)
+    if boot.boot_signature not in EXTENDED_SIGNATURES:
+        return
+    if boot.boot_flags & BootFlag.DIRTY.value:
+        check.add("dirty", "the boot sector says the volume is in use", boot.OFFSETS["boot_flags"])
+    label = check.volume.template.root_label
+    in_root = DirectoryEntry.unpack(label[1]).name if label else NO_LABEL
+    in_boot = boot.label if boot.label.strip(b" \0") else NO_LABEL
+    if boot.boot_signature == EXTENDED_SIGNATURES[-1] and in_root != in_boot:
+        check.add(
+            "label", f"label {in_boot!r} in the boot sector, {in_root!r} in the root directory"
+        )
+
+
+def _check_table_heads(check: _Check) -> None:
+    """FAT[0] holds the media byte, FAT[1] an end mark and the clean flags."""
+    volume, bits = check.volume, check.volume.geometry.bits
+    first, second = volume.table.entries[0], volume.table.entries[1]
+    media = END[bits] & ~0xFF | volume.template.boot.media
+    if first != media:
+        check.add(
+            "fat-media", f"FAT[0] is {first:#x}, not {media:#x}", volume.geometry.fat_position(0)
+        )
+    if not volume.table.is_clean():
+        check.add("dirty", f"FAT[1] is {second:#x}: in use, or with errors")
+    elif second < END_MINIMUM[bits]:
+        check.add("fat-end", f"FAT[1] is {second:#x}, not an end mark")
+
+
+def _check_table_copies(check: _Check) -> None:
+    """All FATs are equal, as far as clusters exist."""
+    geometry, device = check.volume.geometry, check.volume.device
+    boot = check.volume.template.boot
+    if isinstance(boot, BootSector32) and check.volume.table.fat_index:
+        return  # only one is in use
+    size = table_size(geometry)
+    for index in range(1, geometry.fat_count):
+        for offset in range(0, size, _COMPARE_SIZE):
+            length = min(_COMPARE_SIZE, size - offset)
+            position = geometry.fat_position(index) + offset
+            if device.read(geometry.fat_position(0) + offset, length) != device.read(
+                position, length
+            ):
+                check.add("fat-copies", f"FAT {index} differs from FAT 0", position)
+                break
+
+
+def _check_backup(check: _Check) -> None:
+    """The backup boot sector is equal to the boot sector."""
+    template, device = check.volume.template, check.volume.device
+    if template.backup_sector is None:
+        check.add("backup", "no backup boot sector")
+        return
+    size = check.volume.geometry.sector_size
+    position = template.backup_sector * size
+    if device.read(0, size) != device.read(position, size):
+        check.add("backup", "the backup boot sector differs from the boot sector", position)
+
+
+def _check_fsinfo(check: _Check) -> None:
+    """Signatures and counts of FSInfo."""
+    template, geometry = check.volume.template, check.volume.geometry
+    if template.fsinfo_sector is None:
+        check.add("fsinfo", "no FSInfo sector")
+        return
+    position = template.fsinfo_sector * geometry.sector_size
+    fsinfo = FsInfo.unpack(check.volume.device.read(position, FsInfo.SIZE))
+    if not fsinfo.is_valid:
+        check.add("fsinfo", "FSInfo without its signatures", position)
+        return
+    free = check.volume.table.free_count()
+    if fsinfo.free_count not in (free, FSINFO_UNKNOWN):
+        check.add("fsinfo", f"FSInfo counts {fsinfo.free_count} free clusters of {free}", position)
+    is_hint = FIRST_CLUSTER <= fsinfo.next_free <= geometry.last_cluster
+    if not is_hint and fsinfo.next_free != FSINFO_UNKNOWN:
+        check.add("fsinfo", f"FSInfo starts the search in cluster {fsinfo.next_free}", position)
+
+
+def _check_tree(check: _Check) -> None:
+    """All directories, from the root on; each is read once."""
+    volume = check.volume
+    faults: list[Fault] = []
+    root = volume.geometry.root_cluster
+    if root:
+        _claim(check, root, None, None)
+    pending: list[tuple[int, int | None, int]] = [(root, None, 0)]  # cluster, position, parent
+    while pending:
+        first, position, parent = pending.pop()
+        slots = (
+            volume.iter_root(faults)
+            if position is None
+            else volume.iter_directory(first, position, faults)
+        )
+        try:
+            listed = list(slots)
+        except CorruptError as error:
+            check.add("chain", str(error), error.position)
+            continue
+        if position is not None:
+            _check_dots(check, listed, position, first, parent)
+        _check_names(check, listed, is_root=position is None)
+        for slot in listed:
+            if slot.is_dots or slot.is_label:
+                continue
+            cluster = _check_entry(check, slot)
+            if cluster and slot.is_directory:
+                pending.append((cluster, slot.position, 0 if position is None else first))
+    for at, what in faults:
+        check.add("long-name", what, at)
+
+
+def _check_dots(check: _Check, listed: list[Slot], position: int, first: int, parent: int) -> None:
+    """A directory starts with "." and "..", which lead where they should."""
+    bits = check.volume.geometry.bits
+    found = [(slot.entry.name, slot.entry.first_cluster(bits)) for slot in listed[:2]]
+    if found != [(DOT, first), (DOT_DOT, parent)]:
+        check.add("dots", f"directory in cluster {first} starts with {found}", position)
+    if any(slot.is_dots for slot in listed[2:]):
+        check.add("dots", f"directory in cluster {first} has more than two dot entries", position)
+
+
+def _check_names(check: _Check, listed: list[Slot], *, is_root: bool) -> None:
+    """8.3 names are legal and unique; only the root has a label, and one."""
+    seen: set[bytes] = set()
+    labels = 0
+    for slot in listed:
+        if slot.is_label:
+            labels += 1
+            if not is_root or labels > 1:
+                check.add("label", "a volume label where none belongs", slot.position)
+            continue
+        name = slot.entry.name
+        if not slot.is_dots and not is_legal_short_name(name):
+            check.add("short-name", f"illegal 8.3 name {name!r}", slot.position)
+        if name in seen:
+            check.add("short-name", f"8.3 name {name!r} twice in one directory", slot.position)
+        seen.add(name)
+
+
+def _check_entry(check: _Check, slot: Slot) -> int:
+    """Check size and chain of an entry; return the first cluster if it can be followed."""
+    geometry, entry = check.volume.geometry, slot.entry
+    first = entry.first_cluster(geometry.bits)
+    if slot.is_directory and entry.size:
+        check.add("size", f"directory with a size of {entry.size}", slot.position)
+    if not first:
+        if slot.is_directory or entry.size:
+            check.add("chain", f"{slot.name!r} has no cluster", slot.position)
+        return 0
+    if not slot.is_directory and not entry.size:
+        check.add("chain", f"{slot.name!r} is empty and has cluster {first}", slot.position)
+    needed = None if slot.is_directory else geometry.clusters_of(entry.size)
+    return first if _claim(check, first, needed, slot.position) else 0
+
+
+def _claim(check: _Check, first: int, needed: int | None, position: int | None) -> bool:
+    """Mark a chain as used; report where it is wrong.  False if it crosses another."""
+    volume, claimed = check.volume, check.claimed
+    try:
+        runs = volume.table.runs(first, volume.geometry.cluster_count, is_whole=True)
+    except CorruptError as error:
+        check.add("chain", str(error), position if error.position is None else error.position)
+        return False
+    length = sum([count for _, count in runs])
+    if needed is not None and length != needed:
+        check.add("chain", f"{length} clusters where the size needs {needed}", position)
+    for start, count in runs:
+        at = claimed.find(1, start, start + count)
+        if at >= 0:
+            check.add(
+                "cross-link",
+                f"cluster {at} belongs to two chains",
+                volume.geometry.cluster_position(at),
+            )
+            return False
+        claimed[start : start + count] = b"\x01" * count
+    return True
+
+
+def _check_lost_clusters(check: _Check) -> None:
+    """Every cluster in use belongs to a chain."""
+    volume, claimed = check.volume, check.claimed
+    bits = volume.geometry.bits
+    lost = [
+        cluster
+        for cluster, value in enumerate(volume.table.entries)
+        if value != FREE
+        and cluster >= FIRST_CLUSTER
+        and not claimed[cluster]
+        and not is_cluster_bad(value, bits)
+    ]
+    if lost:
+        check.add("lost", f"{len(lost)} clusters in no chain, the first is {lost[0]}")

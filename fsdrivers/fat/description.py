@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The description of a FAT volume as plain data: what it takes to format the same one again.
+
+Keys:
+    type, size, sector_size, cluster_size, cluster_count, serial, label   for people
+    device_size    bytes of the device it was found on; may be larger than the volume
+    bpb            every field of the boot sector's record by name; these count, not the raw bytes
+    reserved       [sector number, content] of the reserved sectors that are not all zeros,
+                   trailing zeros cut; number 0 is the boot sector with its code
+    heads          FAT[0] and FAT[1] with all their bits
+    root_label     None, or {"index": entries of the root before it, "entry": its 32 bytes}
+    is_dirty       the volume was in use or had errors when it was read
+    fsinfo         None, or the {"free_count", "next_free"} it had
+
+This module is the only one that knows the keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import construct
+
+from fsdrivers.errors import CorruptError
+from fsdrivers.fat.format import (
+    BOOT_SECTOR_SIZE,
+    EXTENDED_SIGNATURES,
+    NO_LABEL,
+    NO_SECTOR,
+    Attribute,
+    BootSector16,
+    BootSector32,
+    DirectoryEntry,
+    FsInfo,
+)
+from fsdrivers.fat.geometry import Geometry, geometry_of
+from fsdrivers.volume import Description, Plain
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A FAT volume without its content."""
+
+    boot: BootSector16 | BootSector32
+    geometry: Geometry
+    device_size: int
+    reserved: dict[int, bytes]  # by sector number, trailing zeros cut
+    heads: tuple[int, int]
+    root_label: tuple[int, bytes] | None = None  # index among the entries of the root, 32 bytes
+    is_dirty: bool = False
+
+    @property
+    def fsinfo_sector(self) -> int | None:
+        """Number of the reserved sector with FSInfo, None if there is none."""
+        return self._reserved_sector("fsinfo_sector")
+
+    @property
+    def backup_sector(self) -> int | None:
+        """Number of the reserved sector with a copy of the boot sector, None if there is none."""
+        return self._reserved_sector("backup_sector")
+
+    def fsinfo(self, sector: int) -> FsInfo:
+        """Return what the reserved sector `sector` says as FSInfo, valid or not."""
+        return FsInfo.unpack(
+            self.reserved.get(sector, b"")[: FsInfo.SIZE].ljust(FsInfo.SIZE, b"\0")
+        )
+
+    def _reserved_sector(self, field: str) -> int | None:
+        """Return a sector number that FAT32 names, if it is one of the reserved sectors."""
+        if not isinstance(self.boot, BootSector32):
+            return None
+        sector: int = getattr(self.boot, field)
+        return sector if sector not in NO_SECTOR and sector < self.boot.reserved_sectors else None
+
+
+def serial_of(boot: BootSector16 | BootSector32) -> str:
+    """Return the serial as "5EC0-FEED", or nothing if the volume has none."""
+    if boot.boot_signature not in EXTENDED_SIGNATURES:
+        return ""
+    return f"{boot.serial >> 16:04X}-{boot.serial & 0xFFFF:04X}"
+
+
+def label_of(template: Template) -> bytes:
+    """Return the label: that of the root directory, else that of the boot sector."""
+    if template.root_label is not None:
+        return DirectoryEntry.unpack(template.root_label[1]).name.rstrip(b" ")
+    boot = template.boot
+    if boot.boot_signature != EXTENDED_SIGNATURES[-1] or boot.label == NO_LABEL:
+        return b""
+    return boot.label.rstrip(b" \0")
+
+
+def pack_description(template: Template) -> dict[str, Plain]:
+    """Return the template as plain data."""
+    boot, geometry = template.boot, template.geometry
+    bpb: dict[str, Plain] = {name: getattr(boot, name) for name in boot.OFFSETS}
+    reserved: list[Plain] = [[sector, data] for sector, data in sorted(template.reserved.items())]
+    root_label: dict[str, Plain] | None = None
+    if template.root_label is not None:
+        root_label = {"index": template.root_label[0], "entry": template.root_label[1]}
+    fsinfo: dict[str, Plain] | None = None
+    if template.fsinfo_sector is not None:
+        found = template.fsinfo(template.fsinfo_sector)
+        if found.is_valid:
+            fsinfo = {"free_count": found.free_count, "next_free": found.next_free}
+    return {
+        "type": geometry.type,
+        "size": geometry.size,
+        "sector_size": geometry.sector_size,
+        "cluster_size": geometry.cluster_size,
+        "cluster_count": geometry.cluster_count,
+        "serial": serial_of(boot),
+        "label": label_of(template),
+        "device_size": template.device_size,
+        "bpb": bpb,
+        "reserved": reserved,
+        "heads": list(template.heads),
+        "root_label": root_label,
+        "is_dirty": template.is_dirty,
+        "fsinfo": fsinfo,
+    }
+
+
+def unpack_description(description: Description) -> Template:
+    """Return the template that `description` holds.
+
+    Raises:
+        CorruptError: something is missing, of the wrong kind, or not of a FAT volume.
+    """
+    bpb = _get(description, "bpb", dict)
+    kind = BootSector32 if "fat_sectors_32" in bpb else BootSector16
+    try:
+        boot = kind.unpack(kind(**bpb).pack())
+    except (TypeError, ValueError, construct.ConstructError) as error:
+        raise CorruptError(f"description of a FAT volume, bpb: {error}") from error
+    reserved: dict[int, bytes] = {}
+    for item in _get(description, "reserved", list):
+        sector, data = item if isinstance(item, list | tuple) and len(item) == 2 else (None, None)
+        if not isinstance(sector, int) or not isinstance(data, bytes):
+            raise CorruptError("description of a FAT volume, reserved", None, "[int, bytes]", item)
+        reserved[sector] = data
+    heads = _get(description, "heads", list)
+    if len(heads) != 2 or not all(isinstance(head, int) for head in heads):
+        raise CorruptError("description of a FAT volume, heads", None, "two numbers", heads)
+    root_label = None
+    if description.get("root_label") is not None:
+        label = _get(description, "root_label", dict)
+        entry = _get(label, "entry", bytes)
+        if len(entry) != DirectoryEntry.SIZE or not (
+            DirectoryEntry.unpack(entry).attributes & Attribute.VOLUME_LABEL.value
+        ):
+            raise CorruptError("description of a FAT volume, root_label", None, "a label", entry)
+        root_label = (_get(label, "index", int), entry)
+    return Template(
+        boot=boot,
+        geometry=geometry_of(boot),
+        device_size=_get(description, "device_size", int),
+        reserved=reserved,
+        heads=(heads[0], heads[1]),
+        root_label=root_label,
+        is_dirty=bool(description.get("is_dirty")),
+    )
+
+
+def boot_sector_bytes(boot: BootSector16 | BootSector32, raw: bytes, sector_size: int) -> bytes:
+    """Return a whole boot sector: the code of `raw` under the fields of `boot`."""
+    sector = bytearray(raw[:sector_size].ljust(max(sector_size, BOOT_SECTOR_SIZE), b"\0"))
+    sector[: boot.SIZE] = boot.pack()
+    return bytes(sector)
+
+
+def _get(description: Description, key: str, kind: type[_T]) -> _T:
+    """Return a value of a description.
+
+    Raises:
+        CorruptError: it is not there, or not of `kind`.
+    """
+    value = description.get(key)
+    if not isinstance(value, kind):
+        raise CorruptError(
+            f"description of a FAT volume, {key}", None, kind.__name__, type(value).__name__
+        )
+    return value
