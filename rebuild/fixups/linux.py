@@ -55,10 +55,10 @@ def add_fallback_loader(tree: VolumeTree) -> list[str]:
             present = children.get(boot.number, {})
             companions = COMPANIONS if wanted == LOADERS[0] else ()
             for source, target in ((wanted, FALLBACK_LOADER), *((c, c) for c in companions)):
-                item = files.get(source)
-                if item is None or target in present or item.kind != ObjectKind.FILE:
+                file = files.get(source)
+                if file is None or target in present or file.kind != ObjectKind.FILE:
                     continue
-                copy = replace(item, number=number, parent=boot.number, name=target, short_name=b"")
+                copy = replace(file, number=number, parent=boot.number, name=target, short_name=b"")
                 tree.nodes.append(copy)
                 number += 1
             place = f"\\EFI\\{vendor.name.decode('utf-8', 'replace')}"

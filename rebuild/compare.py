@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is a disk what the data set says?  Object by object, content included.
+
+Reads the restored disk through the drivers, never through what wrote it, and compares every
+attribute the object table has: identities of disk, partitions and volumes, boot code, names,
+types, owners, modes, all times, extended attributes, links, devices, the map of holes, and the
+keyed hash of every piece of content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from backup.objects.content import content_id
+from backup.objects.keys import MasterKey
+from backup.objects.model import DiskObject, NodeObject, ObjectKind, Piece
+from fsdrivers import open_volume, probe
+from fsdrivers.device import Device
+from fsdrivers.errors import FilesystemError
+from fsdrivers.partitions import PartitionTable, open_partition, read_table
+from fsdrivers.volume import Entry, Kind, Node, Volume
+from rebuild.fixups.linux import add_fallback_loader
+from rebuild.machine import Machine, VolumeTree, node_of, printable_path
+from rebuild.plan import ESP_TYPE
+from rebuild.progress import Progress
+from rebuild.screen import printable
+
+DIFFERENCES_SHOWN = 40
+NODE_FIELDS = (
+    *("kind", "size", "mode", "uid", "gid", "modified_ns", "accessed_ns", "changed_ns"),
+    *("created_ns", "device", "target", "flags", "xattrs"),
+)
+# What of an ext volume's description must be as it was whatever the size of the new volume.
+FORMAT_KEYS = (
+    *("block_size", "inode_size", "compat", "incompat", "ro_compat", "hash_seed"),
+    *("default_hash_version", "checksum_seed", "fat_type", "oem_name", "media"),
+)
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What the comparison found."""
+
+    object_count: int = 0  # objects compared
+    content_size: int = 0  # bytes of content compared
+    differences: list[str] = field(default_factory=list)
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether every object is as recorded."""
+        return not self.differences
+
+    def lines(self) -> list[str]:
+        """Return the result as text."""
+        lines = [
+            f"Compared: {self.object_count:,} objects, "
+            f"{self.content_size / (1 << 20):,.1f} MiB of content."
+        ]
+        lines += [f"DIFFERS {text}" for text in self.differences[:DIFFERENCES_SHOWN]]
+        if len(self.differences) > DIFFERENCES_SHOWN:
+            lines.append(f"... and {len(self.differences) - DIFFERENCES_SHOWN:,} more.")
+        lines.append("Result: equal." if self.is_equal else "Result: different.")
+        return lines
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the result as plain data for JSON."""
+        return {
+            "result": "equal" if self.is_equal else "different",
+            "objects": self.object_count,
+            "content_size": self.content_size,
+            "differences": list(self.differences),
+        }
+
+
+def compare_machine(
+    machine: Machine,
+    devices: Mapping[int, Device],
+    master: MasterKey,
+    *,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Comparison:
+    """Compare the disks in `devices`, by number of the disk object, with the data set.
+
+    Raises:
+        DeviceError: a disk cannot be read.
+    """
+    result = Comparison()
+    shown = Progress(progress)
+    for disk in machine.disks:
+        device = devices.get(disk.number)
+        if device is not None:
+            _compare_disk(machine, disk, device, master, result, shown)
+    return result
+
+
+def _compare_disk(
+    machine: Machine,
+    disk: DiskObject,
+    device: Device,
+    master: MasterKey,
+    result: Comparison,
+    shown: Progress,
+) -> None:
+    result.object_count += 1
+    recorded: PartitionTable | None = None
+    found: PartitionTable | None = None
+    if disk.scheme != "none":
+        recorded = PartitionTable.from_description(disk.table)
+        found = read_table(device)
+        if found is None or found.scheme != recorded.scheme:
+            result.differences.append(f"{disk.name}: no {recorded.scheme} partition table")
+            return
+        _compare_tables(disk, recorded, found, result)
+    first = min((entry.start for entry in found.entries), default=device.size) if found else 0
+    for piece in disk.pieces:
+        if piece.offset + piece.length <= first:
+            data = device.read(piece.offset, piece.length)
+            _compare_piece(piece, data, f"{disk.name}: boot area", master, result)
+    for tree in machine.volumes_of(disk):
+        number = tree.volume.partition
+        name = f"{disk.name} partition {number}" if number else disk.name
+        result.object_count += 1
+        shown.begin(f"Comparing {name}", sum(p.length for n in tree.nodes for p in n.pieces))
+        entry = found.entry(number) if found is not None else None
+        if found is not None and entry is None:
+            continue  # reported with the tables
+        window = open_partition(device, found, number) if found is not None else device
+        if recorded is not None and entry is not None and entry.type == ESP_TYPE:
+            add_fallback_loader(tree)
+        try:
+            _compare_volume(machine, tree, window, name, master, result, shown)
+        except FilesystemError as error:
+            result.differences.append(f"{name}: {error}")
+
+
+def _compare_tables(
+    disk: DiskObject, recorded: PartitionTable, found: PartitionTable, result: Comparison
+) -> None:
+    if recorded.disk_id != found.disk_id:
+        result.differences.append(f"{disk.name}: disk id {found.disk_id}, not {recorded.disk_id}")
+    for entry in recorded.entries:
+        other = found.entry(entry.number)
+        if other is None:
+            result.differences.append(f"{disk.name}: partition {entry.number} is missing")
+            continue
+        for name in ("type", "name", "flags", "partuuid", "is_extended"):
+            want, have = getattr(entry, name), getattr(other, name)
+            if want != have:
+                result.differences.append(
+                    f"{disk.name}: partition {entry.number}: {name} is {have}, not {want}"
+                )
+    for other in found.entries:
+        if recorded.entry(other.number) is None:
+            result.differences.append(f"{disk.name}: partition {other.number} is new")
+
+
+def _compare_volume(
+    machine: Machine,
+    tree: VolumeTree,
+    window: Device,
+    name: str,
+    master: MasterKey,
+    result: Comparison,
+    shown: Progress,
+) -> None:
+    volume = tree.volume
+    if volume.type == "raw":
+        for piece in volume.pieces:
+            data = window.read(piece.offset, piece.length)
+            _compare_piece(piece, data, name, master, result)
+        return
+    if volume.type == "empty":
+        return
+    kind = probe(window)
+    if kind != volume.type:
+        result.differences.append(f"{name}: holds {kind}, not {volume.type}")
+        return
+    opened = open_volume(window)
+    for what, want, have in (
+        ("uuid", volume.uuid, opened.uuid),
+        ("label", volume.label, opened.label),
+    ):
+        if want != have:
+            result.differences.append(f"{name}: {what} is {have!r}, not {want!r}")
+    description = opened.describe()
+    for key in FORMAT_KEYS:
+        if key in volume.description and volume.description[key] != description.get(key):
+            result.differences.append(
+                f"{name}: {key} is {description.get(key)!r}, not {volume.description[key]!r}"
+            )
+    if tree.nodes:
+        _TreeComparison(machine, tree, opened, name, master, result, shown).run()
+
+
+class _TreeComparison:
+    """Compares the names and nodes of one volume."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        tree: VolumeTree,
+        volume: Volume,
+        name: str,
+        master: MasterKey,
+        result: Comparison,
+        shown: Progress,
+    ) -> None:
+        self._machine = machine
+        self._tree = tree
+        self._volume = volume
+        self._name = name
+        self._master = master
+        self._result = result
+        self._shown = shown
+        self._by_number = {item.number: item for item in tree.nodes}
+
+    def run(self) -> None:
+        found: dict[tuple[int, bytes], Entry] = {}
+        root = -1
+        for entry in self._volume.walk():
+            if entry.name:
+                found[entry.parent, entry.name] = entry
+            else:
+                root = entry.node.number
+                found[root, b""] = entry
+        numbers: dict[int, int] = {}  # of the restored node, by object number
+        for item in self._tree.nodes:
+            self._result.object_count += 1
+            parent = numbers.get(item.parent, -1) if item.parent else root
+            there = found.pop((parent, item.name), None)
+            if there is None:
+                self._differs(item, "is missing")
+                continue
+            numbers[item.number] = there.node.number
+            if item.kind == ObjectKind.HARD_LINK:
+                if numbers.get(item.target_number) != there.node.number:
+                    self._differs(item, "is no link to the same object")
+            else:
+                self._compare_node(item, there)
+        parents = {numbers[i.number]: i for i in self._tree.nodes if i.number in numbers}
+        for parent, name in found:
+            item_ = parents.get(parent)
+            place = printable_path(item_, self._by_number) if item_ else "?"
+            extra = name.decode("utf-8", "backslashreplace")
+            self._result.differences.append(
+                f"{self._name}: {printable(f'{place}/{extra}')} is not in the data set"
+            )
+
+    def _compare_node(self, item: NodeObject, there: Entry) -> None:
+        want = node_of(item, self._machine.security)
+        have = there.node
+        for name in NODE_FIELDS:
+            expected, actual = getattr(want, name), getattr(have, name)
+            if name.endswith("_ns") and expected is None:
+                continue  # the source could not tell this time
+            if expected != actual:
+                self._differs(item, f"{name} is {actual!r}, not {expected!r}")
+        if item.short_name and item.short_name != there.short_name:
+            self._differs(item, f"short name is {there.short_name!r}, not {item.short_name!r}")
+        if item.name_flags != there.name_flags:
+            self._differs(item, f"case bits are {there.name_flags}, not {item.name_flags}")
+        if want.kind == Kind.FILE:
+            self._compare_content(item, have)
+
+    def _compare_content(self, item: NodeObject, have: Node) -> None:
+        if self._volume.type.startswith("ext"):
+            expected = _expected_regions(item)
+            actual = _actual_regions(self._volume, have)
+            if expected != actual:
+                self._differs(item, f"allocated parts are {actual}, not {expected}")
+        size = 0
+        for piece in item.pieces:
+            data = self._volume.read(have, piece.offset, piece.length)
+            size += len(data)
+            if content_id(self._master, data) != piece.content_id:
+                self._differs(item, f"content differs at byte {piece.offset}")
+                break
+        self._result.content_size += size
+        self._shown.advance(size, 1)
+
+    def _differs(self, item: NodeObject, what: str) -> None:
+        path = printable(printable_path(item, self._by_number))
+        self._result.differences.append(f"{self._name}: {path}: {what}")
+
+
+def _compare_piece(
+    piece: Piece, data: bytes, name: str, master: MasterKey, result: Comparison
+) -> None:
+    result.content_size += len(data)
+    if content_id(master, data) != piece.content_id:
+        result.differences.append(f"{name}: content differs at byte {piece.offset}")
+
+
+def _expected_regions(item: NodeObject) -> list[tuple[int, int, bool]]:
+    """Return the recorded map of allocated parts, which ends at the end of the file."""
+    if item.regions is None:
+        return [(0, item.size, False)] if item.size else []
+    return _merge([(part.offset, part.length, part.is_unwritten) for part in item.regions])
+
+
+def _actual_regions(volume: Volume, node: Node) -> list[tuple[int, int, bool]]:
+    """Return the map on the volume in the same form."""
+    return _merge(
+        [
+            (part.offset, min(part.length, node.size - part.offset), part.is_unwritten)
+            for part in volume.extents(node)
+            if part.offset < node.size
+        ]
+    )
+
+
+def _merge(parts: list[tuple[int, int, bool]]) -> list[tuple[int, int, bool]]:
+    """Join neighbours of one kind."""
+    merged: list[tuple[int, int, bool]] = []
+    for offset, length, is_unwritten in parts:
+        if merged and merged[-1][0] + merged[-1][1] == offset and merged[-1][2] == is_unwritten:
+            offset, length = merged[-1][0], merged[-1][1] + length
+            merged.pop()
+        merged.append((offset, length, is_unwritten))
+    return merged
