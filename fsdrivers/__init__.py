@@ -1,2 +1,88 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filesystem and partition drivers; they import nothing else of this project."""
+"""Filesystem and partition drivers; they import nothing else of this project.
+
+    probe(device) -> str              what is on it, by signature
+    open_volume(device) -> Volume     opens it with the driver that knows it
+    driver_of(type) -> Driver         for planning a volume of that type
+
+A driver is imported when it is first needed: the declarations of its records take their time,
+which the boot environment pays in front of a waiting human.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from fsdrivers.device import Device
+from fsdrivers.errors import NotRecognisedError, UnsupportedError
+from fsdrivers.probing import EMPTY, UNKNOWN, probe
+from fsdrivers.volume import Description, Entry, Layout, Volume
+
+__all__ = ["TYPES", "Driver", "driver_of", "open_volume", "probe"]
+
+FAT_TYPES = ("fat12", "fat16", "fat32")
+EXT_TYPES = ("ext2", "ext3", "ext4")
+SWAP_TYPES = ("swap",)
+TYPES = (*FAT_TYPES, *EXT_TYPES, *SWAP_TYPES)  # everything that can be read and laid out
+
+
+class Driver(Protocol):
+    """What the package of a driver offers; see `fsdrivers.volume`."""
+
+    def open_volume(self, device: Device) -> Volume: ...
+
+    def plan_volume(
+        self,
+        description: Description,
+        *,
+        size: int,
+        sector_size: int,
+        entries: Sequence[Entry],
+        order: Sequence[int],
+    ) -> Layout: ...
+
+    def minimum_size(self, description: Description, entries: Sequence[Entry]) -> int: ...
+
+
+def driver_of(type: str) -> Driver:
+    """Return the driver of a volume type.
+
+    Raises:
+        NotRecognisedError: `type` is "empty" or "unknown".
+        UnsupportedError: no driver implements it.
+    """
+    if type in EXT_TYPES:
+        from fsdrivers import ext
+
+        return ext
+    if type in FAT_TYPES:
+        from fsdrivers import fat
+
+        return fat
+    if type in SWAP_TYPES:
+        from fsdrivers import swap
+
+        return swap
+    if type in (EMPTY, UNKNOWN):
+        raise NotRecognisedError("nothing there that any driver knows")
+    raise UnsupportedError(type)
+
+
+def open_volume(device: Device) -> Volume:
+    """Open the filesystem or swap area on `device` for reading.
+
+    Raises:
+        NotRecognisedError: nothing known is there.
+        UnsupportedError: it is known, but not implemented; `feature` names it.
+        CorruptError: it breaks its own format.
+        DeviceError: the medium failed.
+    """
+    type = probe(device)
+    try:
+        return driver_of(type).open_volume(device)
+    except NotRecognisedError as error:
+        if type not in (EMPTY, UNKNOWN):
+            raise
+        what = "is empty" if type == EMPTY else "holds nothing that any driver knows"
+        raise NotRecognisedError(f"{device.name} {what}") from error

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import dataclasses
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self, TypeVar, dataclass_transform, get_type_hints
 
 import construct
 
 from fsdrivers.errors import CorruptError
+from fsdrivers.volume import Plain
 
 u8 = Annotated[int, construct.Int8ul]
 u16 = Annotated[int, construct.Int16ul]
@@ -84,6 +85,26 @@ class Record:
             except struct.error:
                 pass  # construct fails on the same value and says which field it is
         return bytes(self.LAYOUT.build(dict(zip(self.OFFSETS, values, strict=True))))
+
+    def to_plain(self) -> dict[str, Plain]:
+        """Return the fields by name, for a description; `from_plain` takes them back."""
+        return {name: getattr(self, name) for name in self.OFFSETS}
+
+    @classmethod
+    def from_plain(cls, fields: Plain | Mapping[str, Plain]) -> Self:
+        """Make a record of what `to_plain` gave; what else is in `fields` is left alone.
+
+        Raises:
+            CorruptError: a field is missing or does not fit.
+        """
+        try:
+            if not isinstance(fields, Mapping):
+                raise TypeError(f"expected its fields, found {type(fields).__name__}")
+            made = cls(**{name: fields[name] for name in cls.OFFSETS})
+            made.pack()
+        except (KeyError, TypeError, construct.ConstructError) as error:
+            raise CorruptError(f"description of a {cls.__name__}: {error}") from error
+        return made
 
 
 _R = TypeVar("_R", bound=Record)

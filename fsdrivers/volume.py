@@ -138,9 +138,19 @@ class Layout(Protocol):
     Content goes where `placements` says; its bytes change no metadata.
     """
 
-    type: str
-    size: int  # bytes, exactly the size asked for
-    used_size: int  # bytes allocated, metadata included
+    @property
+    def type(self) -> str: ...
+
+    @property
+    def size(self) -> int:
+        """Bytes, exactly the size asked for."""
+        ...
+
+    @property
+    def used_size(self) -> int:
+        """Bytes allocated, metadata included."""
+        ...
+
     block_size: int  # bytes of an allocation unit; content of two files never shares one
 
     def placements(self, number: int) -> Sequence[Extent]:

@@ -102,3 +102,14 @@ def test_bad_value_names_the_field() -> None:
     value = Plain.unpack(bytes(Plain.SIZE))
     with pytest.raises(construct.ConstructError, match="middle"):
         replace(value, middle=1 << 16).pack()
+
+
+def test_plain_fields_round_trip() -> None:
+    """A record survives as plain data; missing and unfit fields are CorruptError."""
+    value = Plain.unpack(random.Random(4).randbytes(Plain.SIZE))
+    plain = value.to_plain()
+
+    assert Plain.from_plain({**plain, "more": 1}) == value
+    for bad in ({**plain, "low": -1}, {**plain, "name": 7}, {"name": b"abc"}, None):
+        with pytest.raises(CorruptError, match="description of a Plain"):
+            Plain.from_plain(bad)

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a partition table says, in one shape for every scheme.
+
+A table is read into a description, plain data that holds everything needed to write the same
+table again; all the rest here is computed from it.  Its keys:
+
+    version       1
+    scheme        "mbr", "gpt" or "none"
+    disk_size     bytes
+    sector_size   bytes; the unit of all LBA fields below
+    mbr           disk_signature, reserved_1bc, entries: four MbrEntry (for gpt: the protective)
+    logical       links of the logical chain in its order: ebr_lba, container (slot number of
+                  the extended partition), head (the bytes before the entries, empty for zeros),
+                  entries: four MbrEntry as stored
+    gpt           header: GptHeader of the copy that was used, header_tail (bytes behind its
+                  fields), entries: GptEntry with slot (from 0) and tail (bytes behind its fields)
+    problems      sentences on what is damaged
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from fsdrivers.errors import CorruptError, UnsupportedError
+from fsdrivers.partitions.format import (
+    BOOT_CODE_SIZE,
+    GPT_MINIMUM_ENTRIES_SIZE,
+    LAST_MBR_LBA,
+    BootRecord,
+)
+from fsdrivers.volume import Description, Plain
+
+DESCRIPTION_VERSION = 1
+GAP_LIMIT = 4 << 20  # no boot loader uses more than this in front of the first partition
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionEntry:
+    """One partition; `start` and `size` in bytes."""
+
+    number: int  # as Linux counts: logical partitions from 5
+    start: int
+    size: int
+    type: str  # MBR: two hexadecimal digits in lower case; GPT: type GUID in upper case
+    name: str = ""  # GPT only
+    flags: int = 0  # MBR: status byte; GPT: attributes
+    guid: str = ""  # GPT only, upper case
+    partuuid: str = ""  # as blkid prints it, for both schemes
+    is_active: bool = False  # what a BIOS boot loader would start
+    is_extended: bool = False  # only holds logical partitions
+    container: int = 0  # of a logical partition: number of its extended one
+
+    @property
+    def end(self) -> int:
+        """First byte behind it."""
+        return self.start + self.size
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionTable:
+    """A partition table as read; scheme "none" means one volume takes the whole disk."""
+
+    scheme: str
+    disk_id: str  # as blkid prints PTUUID: 8 hexadecimal digits or a lower-case GUID; or empty
+    sector_size: int
+    disk_size: int
+    entries: tuple[PartitionEntry, ...] = ()  # ascending by number
+    problems: tuple[str, ...] = ()  # damage that was worked around
+    description: dict[str, Plain] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def from_description(cls, description: Description) -> Self:
+        """Return the table that `description` was made from.
+
+        Raises:
+            CorruptError: it is no such description.
+            UnsupportedError: it was made by a later version.
+        """
+        from fsdrivers.partitions import gpt, mbr
+
+        version = get_integer(description, "version")
+        if version != DESCRIPTION_VERSION:
+            raise UnsupportedError(f"partition table description version {version}")
+        scheme = description.get("scheme")
+        disk_id, entries = "", ()  # type: str, tuple[PartitionEntry, ...]
+        if scheme == "mbr":
+            disk_id, entries = mbr.entries_of(description)
+        elif scheme == "gpt":
+            disk_id, entries = gpt.entries_of(description)
+        elif scheme != "none":
+            raise CorruptError("partition table description", expected="a scheme", actual=scheme)
+        return cls(
+            scheme,
+            disk_id,
+            get_integer(description, "sector_size"),
+            get_integer(description, "disk_size"),
+            entries,
+            tuple(str(problem) for problem in get_list(description, "problems")),
+            dict(description),
+        )
+
+    def entry(self, number: int) -> PartitionEntry | None:
+        """Return the partition with that number, or None."""
+        return next((entry for entry in self.entries if entry.number == number), None)
+
+
+def usable_end(
+    scheme: str, size: int, sector_size: int, entries_size: int = GPT_MINIMUM_ENTRIES_SIZE
+) -> int:
+    """Return the first byte behind what partitions may take on a disk of `size` bytes.
+
+    Args:
+        scheme: of the table.
+        size: bytes of the disk.
+        sector_size: of the disk, in bytes.
+        entries_size: bytes of the array of GPT entries.
+    """
+    sectors = size // sector_size
+    if scheme == "gpt":
+        # Behind the partitions: the backup array of entries, and the backup header.
+        sectors -= 1 + -(-entries_size // sector_size)
+    elif scheme == "mbr":
+        sectors = min(sectors, LAST_MBR_LBA + 1)
+    return max(sectors, 0) * sector_size
+
+
+def outside_regions(table: PartitionTable) -> list[tuple[int, int]]:
+    """Return (position, length) of the bytes outside all partitions that are worth keeping.
+
+    These are the boot code, and what lies between the table and the first partition: boot
+    loaders live there.  To restore, write these first and the sectors of `plan_table` over them.
+    """
+    if table.scheme == "none":
+        return []
+    first = min((entry.start for entry in table.entries), default=table.disk_size)
+    first = min(first, GAP_LIMIT, table.disk_size)
+    gaps = [(BootRecord.SIZE, first)]
+    if table.scheme == "gpt":
+        from fsdrivers.partitions import gpt
+
+        gaps = subtract(gaps, gpt.structures_of(table.description))
+    regions = [(0, BOOT_CODE_SIZE), *((start, end - start) for start, end in gaps)]
+    return [(start, length) for start, length in regions if length > 0]
+
+
+def subtract(
+    ranges: Sequence[tuple[int, int]], taken: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Return the parts of the half-open `ranges` that are in none of `taken`, ascending."""
+    for start, end in taken:
+        pieces = []
+        for low, high in ranges:
+            pieces += [(low, min(high, start)), (max(low, end), high)]
+        ranges = sorted({(low, high) for low, high in pieces if low < high})
+    return list(ranges)
+
+
+def get_integer(description: Description, key: str) -> int:
+    """Return the integer under `key`, or raise CorruptError."""
+    value = description.get(key)
+    if not isinstance(value, int):
+        raise CorruptError(f"partition table description, {key}", None, "an integer", value)
+    return value
+
+
+def get_list(description: Description, key: str) -> list[Plain]:
+    """Return the list under `key`, or raise CorruptError."""
+    value = description.get(key)
+    if not isinstance(value, list | tuple):
+        raise CorruptError(f"partition table description, {key}", None, "a list", value)
+    return list(value)
+
+
+def get_map(description: Description, key: str) -> dict[str, Plain]:
+    """Return the map under `key`, or raise CorruptError."""
+    return as_map(description.get(key), key)
+
+
+def as_map(value: Plain, what: str) -> dict[str, Plain]:
+    """Return `value` if it is a map, or raise CorruptError."""
+    if not isinstance(value, Mapping):
+        raise CorruptError(f"partition table description, {what}", None, "a map", value)
+    return dict(value)
+
+
+def get_bytes(description: Description, key: str) -> bytes:
+    """Return the bytes under `key`, or raise CorruptError."""
+    value = description.get(key)
+    if not isinstance(value, bytes):
+        raise CorruptError(f"partition table description, {key}", None, "bytes", value)
+    return value

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An opened swap area: an identity and a size; it holds no objects."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from fsdrivers.device import Device
+from fsdrivers.errors import CorruptError, NotRecognisedError, UnsupportedError
+from fsdrivers.swap.format import (
+    BAD_PAGES_LIMIT,
+    HIBERNATED_MAGICS,
+    MAGIC,
+    PAGE_SIZE,
+    VERSION,
+    SwapHeader,
+)
+from fsdrivers.volume import Entry, Extent, Node, Plain
+
+
+class SwapVolume:
+    """A Linux swap area of version 1."""
+
+    type = "swap"
+    block_size = PAGE_SIZE
+
+    def __init__(
+        self, header: SwapHeader, bad_pages: tuple[int, ...], magic: bytes, size: int
+    ) -> None:
+        self.header = header
+        self.bad_pages = bad_pages
+        self.is_hibernated = magic != MAGIC  # holds the memory of a suspended system
+        self.size = size
+        text = header.uuid.hex()
+        parts = (text[:8], text[8:12], text[12:16], text[16:20], text[20:])
+        self.uuid = "-".join(parts) if any(header.uuid) else ""
+        self.label = header.label.split(b"\0", 1)[0]
+
+    @classmethod
+    def open(cls, device: Device) -> SwapVolume:
+        """Read the header of the swap area on `device`.
+
+        Raises:
+            NotRecognisedError: there is no swap signature for 4 KiB pages.
+            UnsupportedError: another version.
+            CorruptError: the header contradicts itself or the device.
+        """
+        if device.size < PAGE_SIZE:
+            raise NotRecognisedError(f"{device.name} is no swap area: too small")
+        page = device.read(0, PAGE_SIZE)
+        magic = page[-len(MAGIC) :]
+        if magic == b"SWAP-SPACE":
+            raise UnsupportedError("swap area of version 0")
+        if magic != MAGIC and magic not in HIBERNATED_MAGICS:
+            raise NotRecognisedError(f"{device.name} is no swap area with 4 KiB pages")
+        header = SwapHeader.unpack(page)
+        version = SwapHeader.OFFSETS["version"]
+        if header.version != VERSION:
+            if header.version == VERSION << 24:
+                raise UnsupportedError("swap area of a big-endian machine")
+            raise UnsupportedError(f"swap area of version {header.version}")
+        size = (header.last_page + 1) * PAGE_SIZE
+        if header.last_page < 1 or size > device.size:
+            pages = f"1 to {device.size // PAGE_SIZE - 1}"
+            raise CorruptError("swap area's last page", version + 4, pages, header.last_page)
+        if header.bad_pages > BAD_PAGES_LIMIT:
+            limit = f"at most {BAD_PAGES_LIMIT}"
+            raise CorruptError("number of bad pages", version + 8, limit, header.bad_pages)
+        bad_pages = struct.unpack_from(f"<{header.bad_pages}I", page, SwapHeader.SIZE)
+        return cls(header, bad_pages, magic, size)
+
+    def describe(self) -> dict[str, Plain]:
+        """Return what `plan_volume` needs to make the same swap area again."""
+        return {
+            "header": self.header.to_plain(),
+            "bad_pages": list(self.bad_pages),
+            "hibernated": self.is_hibernated,
+            "block_size": PAGE_SIZE,
+        }
+
+    def used_size(self) -> int:
+        """Return the size of the header: what is swapped out dies with its system."""
+        return PAGE_SIZE
+
+    def walk(self) -> Iterator[Entry]:
+        """Yield nothing: not even a root."""
+        yield from ()
+
+    def extents(self, node: Node) -> list[Extent]:
+        """Return nothing: there are no files."""
+        return []
+
+    def read(self, node: Node, offset: int, length: int) -> bytes:
+        """Return nothing: there are no files."""
+        return b""
