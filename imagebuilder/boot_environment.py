@@ -114,7 +114,9 @@ def prepare_boot_environment(
         BuildHostError: this machine cannot build one; says why.
     """
     if platform.machine() != "x86_64":
-        raise BuildHostError(f"discs are built on x86_64 machines, this one is {platform.machine()}")
+        raise BuildHostError(
+            f"discs are built on x86_64 machines; this one is {platform.machine()}"
+        )
     cache = cache or cache_directory()
     packages = find_boot_packages()
     sources = python_runtime.find_sources()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why a disc could not be built.
 
-    ImageBuilderError
-    ├── BuildHostError       this machine cannot build a disc: a tool or package is missing
-    ├── NotEnoughRoomError   the target has no room for the image
-    └── DiscPlanError        what is asked for does not fit on a disc of this format
+ImageBuilderError
+├── BuildHostError       this machine cannot build a disc: a tool or package is missing
+├── NotEnoughRoomError   the target has no room for the image
+└── DiscPlanError        what is asked for does not fit on a disc of this format
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class NotEnoughRoomError(ImageBuilderError):
 
     def __init__(self, directory: str, needed: int, free: int) -> None:
         super().__init__(
-            f"{directory} has {free / 1e6:,.1f} MB free, the disc image needs {needed / 1e6:,.1f} MB"
+            f"{directory} has {free / 1e6:,.1f} MB free; "
+            f"the disc image needs {needed / 1e6:,.1f} MB"
         )
         self.needed = needed
         self.free = free
@@ -31,3 +32,7 @@ class NotEnoughRoomError(ImageBuilderError):
 
 class DiscPlanError(ImageBuilderError):
     """Something does not fit on a disc: a file, a name, the volume id."""
+
+
+class DiscImageError(ImageBuilderError):
+    """A file is no image of a recovery disc, is cut short, or lacks a file."""

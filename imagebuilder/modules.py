@@ -175,9 +175,7 @@ def is_chosen(path: str) -> bool:
     """Tell whether the module at `path` (below kernel/) belongs on the disc."""
     if any(fnmatch.fnmatchcase(path, pattern) for pattern in LEFT_OUT):
         return False
-    return any(
-        fnmatch.fnmatchcase(path, pattern) for group in CHOSEN.values() for pattern in group
-    )
+    return any(fnmatch.fnmatchcase(path, pattern) for group in CHOSEN.values() for pattern in group)
 
 
 def kernel_name(name: str) -> str:

@@ -53,8 +53,7 @@ EXTENSION_MODULES = (
 )
 # Top names of the standard library that stay behind: whole subsystems nothing here uses, and
 # everything that is or opens a Python prompt.
-STANDARD_LIBRARY_LEFT_OUT = frozenset(
-    """
+_LEFT_OUT_NAMES = """
     __hello__ __phello__ __pycache__ _aix_support _bootsubprocess _distutils_system_mod
     _osx_support _pydecimal _pyio _sysconfigdata__linux_x86_64-linux-gnu
     _sysconfigdata__x86_64-linux-gnu aifc antigravity asynchat asyncio asyncore audioop bdb
@@ -66,14 +65,13 @@ STANDARD_LIBRARY_LEFT_OUT = frozenset(
     sndhdr socketserver sqlite3 ssl statistics sunau symtable tabnanny tarfile telnetlib test
     this timeit tkinter tomllib trace turtle turtledemo unittest uu venv wave webbrowser wsgiref
     xdrlib xml xmlrpc zipapp zoneinfo
-    """.split()
-)
-ENCODINGS = frozenset(
-    """
+"""
+STANDARD_LIBRARY_LEFT_OUT = frozenset(_LEFT_OUT_NAMES.split())
+_ENCODING_NAMES = """
     __init__ aliases ascii charmap cp437 cp850 cp1252 idna latin_1 raw_unicode_escape
     unicode_escape utf_8 utf_8_sig utf_16 utf_16_be utf_16_le utf_32 utf_32_be utf_32_le
-    """.split()
-)
+"""
+ENCODINGS = frozenset(_ENCODING_NAMES.split())
 # Sources used in place of the real ones.  construct imports the debugger, which it never starts
 # here; crc32c reads its own version out of package metadata, half a second under emulation.
 REPLACED_SOURCES: Mapping[str, str] = {
@@ -158,9 +156,9 @@ def add_interpreter(archive: Archive, trees: Mapping[str, Path]) -> None:
     for package in (f"lib{PYTHON}-minimal", f"lib{PYTHON}-stdlib"):
         root = trees[package] / LIBRARY
         for file in sorted(root.rglob("*.py")):
-            path = file.relative_to(root)
-            if _is_wanted(path) and file.is_file():
-                _add_compiled(archive, f"{LIBRARY}/{path}", file.read_bytes())
+            place = file.relative_to(root)
+            if _is_wanted(place) and file.is_file():
+                _add_compiled(archive, f"{LIBRARY}/{place}", file.read_bytes())
 
 
 def add_sources(archive: Archive, sources: Mapping[str, Path]) -> None:

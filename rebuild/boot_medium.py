@@ -17,24 +17,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from backup.objects import disc_files
 from rebuild import linux
 from rebuild.kernel_modules import KernelModules, is_needed_to_start
 from rebuild.linux import MountFlag
 
 MOUNT_POINT = "/run/medium"
 SYS_BLOCK = "/sys/block"
-INFO_FILE = ".disk/info"
-SET_LINE = "set "  # the line of INFO_FILE that names the set
 PATIENCE_S = 45.0  # then the person is told what is missing; the search goes on
 
 _DESCRIPTOR_OFFSET = 32768  # bytes: sector 16 of 2048
 _DESCRIPTOR_START = b"\x01CD001\x01"
 _IGNORED = ("loop", "ram", "zram", "fd", "dm-", "md", "nbd")
 _MOUNT_FLAGS = (
-    MountFlag.READ_ONLY
-    | MountFlag.NO_SET_USER_ID
-    | MountFlag.NO_DEVICES
-    | MountFlag.NO_EXECUTION
+    MountFlag.READ_ONLY | MountFlag.NO_SET_USER_ID | MountFlag.NO_DEVICES | MountFlag.NO_EXECUTION
 )
 
 
@@ -94,16 +90,17 @@ def holds_set(device: str, set_id: str) -> bool:
 
 def read_set(medium: str) -> str:
     """Return the set that the info file of a mounted disc names; empty when it names none."""
-    with contextlib.suppress(OSError), open(f"{medium}/{INFO_FILE}") as file:
+    with contextlib.suppress(OSError), open(f"{medium}/{disc_files.INFO}") as file:
         for line in file:
-            if line.startswith(SET_LINE):
-                return line.removeprefix(SET_LINE).strip()
+            if line.startswith(disc_files.INFO_SET):
+                return line.removeprefix(disc_files.INFO_SET).strip()
     return ""
 
 
 def _mount(device: str, set_id: str) -> bool:
     """Mount a candidate; unmount it again when its info file names another set."""
-    os.makedirs(MOUNT_POINT, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(MOUNT_POINT)  # noqa: PTH102 (pathlib is not imported before the first question)
     try:
         linux.mount(device, MOUNT_POINT, "iso9660", _MOUNT_FLAGS)
     except OSError:

@@ -34,6 +34,7 @@ NETLINK_KOBJECT_UEVENT = 15
 class MountFlag(IntFlag):
     """Source: linux/mount.h."""
 
+    NONE = 0
     READ_ONLY = 1  # MS_RDONLY
     NO_SET_USER_ID = 2  # MS_NOSUID
     NO_DEVICES = 4  # MS_NODEV
@@ -43,12 +44,13 @@ class MountFlag(IntFlag):
 class UnmountFlag(IntFlag):
     """Source: linux/fs.h."""
 
+    NONE = 0
     FORCE = 1  # MNT_FORCE
     DETACH = 2  # MNT_DETACH
 
 
 def mount(
-    source: str, target: str, filesystem: str, flags: MountFlag = MountFlag(0), data: str = ""
+    source: str, target: str, filesystem: str, flags: MountFlag = MountFlag.NONE, data: str = ""
 ) -> None:
     """Mount `source` on `target`; see mount(2)."""
     result = _libc.mount(
@@ -61,7 +63,7 @@ def mount(
     _check(result, target)
 
 
-def unmount(target: str, flags: UnmountFlag = UnmountFlag(0)) -> None:
+def unmount(target: str, flags: UnmountFlag = UnmountFlag.NONE) -> None:
     """Unmount `target`; see umount2(2)."""
     _check(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), target)
 

@@ -11,6 +11,10 @@ COPIES: Final = "copies"  # directory with second copies of KEY_FILE and TABLE, 
 MANIFEST: Final = "manifest.json"
 ANSWERS: Final = "answers.json"
 OBJECTS: Final = "objects"
+README: Final = "README.txt"
+INFO: Final = ".disk/info"
+INFO_TITLE: Final = "rebuildkit recovery disc"  # the first line of INFO
+INFO_SET: Final = "set "  # how the line of INFO begins that names the data set, in hex
 
 
 def pack_file(index: int) -> str:

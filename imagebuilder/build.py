@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`image build`: from a data set in a repository to a recovery disc.
+
+The data stays sealed all the way.  The master key is needed for two things only: the list of
+packs is inside the sealed table, and the disc's key file is bound to its data set, so that the
+two cannot be exchanged.  Every pack is checked against its digest while it is copied.
+
+Source: EP1168174A1 [0049] to [0058].
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from backup.objects import disc_files
+from backup.objects.errors import DamagedError
+from backup.objects.keys import MasterKey, bind
+from backup.objects.manifest import ManifestFile, build_manifest
+from backup.objects.pack import PackInfo
+from backup.objects.table import read_summary
+from imagebuilder import disc, iso, medium_files
+from imagebuilder.boot_environment import BootEnvironment
+from imagebuilder.disc import DiscFile, DiscPlan
+from imagebuilder.iso import Progress, Source
+from imagebuilder.medium_files import DiscOptions
+
+PACKS_AHEAD = 2  # packs fetched and checked while the one before is written
+
+
+class DataSource(Protocol):
+    """What the builder needs of a repository (`backup.repository.Repository` is one)."""
+
+    def key_file(self) -> bytes:
+        """Return hash.dat."""
+
+    def open_table(self, data_set: str) -> BinaryIO:
+        """Open a data set's objtab.dat."""
+
+    def read_pack(self, digest: bytes, offset: int, length: int) -> bytes:
+        """Return a part of a pack."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltDisc:
+    """What was made."""
+
+    path: Path
+    size: int
+    boot_size: int  # bytes of kernel, boot environment and boot loaders
+    data_set: str
+    machine: str
+    pack_count: int
+    file_count: int
+
+
+def build_disc(
+    source: DataSource,
+    master: MasterKey,
+    data_set: str,
+    output: Path,
+    *,
+    environment: BootEnvironment,
+    options: DiscOptions = DiscOptions(),  # noqa: B008 (frozen)
+    created_s: int | None = None,
+    progress: Progress | None = None,
+) -> BuiltDisc:
+    """Build the recovery disc of a data set as an ISO image.
+
+    An interrupted build leaves nothing behind, and an older file of that name untouched.
+
+    Args:
+        source: the user's repository.
+        master: what the user's key file unlocks.
+        data_set: the data set's id, 32 hexadecimal digits.
+        output: where the image goes.
+        environment: see `boot_environment.prepare_boot_environment`.
+        options: keyboard layout, answer file, label.
+        created_s: time stamp, seconds since 1970; default: SOURCE_DATE_EPOCH, else now.
+        progress: called with bytes written and bytes in all.
+
+    Raises:
+        ImageBuilderError: what is asked for cannot be built, or there is no room.
+        ObjectsError: the data set is damaged, or of another key.
+        RepositoryError: the repository lacks something or cannot be reached.
+        OSError: the image cannot be written.
+    """
+    medium_files.check_options(options)
+    created_s = iso.build_time() if created_s is None else created_s
+    output = output.absolute()
+    iso.check_room(output.parent, environment.kernel.stat().st_size)
+    with tempfile.TemporaryFile(dir=output.parent) as table, _PackFeeder(source) as feeder:
+        table_digest = _copy_table(source, data_set, table)
+        summary = read_summary(master, table)
+        if summary.data_set_id.hex() != data_set:
+            raise DamagedError("the object table", f"is of data set {summary.data_set_id.hex()}")
+        feeder.packs = summary.packs
+        contents: dict[str, Source] = dict(
+            medium_files.make_small_files(data_set, options, environment, created_s)
+        )
+        key_file = bind(source.key_file(), master, summary.data_set_id)
+        contents[disc_files.KEY_FILE] = contents[disc.COPY_OF_KEY_FILE] = key_file
+        contents[disc.KERNEL] = environment.kernel.read_bytes()
+        contents[disc.INITRD] = environment.initrd.read_bytes()
+        digests = _digests(contents)
+        sizes = {path: len(data) for path, data in contents.items() if isinstance(data, bytes)}
+        table_size = table.seek(0, io.SEEK_END)
+        for path in (disc_files.TABLE, disc.COPY_OF_TABLE):
+            contents[path], sizes[path], digests[path] = table, table_size, table_digest
+        for index, pack in enumerate(summary.packs):
+            path = disc_files.pack_file(index)
+            contents[path] = feeder.stream(index)
+            sizes[path], digests[path] = pack.size, pack.digest
+        paths = [*_ordered(sizes), disc_files.MANIFEST]
+        sizes[disc_files.MANIFEST] = len(_manifest(paths, sizes, digests))
+        contents[disc_files.MANIFEST] = bytes(sizes[disc_files.MANIFEST])
+        plan = disc.plan_disc(data_set, [DiscFile(path, sizes[path]) for path in paths])
+        iso.check_room(output.parent, plan.size_limit)
+
+        def finish(made: Mapping[str, bytes]) -> Mapping[str, bytes]:
+            digests.update(_digests(made))
+            return {disc_files.MANIFEST: _manifest(paths, sizes, digests)}
+
+        with iso.replacing(output) as file:
+            iso.write_iso(
+                plan,
+                contents,
+                file,
+                hybrid_code=environment.loader("isohdpfx.bin").read_bytes(),
+                created_s=created_s,
+                finish=finish,
+                progress=progress,
+            )
+    return _result(plan, output, summary.machine, len(summary.packs))
+
+
+def _result(plan: DiscPlan, output: Path, machine: str, pack_count: int) -> BuiltDisc:
+    return BuiltDisc(
+        path=output,
+        size=output.stat().st_size,
+        boot_size=plan.boot_size,
+        data_set=plan.set_id,
+        machine=machine,
+        pack_count=pack_count,
+        file_count=len(plan.files),
+    )
+
+
+def _ordered(sizes: Mapping[str, int]) -> list[str]:
+    """Return the paths in the order they lie on the disc; see imagebuilder.disc."""
+    last = (disc.COPY_OF_KEY_FILE, disc.COPY_OF_TABLE)
+    packs = [path for path in sizes if path.startswith("objects/")]
+    boot = [path for path in sizes if path.startswith(("boot/", "isolinux/", ".disk/"))]
+    rest = [path for path in sizes if path not in {*last, *packs, *boot}]
+    return [*boot, *rest, *packs, *last]
+
+
+def _digests(contents: Mapping[str, Source] | Mapping[str, bytes]) -> dict[str, bytes]:
+    return {
+        path: hashlib.sha256(data).digest()
+        for path, data in contents.items()
+        if isinstance(data, bytes)
+    }
+
+
+def _manifest(
+    paths: Sequence[str], sizes: Mapping[str, int], digests: Mapping[str, bytes]
+) -> bytes:
+    """Return manifest.json: its size depends on paths and sizes only."""
+    return build_manifest(
+        [
+            ManifestFile(path, sizes[path], digests[path])
+            for path in paths
+            if path != disc_files.MANIFEST
+        ]
+    )
+
+
+def _copy_table(source: DataSource, data_set: str, target: BinaryIO) -> bytes:
+    """Copy a data set's table; return its SHA-256."""
+    digest = hashlib.sha256()
+    with source.open_table(data_set) as table:
+        while data := table.read(iso.COPY_SIZE):
+            digest.update(data)
+            target.write(data)
+    target.seek(0)
+    return digest.digest()
+
+
+class _PackFeeder:
+    """Fetches packs in order, a little ahead of the writer, each checked against its digest."""
+
+    def __init__(self, source: DataSource) -> None:
+        self.packs: Sequence[PackInfo] = ()
+        self._source = source
+        self._executor = ThreadPoolExecutor(PACKS_AHEAD)
+        self._fetched: dict[int, Future[bytes]] = {}
+
+    def __enter__(self) -> _PackFeeder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+    def stream(self, index: int) -> BinaryIO:
+        """Return a stream of pack `index` that fetches it when it is first read."""
+        return _PackStream(self, index)
+
+    def take(self, index: int) -> bytes:
+        """Return pack `index` and start fetching those behind it."""
+        for ahead in range(index, min(index + 1 + PACKS_AHEAD, len(self.packs))):
+            if ahead not in self._fetched:
+                self._fetched[ahead] = self._executor.submit(self._fetch, ahead)
+        return self._fetched.pop(index).result()
+
+    def _fetch(self, index: int) -> bytes:
+        pack = self.packs[index]
+        data = self._source.read_pack(pack.digest, 0, pack.size)
+        if len(data) != pack.size or hashlib.sha256(data).digest() != pack.digest:
+            raise DamagedError(f"pack {pack.digest.hex()}", "is damaged in the repository")
+        return data
+
+
+class _PackStream(io.RawIOBase, BinaryIO):
+    """One pack as a file: held in memory from the first byte read to the last."""
+
+    def __init__(self, feeder: _PackFeeder, index: int) -> None:
+        self._feeder = feeder
+        self._index = index
+        self._position = 0
+        self._data = b""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        assert whence == io.SEEK_SET, "pycdlib seeks from the start only"
+        self._position = offset
+        return offset
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        if not self._data:
+            self._data = self._feeder.take(self._index)
+        end = len(self._data) if size < 0 else self._position + size
+        data = self._data[self._position : end]
+        self._position += len(data)
+        if self._position >= len(self._data):
+            self._data = b""
+        return data
