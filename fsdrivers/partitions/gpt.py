@@ -349,6 +349,8 @@ def _place_protective(
                 sectors = places[old_lbas[end]][0] // sector_size - entry.start_lba
             elif end >= covered - 1 and entry.sectors != LAST_MBR_LBA:
                 sectors = min(disk_sectors - entry.start_lba, LAST_MBR_LBA)
+            if sectors <= 0:  # nonsense was recorded: make it as it should be
+                entry, sectors = PROTECTIVE_ENTRY, min(disk_sectors - 1, LAST_MBR_LBA)
             slots.append(_resize_protective(entry, geometry, sectors))
         elif entry.is_used and entry.start_lba in old_lbas:
             start, size = places[old_lbas[entry.start_lba]]
