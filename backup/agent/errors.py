@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors of the backup agent.
 
-    AgentError
-    ├── NotRecoverableError     the machine could not be recovered whole; carries every problem
-    ├── NoSourceError           nothing to back up was found or given
-    └── WorkerError             a packing process ended before its work was done
+AgentError
+├── NotRecoverableError     the machine could not be recovered whole; carries every problem
+├── NoSourceError           nothing to back up was found or given
+└── WorkerError             a packing process ended before its work was done
 """
 
 from __future__ import annotations

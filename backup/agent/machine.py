@@ -86,9 +86,7 @@ def read_machine(root: str = "/") -> Machine:
         if disk.is_removable and not disk.devices() & mounted and not names & swap_devices:
             continue
         disks.append(disk)
-    return Machine(
-        tuple(disks), mounts, swap_files, read_system(root), os.path.join(root, "dev")
-    )
+    return Machine(tuple(disks), mounts, swap_files, read_system(root), os.path.join(root, "dev"))
 
 
 def read_system(root: str = "/") -> dict[str, str]:

@@ -10,7 +10,7 @@ class Progress(Protocol):
     """Told from the main process only, some ten times a second at most while packing."""
 
     def start(self, phase: str, total_objects: int, total_bytes: int) -> None:
-        """Begin `phase`: "inspect", "compare", "scan", "send" or "commit"; a total of 0 is unknown."""
+        """Begin "compare", "scan", "send" or "commit"; a total of 0 is unknown."""
         ...
 
     def advance(self, objects: int, size: int, path: str) -> None:

@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One backup: get the remote data set, compute the local one, send what differs, commit.
+
+    1  inspect   refuse what could not be recovered, before anything is sent
+    2  compare   read the previous data set, and the indexes of packs left by an interrupted run
+    3  scan      list all objects; those unchanged are taken over unread
+    4  send      read, hash, compress, seal and store the rest, in forked processes
+    5  commit    write the object table; the repository drops what no data set lists
+
+Until the commit the last data set stays as it is, whatever happens.
+
+Source: EP1168174A1 [0038] to [0048].
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from backup.agent.errors import NoSourceError, NotRecoverableError, Problem
+from backup.agent.exclusions import compile_exclusions
+from backup.agent.local_set import LocalSet
+from backup.agent.previous import PreviousSet, give_up_packs, thin_packs
+from backup.agent.progress import NoProgress, Progress
+from backup.agent.remote import load_previous, read_pending
+from backup.agent.result import BackupOptions, BackupResult
+from backup.agent.sending import Sender, Sent
+from backup.agent.sources import Source
+from backup.objects.identification import identification
+from backup.objects.keys import MasterKey
+from backup.objects.model import (
+    BackupObject,
+    LabelObject,
+    NodeObject,
+    ObjectKind,
+    Piece,
+    SecurityObject,
+)
+from backup.objects.pack import PackInfo
+from backup.objects.table import TableWriter
+from backup.repository import Repository
+
+TABLE_IN_MEMORY = 200_000  # objects; the table of a larger set goes through a file
+
+
+def run_backup(
+    repository: Repository,
+    master: MasterKey,
+    machine: str,
+    sources: Sequence[Source],
+    options: BackupOptions | None = None,
+    progress: Progress | None = None,
+) -> BackupResult:
+    """Back up `sources` as a new data set of `machine` and return what was done.
+
+    Args:
+        repository: of the user; may be used by forked processes meanwhile.
+        master: the user's master key.
+        machine: name of the machine.
+        sources: inspected and closed here.
+        options: by default nothing raw, nothing excluded.
+        progress: told what goes on.
+
+    Raises:
+        NotRecoverableError: something on the sources could not be restored; nothing was sent.
+        NoSourceError: there are no sources.
+        RepositoryError: the repository refused something or cannot be reached.
+        WorkerError: a packing process ended early.
+    """
+    run = _Run(repository, master, machine, options or BackupOptions(), progress or NoProgress())
+    try:
+        with _paused_collector():
+            return run.run(sources)
+    finally:
+        for source in sources:
+            source.close()
+
+
+class _Run:
+    """The state of one backup."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        master: MasterKey,
+        machine: str,
+        options: BackupOptions,
+        progress: Progress,
+    ) -> None:
+        self.repository = repository
+        self.master = master
+        self.machine = machine
+        self.options = options
+        self.progress = progress
+        self.result = BackupResult()
+        self.started_ns = time.time_ns()
+        self._mark = self._start = time.perf_counter()
+
+    def run(self, sources: Sequence[Source]) -> BackupResult:
+        """Do all five steps."""
+        if not sources:
+            raise NoSourceError("there is no disk to back up")
+        self._inspect(sources)
+        previous, generation = self._compare()
+        local = LocalSet(self.master, previous)
+        packs = list(previous.packs)
+        known = previous.pieces
+        pending = read_pending(self.repository, self.master, self.machine, len(packs))
+        packs += pending.packs
+        for piece in pending.pieces:
+            known.setdefault(piece.content_id, piece)
+        self._end_phase("compare")
+        self._scan(sources, local)
+        sender = Sender(
+            self.repository, self.master, self.machine, local, packs, known, self.progress
+        )
+        sent = sender.run(self.options.workers, self.options.level)
+        self._end_phase("send")
+        system = {key: value for source in sources for key, value in source.system().items()}
+        self._commit(local, sent, previous, generation, {**system, **self.options.system})
+        self._end_phase("commit")
+        self.result.duration_s = time.perf_counter() - self._start
+        return self.result
+
+    def _inspect(self, sources: Sequence[Source]) -> None:
+        """Refuse the machine if anything on it could not be restored."""
+        problems: list[Problem] = []
+        for source in sources:
+            problems += source.inspect(allow_raw=self.options.allow_raw)
+        if problems:
+            raise NotRecoverableError(problems)
+        self._end_phase("inspect")
+
+    def _compare(self) -> tuple[PreviousSet, int]:
+        """Read the previous data set; return it with the generation of the new one."""
+        self.progress.start("compare", 0, 0)
+        data_sets = self.repository.data_sets(self.machine)
+        last = data_sets[-1] if data_sets else None
+        previous, note = load_previous(self.repository, self.master, last)
+        if note:
+            self.result.notes.append(note)
+        give_up_packs(previous, thin_packs(previous))
+        return previous, last.generation + 1 if last else 1
+
+    def _scan(self, sources: Sequence[Source], local: LocalSet) -> None:
+        """List all objects."""
+        self.progress.start("scan", local.previous.node_count, 0)
+        is_excluded = compile_exclusions(self.options.exclude)
+        for source in sources:
+            source.scan(local, is_excluded)
+        self._end_phase("scan")
+
+    def _commit(
+        self,
+        local: LocalSet,
+        sent: Sent,
+        previous: PreviousSet,
+        generation: int,
+        system: dict[str, str],
+    ) -> None:
+        """Sign what is not signed yet, write the table and make the data set."""
+        self.progress.start("commit", len(local.objects), 0)
+        objects = list(_iter_kept(local, sent.lost))
+        packs = _compact_packs(objects, sent.packs)
+        for obj in objects:
+            if not isinstance(obj, NodeObject | SecurityObject):
+                local.sign(obj)
+        self._count(local, objects, previous)
+        in_memory = len(objects) <= TABLE_IN_MEMORY
+        with contextlib.ExitStack() as stack:
+            stream = io.BytesIO() if in_memory else None
+            file = None if in_memory else stack.enter_context(tempfile.NamedTemporaryFile())
+            writer = TableWriter(
+                self.master,
+                stream or file,  # type: ignore[arg-type]
+                machine=self.machine,
+                created_ns=self.started_ns,
+                generation=generation,
+                system=dict(system),
+                options=_plain_options(self.options),
+            )
+            add = writer.add
+            for obj in objects:
+                add(obj)
+            writer.finish(packs)
+            table: bytes | Path
+            if stream is not None:
+                table = stream.getvalue()
+            else:
+                assert file is not None, "a table is in memory or in a file"
+                file.flush()
+                table = Path(file.name)
+            info = self.repository.commit(
+                self.machine,
+                table,
+                [pack.digest for pack in packs],
+                self.options.keep,
+                parent=previous.id or None,
+            )
+        result = self.result
+        result.data_set = info
+        result.bytes_read = sent.bytes_read
+        result.bytes_sent = sent.bytes_sent + info.table_size
+        result.packs_sent = sent.packs_sent
+        result.warnings += local.warnings
+        result.notes += local.notes
+        result.missing += local.missing
+
+    def _count(
+        self, local: LocalSet, objects: Sequence[BackupObject], previous: PreviousSet
+    ) -> None:
+        """Say what is new, changed, unchanged and removed against the previous set."""
+        result = self.result
+        result.objects = len(objects)
+        result.size = sum(
+            obj.size for obj in objects if type(obj) is NodeObject and obj.kind is ObjectKind.FILE
+        )
+        result.unchanged, result.changed = local.unchanged, local.changed
+        for place, signature in local.former.items():
+            if local.objects[place].signature == signature:
+                result.unchanged += 1
+            else:
+                result.changed += 1
+        left = {
+            (old.volume, previous.directories.get(old.parent), old.name)
+            for old in previous.iter_left()
+        }
+        by_path = {(parent, name) for _, parent, name in left}
+        replaced = 0
+        for place in local.fresh:
+            node = local.objects[place]
+            assert isinstance(node, NodeObject), "only nodes are fresh"
+            parent = local.lookup(node.parent) if node.parent else None
+            source = parent.source_number if isinstance(parent, NodeObject) else None
+            replaced += (source, node.name) in by_path
+        result.changed += replaced
+        result.new += len(local.fresh) - replaced
+        result.removed = len(left) - replaced
+        signatures = dict(previous.signatures)
+        for obj in objects:
+            if isinstance(obj, NodeObject):
+                continue
+            old = signatures.pop(identification(obj, local.lookup), None)
+            if old is None:
+                result.new += 1
+            elif old == obj.signature:
+                result.unchanged += 1
+            else:
+                result.changed += 1
+        result.removed += len(signatures)
+
+    def _end_phase(self, name: str) -> None:
+        """Note how long a phase took."""
+        now = time.perf_counter()
+        self.result.phases_s[name] = now - self._mark
+        self._mark = now
+
+
+def _iter_kept(local: LocalSet, lost: set[int]) -> Iterator[BackupObject]:
+    """Yield the objects of the set: all but those lost, and names and markers of those."""
+    if not lost:
+        yield from local.objects
+        return
+    for obj in local.objects:
+        if obj.number in lost:
+            continue
+        if getattr(obj, "target_number", 0) in lost and isinstance(obj, NodeObject):
+            continue
+        if obj.kind is ObjectKind.MARKER and getattr(obj, "target", 0) in lost:
+            continue
+        yield obj
+
+
+def _compact_packs(
+    objects: Sequence[BackupObject], packs: Sequence[PackInfo | None]
+) -> list[PackInfo]:
+    """Number the packs anew so that only those in use are left; return them."""
+    used: set[int] = set()
+    for obj in objects:
+        if type(obj) is NodeObject:
+            for piece in obj.pieces:
+                used.add(piece[3])
+        elif not isinstance(obj, LabelObject | SecurityObject | NodeObject):
+            used.update(piece.pack for piece in obj.pieces)
+    kept = [index for index in range(len(packs)) if index in used]
+    numbers = {index: number for number, index in enumerate(kept)}
+    if any(index != number for index, number in numbers.items()):
+        for obj in objects:
+            if not isinstance(obj, LabelObject | SecurityObject) and obj.pieces:
+                obj.pieces = tuple(_moved(piece, numbers) for piece in obj.pieces)
+    listed = []
+    for index in kept:
+        pack = packs[index]
+        assert pack is not None, "pieces lie in packs that were sent"
+        listed.append(pack)
+    return listed
+
+
+def _moved(piece: Piece, numbers: dict[int, int]) -> Piece:
+    """Return a piece with the new number of its pack."""
+    number = numbers[piece.pack]
+    return piece if number == piece.pack else piece._replace(pack=number)
+
+
+def _plain_options(options: BackupOptions) -> dict[str, bool | int | str | bytes | list | None]:
+    """Return the options that a reader of the set may want to know."""
+    return {"allow_raw": options.allow_raw, "exclude": list(options.exclude)}
+
+
+@contextlib.contextmanager
+def _paused_collector() -> Iterator[None]:
+    """Keep the cyclic garbage collector from visiting all objects again and again.
+
+    Measured: half the time of reading a table of 50,000 objects.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

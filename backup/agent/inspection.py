@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looks at a disk and decides how each of its partitions is kept, or why it cannot be.
+
+Kept by a driver: what `fsdrivers` can read and lay out.  Kept as a raw image: BIOS boot, PReP
+and Microsoft reserved partitions, other small ones that nobody recognises, and everything else
+only when the user allows it.  Kept as nothing but its size: partitions of zeros.  All problems
+of a disk are found in one go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from backup.agent.errors import Problem
+from backup.agent.readers import any_nonzero
+from backup.objects.content import PIECE_SIZE
+from fsdrivers import TYPES, open_volume, probe
+from fsdrivers.device import Device
+from fsdrivers.errors import DeviceError, FilesystemError
+from fsdrivers.partitions import PartitionEntry, PartitionTable, open_partition, read_table
+from fsdrivers.volume import Volume
+
+SMALL_SIZE = 64 << 20  # bytes; what nobody recognises is kept raw up to here
+CHECKED_SIZE = 16 << 30  # bytes of a partition that are read in full to find it empty
+SAMPLE_STEP = 64 << 20  # bytes between the samples of a larger one
+RAW, EMPTY, UNKNOWN = "raw", "empty", "unknown"
+
+# GPT types whose content is boot code or nothing, whatever a probe makes of it.
+# Source: UEFI 2.10, 5.3.3; GNU GRUB manual, BIOS installation; PowerPC Reference Platform.
+RAW_GPT_TYPES = frozenset(
+    {
+        "21686148-6449-6E6F-744E-656564454649",  # BIOS boot
+        "9E1A2D38-C612-4316-AA26-8B49521E5A8B",  # PReP boot
+        "E3C9E316-0B5C-4DB8-817D-F92DF00215AE",  # Microsoft reserved
+    }
+)
+RAW_MBR_TYPES = frozenset({"41"})  # PReP boot
+
+REASONS = {
+    "lvm2": "it is an LVM physical volume",
+    "mdraid": "it is a member of a Linux RAID array",
+    "dmraid": "it is a member of a firmware RAID array",
+    "luks": "it is encrypted with LUKS",
+    "bitlocker": "it is encrypted with BitLocker",
+    "bcache": "it belongs to bcache",
+    UNKNOWN: "its content is of no known type",
+}
+_HINT = "rebuildkit cannot restore that yet"
+
+
+@dataclass(slots=True)
+class Partition:
+    """One partition, or a whole disk without a table, and how it is kept."""
+
+    number: int
+    device: Device
+    type: str  # of the driver; "raw" or "empty"
+    volume: Volume | None = None
+    entry: PartitionEntry | None = None
+
+
+@dataclass(slots=True)
+class InspectedDisk:
+    """A disk with its table and its partitions."""
+
+    name: str
+    device: Device
+    table: PartitionTable
+    partitions: list[Partition] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+OpenPartition = Callable[[PartitionTable, int], Device]
+
+
+def inspect_disk(
+    name: str,
+    device: Device,
+    *,
+    allow_raw: bool = False,
+    open_device: OpenPartition | None = None,
+) -> InspectedDisk:
+    """Look at everything on a disk.  Damage and refusals become problems, never exceptions.
+
+    Args:
+        name: of the disk, for the object table and for messages.
+        device: the whole disk.
+        allow_raw: keep as raw images what would be a problem.
+        open_device: opens a partition by table and number; by default a window on `device`.
+
+    Raises:
+        DeviceError: the disk cannot even be read at its start.
+    """
+    try:
+        table = read_table(device)
+    except FilesystemError as error:
+        disk = InspectedDisk(name, device, PartitionTable("none", "", device.sector_size, 0))
+        disk.problems.append(Problem(name, f"its partition table is damaged: {error}"))
+        return disk
+    disk = InspectedDisk(name, device, table)
+    disk.notes += [f"{name}: {problem}" for problem in table.problems]
+    for entry, number in _iter_places(table):
+        if number and disk.name[-1:].isdigit():
+            label = f"{name}p{number}"
+        else:
+            label = f"{name}{number}" if number else name
+        try:
+            opened = (
+                open_device(table, number) if open_device else open_partition(device, table, number)
+            )
+            disk.partitions.append(_decide(number, opened, entry, allow_raw))
+        except FilesystemError as error:
+            disk.problems.append(Problem(label, str(error)))
+        except DeviceError as error:
+            disk.problems.append(Problem(label, f"it cannot be read: {error}"))
+        except _RefusedError as refusal:
+            disk.problems.append(Problem(label, refusal.reason))
+    return disk
+
+
+class _RefusedError(Exception):
+    """Internal: why one partition cannot be kept."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def _iter_places(table: PartitionTable) -> Iterator[tuple[PartitionEntry | None, int]]:
+    """Yield the partitions that hold something of their own."""
+    if table.scheme == "none":
+        yield None, 0
+    for entry in table.entries:
+        if not entry.is_extended and entry.size:
+            yield entry, entry.number
+
+
+def _decide(
+    number: int, device: Device, entry: PartitionEntry | None, allow_raw: bool
+) -> Partition:
+    """Decide how a partition is kept, or raise _RefusedError."""
+    if entry is not None and (entry.type in RAW_GPT_TYPES or entry.type in RAW_MBR_TYPES):
+        return Partition(number, device, RAW, entry=entry)
+    type = probe(device)
+    if type == EMPTY:
+        if is_all_zeros(device):
+            return Partition(number, device, EMPTY, entry=entry)
+        type = UNKNOWN
+    reason = REASONS.get(type, f"it holds {type}, which has no driver yet")
+    if type in TYPES:
+        try:
+            return Partition(number, device, type, open_volume(device), entry)
+        except FilesystemError as error:
+            reason = f"its {type} cannot be read: {error}"
+    if allow_raw or (type == UNKNOWN and device.size <= SMALL_SIZE and number):
+        return Partition(number, device, RAW, entry=entry)
+    raise _RefusedError(f"{reason}; {_HINT} (--allow-raw keeps it as an image)")
+
+
+def is_all_zeros(device: Device) -> bool:
+    """Return whether a device holds nothing but zeros; very large ones are sampled."""
+    step = PIECE_SIZE if device.size <= CHECKED_SIZE else SAMPLE_STEP
+    for start, length in device.iter_data(0, device.size):
+        for position in range(start, start + length, step):
+            count = min(PIECE_SIZE, start + length - position)
+            if any_nonzero(device.read(position, count)):
+                return False
+    return True

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The local data set in the making: objects in table order, and what of them is to be read.
+
+Sources add disks, volumes and nodes; an object that the previous data set has unchanged is
+taken over from there with its pieces, and is not read.  Everything else becomes `Work`, to be
+packed later, in the order of the walk: that is the order of the packs, and of restoring.
+
+Source: EP1168174A1 [0041] to [0044].  No I/O but what a reader does to map large files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+from backup.agent.previous import PreviousSet, PreviousVolume, no_previous
+from backup.agent.regions import Ranges, group_pieces, iter_pieces
+from backup.objects.content import PIECE_SIZE, SecuritySets, Signer
+from backup.objects.keys import MasterKey
+from backup.objects.model import (
+    BackupObject,
+    DiskObject,
+    LabelObject,
+    MarkerObject,
+    NodeObject,
+    ObjectKind,
+    Region,
+    VolumeObject,
+)
+from fsdrivers.volume import Node
+
+SLICE_SIZE = 8 * PIECE_SIZE  # bytes of content that one worker packs at a time
+SLICE_COUNT = 4096  # files in one slice at most
+
+Xattrs = tuple[tuple[bytes, bytes], ...]
+
+
+class Facts(NamedTuple):
+    """What an open file says of itself when it is read, where that may differ from the scan."""
+
+    size: int
+    mode: int
+    uid: int
+    gid: int
+    modified_ns: int
+    accessed_ns: int
+    changed_ns: int
+    flags: int
+    created_ns: int | None
+
+
+class Loaded(NamedTuple):
+    """Content in memory: a copy that nobody changes while it is hashed and sealed."""
+
+    chunks: list[tuple[int, bytes]]  # offset, up to one piece
+    regions: tuple[Region, ...] | None
+    facts: Facts | None = None
+    warning: str = ""  # why this content may be no single state of the file
+
+
+class Reader(Protocol):
+    """Reads the content of what one source added.  Used in the processes forked later."""
+
+    def map(self, obj: BackupObject, node: Node | None) -> tuple[Region, ...] | None:
+        """Return the regions of a large file; None when it is dense."""
+        ...
+
+    def load(self, obj: BackupObject, node: Node | None, ranges: Ranges | None) -> Loaded:
+        """Return content: all of it, or the given ranges, each at most one piece long.
+
+        Raises:
+            OSError, FilesystemError: it cannot be read.
+            FileNotFoundError: it is gone.
+        """
+        ...
+
+
+class Work(NamedTuple):
+    """Content to be read and packed: that of a file, or a part of a large one."""
+
+    place: int  # index of the object in `LocalSet.objects`
+    reader: int  # index in `LocalSet.readers`
+    node: Node | None  # what the reader's driver calls it
+    ranges: Ranges | None  # None: all of it
+    size: int  # bytes, at most
+
+
+class LocalSet:
+    """Objects get consecutive numbers from 1, so object `n` is `objects[n - 1]`."""
+
+    def __init__(self, master: MasterKey, previous: PreviousSet | None = None) -> None:
+        self.previous = previous or no_previous()
+        self.objects: list[BackupObject] = []
+        self.work: list[Work] = []
+        self.readers: list[Reader] = []
+        self.parts: dict[int, int] = {}  # object index -> number of its works, where several
+        self.warnings: list[str] = []
+        self.notes: list[str] = []
+        self.missing = 0  # objects that could not be read, those of `warnings` among them
+        self.unchanged = 0
+        self.changed = 0
+        self.former: dict[int, bytes] = {}  # object index -> signature in the previous set
+        self.fresh: list[int] = []  # indexes of nodes whose inode the previous set has not
+        self.signer = Signer(master, self.lookup)
+        self._securities = SecuritySets(self.next_number)
+        self._security_numbers: dict[Xattrs, int] = {(): 0}
+
+    def lookup(self, number: int) -> BackupObject:
+        """Return the object with that number."""
+        return self.objects[number - 1]
+
+    def next_number(self) -> int:
+        """Return the number that the next object gets."""
+        return len(self.objects) + 1
+
+    def add_reader(self, reader: Reader) -> int:
+        """Keep a reader for the works to come; return its index."""
+        self.readers.append(reader)
+        return len(self.readers) - 1
+
+    def add(self, obj: DiskObject | VolumeObject | LabelObject | MarkerObject) -> None:
+        """Append an object that got `next_number`; it is signed when all its content is known."""
+        assert obj.number == self.next_number(), "objects are added in the order of their numbers"
+        self.objects.append(obj)
+
+    def add_pieces(self, index: int, reader: int, pieces: Iterable[tuple[int, int]]) -> None:
+        """Have the content at these places of an object read, in works of one slice at most."""
+        count = 0
+        for ranges in group_pieces(pieces, SLICE_SIZE):
+            size = sum(length for _, length in ranges)
+            self.work.append(Work(index, reader, None, ranges, size))
+            count += 1
+        if count > 1:
+            self.parts[index] = count
+
+    def add_content(self, obj: NodeObject, reader: int, node: Node | None) -> None:
+        """Have a file's content read.
+
+        Raises:
+            OSError, FilesystemError: it is large and cannot be mapped.
+        """
+        index, size = obj.number - 1, obj.size
+        if size <= SLICE_SIZE:
+            self.work.append(Work(index, reader, node, None, size))
+            return
+        obj.regions = self.readers[reader].map(obj, node)
+        count = 0
+        for ranges in group_pieces(iter_pieces(obj.regions, size), SLICE_SIZE):
+            total = sum(length for _, length in ranges)
+            self.work.append(Work(index, reader, node, ranges, total))
+            count += 1
+        if count > 1:
+            self.parts[index] = count
+        elif not count:
+            self.sign(obj)
+
+    def security_number(self, xattrs: Xattrs) -> int:
+        """Return the number of the object with these attributes, adding it where it is new."""
+        number = self._security_numbers.get(xattrs)
+        if number is None:
+            security, is_new = self._securities.share(xattrs)
+            if is_new:
+                security.signature = self.signer.signature_of(security)
+                self.objects.append(security)
+            number = self._security_numbers[xattrs] = security.number
+        return number
+
+    def sign(self, obj: BackupObject) -> None:
+        """Give an object whose attributes and content are final its signature."""
+        obj.signature = self.signer.signature_of(obj)
+
+
+class TreeScan:
+    """The nodes of one volume on their way into the local set.
+
+    `seen` has the object numbers of directories and of objects with several names, by source
+    number.
+    """
+
+    def __init__(self, local: LocalSet, volume: VolumeObject, reader: int) -> None:
+        self.local = local
+        self.volume = volume.number
+        self.reader = reader
+        self.seen: dict[int, int] = {}
+        self.paths: dict[int, bytes] = {}  # of directories by object number, if anyone asks
+        self.previous: PreviousVolume = local.previous.take_volume(volume)
+
+    def add_link(self, first: int, parent: int, name: bytes, source: int) -> None:
+        """Add a further name of object `first`."""
+        local = self.local
+        old = self.previous.links.pop((source, name), None)
+        number = local.next_number()
+        link = NodeObject(
+            number,
+            ObjectKind.HARD_LINK,
+            self.volume,
+            parent,
+            name,
+            source_number=source,
+            target_number=first,
+        )
+        local.objects.append(link)
+        local.sign(link)
+        if old is None:
+            local.fresh.append(number - 1)
+        elif old.signature == link.signature:
+            local.unchanged += 1
+        else:
+            local.changed += 1
+
+    def add_new(self, obj: NodeObject, old: NodeObject | None, node: Node | None) -> None:
+        """Add a node that has to be read or signed; `old` is its former state, if there is one."""
+        local = self.local
+        local.objects.append(obj)
+        if old is None:
+            local.fresh.append(obj.number - 1)
+        else:
+            local.former[obj.number - 1] = old.signature
+        if obj.kind == ObjectKind.FILE and obj.size:
+            local.add_content(obj, self.reader, node)
+        else:
+            local.sign(obj)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds out which operating system is on the volumes of a disk that is not running.
+
+Source: EP1168174A1 claim 7 (type and release are read back at recovery); os-release(5) for
+where Linux says it.
+"""
+
+from __future__ import annotations
+
+from backup.agent.inspection import InspectedDisk
+from backup.agent.local_set import LocalSet
+from backup.agent.machine import parse_os_release
+from backup.objects.model import NodeObject, ObjectKind, VolumeObject
+from fsdrivers.errors import DeviceError, FilesystemError
+from fsdrivers.volume import Kind, Node
+
+EFI_SYSTEM = ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "ef")  # GPT and MBR type
+OS_RELEASE = ((b"etc", b"os-release"), (b"usr", b"lib", b"os-release"))
+MAXIMUM_SIZE = 64 << 10
+
+
+def find_system(local: LocalSet, disk: InspectedDisk) -> dict[str, str]:
+    """Return what the scanned volumes of `disk` say: firmware, name and release of the system."""
+    has_esp = any(entry.type in EFI_SYSTEM for entry in disk.table.entries)
+    system = {"firmware": "uefi" if has_esp else "bios"}
+    volumes = {p.number: p.volume for p in disk.partitions if p.volume is not None}
+    for node in _find_nodes(local):
+        obj = local.lookup(node.volume)
+        assert isinstance(obj, VolumeObject), "nodes are on volumes"
+        volume = volumes.get(obj.partition)
+        if volume is None or volume.uuid != obj.uuid:
+            continue
+        asked = Node(node.source_number, Kind.FILE, size=node.size)
+        try:
+            data = volume.read(asked, 0, min(node.size, MAXIMUM_SIZE))
+        except (FilesystemError, DeviceError):
+            continue
+        if found := parse_os_release(data):
+            return {"kernel": "Linux", **system, **found}
+    return system
+
+
+def _find_nodes(local: LocalSet) -> list[NodeObject]:
+    """Return the files at the well-known places of every volume, in one pass over the set."""
+    names = {name for path in OS_RELEASE for name in path}
+    paths: dict[int, tuple[bytes, ...]] = {}
+    found = []
+    for obj in local.objects:
+        if type(obj) is not NodeObject:
+            continue
+        if not obj.parent:
+            paths[obj.number] = ()
+        elif obj.name in names and obj.parent in paths:
+            path = (*paths[obj.parent], obj.name)
+            if obj.kind == ObjectKind.DIRECTORY:
+                paths[obj.number] = path
+            elif obj.kind == ObjectKind.FILE and path in OS_RELEASE:
+                found.append(obj)
+    return found

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a packing process does with a slice of the work: read, hash, compress, seal, send.
+
+Nothing is sent twice: content whose id is known (from the previous data set, from packs that an
+interrupted run left, from other slices of this run) is only named.  The answer is plain data
+that `marshal` can carry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from blake3 import blake3
+
+from backup.agent.local_set import SLICE_SIZE, Loaded, LocalSet
+from backup.objects.content import PIECE_SIZE
+from backup.objects.keys import MasterKey
+from backup.objects.pack import PackWriter
+from fsdrivers.errors import FilesystemError
+
+# offset, length, content id, pack offset (-1: known already), sealed length
+SentPiece = tuple[int, int, bytes, int, int]
+# place in the work, pieces, regions, facts, warning, and why it failed ("" if it did not)
+Outcome = tuple[
+    int,
+    list[SentPiece],
+    tuple[tuple[int, int, bool], ...] | None,
+    tuple[int | None, ...] | None,
+    str,
+    str,
+]
+# digest, size and salt of the pack (None: nothing had to be sent), bytes read, outcomes
+SliceResult = tuple[tuple[bytes, int, bytes] | None, int, list[Outcome]]
+
+VANISHED = "vanished"
+KNOWN = -1
+
+
+class Packer:
+    """Packs slices in one process, with buffers that serve one slice after the other.
+
+    Args:
+        master: the master key.
+        local: the local set as it was when the process was forked.
+        known: ids of content that needs no sending; grows.
+        send: stores a pack.
+        level: zstd level.
+    """
+
+    def __init__(
+        self,
+        master: MasterKey,
+        local: LocalSet,
+        known: set[bytes],
+        send: Callable[[bytes], None],
+        level: int,
+    ) -> None:
+        self._master = master
+        self._local = local
+        self._known = known
+        self._send = send
+        self._level = level
+        # No pack of a slice outgrows this; a writer that needs more takes memory of its own.
+        self._buffer = bytearray(SLICE_SIZE + 2 * PIECE_SIZE)
+
+    def pack(self, start: int, end: int, announced: Sequence[bytes]) -> SliceResult:
+        """Pack the works from `start` to `end`; `announced`: ids known by now."""
+        self._known.update(announced)
+        writer: PackWriter | None = None
+        placed: dict[bytes, tuple[int, int]] = {}  # content id -> place in this pack
+        outcomes: list[Outcome] = []
+        read = 0
+        for place in range(start, end):
+            loaded = self._load(place)
+            if isinstance(loaded, str):
+                outcomes.append((place, [], None, None, "", loaded))
+                continue
+            pieces: list[SentPiece] = []
+            for offset, data in loaded.chunks:
+                length = len(data)
+                read += length
+                content = blake3(data, key=self._master.content_id_key).digest()
+                if content in placed:
+                    pieces.append((offset, length, content, *placed[content]))
+                elif content in self._known:
+                    pieces.append((offset, length, content, KNOWN, 0))
+                else:
+                    if writer is None:
+                        writer = PackWriter(self._master, self._level, self._buffer)
+                    at = placed[content] = writer.add(data, content)
+                    pieces.append((offset, length, content, *at))
+            regions = loaded.regions
+            plain = None if regions is None else tuple((o, n, u) for o, n, u in regions)
+            facts = None if loaded.facts is None else tuple(loaded.facts)
+            outcomes.append((place, pieces, plain, facts, loaded.warning, ""))
+        if writer is None:
+            return None, read, outcomes
+        sealed = writer.finish()
+        self._send(bytes(sealed.data))
+        self._known.update(placed)
+        digest, size, salt = sealed.info
+        return (digest, size, salt), read, outcomes
+
+    def _load(self, place: int) -> Loaded | str:
+        """Return the content of a work, or why there is none."""
+        work = self._local.work[place]
+        reader = self._local.readers[work.reader]
+        try:
+            return reader.load(self._local.objects[work.place], work.node, work.ranges)
+        except FileNotFoundError:
+            return VANISHED
+        except (OSError, FilesystemError) as error:
+            return str(error) or type(error).__name__

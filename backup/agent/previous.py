@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The previous data set of a machine, in the form that a new run compares with.
+
+Nodes are found by the number they had at the source, so a file that was merely renamed is known
+again.  The objects are given away when they are matched: the new set goes on with the same
+instances, so that memory holds one of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from backup.objects.identification import identification
+from backup.objects.model import (
+    BackupObject,
+    LabelObject,
+    NodeObject,
+    ObjectKind,
+    Piece,
+    SecurityObject,
+    VolumeObject,
+)
+from backup.objects.pack import PackInfo
+
+LIVE_SHARE = 0.5  # of a pack; what is left of thinner ones is sent again
+
+VolumeKey = tuple[str, str, int]  # type, UUID, partition number
+
+
+@dataclass(slots=True)
+class PreviousVolume:
+    """The nodes of one volume that nothing has matched yet."""
+
+    nodes: dict[int, NodeObject] = field(default_factory=dict)  # by source number
+    links: dict[tuple[int, bytes], NodeObject] = field(default_factory=dict)  # source, name
+
+
+@dataclass(slots=True)
+class PreviousSet:
+    """What the last committed data set holds.
+
+    `directories` gives the source number of a directory by its old object number, `xattrs` the
+    attributes of a security object by its old number; `signatures` those of everything that is
+    no node, by identification.
+    """
+
+    id: str = ""
+    started_ns: int = 0  # when its scan began: what changed since may look unchanged
+    packs: list[PackInfo] = field(default_factory=list)
+    volumes: dict[VolumeKey, PreviousVolume] = field(default_factory=dict)
+    directories: dict[int, int] = field(default_factory=dict)
+    xattrs: dict[int, tuple[tuple[bytes, bytes], ...]] = field(default_factory=dict)
+    signatures: dict[bytes, bytes] = field(default_factory=dict)
+    pieces: dict[bytes, Piece] = field(default_factory=dict)  # by content id, one of each
+    stale: set[int] = field(default_factory=set)  # old numbers of nodes that must be read again
+    node_count: int = 0
+
+    def take_volume(self, volume: VolumeObject) -> PreviousVolume:
+        """Return the nodes of the same volume; who comes second finds what is left."""
+        return self.volumes.get(volume_key(volume)) or PreviousVolume()
+
+    def iter_left(self) -> Iterable[NodeObject]:
+        """Yield the nodes that nothing matched."""
+        for volume in self.volumes.values():
+            yield from volume.nodes.values()
+            yield from volume.links.values()
+
+
+def no_previous() -> PreviousSet:
+    """Return what the first backup of a machine compares with."""
+    return PreviousSet()
+
+
+def volume_key(volume: VolumeObject) -> VolumeKey:
+    """Return what tells a volume from the others of its machine, across runs."""
+    return (volume.type, volume.uuid, volume.partition)
+
+
+def index_objects(
+    objects: Iterable[BackupObject],
+    *,
+    set_id: str = "",
+    started_ns: int = 0,
+    packs: Iterable[PackInfo] = (),
+) -> PreviousSet:
+    """Sort the objects of a table for comparing.  Measured: 1.1 us an object beside decoding."""
+    previous = PreviousSet(id=set_id, started_ns=started_ns, packs=list(packs))
+    others: list[BackupObject] = []
+    by_number: dict[int, BackupObject] = {}
+    by_volume: dict[int, PreviousVolume] = {}
+    pieces, directories = previous.pieces, previous.directories
+    directory, hard_link = ObjectKind.DIRECTORY, ObjectKind.HARD_LINK
+    for obj in objects:
+        by_number[obj.number] = obj
+        if type(obj) is NodeObject:
+            kind = obj.kind
+            if kind == hard_link:
+                by_volume[obj.volume].links[obj.source_number, obj.name] = obj
+                continue
+            by_volume[obj.volume].nodes[obj.source_number] = obj
+            if kind == directory:
+                directories[obj.number] = obj.source_number
+            for piece in obj.pieces:
+                pieces[piece[2]] = piece
+            continue
+        others.append(obj)
+        if isinstance(obj, VolumeObject):
+            by_volume[obj.number] = previous.volumes.setdefault(volume_key(obj), PreviousVolume())
+    _index_others(previous, others, by_number)
+    previous.node_count = len(by_number) - len(others)
+    return previous
+
+
+def thin_packs(previous: PreviousSet) -> set[int]:
+    """Return the indexes of packs of which the data set uses less than `LIVE_SHARE`."""
+    live = [0] * len(previous.packs)
+    for piece in previous.pieces.values():
+        live[piece.pack] += piece.sealed_length
+    return {
+        index
+        for index, (size, pack) in enumerate(zip(live, previous.packs, strict=True))
+        if size < pack.size * LIVE_SHARE
+    }
+
+
+def give_up_packs(previous: PreviousSet, packs: set[int]) -> None:
+    """Have everything that lies in these packs read and sent again."""
+    if not packs:
+        return
+    previous.pieces = {
+        content: piece for content, piece in previous.pieces.items() if piece.pack not in packs
+    }
+    for volume in previous.volumes.values():
+        for node in volume.nodes.values():
+            if any(piece.pack in packs for piece in node.pieces):
+                previous.stale.add(node.number)
+
+
+def _index_others(
+    previous: PreviousSet, others: list[BackupObject], by_number: Mapping[int, BackupObject]
+) -> None:
+    """Index everything that is no node, while the old numbers still stand."""
+    for obj in others:
+        previous.signatures[identification(obj, by_number.__getitem__)] = obj.signature
+        if isinstance(obj, SecurityObject):
+            previous.xattrs[obj.number] = obj.xattrs
+        elif not isinstance(obj, LabelObject):
+            for piece in obj.pieces:
+                previous.pieces[piece.content_id] = piece

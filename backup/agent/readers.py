@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Readers of content that lies on a device: files through our drivers, and bare ranges.
+
+Both read at positions only, so that processes forked after they were made can share them.
+"""
+
+from __future__ import annotations
+
+from backup.agent.local_set import Loaded
+from backup.agent.regions import Ranges, iter_pieces, regions_of
+from backup.objects.content import PIECE_SIZE
+from backup.objects.model import BackupObject, Region
+from fsdrivers.device import Device
+from fsdrivers.volume import Node, Volume
+
+_ZEROS = bytes(PIECE_SIZE)
+
+
+class VolumeReader:
+    """Reads the files of a volume that nobody writes to meanwhile."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+
+    def map(self, obj: BackupObject, node: Node | None) -> tuple[Region, ...] | None:
+        """Return the regions of a file."""
+        assert node is not None, "files of volumes come with their node"
+        extents = self._volume.extents(node)
+        return regions_of(((e.offset, e.length, e.is_unwritten) for e in extents), node.size)
+
+    def load(self, obj: BackupObject, node: Node | None, ranges: Ranges | None) -> Loaded:
+        """Return the content of a file, or of parts of it."""
+        assert node is not None, "files of volumes come with their node"
+        regions = None
+        if ranges is None:
+            regions = self.map(obj, node)
+            ranges = tuple(iter_pieces(regions, node.size))
+        read = self._volume.read
+        return Loaded([(offset, read(node, offset, length)) for offset, length in ranges], regions)
+
+
+class DeviceReader:
+    """Reads ranges of a device; `skip_zeros` leaves out pieces that hold nothing but zeros."""
+
+    def __init__(self, device: Device, *, skip_zeros: bool) -> None:
+        self._device = device
+        self._skip_zeros = skip_zeros
+
+    def map(self, obj: BackupObject, node: Node | None) -> tuple[Region, ...] | None:
+        """Return None: a device has no holes of its own."""
+        return None
+
+    def load(self, obj: BackupObject, node: Node | None, ranges: Ranges | None) -> Loaded:
+        """Return the bytes of the given ranges."""
+        read = self._device.read
+        chunks = [(position, read(position, length)) for position, length in ranges or ()]
+        if self._skip_zeros:
+            chunks = [chunk for chunk in chunks if any_nonzero(chunk[1])]
+        return Loaded(chunks, None)
+
+
+def any_nonzero(data: bytes) -> bool:
+    """Return whether any byte is not zero; `data`: one piece at most.
+
+    Measured: 14 us for 1 MiB of zeros, where counting or stripping them takes 1500.
+    """
+    return not _ZEROS.startswith(data)

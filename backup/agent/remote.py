@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the repository has already: the previous data set, and packs of an interrupted run.
+
+Source: EP1168174A1 [0040].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from backup.agent.previous import PreviousSet, index_objects, no_previous
+from backup.objects.errors import ObjectsError
+from backup.objects.keys import MasterKey
+from backup.objects.model import Piece
+from backup.objects.pack import HEADER_SIZE, IndexEntry, PackInfo, PackReader, index_offset
+from backup.objects.preamble import PREAMBLE_SIZE
+from backup.objects.table import TableReader
+from backup.repository import DataSetInfo, Repository, RepositoryError
+from backup.repository import PackInfo as StoredPack
+
+TAIL_SIZE = 128 << 10  # bytes; holds the index of most packs
+INDEX_LENGTH_SIZE = 4
+
+
+@dataclass(slots=True)
+class PendingPacks:
+    """Packs that a run left before it could commit, and what is in them."""
+
+    packs: list[PackInfo] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
+
+
+def load_previous(
+    repository: Repository, master: MasterKey, last: DataSetInfo | None
+) -> tuple[PreviousSet, str]:
+    """Read the last data set; return it indexed, and a note if it cannot be used.
+
+    A table that is damaged or of another version costs time, not the backup: everything is
+    sent again.
+    """
+    if last is None:
+        return no_previous(), ""
+    try:
+        with repository.open_table(last.id) as stream:
+            reader = TableReader(master, stream)
+            objects = list(reader)
+            summary = reader.summary
+    except ObjectsError as error:
+        previous = no_previous()
+        previous.id = last.id
+        return previous, f"the previous data set cannot be compared with: {error}"
+    return (
+        index_objects(objects, set_id=last.id, started_ns=summary.created_ns, packs=summary.packs),
+        "",
+    )
+
+
+def read_pending(
+    repository: Repository, master: MasterKey, machine: str, first: int
+) -> PendingPacks:
+    """Read the indexes of packs that are stored but in no data set.
+
+    Args:
+        repository: has the packs.
+        master: the master key.
+        machine: whose packs.
+        first: index in the new data set's list that the first of them gets.
+    """
+    pending = PendingPacks()
+    for stored in repository.pending_packs(machine):
+        try:
+            salt, entries = _read_index(repository, master, stored)
+        except (ObjectsError, RepositoryError):
+            continue  # not of this key, or damaged: its content is sent again
+        number = first + len(pending.packs)
+        pending.packs.append(PackInfo(stored.digest, stored.size, salt))
+        pending.pieces += [
+            Piece(0, entry.length, entry.content_id, number, entry.pack_offset, entry.sealed_length)
+            for entry in entries
+        ]
+    return pending
+
+
+def _read_index(
+    repository: Repository, master: MasterKey, stored: StoredPack
+) -> tuple[bytes, list[IndexEntry]]:
+    """Return the salt of a stored pack, and the pieces it lists."""
+    size = stored.size
+    header = repository.read_pack(stored.digest, 0, HEADER_SIZE)
+    reader = PackReader.from_header(master, header)
+    start = max(0, size - TAIL_SIZE)
+    tail = repository.read_pack(stored.digest, start, size - start)
+    offset = index_offset(tail[-INDEX_LENGTH_SIZE:], size)
+    if offset < start:
+        tail = repository.read_pack(stored.digest, offset, size - offset)
+        start = offset
+    index = memoryview(tail)[offset - start : -INDEX_LENGTH_SIZE]
+    return header[PREAMBLE_SIZE:HEADER_SIZE], reader.open_index(index, offset)

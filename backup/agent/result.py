@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a backup is asked to do, and what it says it did."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+from backup.repository import DataSetInfo
+
+DEFAULT_KEEP = 7  # data sets of a machine that stay on the server
+
+
+@dataclass(frozen=True, slots=True)
+class BackupOptions:
+    """How a backup is to be made.
+
+    Attributes:
+        allow_raw: keep what no driver can read as raw partitions instead of refusing it.
+        exclude: paths and patterns left out with everything below them, see `agent.exclusions`.
+        keep: data sets of the machine that stay, the new one among them.
+        workers: packing processes; 0 for one per processor.
+        level: zstd level of the packs.
+        system: identification of the operating system, if the sources cannot tell.
+    """
+
+    allow_raw: bool = False
+    exclude: tuple[bytes, ...] = ()
+    keep: int = DEFAULT_KEEP
+    workers: int = 0
+    level: int = 3
+    system: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class BackupResult:
+    """What a backup did.  Sizes in bytes, counts in objects."""
+
+    data_set: DataSetInfo | None = None
+    objects: int = 0
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    size: int = 0  # content of all objects, holes left out
+    bytes_read: int = 0  # from the sources, contents only
+    bytes_sent: int = 0  # packs and table
+    packs_sent: int = 0
+    duration_s: float = 0.0
+    phases_s: dict[str, float] = field(default_factory=dict)
+    missing: int = 0  # objects left out because they could not be read
+    warnings: list[str] = field(default_factory=list)  # missing, or changed while being read
+    notes: list[str] = field(default_factory=list)  # worth saying, nothing is missing
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether something is not in the data set that should be."""
+        return self.missing > 0
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain data for JSON."""
+        fields: dict[str, object] = asdict(self)
+        fields["is_partial"] = self.is_partial
+        return fields

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Has the work of a local set packed and sent by forked processes, and puts the pieces in place.
+
+Slices are handed out in order and their packs are numbered in that order, whichever process is
+done first: so the packs follow the walk, and a restore reads them from front to back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from dataclasses import dataclass, field
+
+from backup.agent.local_set import Facts, LocalSet, Work
+from backup.agent.packer import KNOWN, VANISHED, Outcome, Packer, SentPiece, SliceResult
+from backup.agent.progress import Progress
+from backup.agent.slices import cut_slices
+from backup.agent.workers import Serve, WorkerPool
+from backup.objects.identification import path
+from backup.objects.keys import MasterKey
+from backup.objects.model import NodeObject, Piece, Region, VolumeObject
+from backup.objects.pack import PackInfo
+from backup.repository import Repository
+
+MAXIMUM_WORKERS = 8
+
+
+@dataclass(slots=True)
+class Sent:
+    """What came of the work."""
+
+    packs: list[PackInfo | None]  # in the order `Piece.pack` counts; None: nothing was sent
+    lost: set[int] = field(default_factory=set)  # numbers of objects that are not in the set
+    bytes_read: int = 0
+    bytes_sent: int = 0
+    packs_sent: int = 0
+
+
+class Sender:
+    """One run's sending.
+
+    Args:
+        repository: where packs go; shared with the forked processes.
+        master: the master key.
+        machine: name of the machine.
+        local: the scanned local set; its objects get pieces, regions, facts and signatures.
+        packs: that exist already.
+        known: content in those packs, by content id; grows.
+        progress: told of each slice.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        master: MasterKey,
+        machine: str,
+        local: LocalSet,
+        packs: list[PackInfo],
+        known: dict[bytes, Piece],
+        progress: Progress,
+    ) -> None:
+        self._repository = repository
+        self._master = master
+        self._machine = machine
+        self._local = local
+        self._known = known
+        self._progress = progress
+        self._base = len(packs)
+        self._parts: dict[int, list[Piece]] = {}
+        self._parts_left = dict(local.parts)
+        self._announced: list[bytes] = []
+        self._told: dict[int, int] = {}  # worker -> how many of the announced ids it knows
+        self._lost: dict[int, str] = {}  # object index -> why
+        self._sent = Sent([*packs])
+
+    def run(self, workers: int, level: int) -> Sent:
+        """Pack and send all work; return when the last pack is stored.
+
+        Args:
+            workers: processes to fork; 0 for one per processor.
+            level: zstd level.
+
+        Raises:
+            RepositoryError: the store refused a pack.
+            WorkerError: a process ended early.
+        """
+        local = self._local
+        slices = cut_slices(local.work)
+        self._progress.start("send", len(local.work), sum(work.size for work in local.work))
+        if not slices:
+            return self._sent
+        self._sent.packs.extend(itertools.repeat(None, len(slices)))
+        known_ids = set(self._known)
+        count = min(workers or os.cpu_count() or 1, len(slices), MAXIMUM_WORKERS)
+
+        def make_serve() -> Serve:
+            return self._make_serve(known_ids, level)
+
+        def request_of(number: int, worker: int) -> tuple[int, int, list[bytes]]:
+            told = self._told.get(worker, 0)
+            self._told[worker] = len(self._announced)
+            return (*slices[number], self._announced[told:])
+
+        with WorkerPool(count, make_serve) as pool:
+            for number, _, answer in pool.run(len(slices), request_of):
+                self._take(self._base + number, answer)
+        return self._sent
+
+    def _make_serve(self, known: set[bytes], level: int) -> Serve:
+        """Return what a worker does with a request.  Runs in the worker."""
+        machine, put_pack = self._machine, self._repository.put_pack
+        packer = Packer(
+            self._master, self._local, known, lambda data: put_pack(machine, data), level
+        )
+        return lambda request: packer.pack(*request)
+
+    def _take(self, pack: int, answer: SliceResult) -> None:
+        """Put the pieces of one slice in place."""
+        info, read, outcomes = answer
+        self._sent.bytes_read += read
+        if info is not None:
+            self._sent.packs[pack] = PackInfo(*info)
+            self._sent.bytes_sent += info[1]
+            self._sent.packs_sent += 1
+        work = self._local.work
+        for outcome in outcomes:
+            self._take_outcome(pack, work[outcome[0]], outcome)
+        last = work[outcomes[-1][0]]
+        self._progress.advance(len(outcomes), read, self._path_of(last.place))
+
+    def _take_outcome(self, pack: int, work: Work, outcome: Outcome) -> None:
+        """Put the pieces of one work in place, and sign the object when it is complete."""
+        _, sent, regions, facts, warning, failure = outcome
+        place = work.place
+        if failure:
+            self._lose(place, failure)
+        if warning:
+            self._local.warnings.append(f"{self._path_of(place)}: {warning}")
+        obj = self._local.objects[place]
+        pieces = [self._piece(pack, piece) for piece in sent]
+        if isinstance(obj, NodeObject):
+            if work.ranges is None:
+                obj.regions = None if regions is None else tuple(Region(*r) for r in regions)
+            if facts is not None:
+                _apply_facts(obj, Facts(*facts))  # type: ignore[arg-type]
+        if place in self._parts_left:
+            self._parts_left[place] -= 1
+            gathered = self._parts.setdefault(place, [])
+            gathered += pieces
+            if self._parts_left[place]:
+                return
+            pieces = sorted(self._parts.pop(place))
+        assert not hasattr(obj, "xattrs"), "security objects have no content to read"
+        obj.pieces = tuple(pieces)  # type: ignore[union-attr]
+        if isinstance(obj, NodeObject) and place not in self._lost:
+            self._local.sign(obj)
+
+    def _piece(self, pack: int, sent: SentPiece) -> Piece:
+        """Return the piece for what a worker says it sent, or left out as known."""
+        offset, length, content, pack_offset, sealed_length = sent
+        known = self._known.get(content)
+        if pack_offset == KNOWN:
+            assert known is not None, "workers know only what was announced"
+            return Piece(
+                offset, length, content, known.pack, known.pack_offset, known.sealed_length
+            )
+        piece = Piece(offset, length, content, pack, pack_offset, sealed_length)
+        if known is None:
+            self._known[content] = piece
+            self._announced.append(content)
+        return piece
+
+    def _lose(self, place: int, failure: str) -> None:
+        """Leave an object out of the set and say why."""
+        if place in self._lost:
+            return
+        self._lost[place] = failure
+        self._sent.lost.add(self._local.objects[place].number)
+        if failure == VANISHED:
+            self._local.notes.append(f"{self._path_of(place)}: gone before it was read")
+        else:
+            self._local.warnings.append(f"{self._path_of(place)}: left out: {failure}")
+            self._local.missing += 1
+
+    def _path_of(self, place: int) -> str:
+        """Return what to call an object in a message."""
+        return path_of(self._local, place)
+
+
+def path_of(local: LocalSet, place: int) -> str:
+    """Return what to call the object at `place` in a message: its path, with its mount point."""
+    obj = local.objects[place]
+    if not isinstance(obj, NodeObject):
+        return getattr(obj, "name", "") or f"partition {getattr(obj, 'partition', 0)}"
+    volume = local.lookup(obj.volume)
+    assert isinstance(volume, VolumeObject), "nodes are on volumes"
+    prefix = volume.mount_point.rstrip(b"/") if volume.mount_point else b""
+    if not volume.mount_point:
+        disk = local.lookup(volume.disk)
+        prefix = os.fsencode(f"{getattr(disk, 'name', '')}:{volume.partition}")
+    return os.fsdecode(prefix + b"/" + path(obj, local.lookup))
+
+
+def _apply_facts(obj: NodeObject, facts: Facts) -> None:
+    """Give a node the attributes it had when its content was read."""
+    obj.size, obj.mode, obj.uid, obj.gid = facts.size, facts.mode, facts.uid, facts.gid
+    obj.modified_ns, obj.accessed_ns = facts.modified_ns, facts.accessed_ns
+    obj.changed_ns, obj.flags, obj.created_ns = facts.changed_ns, facts.flags, facts.created_ns

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a backup comes from: what every source offers, and disks or images read by our drivers.
+
+`backup.agent.live` is the other source: the running machine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Protocol
+
+from backup.agent.errors import Problem
+from backup.agent.exclusions import IsExcluded
+from backup.agent.inspection import EMPTY, RAW, InspectedDisk, Partition, inspect_disk
+from backup.agent.local_set import LocalSet
+from backup.agent.operating_system import find_system
+from backup.agent.readers import DeviceReader, VolumeReader
+from backup.agent.regions import iter_pieces
+from backup.agent.volume_scan import scan_volume
+from backup.objects.model import DiskObject, LabelObject, Plain, VolumeObject
+from fsdrivers.device import Device, FileDevice
+from fsdrivers.errors import DeviceError
+from fsdrivers.partitions import outside_regions
+from fsdrivers.volume import Volume
+
+
+class Source(Protocol):
+    """Some disks.  `inspect` comes first, then `scan` once, then `close`."""
+
+    def inspect(self, *, allow_raw: bool) -> list[Problem]:
+        """Look at everything there is; return all that cannot be recovered."""
+        ...
+
+    def scan(self, local: LocalSet, is_excluded: IsExcluded | None) -> None:
+        """Add all objects to the local set."""
+        ...
+
+    def system(self) -> dict[str, str]:
+        """Return what is known of the operating system; after `scan`."""
+        ...
+
+    def close(self) -> None:
+        """Give devices back; the set must have been sent by then."""
+        ...
+
+
+# Adds the nodes of an opened volume.
+ScanTree = Callable[[LocalSet, Partition, VolumeObject], None]
+
+
+class DiskSource:
+    """One disk or disk image that nobody writes to meanwhile, read by our own drivers."""
+
+    def __init__(self, path: str | os.PathLike[str], name: str = "") -> None:
+        """Take the disk at `path`; `name` is what the object table calls it, by default the
+        last part of the path."""
+        self.path = os.fspath(path)
+        self.name = name or os.path.basename(self.path)
+        self._device: FileDevice | None = None
+        self._disk: InspectedDisk | None = None
+        self._system: dict[str, str] = {}
+
+    def inspect(self, *, allow_raw: bool) -> list[Problem]:
+        """Open the disk and look at all its partitions."""
+        try:
+            self._device = FileDevice.open(self.path)
+            self._disk = inspect_disk(self.name, self._device, allow_raw=allow_raw)
+        except DeviceError as error:
+            return [Problem(self.path, f"it cannot be read: {error}")]
+        return self._disk.problems
+
+    def scan(self, local: LocalSet, is_excluded: IsExcluded | None) -> None:
+        """Add the disk, its volumes and all their nodes."""
+        assert self._disk is not None, "a source is inspected before it is scanned"
+
+        def scan_tree(local: LocalSet, partition: Partition, obj: VolumeObject) -> None:
+            scan_partition(local, partition, obj, is_excluded)
+
+        add_disk(local, self._disk, scan_tree)
+        self._system = find_system(local, self._disk)
+
+    def system(self) -> dict[str, str]:
+        """Return what the volumes say of the operating system on them."""
+        return self._system
+
+    def close(self) -> None:
+        """Close the disk."""
+        if self._device is not None:
+            self._device.close()
+
+
+def add_disk(
+    local: LocalSet, disk: InspectedDisk, scan_tree: ScanTree, *, model: str = "", serial: str = ""
+) -> None:
+    """Add a disk, its boot code and gaps, its volumes, and through `scan_tree` their nodes."""
+    table = disk.table
+    obj = DiskObject(
+        local.next_number(),
+        disk.name,
+        disk.device.size,
+        table.sector_size,
+        table.scheme,
+        table.description,
+        model,
+        serial,
+    )
+    local.add(obj)
+    local.notes += disk.notes
+    outside = [(start, length, False) for start, length in outside_regions(table)]
+    reader = local.add_reader(DeviceReader(disk.device, skip_zeros=False))
+    local.add_pieces(obj.number - 1, reader, iter_pieces(outside, disk.device.size))
+    for partition in disk.partitions:
+        if partition.number or partition.type != EMPTY:
+            _add_partition(local, obj.number, partition, scan_tree)
+
+
+def _add_partition(local: LocalSet, disk: int, partition: Partition, scan_tree: ScanTree) -> None:
+    """Add one volume and what is on it."""
+    device, volume = partition.device, partition.volume
+    number = local.next_number()
+    if volume is None:
+        obj = VolumeObject(
+            number, disk, partition.number, partition.type, device.size, 0, "", b"", {}
+        )
+        obj.minimum_size = device.size if partition.type == RAW else 0
+        local.add(obj)
+        if partition.type == RAW:
+            _add_raw(local, number - 1, device)
+        return
+    description: dict[str, Plain] = volume.describe()
+    used, uuid, label = volume.used_size(), volume.uuid, volume.label
+    obj = VolumeObject(
+        number, disk, partition.number, volume.type, device.size, used, uuid, label, description
+    )
+    local.add(obj)
+    if label:
+        local.add(LabelObject(local.next_number(), number, label))
+    scan_tree(local, partition, obj)
+
+
+def _add_raw(local: LocalSet, place: int, device: Device) -> None:
+    """Have all bytes of a partition read that are not zero."""
+    reader = local.add_reader(DeviceReader(device, skip_zeros=True))
+    data = ((start, length, False) for start, length in device.iter_data(0, device.size))
+    local.add_pieces(place, reader, iter_pieces(data, device.size))
+
+
+def scan_partition(
+    local: LocalSet,
+    partition: Partition,
+    obj: VolumeObject,
+    is_excluded: IsExcluded | None,
+    prefix: bytes = b"",
+) -> None:
+    """Add the nodes of a partition through its driver."""
+    volume: Volume | None = partition.volume
+    assert volume is not None, "only what a driver opened has nodes"
+    if volume.type == "swap":
+        return
+    reader = local.add_reader(VolumeReader(volume))
+    scan_volume(local, volume, obj, reader, is_excluded, prefix)

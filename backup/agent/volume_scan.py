@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nodes of a volume that our own drivers read, compared with the previous data set.
+
+An object is taken over unread when its source number, size and times are the same, and its
+change time is older than the previous run.  FAT has no change time and counts in steps of two
+seconds of an unknown zone: there name and parent must agree too, and recent files are read again.
+"""
+
+from __future__ import annotations
+
+from backup.agent.exclusions import IsExcluded
+from backup.agent.local_set import LocalSet, TreeScan
+from backup.objects.model import NodeObject, ObjectKind, VolumeObject
+from fsdrivers.errors import DeviceError, FilesystemError
+from fsdrivers.volume import Entry, Kind, Volume
+
+RACY_NS = 20_000_000  # a kernel's clock tick, twice: two changes within one look the same
+RACY_WITHOUT_ZONE_NS = 15 * 3600 * 1_000_000_000
+
+KINDS = {kind: ObjectKind(kind) for kind in Kind}
+
+
+def scan_volume(
+    local: LocalSet,
+    volume: Volume,
+    obj: VolumeObject,
+    reader: int,
+    is_excluded: IsExcluded | None = None,
+    prefix: bytes = b"",
+) -> None:
+    """Add every node of `volume`, which `obj` describes, to the local set.
+
+    Args:
+        local: where they go.
+        volume: opened, and the one that `reader` reads.
+        obj: already in the local set.
+        reader: index of the reader of the contents.
+        is_excluded: tells which absolute paths to leave out.
+        prefix: path of the root, without a slash at its end.
+    """
+    scan = TreeScan(local, obj, reader)
+    seen, paths = scan.seen, scan.paths
+    directory = Kind.DIRECTORY
+    try:
+        for entry in volume.walk():
+            node = entry.node
+            is_root = not entry.name
+            parent = 0 if is_root else seen.get(entry.parent, 0)
+            if not parent and not is_root:
+                continue  # below a directory that is left out
+            if is_excluded is not None:
+                path = prefix if is_root else paths[parent] + b"/" + entry.name
+                if path and is_excluded(path):
+                    continue
+                if node.kind == directory:
+                    paths[local.next_number()] = path
+            first = seen.get(node.number)
+            if first is not None:
+                scan.add_link(first, parent, entry.name, node.number)
+                continue
+            number = _add_entry(local, scan, entry, parent)
+            if node.links > 1 or node.kind == directory:
+                seen[node.number] = number
+    except (FilesystemError, DeviceError) as error:
+        local.warnings.append(f"{obj.type} volume {obj.uuid or obj.partition}: {error}")
+        local.missing += 1
+
+
+def _add_entry(local: LocalSet, scan: TreeScan, entry: Entry, parent: int) -> int:
+    """Add a node under its first name; return its object number."""
+    node = entry.node
+    source = node.number
+    xattrs = node.xattrs
+    security = local.security_number(xattrs) if xattrs else 0
+    number = len(local.objects) + 1
+    old = scan.previous.nodes.pop(source, None)
+    if old is not None and _is_unread(local, old, entry):
+        same = _has_same_attributes(local, old, entry)
+        old.number, old.parent, old.volume = number, parent, scan.volume
+        old.name, old.security = entry.name, security
+        local.objects.append(old)
+        if same and old.accessed_ns == node.accessed_ns:
+            local.unchanged += 1
+            return number
+        local.unchanged += same
+        local.changed += not same
+        old.mode, old.uid, old.gid, old.flags = node.mode, node.uid, node.gid, node.flags
+        old.device, old.target = node.device, node.target
+        old.accessed_ns, old.created_ns = node.accessed_ns, node.created_ns
+        old.changed_ns = node.changed_ns
+        old.short_name, old.name_flags = entry.short_name, entry.name_flags
+        local.sign(old)
+        return number
+    obj = NodeObject(
+        number,
+        KINDS[node.kind],
+        scan.volume,
+        parent,
+        entry.name,
+        node.size,
+        node.mode,
+        node.uid,
+        node.gid,
+        node.modified_ns,
+        node.accessed_ns,
+        node.changed_ns,
+        node.created_ns,
+        node.flags,
+        node.device,
+        node.target,
+        security,
+        source,
+        0,
+        entry.short_name,
+        entry.name_flags,
+    )
+    scan.add_new(obj, old, node)
+    return number
+
+
+def _is_unread(local: LocalSet, old: NodeObject, entry: Entry) -> bool:
+    """Return whether the content is that of `old`, by all that is known without reading it."""
+    node = entry.node
+    if old.kind != KINDS[node.kind] or old.number in local.previous.stale:
+        return False
+    if old.size != node.size or old.modified_ns != node.modified_ns:
+        return False
+    changed_ns = node.changed_ns
+    if changed_ns is not None:
+        return old.changed_ns == changed_ns < local.previous.started_ns - RACY_NS
+    return node.kind == Kind.DIRECTORY or (
+        old.name == entry.name
+        and old.created_ns == node.created_ns
+        and local.previous.directories.get(old.parent) == entry.parent
+        and node.modified_ns < local.previous.started_ns - RACY_WITHOUT_ZONE_NS
+    )
+
+
+def _has_same_attributes(local: LocalSet, old: NodeObject, entry: Entry) -> bool:
+    """Return whether everything but the time of the last access is as it was."""
+    node = entry.node
+    return (
+        old.mode == node.mode
+        and old.flags == node.flags
+        and old.uid == node.uid
+        and old.gid == node.gid
+        and old.changed_ns == node.changed_ns
+        and old.created_ns == node.created_ns
+        and old.device == node.device
+        and old.target == node.target
+        and old.short_name == entry.short_name
+        and old.name_flags == entry.name_flags
+        and (local.previous.xattrs[old.security] if old.security else ()) == node.xattrs
+    )
