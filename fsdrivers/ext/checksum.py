@@ -12,6 +12,7 @@ out as it is, so that checksums chain.  Source: [kernel-ext4] "Checksums".
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable
 from functools import cache
 
@@ -94,6 +95,22 @@ def _crc16_table() -> list[int]:
             value = value >> 1 ^ (CRC16_POLYNOMIAL if value & 1 else 0)
         table.append(value)
     return table
+
+
+_REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))  # bits of each byte
+
+
+def crc32_be(seed: int, data: Buffer) -> int:
+    """Return the CRC-32 register after `data`, most significant bit first, without inversions.
+
+    It is zlib's with the bits of every byte and of the register in reverse.
+    """
+    value = zlib.crc32(bytes(data).translate(_REVERSED), _reverse(seed) ^ ONES) ^ ONES
+    return _reverse(value)
+
+
+def _reverse(word: int) -> int:
+    return int.from_bytes(word.to_bytes(4, "little").translate(_REVERSED), "big")
 
 
 def volume_seed(uuid: bytes, checksum_seed: int | None = None) -> int:

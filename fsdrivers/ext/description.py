@@ -36,10 +36,8 @@ def describe(
 ) -> dict[str, Plain]:
     """Return the facts.
 
-    Args:
-        journal: superblock of the internal journal, if there is one.
-        boot_block: the first 1024 bytes of the volume.
-        orphan_file_size: bytes of the orphan file, 0 if there is none.
+    `journal` is the superblock of the internal journal, `boot_block` the first 1024 bytes of the
+    volume, `orphan_file_size` the bytes of the orphan file, 0 if there is none.
     """
     return (
         _sizes(superblock, geometry)

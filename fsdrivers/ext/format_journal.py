@@ -12,7 +12,7 @@ from typing import Annotated
 
 import construct
 
-from fsdrivers.record import Record, record, u8, u16, u32be
+from fsdrivers.record import Record, record, u8, u16, u32, u32be
 
 i32be = Annotated[int, construct.Int32sb]
 u16be = Annotated[int, construct.Int16ub]
@@ -154,5 +154,12 @@ class FastCommitTag(Record):
     length: u16
 
 
-FAST_COMMIT_HEAD = 9  # EXT4_FC_TAG_HEAD: u32 features, u32 transaction
-FAST_COMMIT_TAIL = 8  # EXT4_FC_TAG_TAIL: u32 transaction, u32 checksum
+@record(size=8)
+class FastCommitHead(Record):
+    """First fast commit record after a transaction."""
+
+    features: u32
+    sequence: u32  # of the transaction these follow
+
+
+FAST_COMMIT_HEAD = 9  # EXT4_FC_TAG_HEAD

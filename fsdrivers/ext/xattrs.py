@@ -51,6 +51,7 @@ class RawXattr(NamedTuple):
     value_inode: int
     value_size: int
     hash: int
+    value_start: int  # of the value in what holds the list; 0 without one
 
 
 def join_name(index: int, suffix: bytes) -> bytes:
@@ -107,14 +108,14 @@ def unpack_list(data: bytes, first: int, value_base: int, position: int) -> list
         name_end = at + _ENTRY.size + length
         if name_end > end:
             raise CorruptError("extended attribute name passes the end", position + at)
-        value = b""
+        value, start = b"", 0
         if inode == 0 and size:
             start = value_base + offset
             if start + size > end:
                 raise CorruptError("extended attribute value passes the end", position + at)
             value = data[start : start + size]
         suffix = data[at + _ENTRY.size : name_end]
-        found.append(RawXattr(index, suffix, value, inode, size, value_hash))
+        found.append(RawXattr(index, suffix, value, inode, size, value_hash, start))
         at = name_end + 3 & ~3
     return found
 

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Block maps of ext2 and ext3: direct, single, double and triple indirect blocks.
+
+Source: [kernel-ext4] "Direct/Indirect Block Addressing".  Map blocks have no checksum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fsdrivers.errors import CorruptError
+from fsdrivers.ext import format as ext
+from fsdrivers.ext.extents import Run
+from fsdrivers.ext.metadata import Metadata, unpack_words
+
+
+def iter_runs(
+    metadata: Metadata,
+    root: bytes,
+    blocks: int,
+    position: int,
+    visited: list[int] | None = None,
+) -> Iterator[Run]:
+    """Yield the mapped runs of a file in ascending order, adjacent blocks joined.
+
+    Args:
+        metadata: of the volume.
+        root: the inode's `block` (60 bytes).
+        blocks: of the file by its size; what is mapped past them is not looked at.
+        position: of `root` on the volume, for messages.
+        visited: gets the numbers of the map's own blocks.
+
+    Raises:
+        CorruptError: a number outside the volume, or a map block used twice.
+    """
+    logical = start = count = 0
+    for first, numbers, at in _iter_leaves(metadata, unpack_words(root), blocks, position, visited):
+        for slot, number in enumerate(numbers):
+            if count and number == start + count and first + slot == logical + count:
+                count += 1
+                continue
+            if count:
+                yield _checked(metadata, logical, start, count, at)
+            logical, start, count = first + slot, number, 1 if number else 0
+    if count:
+        yield _checked(metadata, logical, start, count, position)
+
+
+def _checked(metadata: Metadata, logical: int, start: int, count: int, position: int) -> Run:
+    geometry = metadata.geometry
+    if start <= geometry.first_data_block or start + count > geometry.blocks_count:
+        raise CorruptError("block map", position, "blocks of the volume", f"{start}+{count}")
+    return Run(logical, start, count, False)
+
+
+def _iter_leaves(
+    metadata: Metadata,
+    root: tuple[int, ...],
+    blocks: int,
+    position: int,
+    visited: list[int] | None,
+) -> Iterator[tuple[int, tuple[int, ...], int]]:
+    """Yield (first file block, block numbers, position of the map) for all that is mapped."""
+    slots = metadata.geometry.block_size // 4
+    seen: set[int] = set()
+
+    def descend(
+        number: int, level: int, first: int, at: int
+    ) -> Iterator[tuple[int, tuple[int, ...], int]]:
+        if number == 0 or first >= blocks:
+            return
+        if number in seen or not number < metadata.geometry.blocks_count:
+            raise CorruptError("indirect block", at, "an unused block", number)
+        seen.add(number)
+        if visited is not None:
+            visited.append(number)
+        numbers = unpack_words(metadata.read_block(number))
+        here = number * metadata.geometry.block_size
+        if level == 1:
+            yield first, numbers[: blocks - first], here
+            return
+        span = slots ** (level - 1)
+        for slot, child in enumerate(numbers):
+            yield from descend(child, level - 1, first + slot * span, here)
+
+    yield 0, root[: min(ext.DIRECT_BLOCKS, blocks)], position
+    first = ext.DIRECT_BLOCKS
+    for level in (1, 2, 3):
+        yield from descend(root[ext.DIRECT_BLOCKS - 1 + level], level, first, position)
+        first += slots**level

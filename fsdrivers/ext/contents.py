@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is mapped of an inode's content, in bytes, and reading it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from fsdrivers.device import Device
+from fsdrivers.errors import CorruptError
+from fsdrivers.ext import blockmap, extents, xattrs
+from fsdrivers.ext import format as ext
+from fsdrivers.ext.flags import InodeFlags, XattrIndex
+from fsdrivers.ext.metadata import Metadata, covered_inode, extra_isize_of
+from fsdrivers.volume import Extent
+
+_BLOCK_AT = ext.Inode.OFFSETS["block"]
+_BLOCK_END = _BLOCK_AT + 60
+_FLAGS = struct.Struct(f"<{ext.Inode.OFFSETS['flags']}xI")
+# An extent tree of one leaf entry in the inode, as nearly all small files have it: header's
+# magic, entries, maximum and depth, then the entry.
+_ONE_LEAF = struct.Struct(f"<{_BLOCK_AT}xHHHH4xIHHI")
+
+
+def extents_of(
+    metadata: Metadata, number: int, raw: bytes, visited: list[int] | None = None
+) -> list[Extent]:
+    """Return the mapped parts of an inode's content, adjacent ones joined.
+
+    Args:
+        metadata: of the volume.
+        number: of the inode.
+        raw: the inode as long as on disk.
+        visited: gets the numbers of the blocks that the map itself is in.
+
+    Raises:
+        CorruptError: the map is damaged.
+    """
+    size = metadata.geometry.block_size
+    (flags,) = _FLAGS.unpack_from(raw)
+    if flags & InodeFlags.EXTENTS:
+        magic, entries, slots, depth, logical, length, high, low = _ONE_LEAF.unpack_from(raw)
+        if magic == ext.EXTENT_MAGIC and entries == 1 and slots <= 4 and depth == 0:
+            start, geometry = low | high << 32, metadata.geometry
+            is_inside = geometry.first_data_block < start <= geometry.blocks_count - length
+            if 0 < length <= ext.MAX_WRITTEN_LENGTH and is_inside:
+                return [Extent(logical * size, length * size, start * size)]
+    elif flags & InodeFlags.INLINE_DATA:
+        return _inline(metadata, number, raw)
+    return _joined(runs_of(metadata, number, raw, visited), size)
+
+
+def runs_of(
+    metadata: Metadata, number: int, raw: bytes, visited: list[int] | None = None
+) -> list[extents.Run]:
+    """Return the mapped runs as recorded; the inode's data must not be inline.
+
+    Raises:
+        CorruptError: the map is damaged.
+    """
+    inode = ext.InodeExtended.unpack(covered_inode(raw))
+    position = metadata.inode_position(number) + _BLOCK_AT
+    if inode.flags & InodeFlags.EXTENTS:
+        seed = metadata.inode_seed(number, inode.generation)
+        return list(extents.iter_runs(metadata, inode.block, seed, position, visited))
+    blocks = -(-inode.size // metadata.geometry.block_size)
+    return list(blockmap.iter_runs(metadata, inode.block, blocks, position, visited))
+
+
+def _joined(runs: Sequence[extents.Run], block_size: int) -> list[Extent]:
+    """Return runs as extents in bytes, those that continue each other as one."""
+    made: list[Extent] = []
+    for run in runs:
+        offset, length, position = (
+            run.logical * block_size,
+            run.blocks * block_size,
+            run.start * block_size,
+        )
+        if made:
+            last = made[-1]
+            if (
+                last.offset + last.length == offset
+                and last.position + last.length == position
+                and last.is_unwritten == run.is_unwritten
+            ):
+                made[-1] = last._replace(length=last.length + length)
+                continue
+        made.append(Extent(offset, length, position, run.is_unwritten))
+    return made
+
+
+def _inline(metadata: Metadata, number: int, raw: bytes) -> list[Extent]:
+    """Return content kept in the inode: where its map would be, then in an attribute."""
+    position = metadata.inode_position(number)
+    inode = ext.InodeExtended.unpack(covered_inode(raw))
+    first = min(inode.size, _BLOCK_END - _BLOCK_AT)
+    made = [Extent(0, first, position + _BLOCK_AT)] if first else []
+    rest = inode_attribute(raw, position)
+    if inode.size > first + (rest.value_size if rest else 0):
+        raise CorruptError(f"inline data of inode {number}", position, inode.size)
+    if rest and inode.size > first:
+        made.append(Extent(first, inode.size - first, position + rest.value_start))
+    return made
+
+
+def inode_attribute(raw: bytes, position: int) -> xattrs.RawXattr | None:
+    """Return the attribute that continues an inode's inline data."""
+    for item in xattrs.unpack_inode_list(raw, extra_isize_of(raw, position), position):
+        if item.name_index == XattrIndex.SYSTEM and item.suffix == xattrs.INLINE_DATA_NAME:
+            return item
+    return None
+
+
+def read(device: Device, mapped: Sequence[Extent], offset: int, length: int) -> bytes:
+    """Return `length` bytes from `offset` of what `mapped` maps; the rest reads as zeros."""
+    if len(mapped) == 1:  # nearly every small file
+        extent = mapped[0]
+        if (
+            extent.offset <= offset
+            and offset + length <= extent.offset + extent.length
+            and not extent.is_unwritten
+        ):
+            return device.read(extent.position + offset - extent.offset, length)
+    pieces = []
+    at, end = offset, offset + length
+    for extent in mapped[_first_index(mapped, offset) :]:
+        if extent.offset >= end:
+            break
+        low, high = max(at, extent.offset), min(end, extent.offset + extent.length)
+        if high <= low or extent.is_unwritten:
+            continue
+        if low > at:
+            pieces.append(bytes(low - at))
+        pieces.append(device.read(extent.position + low - extent.offset, high - low))
+        at = high
+    if at < end:
+        pieces.append(bytes(end - at))
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _first_index(mapped: Sequence[Extent], offset: int) -> int:
+    """Return the index of the first extent that ends after `offset`."""
+    low, high = 0, len(mapped)
+    while low < high:
+        middle = (low + high) // 2
+        if mapped[middle].offset + mapped[middle].length <= offset:
+            low = middle + 1
+        else:
+            high = middle
+    return low

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An opened ext2, ext3 or ext4 volume, for reading everything there is on it.
+
+A volume that was not unmounted is shown as recovery would leave it: its journal is replayed in
+memory and the truncations its orphan list promises are made; nothing is written to the medium.
+What is verified: every checksum of what is read, and every bound that keeps a damaged volume
+from being read beyond its end or without end.
+
+Not here: project numbers and quota records (they are not kept), the bad block list, the boot
+loader's inode 5, encrypted or case-folding volumes (refused), external journals that need a
+replay (refused).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+from fsdrivers.device import Device
+from fsdrivers.errors import CorruptError, UnsupportedError
+from fsdrivers.ext import contents, description, directory, journal, orphans
+from fsdrivers.ext import format as ext
+from fsdrivers.ext.flags import Compat, InodeFlags, InodeNumber
+from fsdrivers.ext.metadata import Metadata, covered_inode
+from fsdrivers.ext.nodes import NodeReader
+from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
+
+READ_AHEAD = 256 << 10  # bytes of a directory read at once
+CACHED_MAPS = 64
+_BLOCK_AT = ext.Inode.OFFSETS["block"]
+_BLOCK_END = _BLOCK_AT + 60
+_DOTS = (b".", b"..")
+
+
+class ExtVolume:
+    """See `fsdrivers.volume.Volume` for what its methods promise."""
+
+    def __init__(
+        self,
+        metadata: Metadata,
+        log: journal.Journal | None,
+        *,
+        was_replayed: bool,
+        truncated: frozenset[int],
+    ) -> None:
+        """Show a volume whose frame is loaded.
+
+        Args:
+            metadata: of the volume as recovery leaves it.
+            log: its internal journal.
+            was_replayed: whether the journal had something to say.
+            truncated: inodes whose blocks past their size are to be ignored.
+        """
+        superblock = metadata.superblock
+        self.metadata = metadata
+        self.device = metadata.device  # positions of extents are to be read through this one
+        self.type = description.type_of(superblock)
+        self.size = metadata.geometry.size
+        self.uuid = str(uuid.UUID(bytes=superblock.uuid)) if any(superblock.uuid) else ""
+        self.label = superblock.label.rstrip(b"\0")
+        self.block_size = metadata.geometry.block_size
+        self.was_replayed = was_replayed
+        self._journal = log
+        self._truncated = truncated
+        self._nodes = NodeReader(metadata)
+        self._maps: dict[int, list[Extent]] = {}
+
+    @classmethod
+    def open(cls, device: Device) -> ExtVolume:
+        """Read and verify what is needed to read the rest.
+
+        Raises:
+            NotRecognisedError: there is no ext superblock.
+            UnsupportedError: a feature would be misread or lost.
+            CorruptError: the frame of the volume is damaged.
+        """
+        metadata = Metadata.load(device)
+        overlay = journal.replay(metadata)
+        if overlay is not None:
+            metadata = Metadata.load(overlay)
+        return cls(
+            metadata,
+            journal.open_journal(metadata),
+            was_replayed=overlay is not None,
+            truncated=orphans.find_orphans(metadata),
+        )
+
+    def describe(self) -> dict[str, Plain]:
+        """Return all that formatting the same filesystem again needs; see `description`."""
+        superblock = self.metadata.superblock
+        orphan_file_size = 0
+        if superblock.feature_compat & Compat.ORPHAN_FILE:
+            orphan_file_size = self.metadata.inode(superblock.orphan_file_inode).size
+        return description.describe(
+            superblock,
+            self.metadata.geometry,
+            journal=self._journal.superblock if self._journal else None,
+            boot_block=self.device.read(0, ext.SUPERBLOCK_POSITION),
+            orphan_file_size=orphan_file_size,
+        )
+
+    def used_size(self) -> int:
+        """Return the bytes in use by the group descriptors' account."""
+        geometry = self.metadata.geometry
+        free = sum(descriptor.free_blocks for descriptor in self.metadata.descriptors)
+        return max(0, geometry.size - free * geometry.cluster_size)
+
+    def walk(self) -> Iterator[Entry]:
+        """Yield every name on the volume, the root first, parents before children."""
+        root = self._nodes.node(InodeNumber.ROOT)
+        if root.kind is not Kind.DIRECTORY:
+            position = self.metadata.inode_position(InodeNumber.ROOT)
+            raise CorruptError("the root is not a directory", position)
+        yield Entry(root.number, b"", root)
+        node_of, first_inode = self._nodes.node, self.metadata.geometry.first_inode
+        shared: dict[int, Node] = {}
+        seen = {root.number}
+        pending = [root.number]
+        while pending:
+            parent = pending.pop()
+            below = []
+            for number, name, _ in self._iter_names(parent):
+                node = shared.get(number)
+                if node is None:
+                    if number < first_inode:
+                        raise CorruptError(f"name {name!r} leads to reserved inode {number}")
+                    node = node_of(number)
+                    if node.kind is Kind.DIRECTORY:
+                        if number in seen:
+                            raise CorruptError(f"directory {number} has more than one name")
+                        seen.add(number)
+                        below.append(number)
+                    elif node.links > 1:
+                        shared[number] = node
+                yield Entry(parent, name, node)
+            pending.extend(reversed(below))
+
+    def _iter_names(self, number: int) -> Iterator[directory.Name]:
+        """Yield the names in a directory but "." and ".."."""
+        has_types, size = self.metadata.superblock.has_file_types, self.block_size
+        for block, position in self.iter_directory_blocks(number):
+            for name in directory.iter_block(
+                block, position, has_file_types=has_types, block_size=size
+            ):
+                if name.name not in _DOTS:
+                    yield name
+
+    def iter_directory_blocks(self, number: int) -> Iterator[tuple[bytes, int]]:
+        """Yield (content, position) of a directory's blocks, their checksums verified.
+
+        An inline directory yields its areas of entries, which have none.
+
+        Raises:
+            CorruptError: a hole, a size that is no multiple of the block size, or a checksum.
+        """
+        metadata = self.metadata
+        raw = metadata.inode_bytes(number, ahead=True)
+        inode = ext.InodeExtended.unpack(covered_inode(raw))
+        if inode.flags & InodeFlags.INLINE_DATA:
+            yield from self._inline_directory(number, raw)
+            return
+        seed = metadata.inode_seed(number, inode.generation)
+        size, end, reached = self.block_size, inode.size, 0
+        if end == 0 or end % size:
+            position = metadata.inode_position(number)
+            raise CorruptError(f"size of directory {number}", position, f"n x {size}", end)
+        for extent in contents.extents_of(metadata, number, raw):
+            if reached >= end:
+                break
+            if extent.offset != reached or extent.is_unwritten:
+                raise CorruptError(f"directory {number} has a hole at {reached:#x}")
+            length = min(extent.length, end - reached)
+            for at in range(0, length, READ_AHEAD):
+                data = self.device.read(extent.position + at, min(READ_AHEAD, length - at))
+                for slot in range(0, len(data), size):
+                    block = data[slot : slot + size]
+                    position = extent.position + at + slot
+                    if seed is not None:
+                        directory.verify_block(block, seed, position)
+                    yield block, position
+            reached += length
+        if reached < end:
+            raise CorruptError(f"directory {number} has a hole at {reached:#x}")
+
+    def _inline_directory(self, number: int, raw: bytes) -> Iterator[tuple[bytes, int]]:
+        """Yield the areas of a directory inside its inode; the parent's number comes first."""
+        position = self.metadata.inode_position(number)
+        yield raw[_BLOCK_AT + 4 : _BLOCK_END], position + _BLOCK_AT + 4
+        rest = contents.inode_attribute(raw, position)
+        if rest and rest.value:
+            yield rest.value, position + rest.value_start
+
+    def extents(self, node: Node) -> list[Extent]:
+        """Return the mapped parts of a file; positions are those of `self.device`."""
+        number = node.number
+        found = self._maps.get(number)
+        if found is None:
+            raw = self.metadata.inode_bytes(number)
+            found = contents.extents_of(self.metadata, number, raw)
+            if number in self._truncated:
+                found = orphans.truncated_extents(found, node.size, self.block_size)
+            if len(self._maps) >= CACHED_MAPS:
+                self._maps = {}  # replaced as a whole, so that other threads' use of it holds
+            self._maps[number] = found
+        return found
+
+    def read(self, node: Node, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes of content from `offset`."""
+        if node.kind is not Kind.FILE:
+            raise UnsupportedError(f"reading the content of a {node.kind.name.lower()}")
+        length = min(length, node.size - offset)
+        if length <= 0:
+            return b""
+        mapped = self._maps.get(node.number)
+        return contents.read(
+            self.device, self.extents(node) if mapped is None else mapped, offset, length
+        )
