@@ -3,7 +3,7 @@
 
     probe(device) -> str              what is on it, by signature
     open_volume(device) -> Volume     opens it with the driver that knows it
-    driver_of(type) -> Driver         for planning a volume of that type
+    driver_of(type) -> module         for planning a volume of that type
 
 A driver is imported when it is first needed: the declarations of its records take their time,
 which the boot environment pays in front of a waiting human.
@@ -11,15 +11,14 @@ which the boot environment pays in front of a waiting human.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from types import ModuleType
 
 from fsdrivers.device import Device
 from fsdrivers.errors import NotRecognisedError, UnsupportedError
 from fsdrivers.probing import EMPTY, UNKNOWN, probe
-from fsdrivers.volume import Description, Entry, Layout, Volume
+from fsdrivers.volume import Volume
 
-__all__ = ["TYPES", "Driver", "driver_of", "open_volume", "probe"]
+__all__ = ["TYPES", "driver_of", "open_volume", "probe"]
 
 FAT_TYPES = ("fat12", "fat16", "fat32")
 EXT_TYPES = ("ext2", "ext3", "ext4")
@@ -27,26 +26,10 @@ SWAP_TYPES = ("swap",)
 TYPES = (*FAT_TYPES, *EXT_TYPES, *SWAP_TYPES)  # everything that can be read and laid out
 
 
-class Driver(Protocol):
-    """What the package of a driver offers; see `fsdrivers.volume`."""
+def driver_of(type: str) -> ModuleType:
+    """Return the package of the driver of a volume type.
 
-    def open_volume(self, device: Device) -> Volume: ...
-
-    def plan_volume(
-        self,
-        description: Description,
-        *,
-        size: int,
-        sector_size: int,
-        entries: Sequence[Entry],
-        order: Sequence[int],
-    ) -> Layout: ...
-
-    def minimum_size(self, description: Description, entries: Sequence[Entry]) -> int: ...
-
-
-def driver_of(type: str) -> Driver:
-    """Return the driver of a volume type.
+    It offers what `fsdrivers.volume` says; what a driver takes beyond that is its own.
 
     Raises:
         NotRecognisedError: `type` is "empty" or "unknown".
@@ -80,9 +63,10 @@ def open_volume(device: Device) -> Volume:
     """
     type = probe(device)
     try:
-        return driver_of(type).open_volume(device)
+        volume: Volume = driver_of(type).open_volume(device)
     except NotRecognisedError as error:
         if type not in (EMPTY, UNKNOWN):
             raise
         what = "is empty" if type == EMPTY else "holds nothing that any driver knows"
         raise NotRecognisedError(f"{device.name} {what}") from error
+    return volume

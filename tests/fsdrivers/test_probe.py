@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Probing and opening: what a device is said to hold."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fsdrivers import TYPES, driver_of, open_volume, probe
+from fsdrivers.device import FileDevice, MemoryDevice
+from fsdrivers.errors import NotRecognisedError, UnsupportedError
+from fsdrivers.probing import CONTAINERS, FILESYSTEMS, OTHERS, Signature
+
+MIB = 1 << 20
+
+MADE = {
+    "fat12": (["mkfs.vfat", "-F", "12"], 4 * MIB),
+    "fat16": (["mkfs.vfat", "-F", "16"], 16 * MIB),
+    "fat32": (["mkfs.vfat", "-F", "32"], 64 * MIB),
+    "ext2": (["mke2fs", "-q", "-F", "-t", "ext2"], 16 * MIB),
+    "ext3": (["mke2fs", "-q", "-F", "-t", "ext3"], 16 * MIB),
+    "ext4": (["mke2fs", "-q", "-F", "-t", "ext4"], 16 * MIB),
+    "swap": (["mkswap"], 4 * MIB),
+}
+
+
+def made(tmp_path: Path, type: str) -> Path:
+    command, size = MADE[type]
+    path = tmp_path / "volume.img"
+    with path.open("wb") as file:
+        file.truncate(size)
+    subprocess.run([*command, str(path)], check=True, capture_output=True)
+    return path
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize("type", MADE)
+def test_recognises_what_we_can_open(tmp_path: Path, type: str) -> None:
+    """A volume made by the usual tool is recognised as its type, and opens as it."""
+    with FileDevice.open(made(tmp_path, type)) as device:
+        assert probe(device) == type
+        assert open_volume(device).type == type
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize(
+    "options",
+    [["-O", "^has_journal,extent"], ["-O", "^has_journal,^extent,^64bit"]],
+)
+def test_ext4_by_features(tmp_path: Path, options: list[str]) -> None:
+    """Any feature that came with ext4 makes it ext4, journal or not, as for blkid."""
+    path = tmp_path / "volume.img"
+    path.write_bytes(bytes(8 * MIB))
+    command = ["mke2fs", "-q", "-F", "-t", "ext4", *options, str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    command = ["blkid", "--probe", "-o", "value", "-s", "TYPE", str(path)]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    with FileDevice.open(path) as device:
+        assert probe(device) == found == "ext4"
+
+
+@pytest.mark.parametrize("signature", [*CONTAINERS, *FILESYSTEMS, *OTHERS], ids=lambda s: s.type)
+def test_signatures(signature: Signature) -> None:
+    """Each signature in its place names its type; the driver refuses it by that name."""
+    device = MemoryDevice(8 * MIB)
+    device.write(signature.position % device.size, signature.magic)
+
+    assert probe(device) == signature.type
+    with pytest.raises(UnsupportedError, match=signature.type):
+        open_volume(device)
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize("type", ["ext4", "fat32", "swap"])
+@pytest.mark.parametrize(
+    "position", [64 * MIB - 65536 - 65536, 64 * MIB - 8192], ids=["0.90", "1.0"]
+)
+def test_raid_member_is_not_its_filesystem(tmp_path: Path, type: str, position: int) -> None:
+    """A mirror's superblock at the end wins over the filesystem that shows at the start."""
+    path = made(tmp_path, type)
+    with path.open("r+b") as file:
+        file.truncate(64 * MIB + (0 if position > 63.9 * MIB else -4096))
+        file.seek(position)
+        file.write(bytes.fromhex("fc4e2ba9"))
+    with FileDevice.open(path) as device:
+        assert probe(device) == "mdraid"
+
+
+@pytest.mark.parametrize("magic", [bytes.fromhex("0cb1ba0000000000"), b"\0\0\0\0\0\xba\xb1\x0c"])
+def test_zfs(magic: bytes) -> None:
+    """A ring of uberblocks of either byte order is ZFS."""
+    device = MemoryDevice(8 * MIB)
+    for slot in range(4):
+        device.write((128 + slot * 4) << 10, magic)
+    assert probe(device) == "zfs"
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 8 * MIB])
+def test_empty_and_unknown(size: int) -> None:
+    """Zeros at both ends are empty, anything else unknown; neither opens."""
+    device = MemoryDevice(size)
+    assert probe(device) == "empty"
+    with pytest.raises(NotRecognisedError, match="memory is empty"):
+        open_volume(device)
+    if size:
+        device.write(size - 1, b"x")
+        assert probe(device) == "unknown"
+        with pytest.raises(NotRecognisedError, match="nothing that any driver knows"):
+            open_volume(device)
+
+
+def test_every_type_has_a_driver() -> None:
+    """Each type that is announced has a driver with the three functions."""
+    for type in TYPES:
+        driver = driver_of(type)
+        assert driver.open_volume
+        assert driver.plan_volume
+        assert driver.minimum_size
+
+
+def test_probing_imports_no_driver() -> None:
+    """A probe costs no driver's import, and not construct's."""
+    code = (
+        "import sys; from fsdrivers import probe; from fsdrivers.device import MemoryDevice;"
+        "assert probe(MemoryDevice(4096)) == 'empty';"
+        "bad = [m for m in sys.modules if m.split('.')[0] == 'construct' or"
+        " m.startswith(('fsdrivers.fat', 'fsdrivers.ext', 'fsdrivers.swap'))]; assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
