@@ -154,10 +154,13 @@ class Parameters:
 
     @property
     def extra_isize(self) -> int:
-        """Bytes of inode fields after the first 128 that every new inode has."""
-        room = self.inode_size - ext.OLD_INODE_SIZE
-        known = ext.InodeExtended.SIZE - ext.OLD_INODE_SIZE
-        return min(self.want_extra_isize or known, room, known) & ~3
+        """Bytes of inode fields after the first 128 that every new inode has: 0, 28 or 32."""
+        if self.inode_size == ext.OLD_INODE_SIZE:
+            return 0
+        before_project = ext.InodeExtended.OFFSETS["project"] - ext.OLD_INODE_SIZE
+        if self.want_extra_isize == before_project:
+            return before_project
+        return ext.InodeExtended.SIZE - ext.OLD_INODE_SIZE
 
     @property
     def volume_seed(self) -> int:
