@@ -73,10 +73,12 @@ def verify_block(block: bytes, seed: int, position: int) -> None:
     Raises:
         CorruptError: it differs, or there is none.
     """
-    if checksum.has_directory_tail(block):
-        is_valid = checksum.is_directory_block_valid(seed, block)
+    # An index block may still show the tail of the leaf it was, so the index is looked for first.
+    count_offset = checksum.dx_count_offset(block)
+    if count_offset is not None:
+        is_valid = checksum.is_dx_valid(seed, block, count_offset)
     else:
-        count_offset = checksum.dx_count_offset(block)
-        is_valid = count_offset is not None and checksum.is_dx_valid(seed, block, count_offset)
+        is_valid = checksum.has_directory_tail(block)
+        is_valid = is_valid and checksum.is_directory_block_valid(seed, block)
     if not is_valid:
         raise CorruptError("checksum of a directory block", position)
