@@ -183,10 +183,9 @@ class ObjectStore:
                 raise NoSuchPackError(f"there is no pack {digest.hex()}") from error
             try:
                 size = os.fstat(descriptor).st_size
-                if offset < 0 or length < 0 or offset + length > size:
+                if offset < 0 or length < 1 or offset + length > size:
                     raise InvalidRequestError(
-                        f"pack {digest.hex()} has {size} bytes, none at {offset} to "
-                        f"{offset + length}"
+                        f"pack {digest.hex()} has {size} bytes, and no {length} at byte {offset}"
                     )
                 data = os.pread(descriptor, length, offset)
                 while len(data) < length:

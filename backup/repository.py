@@ -186,17 +186,28 @@ class Repository(Protocol):
         list them.  Its commit drops those that it does not list.
         """
 
-    def put_pack(self, machine: str, data: bytes) -> None:
+    def put_pack(
+        self,
+        machine: str,
+        data: bytes | bytearray | memoryview,
+        *,
+        digest: bytes | None = None,
+    ) -> None:
         """Store a pack under the SHA-256 of `data`; it is on the disk when this returns.
 
         Idempotent.  A pack that exists already is not written again.
+
+        Args:
+            machine: created when this is the first that is heard of it.
+            data: the whole pack.
+            digest: its SHA-256, if the caller has computed it.
 
         Raises:
             DigestMismatchError: it was damaged on the way, more than once.
         """
 
     def read_pack(self, digest: bytes, offset: int, length: int) -> bytes:
-        """Return exactly `length` bytes of a pack from `offset` on.
+        """Return exactly `length` bytes, 1 or more, of a pack from `offset` on.
 
         Raises:
             NoSuchPackError: the user has no such pack.

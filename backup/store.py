@@ -96,10 +96,11 @@ class LocalStore:
     def login_parameters(self, user: str) -> bytes:
         """See `backup.repository.RepositoryHost`."""
         user = normalise_name(user, "user")
+        # Made for known ids too: what it costs, once, must not tell them apart.
+        template, salt = _login_parameters_template()
         record = self._catalogue.find_user(user)
         if record is not None:
             return keys.login_parameters(record.key_file)
-        template, salt = _login_parameters_template()
         invented = hmac.digest(self._catalogue.server_secret(), user.encode(), "sha256")
         return template.replace(salt, invented[: len(salt)])
 
@@ -264,19 +265,51 @@ class LocalRepository:
         pending = self._catalogue.pending_packs(self._user_id, machine)
         return [pack for pack in pending if self._files.pack_size(pack.digest) == pack.size]
 
-    def put_pack(self, machine: str, data: Buffer) -> None:
+    def put_pack(self, machine: str, data: Buffer, *, digest: bytes | None = None) -> None:
         """See `backup.repository.Repository`."""
-        self._put_pack(machine, data, hashlib.sha256(data).digest())
+        digest = hashlib.sha256(data).digest() if digest is None else digest
+        if not self.touch_pack(machine, digest, len(data)):
+            with self._files.receive(is_hashed=False) as incoming:
+                incoming.write(data)
+                self.put_received(machine, incoming, digest)
 
-    def put_named_pack(self, machine: str, data: Buffer, digest: bytes) -> bool:
-        """Store a pack whose sender says that `digest` is its SHA-256.
+    def touch_pack(self, machine: str, digest: bytes, size: int) -> bool:
+        """Return whether a pack is here already; if so it counts as sent again.
 
-        Returns:
-            Whether it is new.
+        Raises:
+            InvalidRequestError, TooLargeError: no pack can be like this.
         """
-        if hashlib.sha256(data).digest() != check_digest(digest):
+        machine = normalise_name(machine, "machine")
+        check_digest(digest)
+        if size < 1:
+            raise InvalidRequestError("a pack is not empty")
+        if size > MAXIMUM_PACK_SIZE:
+            raise TooLargeError(f"a pack has {MAXIMUM_PACK_SIZE} bytes at most, not {size}")
+        with self._files.shared():
+            recorded = self._catalogue.pack_size(self._user_id, digest)
+            if recorded is None or recorded != self._files.pack_size(digest):
+                return False
+            self._catalogue.add_pack(self._user_id, machine, digest, size)
+            return True
+
+    def receive(self) -> IncomingFile:
+        """Begin to receive a pack for `put_received`, or a table for `commit_received`."""
+        return self._files.receive(is_hashed=True)
+
+    def put_received(self, machine: str, pack: IncomingFile, digest: bytes) -> None:
+        """Record a pack that was received into this repository's directory; file before row.
+
+        Raises:
+            DigestMismatchError: `digest` is not its SHA-256.
+        """
+        if pack.sha256 is not None and pack.sha256.digest() != digest:
             raise DigestMismatchError(f"the pack {digest.hex()} was damaged on the way")
-        return self._put_pack(machine, data, digest)
+        pack.sync()
+        with self._files.shared():
+            pack.place(self._files.pack_path(digest))
+            self._catalogue.add_pack(
+                self._user_id, normalise_name(machine, "machine"), digest, pack.size
+            )
 
     def read_pack(self, digest: bytes, offset: int, length: int) -> bytes:
         """See `backup.repository.Repository`."""
@@ -303,7 +336,7 @@ class LocalRepository:
         parent: str | None = None,
     ) -> DataSetInfo:
         """See `backup.repository.Repository`."""
-        with self.receive_table() as incoming:
+        with self.receive() as incoming:
             if isinstance(table, Path):
                 with translated_errors(f"reading {table}"), table.open("rb") as source:
                     while chunk := source.read(_COPY_SIZE):
@@ -311,10 +344,6 @@ class LocalRepository:
             else:
                 incoming.write(table)
             return self.commit_received(machine, incoming, packs, keep, parent=parent)
-
-    def receive_table(self) -> IncomingFile:
-        """Begin to receive a table for `commit_received`."""
-        return self._files.receive(is_hashed=True)
 
     def commit_received(
         self,
@@ -368,26 +397,6 @@ class LocalRepository:
             packs = self._catalogue.known_packs(self._user_id)
             tables = {info.id for info in self._catalogue.data_sets(self._user_id)}
             self._files.sweep(packs, tables)
-
-    def _put_pack(self, machine: str, data: Buffer, digest: bytes) -> bool:
-        """Store a pack, file before row; return whether it is new."""
-        machine = normalise_name(machine, "machine")
-        if not data:
-            raise InvalidRequestError("a pack is not empty")
-        if len(data) > MAXIMUM_PACK_SIZE:
-            raise TooLargeError(f"a pack has {MAXIMUM_PACK_SIZE} bytes at most, not {len(data)}")
-        with self._files.shared():
-            recorded = self._catalogue.pack_size(self._user_id, digest)
-            if recorded == len(data) == self._files.pack_size(digest):
-                self._catalogue.add_pack(self._user_id, machine, digest, len(data))
-                return False
-        with self._files.receive(is_hashed=False) as incoming:
-            incoming.write(data)
-            incoming.sync()
-            with self._files.shared():
-                incoming.place(self._files.pack_path(digest))
-                self._catalogue.add_pack(self._user_id, machine, digest, len(data))
-        return True
 
     def _find_committed(self, new: NewDataSet) -> DataSetInfo | None:
         """Return the data set if exactly this one was committed before.

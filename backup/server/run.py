@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run the server: open the store, bind the address, serve until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+
+from backup.repository import InvalidRequestError, RepositoryError
+from backup.server.app import Api
+from backup.server.certificate import ServerCertificate
+from backup.server.sessions import FIRST_DELAY_S
+from backup.store import LocalStore
+from backup.wire import DEFAULT_PORT, format_fingerprint
+
+LISTENING = "listening on "  # what the lines printed at start begin with
+FINGERPRINT = "certificate fingerprint "
+
+KEEP_ALIVE_S = 75
+SHUTDOWN_S = 10
+MAXIMUM_CONNECTIONS = 1024
+
+
+class ServerStartError(RepositoryError):
+    """The server cannot start."""
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Return host and port of "HOST", "HOST:PORT" or "[IPV6]:PORT".
+
+    Raises:
+        InvalidRequestError: it is none of these.
+    """
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+)(?::([0-9]{1,5}))?", text)
+    port = DEFAULT_PORT if match is None or match[2] is None else int(match[2])
+    if match is None or port > 65535:
+        raise InvalidRequestError(f"{text!r} is no address: HOST:PORT is")
+    return match[1].strip("[]"), port
+
+
+def run(
+    data_dir: Path,
+    host: str,
+    port: int,
+    tls: bool = True,
+    print: Callable[[str], None] = print,
+    *,
+    report: Callable[[str], None] | None = None,
+    logs_requests: bool = False,
+    first_delay_s: float = FIRST_DELAY_S,
+) -> None:
+    """Serve `data_dir` until SIGINT or SIGTERM; call from the main thread.
+
+    Args:
+        data_dir: made when there is none.
+        host: address or name to listen on.
+        port: 0 for any free one.
+        tls: whether to use HTTPS; without it, only local clients agree to talk.
+        print: gets URL and fingerprint at start.
+        report: gets one line for every failure of the server's own; `print` does when None.
+        logs_requests: whether it also gets one line for every request.
+        first_delay_s: before a wrong password is answered for the first time.
+
+    Raises:
+        ServerStartError: the address cannot be listened on.
+        RepositoryError: the directory cannot be used.
+    """
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(LocalStore.open(data_dir, create=True))
+        certificate = ServerCertificate.open(data_dir, host) if tls else None
+        store.sweep()
+        listener = stack.enter_context(_listen(host, port))
+        api = Api(
+            store, report=report or print, logs_requests=logs_requests, first_delay_s=first_delay_s
+        )
+        config = uvicorn.Config(
+            api,
+            http="httptools",
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=SHUTDOWN_S,
+            limit_concurrency=MAXIMUM_CONNECTIONS,
+            ssl_keyfile=None if certificate is None else certificate.key_path,
+            ssl_certfile=None if certificate is None else certificate.path,
+        )
+        _silence_loggers()
+        name = f"[{host}]" if ":" in host else host
+        scheme = "http" if certificate is None else "https"
+        print(f"{LISTENING}{scheme}://{name}:{listener.getsockname()[1]}")
+        if certificate is not None:
+            print(f"{FINGERPRINT}{format_fingerprint(certificate.fingerprint)}")
+        asyncio.run(_serve(_Server(config), listener, report or print))
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, except that a signal ends it without being raised once more."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGINT and SIGTERM."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+async def _serve(
+    server: uvicorn.Server, listener: socket.socket, report: Callable[[str], None]
+) -> None:
+    def on_error(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        # Clients that speak no TLS or hang up halfway are no news.
+        error = context.get("exception")
+        if not isinstance(error, OSError):
+            report(f"error: {context.get('message')}: {type(error).__name__}: {error}")
+
+    asyncio.get_running_loop().set_exception_handler(on_error)
+    await server.serve(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=1024)
+    except (OSError, OverflowError) as error:
+        raise ServerStartError(f"cannot listen on {host} port {port}: {error}") from error
+    # Accepted sockets inherit it.  asyncio would not set it on them: they carry no protocol
+    # number.  Measured: without it every small answer takes 44 ms, Nagle against delayed ACK.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def _silence_loggers() -> None:
+    """Keep uvicorn's log, with its tracebacks, off the console; `Api` reports what matters."""
+    for name in ("uvicorn", "uvicorn.error", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.propagate = False
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())
