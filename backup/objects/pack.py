@@ -302,7 +302,10 @@ class PackReader:
             contexts = _contexts
             if length < _DIRECT_SIZE:
                 packed = self._open(nonce, sealed, piece.content_id)
-                out[:] = contexts.decompressor.decompress(packed, max_output_size=length)
+                plain = contexts.decompressor.decompress(packed, max_output_size=length)
+                if len(plain) != length:
+                    raise _damaged(piece.pack_offset)
+                out[:] = plain
                 return
             scratch = contexts.scratch[:size]
             self._open_into(nonce, sealed, piece.content_id, scratch)
