@@ -117,7 +117,7 @@ def build_disc(
             path = disc_files.pack_file(index)
             contents[path] = feeder.stream(index)
             sizes[path], digests[path] = pack.size, pack.digest
-        paths = [*_ordered(sizes), disc_files.MANIFEST]
+        paths = [*sizes, disc_files.MANIFEST]
         sizes[disc_files.MANIFEST] = len(_manifest(paths, sizes, digests))
         contents[disc_files.MANIFEST] = bytes(sizes[disc_files.MANIFEST])
         plan = disc.plan_disc(data_set, [DiscFile(path, sizes[path]) for path in paths])
@@ -150,15 +150,6 @@ def _result(plan: DiscPlan, output: Path, machine: str, pack_count: int) -> Buil
         pack_count=pack_count,
         file_count=len(plan.files),
     )
-
-
-def _ordered(sizes: Mapping[str, int]) -> list[str]:
-    """Return the paths in the order they lie on the disc; see imagebuilder.disc."""
-    last = (disc.COPY_OF_KEY_FILE, disc.COPY_OF_TABLE)
-    packs = [path for path in sizes if path.startswith("objects/")]
-    boot = [path for path in sizes if path.startswith(("boot/", "isolinux/", ".disk/"))]
-    rest = [path for path in sizes if path not in {*last, *packs, *boot}]
-    return [*boot, *rest, *packs, *last]
 
 
 def _digests(contents: Mapping[str, Source] | Mapping[str, bytes]) -> dict[str, bytes]:
@@ -208,7 +199,7 @@ class _PackFeeder:
     def __exit__(self, *_: object) -> None:
         self._executor.shutdown(cancel_futures=True)
 
-    def stream(self, index: int) -> BinaryIO:
+    def stream(self, index: int) -> io.RawIOBase:
         """Return a stream of pack `index` that fetches it when it is first read."""
         return _PackStream(self, index)
 
@@ -227,7 +218,7 @@ class _PackFeeder:
         return data
 
 
-class _PackStream(io.RawIOBase, BinaryIO):
+class _PackStream(io.RawIOBase):
     """One pack as a file: held in memory from the first byte read to the last."""
 
     def __init__(self, feeder: _PackFeeder, index: int) -> None:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plan of a disc: which files, how large, in which order, under which name.  Pure.
+"""The plan of a disc: which files, how large, under which name.  Pure.
 
-Files lie on the disc in the order of the plan: what starts the machine first, then key file
-and table, then the packs in the order a restore reads them, and the second copies last, as far
-from the first as the disc allows.
+pycdlib lays files out directory by directory, ascending by ISO 9660 name.  So key file and table
+come first, then what starts the machine, then the packs in the order a restore reads them, and
+the second copies last, as far from the first as the disc allows: their directory's name sees
+to that.
 
 Source: ECMA-119 6.8 (file sections), 7.4.1 (d-characters), 8.4 (volume descriptor).
 Not done yet: a data set over several discs; set size and sequence number are in the plan for it.
@@ -12,7 +13,7 @@ Not done yet: a data set over several discs; set size and sequence number are in
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backup.objects import disc_files
@@ -33,6 +34,7 @@ COPY_OF_TABLE = f"{disc_files.COPIES}/{disc_files.TABLE}"
 VOLUME_ID_PREFIX = "REBUILDKIT_"
 VOLUME_ID_DIGITS = 16  # of the data set's id
 FILE_LIMIT = 2 << 30  # bytes; some firmware and old readers fail at 2 GiB
+_ISO_NAMES = {disc_files.COPIES: "ZCOPIES"}  # other than the real name: where it sorts
 _ISO_NAME_LENGTH = 24  # of at most 30 characters with the extension, at interchange level 3
 
 _SYSTEM_AREA = 32768  # bytes before the volume descriptors
@@ -54,7 +56,7 @@ class DiscPlan:
 
     set_id: str  # the data set's id, 32 hexadecimal digits
     volume_id: str
-    files: tuple[DiscFile, ...]  # in the order they lie on the disc
+    files: tuple[DiscFile, ...]
     disc_number: int = 1
     disc_count: int = 1
 
@@ -88,7 +90,7 @@ class DiscPlan:
 
 
 def plan_disc(set_id: str, files: Sequence[DiscFile]) -> DiscPlan:
-    """Plan a disc of `files`, in their order.
+    """Plan a disc of `files`.
 
     Raises:
         DiscPlanError: a file is too large, or two names cannot be told apart.
@@ -112,11 +114,6 @@ def volume_id_of(set_id: str) -> str:
     return VOLUME_ID_PREFIX + set_id[:VOLUME_ID_DIGITS].upper()
 
 
-def pack_files(sizes: Iterable[int]) -> list[DiscFile]:
-    """Return the files of packs of these sizes, numbered from 0."""
-    return [DiscFile(disc_files.pack_file(index), size) for index, size in enumerate(sizes)]
-
-
 def iso_path(path: str, *, is_directory: bool = False) -> str:
     """Return the ISO 9660 name of a file or directory; Rock Ridge keeps the real one.
 
@@ -135,4 +132,5 @@ def iso_path(path: str, *, is_directory: bool = False) -> str:
 
 
 def _d_characters(text: str) -> str:
-    return re.sub("[^A-Z0-9_]", "_", text.upper())[:_ISO_NAME_LENGTH]
+    name = _ISO_NAMES.get(text, text)
+    return re.sub("[^A-Z0-9_]", "_", name.upper())[:_ISO_NAME_LENGTH]
