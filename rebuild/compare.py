@@ -24,6 +24,7 @@ from rebuild.fixups.linux import add_fallback_loader
 from rebuild.machine import Machine, VolumeTree, node_of, printable_path
 from rebuild.plan import ESP_TYPE
 from rebuild.progress import Progress
+from rebuild.report import Failure
 from rebuild.screen import printable
 
 DIFFERENCES_SHOWN = 40
@@ -50,6 +51,10 @@ class Comparison:
     def is_equal(self) -> bool:
         """Whether every object is as recorded."""
         return not self.differences
+
+    def as_failures(self) -> list[Failure]:
+        """Return the differences as failures of a restore."""
+        return [Failure(text, "reads back differently") for text in self.differences]
 
     def lines(self) -> list[str]:
         """Return the result as text."""

@@ -12,6 +12,7 @@ import os
 import re
 
 from fsdrivers.errors import FilesystemError
+from rebuild.errors import UnsafeTargetError
 from rebuild.plan import TargetDisk
 
 SYS_BLOCK = "/sys/block"
@@ -56,6 +57,21 @@ def disk_of(device: str, sys_block: str = SYS_BLOCK) -> str:
         if os.path.isdir(f"{sys_block}/{disk}/{name}"):
             return disk
     return name
+
+
+def refuse_mounted(path: str) -> None:
+    """Refuse a block device that is in use: mounted, or holding something mounted, or swap.
+
+    Raises:
+        UnsafeTargetError: names what is in use.
+    """
+    disk = os.path.realpath(path)
+    for listing in ("/proc/self/mounts", "/proc/swaps"):
+        for line in _read(listing).splitlines():
+            used = os.path.realpath(line.split(" ", 1)[0])
+            rest = used.removeprefix(disk)
+            if used == disk or (used.startswith(disk) and re.fullmatch(r"p?\d+", rest)):
+                raise UnsafeTargetError(f"{path} is in use: {used}")
 
 
 def content_of(path: str) -> str:

@@ -98,16 +98,23 @@ def open_master(medium: Medium, user: str, secret: str) -> MasterKey:
 
 
 def unlock(
-    medium: Medium, user: str, secret: str, *, progress: Callable[[str], None] = NO_PROGRESS
+    medium: Medium,
+    user: str,
+    secret: str,
+    *,
+    master: MasterKey | None = None,
+    progress: Callable[[str], None] = NO_PROGRESS,
 ) -> Unlocked:
     """Open the key file, then load and check the whole object table.
+
+    With `master` given, id and secret are not looked at: who has it has logged in already.
 
     Raises:
         WrongPasswordError: id and password, or recovery key, do not open it.
         DamagedError, BindingError, UnknownVersionError: the table cannot be used.
     """
     progress("Checking id and password")
-    master = open_master(medium, user, secret)
+    master = master or open_master(medium, user, secret)
     progress("Reading the object table")
     with ExitStack() as stack:
         stream = stack.enter_context(medium.open_table())
