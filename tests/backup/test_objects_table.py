@@ -53,9 +53,9 @@ def sample() -> list[BackupObject]:
         NodeObject(5, ObjectKind.DIRECTORY, 2, 0, b"", signature=b"5"),
         NodeObject(
             7, ObjectKind.FILE, 2, 5, b"\xff\n\xed\xa0\x80", 1 << 50, 0o7777, 1, 2,
-            -5, 2**64, -(2**70), 10**30, 0xFFFFFFFF, (8, 1), b"target", 4, 99, 6, b"SHORT   TXT", 0x18,
-            (Region(0, 10, False), Region(4096, 5, True)), (PIECE, PIECE),
-            ((b"stream", 100, (PIECE,)), (b"empty", 0, ())), b"6",
+            -5, 2**64, -(2**70), 10**30, 0xFFFFFFFF, (8, 1), b"target", 4, 99, 6,
+            b"SHORT   TXT", 0x18, (Region(0, 10, False), Region(4096, 5, True)),
+            (PIECE, PIECE), ((b"stream", 100, (PIECE,)), (b"empty", 0, ())), b"6",
         ),
         NodeObject(8, ObjectKind.HARD_LINK, 2, 5, b"link", target_number=7, signature=b"7"),
         NodeObject(9, ObjectKind.FILE, 2, 5, b"hole", 1 << 30, regions=(), signature=b"8"),
