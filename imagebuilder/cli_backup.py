@@ -18,6 +18,7 @@ from imagebuilder.cli_common import (
     choose_data_set,
     open_session,
     print_json,
+    read_new_password,
     read_password,
     report_error,
 )
@@ -286,10 +287,7 @@ def run_key_passwd(args: argparse.Namespace) -> int:
 
     with open_session(args) as session:
         old = session.repository.key_file()
-        fresh = argparse.Namespace(password_file=args.new_password_file)
-        if args.new_password_file is None:
-            print("The new password:", file=sys.stderr)
-        password = read_password(fresh, confirm=True)
+        password = read_new_password(args.new_password_file)
         data, login_secret = change_password(old, session.master, args.user, password)
         session.repository.replace_key_file(data, new_login_secret=login_secret, expected=old)
     print("The password is changed. Discs that exist still open with the old one.")

@@ -117,11 +117,7 @@ def read_password(args: argparse.Namespace, *, confirm: bool = False) -> str:
     """
     path = args.password_file or os.environ.get("REBUILDKIT_PASSWORD_FILE")
     if path:
-        try:
-            with open(path, encoding="utf-8") as file:
-                return file.readline().rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"the password file {path} cannot be read: {error}") from error
+        return _read_password_file(path)
     command = os.environ.get("REBUILDKIT_PASSWORD_COMMAND")
     if command:
         done = subprocess.run(
@@ -130,9 +126,30 @@ def read_password(args: argparse.Namespace, *, confirm: bool = False) -> str:
         if done.returncode:
             raise UsageError(f"REBUILDKIT_PASSWORD_COMMAND failed with {done.returncode}")
         return done.stdout.splitlines()[0] if done.stdout else ""
+    return _ask_password("Password: ", confirm=confirm)
+
+
+def read_new_password(path: str | None) -> str:
+    """Return a new password, from a file or typed twice.
+
+    Raises:
+        UsageError: there is none and nobody to ask, or the two differ.
+    """
+    return _read_password_file(path) if path else _ask_password("New password: ", confirm=True)
+
+
+def _read_password_file(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.readline().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the password file {path} cannot be read: {error}") from error
+
+
+def _ask_password(prompt: str, *, confirm: bool) -> str:
     if not sys.stdin.isatty():
         raise UsageError("no password: give --password-file, or run on a terminal")
-    password = getpass.getpass("Password: ")
+    password = getpass.getpass(prompt)
     if confirm and getpass.getpass("Again: ") != password:
         raise UsageError("the two passwords differ")
     return password
@@ -226,9 +243,8 @@ def choose_data_set(
         found = [info for info in found if info.id.startswith(data_set.lower())]
     if not found:
         about = f"of machine {machine}" if machine else f"of {repository.user}"
-        raise NoSuchDataSetError(
-            f"there is no data set {data_set or ''} {about}".replace("  ", " ")
-        )
+        wanted = f"data set {data_set}" if data_set else "data set"
+        raise NoSuchDataSetError(f"there is no {wanted} {about}")
     machines = {info.machine for info in found}
     if len(machines) > 1:
         raise UsageError(f"name one with --machine: {', '.join(sorted(machines))}")

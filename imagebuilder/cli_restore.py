@@ -97,11 +97,11 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _add_source(parser: argparse.ArgumentParser, name: str, *, dest: str) -> None:
-    options = {"metavar": "DISC|URL|DIR", "help": "a disc's image, a server, a store, or a disc"}
+    about = "a disc's image, a server, a store, or a mounted disc"
     if name.startswith("-"):
-        parser.add_argument(name, dest=dest, required=True, **options)
+        parser.add_argument(name, dest=dest, required=True, metavar="DISC|URL|DIR", help=about)
     else:
-        parser.add_argument(dest, **options)
+        parser.add_argument(dest, metavar="DISC|URL|DIR", help=about)
     add_credentials(parser)
     parser.add_argument("--fingerprint", metavar="FP", help="of the server's certificate")
     parser.add_argument("--machine", metavar="NAME", help="for a server or a store")
