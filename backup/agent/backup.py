@@ -39,6 +39,7 @@ from backup.objects.model import (
     NodeObject,
     ObjectKind,
     Piece,
+    Plain,
     SecurityObject,
 )
 from backup.objects.pack import PackInfo
@@ -165,7 +166,7 @@ class _Run:
     ) -> None:
         """Sign what is not signed yet, write the table and make the data set."""
         self.progress.start("commit", len(local.objects), 0)
-        objects = list(_iter_kept(local, sent.lost))
+        objects = list(_iter_kept(local, local.lost))
         packs = _compact_packs(objects, sent.packs)
         for obj in objects:
             if not isinstance(obj, NodeObject | SecurityObject):
@@ -307,7 +308,7 @@ def _moved(piece: Piece, numbers: dict[int, int]) -> Piece:
     return piece if number == piece.pack else piece._replace(pack=number)
 
 
-def _plain_options(options: BackupOptions) -> dict[str, bool | int | str | bytes | list | None]:
+def _plain_options(options: BackupOptions) -> dict[str, Plain]:
     """Return the options that a reader of the set may want to know."""
     return {"allow_raw": options.allow_raw, "exclude": list(options.exclude)}
 

@@ -73,6 +73,7 @@ class InspectedDisk:
 
 
 OpenPartition = Callable[[PartitionTable, int], Device]
+OpenVolume = Callable[[Device], Volume]
 
 
 def inspect_disk(
@@ -81,6 +82,7 @@ def inspect_disk(
     *,
     allow_raw: bool = False,
     open_device: OpenPartition | None = None,
+    open_volume: OpenVolume = open_volume,
 ) -> InspectedDisk:
     """Look at everything on a disk.  Damage and refusals become problems, never exceptions.
 
@@ -89,6 +91,7 @@ def inspect_disk(
         device: the whole disk.
         allow_raw: keep as raw images what would be a problem.
         open_device: opens a partition by table and number; by default a window on `device`.
+        open_volume: opens what a driver knows.
 
     Raises:
         DeviceError: the disk cannot even be read at its start.
@@ -110,7 +113,7 @@ def inspect_disk(
             opened = (
                 open_device(table, number) if open_device else open_partition(device, table, number)
             )
-            disk.partitions.append(_decide(number, opened, entry, allow_raw))
+            disk.partitions.append(_decide(number, opened, entry, allow_raw, open_volume))
         except FilesystemError as error:
             disk.problems.append(Problem(label, str(error)))
         except DeviceError as error:
@@ -138,7 +141,11 @@ def _iter_places(table: PartitionTable) -> Iterator[tuple[PartitionEntry | None,
 
 
 def _decide(
-    number: int, device: Device, entry: PartitionEntry | None, allow_raw: bool
+    number: int,
+    device: Device,
+    entry: PartitionEntry | None,
+    allow_raw: bool,
+    open_volume: OpenVolume,
 ) -> Partition:
     """Decide how a partition is kept, or raise _RefusedError."""
     if entry is not None and (entry.type in RAW_GPT_TYPES or entry.type in RAW_MBR_TYPES):

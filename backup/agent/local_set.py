@@ -10,12 +10,14 @@ Source: EP1168174A1 [0041] to [0044].  No I/O but what a reader does to map larg
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from backup.agent.previous import PreviousSet, PreviousVolume, no_previous
 from backup.agent.regions import Ranges, group_pieces, iter_pieces
 from backup.objects.content import PIECE_SIZE, SecuritySets, Signer
+from backup.objects.identification import identification, path
 from backup.objects.keys import MasterKey
 from backup.objects.model import (
     BackupObject,
@@ -27,6 +29,7 @@ from backup.objects.model import (
     Region,
     VolumeObject,
 )
+from fsdrivers.errors import FilesystemError
 from fsdrivers.volume import Node
 
 SLICE_SIZE = 8 * PIECE_SIZE  # bytes of content that one worker packs at a time
@@ -96,6 +99,7 @@ class LocalSet:
         self.parts: dict[int, int] = {}  # object index -> number of its works, where several
         self.warnings: list[str] = []
         self.notes: list[str] = []
+        self.lost: set[int] = set()  # numbers of objects that are not in the set after all
         self.missing = 0  # objects that could not be read, those of `warnings` among them
         self.unchanged = 0
         self.changed = 0
@@ -165,6 +169,34 @@ class LocalSet:
             number = self._security_numbers[xattrs] = security.number
         return number
 
+    def lose(self, place: int, reason: str) -> None:
+        """Leave an object out of the set after all; without a reason it is simply gone."""
+        number = self.objects[place].number
+        if number in self.lost:
+            return
+        self.lost.add(number)
+        path = self.path_of(place)
+        if reason:
+            self.warnings.append(f"{path}: left out: {reason}")
+            self.missing += 1
+        else:
+            self.notes.append(f"{path}: gone before it was read")
+
+    def path_of(self, place: int) -> str:
+        """Return what to call an object in a message: for a node its path on the machine."""
+        obj = self.objects[place]
+        if isinstance(obj, DiskObject):
+            return obj.name
+        if not isinstance(obj, NodeObject):
+            return os.fsdecode(identification(obj, self.lookup))
+        volume = self.lookup(obj.volume)
+        assert isinstance(volume, VolumeObject), "nodes are on volumes"
+        prefix = volume.mount_point.rstrip(b"/")
+        if not volume.mount_point:
+            disk = self.lookup(volume.disk)
+            prefix = os.fsencode(f"{getattr(disk, 'name', '')}:{volume.partition}")
+        return os.fsdecode(prefix + b"/" + path(obj, self.lookup))
+
     def sign(self, obj: BackupObject) -> None:
         """Give an object whose attributes and content are final its signature."""
         obj.signature = self.signer.signature_of(obj)
@@ -182,7 +214,6 @@ class TreeScan:
         self.volume = volume.number
         self.reader = reader
         self.seen: dict[int, int] = {}
-        self.paths: dict[int, bytes] = {}  # of directories by object number, if anyone asks
         self.previous: PreviousVolume = local.previous.take_volume(volume)
 
     def add_link(self, first: int, parent: int, name: bytes, source: int) -> None:
@@ -217,6 +248,11 @@ class TreeScan:
         else:
             local.former[obj.number - 1] = old.signature
         if obj.kind == ObjectKind.FILE and obj.size:
-            local.add_content(obj, self.reader, node)
+            try:
+                local.add_content(obj, self.reader, node)
+            except FileNotFoundError:
+                local.lose(obj.number - 1, "")
+            except (OSError, FilesystemError) as error:
+                local.lose(obj.number - 1, str(error))
         else:
             local.sign(obj)

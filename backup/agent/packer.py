@@ -8,6 +8,7 @@ that `marshal` can carry.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 from blake3 import blake3
@@ -16,6 +17,7 @@ from backup.agent.local_set import SLICE_SIZE, Loaded, LocalSet
 from backup.objects.content import PIECE_SIZE
 from backup.objects.keys import MasterKey
 from backup.objects.pack import PackWriter
+from backup.repository import RepositoryError
 from fsdrivers.errors import FilesystemError
 
 # offset, length, content id, pack offset (-1: known already), sealed length
@@ -60,6 +62,8 @@ class Packer:
         self._known = known
         self._send = send
         self._level = level
+        self._thread: threading.Thread | None = None  # stores the pack of the slice before
+        self._error: Exception | None = None
         # No pack of a slice outgrows this; a writer that needs more takes memory of its own.
         self._buffer = bytearray(SLICE_SIZE + 2 * PIECE_SIZE)
 
@@ -96,10 +100,35 @@ class Packer:
         if writer is None:
             return None, read, outcomes
         sealed = writer.finish()
-        self._send(bytes(sealed.data))
+        self._start_sending(bytes(sealed.data))
         self._known.update(placed)
         digest, size, salt = sealed.info
         return (digest, size, salt), read, outcomes
+
+    def finish(self) -> None:
+        """Return when the last pack is stored.
+
+        Raises:
+            RepositoryError: it could not be.
+        """
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _start_sending(self, data: bytes) -> None:
+        """Have a pack stored while the next slice is packed; one at a time."""
+        self.finish()
+
+        def send() -> None:
+            try:
+                self._send(data)
+            except (RepositoryError, OSError) as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=send, name="send")
+        self._thread.start()
 
     def _load(self, place: int) -> Loaded | str:
         """Return the content of a work, or why there is none."""

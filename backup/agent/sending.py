@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from backup.agent.local_set import Facts, LocalSet, Work
 from backup.agent.packer import KNOWN, VANISHED, Outcome, Packer, SentPiece, SliceResult
 from backup.agent.progress import Progress
 from backup.agent.slices import cut_slices
 from backup.agent.workers import Serve, WorkerPool
-from backup.objects.identification import path
 from backup.objects.keys import MasterKey
-from backup.objects.model import NodeObject, Piece, Region, VolumeObject
+from backup.objects.model import NodeObject, Piece, Region
 from backup.objects.pack import PackInfo
 from backup.repository import Repository
 
 MAXIMUM_WORKERS = 8
+FINISH = None  # the request that asks a worker to have all its packs stored
 
 
 @dataclass(slots=True)
@@ -30,7 +30,6 @@ class Sent:
     """What came of the work."""
 
     packs: list[PackInfo | None]  # in the order `Piece.pack` counts; None: nothing was sent
-    lost: set[int] = field(default_factory=set)  # numbers of objects that are not in the set
     bytes_read: int = 0
     bytes_sent: int = 0
     packs_sent: int = 0
@@ -70,7 +69,6 @@ class Sender:
         self._parts_left = dict(local.parts)
         self._announced: list[bytes] = []
         self._told: dict[int, int] = {}  # worker -> how many of the announced ids it knows
-        self._lost: dict[int, str] = {}  # object index -> why
         self._sent = Sent([*packs])
 
     def run(self, workers: int, level: int) -> Sent:
@@ -91,6 +89,11 @@ class Sender:
             return self._sent
         self._sent.packs.extend(itertools.repeat(None, len(slices)))
         known_ids = set(self._known)
+        if len(slices) == 1:  # too little for a process of its own
+            serve = self._make_serve(known_ids, level)
+            self._take(self._base, serve((*slices[0], [])))
+            serve(FINISH)
+            return self._sent
         count = min(workers or os.cpu_count() or 1, len(slices), MAXIMUM_WORKERS)
 
         def make_serve() -> Serve:
@@ -104,6 +107,7 @@ class Sender:
         with WorkerPool(count, make_serve) as pool:
             for number, _, answer in pool.run(len(slices), request_of):
                 self._take(self._base + number, answer)
+            pool.run_each(FINISH)
         return self._sent
 
     def _make_serve(self, known: set[bytes], level: int) -> Serve:
@@ -112,7 +116,14 @@ class Sender:
         packer = Packer(
             self._master, self._local, known, lambda data: put_pack(machine, data), level
         )
-        return lambda request: packer.pack(*request)
+
+        def serve(request: tuple[int, int, list[bytes]] | None) -> SliceResult | None:
+            if request is not FINISH:
+                return packer.pack(*request)
+            packer.finish()
+            return None
+
+        return serve
 
     def _take(self, pack: int, answer: SliceResult) -> None:
         """Put the pieces of one slice in place."""
@@ -126,16 +137,16 @@ class Sender:
         for outcome in outcomes:
             self._take_outcome(pack, work[outcome[0]], outcome)
         last = work[outcomes[-1][0]]
-        self._progress.advance(len(outcomes), read, self._path_of(last.place))
+        self._progress.advance(len(outcomes), read, self._local.path_of(last.place))
 
     def _take_outcome(self, pack: int, work: Work, outcome: Outcome) -> None:
         """Put the pieces of one work in place, and sign the object when it is complete."""
         _, sent, regions, facts, warning, failure = outcome
         place = work.place
         if failure:
-            self._lose(place, failure)
+            self._local.lose(place, "" if failure == VANISHED else failure)
         if warning:
-            self._local.warnings.append(f"{self._path_of(place)}: {warning}")
+            self._local.warnings.append(f"{self._local.path_of(place)}: {warning}")
         obj = self._local.objects[place]
         pieces = [self._piece(pack, piece) for piece in sent]
         if isinstance(obj, NodeObject):
@@ -152,7 +163,7 @@ class Sender:
             pieces = sorted(self._parts.pop(place))
         assert not hasattr(obj, "xattrs"), "security objects have no content to read"
         obj.pieces = tuple(pieces)  # type: ignore[union-attr]
-        if isinstance(obj, NodeObject) and place not in self._lost:
+        if isinstance(obj, NodeObject) and obj.number not in self._local.lost:
             self._local.sign(obj)
 
     def _piece(self, pack: int, sent: SentPiece) -> Piece:
@@ -169,36 +180,6 @@ class Sender:
             self._known[content] = piece
             self._announced.append(content)
         return piece
-
-    def _lose(self, place: int, failure: str) -> None:
-        """Leave an object out of the set and say why."""
-        if place in self._lost:
-            return
-        self._lost[place] = failure
-        self._sent.lost.add(self._local.objects[place].number)
-        if failure == VANISHED:
-            self._local.notes.append(f"{self._path_of(place)}: gone before it was read")
-        else:
-            self._local.warnings.append(f"{self._path_of(place)}: left out: {failure}")
-            self._local.missing += 1
-
-    def _path_of(self, place: int) -> str:
-        """Return what to call an object in a message."""
-        return path_of(self._local, place)
-
-
-def path_of(local: LocalSet, place: int) -> str:
-    """Return what to call the object at `place` in a message: its path, with its mount point."""
-    obj = local.objects[place]
-    if not isinstance(obj, NodeObject):
-        return getattr(obj, "name", "") or f"partition {getattr(obj, 'partition', 0)}"
-    volume = local.lookup(obj.volume)
-    assert isinstance(volume, VolumeObject), "nodes are on volumes"
-    prefix = volume.mount_point.rstrip(b"/") if volume.mount_point else b""
-    if not volume.mount_point:
-        disk = local.lookup(volume.disk)
-        prefix = os.fsencode(f"{getattr(disk, 'name', '')}:{volume.partition}")
-    return os.fsdecode(prefix + b"/" + path(obj, local.lookup))
 
 
 def _apply_facts(obj: NodeObject, facts: Facts) -> None:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from typing import Protocol
 
-from backup.agent.errors import Problem
+from backup.agent.errors import NoSourceError, Problem
 from backup.agent.exclusions import IsExcluded
 from backup.agent.inspection import EMPTY, RAW, InspectedDisk, Partition, inspect_disk
 from backup.agent.local_set import LocalSet
@@ -62,9 +62,17 @@ class DiskSource:
         self._system: dict[str, str] = {}
 
     def inspect(self, *, allow_raw: bool) -> list[Problem]:
-        """Open the disk and look at all its partitions."""
+        """Open the disk and look at all its partitions.
+
+        Raises:
+            NoSourceError: there is no such disk, or it may not be read.
+        """
         try:
             self._device = FileDevice.open(self.path)
+        except DeviceError as error:
+            reason = os.strerror(error.errno or 0)
+            raise NoSourceError(f"the disk {self.path} cannot be opened: {reason}") from error
+        try:
             self._disk = inspect_disk(self.name, self._device, allow_raw=allow_raw)
         except DeviceError as error:
             return [Problem(self.path, f"it cannot be read: {error}")]

@@ -39,7 +39,8 @@ def scan_volume(
         prefix: path of the root, without a slash at its end.
     """
     scan = TreeScan(local, obj, reader)
-    seen, paths = scan.seen, scan.paths
+    seen = scan.seen
+    paths: dict[int, bytes] = {}  # of directories by object number, if anyone asks
     directory = Kind.DIRECTORY
     try:
         for entry in volume.walk():
@@ -52,13 +53,13 @@ def scan_volume(
                 path = prefix if is_root else paths[parent] + b"/" + entry.name
                 if path and is_excluded(path):
                     continue
-                if node.kind == directory:
-                    paths[local.next_number()] = path
             first = seen.get(node.number)
             if first is not None:
                 scan.add_link(first, parent, entry.name, node.number)
                 continue
             number = _add_entry(local, scan, entry, parent)
+            if is_excluded is not None and node.kind == directory:
+                paths[number] = path
             if node.links > 1 or node.kind == directory:
                 seen[node.number] = number
     except (FilesystemError, DeviceError) as error:

@@ -49,7 +49,6 @@ class WorkerPool:
 
     def __init__(self, count: int, make_serve: Callable[[], Serve]) -> None:
         self._workers: list[_Worker] = []
-        gc.collect()
         gc.freeze()  # the collector would touch, and so copy, every page of the parent's objects
         try:
             for _ in range(count):
@@ -92,6 +91,15 @@ class WorkerPool:
                     following += 1
                 done += 1
                 yield number, self._workers.index(worker), answer
+
+    def run_each(self, body: Any) -> list[Any]:
+        """Send the same request to every worker, all idle, and return their answers."""
+        for worker in self._workers:
+            self._request(worker, 0, lambda _number, _worker: body)
+        answers = [self._receive(worker) for worker in list(self._workers)]
+        for worker in self._workers:
+            worker.busy_with = None
+        return answers
 
     def close(self, *, kill: bool = False) -> None:
         """End the workers and wait for them."""
