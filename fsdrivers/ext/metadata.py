@@ -164,27 +164,29 @@ class Metadata:
         Raises:
             CorruptError: no such inode, or a wrong checksum.
         """
+        raw = self._inode_record(number, ahead=ahead)
+        if self.seed is not None and not checksum.is_inode_valid(self.seed, number, raw):
+            raise CorruptError(f"checksum of inode {number}", self.inode_position(number))
+        return raw
+
+    def _inode_record(self, number: int, *, ahead: bool) -> bytes:
         position = self.inode_position(number)
         size = self.geometry.inode_size
-        start = position - position % CHUNK_SIZE
+        at = position % CHUNK_SIZE
+        start = position - at
         chunk = self._chunks.get(start)
         if chunk is None:
             if not ahead:
-                raw = self.device.read(position, size)
-                self._verify_inode(number, raw, position)
-                return raw
+                return self.device.read(position, size)
             chunk = self.device.read(start, min(CHUNK_SIZE, self.geometry.size - start))
-            while len(self._chunks) >= CACHED_CHUNKS:
-                self._chunks.pop(next(iter(self._chunks)), None)
+            if len(self._chunks) >= CACHED_CHUNKS:
+                self._chunks = {}  # replaced as a whole, so that other threads' use of it holds
             self._chunks[start] = chunk
-        at = position - start
-        raw = chunk[at : at + size]
-        self._verify_inode(number, raw, position)
-        return raw
+        return chunk[at : at + size]
 
-    def _verify_inode(self, number: int, raw: bytes, position: int) -> None:
-        if self.seed is not None and not checksum.is_inode_valid(self.seed, number, raw):
-            raise CorruptError(f"checksum of inode {number}", position)
+    def inode_record(self, number: int) -> bytes:
+        """Return an inode as long as on disk, whatever it holds, reading ahead."""
+        return self._inode_record(number, ahead=True)
 
     def inode(self, number: int) -> ext.InodeExtended:
         """Return an inode, decoded; fields its `extra_isize` does not cover are 0.

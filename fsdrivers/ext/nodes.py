@@ -151,7 +151,7 @@ class NodeReader:
         if block:
             shared = self._xattr_blocks.get(block)
             if shared is None:
-                shared = self._block_xattrs(block, number)
+                shared = self.block_xattrs(block, number)
                 if len(self._xattr_blocks) >= CACHED_XATTR_BLOCKS:
                     self._xattr_blocks = {}
                 self._xattr_blocks[block] = shared
@@ -160,7 +160,12 @@ class NodeReader:
             found.sort()
         return tuple(found)
 
-    def _block_xattrs(self, block: int, number: int) -> list[xattrs.Xattr]:
+    def block_xattrs(self, block: int, number: int) -> list[xattrs.Xattr]:
+        """Return the attributes in a block that inode `number` leads to.
+
+        Raises:
+            CorruptError: the block is damaged or outside the volume.
+        """
         metadata = self._metadata
         position = block * metadata.geometry.block_size
         if not metadata.geometry.first_data_block < block < metadata.geometry.blocks_count:

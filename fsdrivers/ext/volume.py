@@ -18,11 +18,12 @@ from collections.abc import Iterator
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, UnsupportedError
-from fsdrivers.ext import contents, description, directory, journal, orphans
+from fsdrivers.ext import contents, description, directory, journal
 from fsdrivers.ext import format as ext
 from fsdrivers.ext.flags import Compat, InodeFlags, InodeNumber
 from fsdrivers.ext.metadata import Metadata, covered_inode
 from fsdrivers.ext.nodes import NodeReader
+from fsdrivers.ext.orphans import find_orphans, truncated_extents
 from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
 
 READ_AHEAD = 256 << 10  # bytes of a directory read at once
@@ -41,7 +42,7 @@ class ExtVolume:
         log: journal.Journal | None,
         *,
         was_replayed: bool,
-        truncated: frozenset[int],
+        orphans: frozenset[int],
     ) -> None:
         """Show a volume whose frame is loaded.
 
@@ -49,7 +50,7 @@ class ExtVolume:
             metadata: of the volume as recovery leaves it.
             log: its internal journal.
             was_replayed: whether the journal had something to say.
-            truncated: inodes whose blocks past their size are to be ignored.
+            orphans: inodes whose blocks past their size are to be ignored.
         """
         superblock = metadata.superblock
         self.metadata = metadata
@@ -61,8 +62,8 @@ class ExtVolume:
         self.block_size = metadata.geometry.block_size
         self.was_replayed = was_replayed
         self._journal = log
-        self._truncated = truncated
-        self._nodes = NodeReader(metadata)
+        self.orphans = orphans
+        self.nodes = NodeReader(metadata)
         self._maps: dict[int, list[Extent]] = {}
 
     @classmethod
@@ -82,7 +83,7 @@ class ExtVolume:
             metadata,
             journal.open_journal(metadata),
             was_replayed=overlay is not None,
-            truncated=orphans.find_orphans(metadata),
+            orphans=find_orphans(metadata),
         )
 
     def describe(self) -> dict[str, Plain]:
@@ -107,12 +108,12 @@ class ExtVolume:
 
     def walk(self) -> Iterator[Entry]:
         """Yield every name on the volume, the root first, parents before children."""
-        root = self._nodes.node(InodeNumber.ROOT)
+        root = self.nodes.node(InodeNumber.ROOT)
         if root.kind is not Kind.DIRECTORY:
             position = self.metadata.inode_position(InodeNumber.ROOT)
             raise CorruptError("the root is not a directory", position)
         yield Entry(root.number, b"", root)
-        node_of, first_inode = self._nodes.node, self.metadata.geometry.first_inode
+        node_of, first_inode = self.nodes.node, self.metadata.geometry.first_inode
         shared: dict[int, Node] = {}
         seen = {root.number}
         pending = [root.number]
@@ -190,6 +191,12 @@ class ExtVolume:
         if rest and rest.value:
             yield rest.value, position + rest.value_start
 
+    def inline_parent(self, number: int) -> int:
+        """Return the parent of a directory inside its inode."""
+        return int.from_bytes(
+            self.metadata.inode_bytes(number)[_BLOCK_AT : _BLOCK_AT + 4], "little"
+        )
+
     def extents(self, node: Node) -> list[Extent]:
         """Return the mapped parts of a file; positions are those of `self.device`."""
         number = node.number
@@ -197,8 +204,8 @@ class ExtVolume:
         if found is None:
             raw = self.metadata.inode_bytes(number)
             found = contents.extents_of(self.metadata, number, raw)
-            if number in self._truncated:
-                found = orphans.truncated_extents(found, node.size, self.block_size)
+            if number in self.orphans:
+                found = truncated_extents(found, node.size, self.block_size)
             if len(self._maps) >= CACHED_MAPS:
                 self._maps = {}  # replaced as a whole, so that other threads' use of it holds
             self._maps[number] = found
