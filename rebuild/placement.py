@@ -55,6 +55,7 @@ def place_partitions(
     usable_end: int,
     target_name: str,
     target_size: int,
+    is_larger: bool,
     grow: int | None = None,
 ) -> dict[int, NewPlace]:
     """Return the place of every partition by number on a disk usable up to `usable_end`.
@@ -64,6 +65,8 @@ def place_partitions(
         usable_end: first byte behind the last one that partitions may take.
         target_name: for messages.
         target_size: bytes of the target, for messages.
+        is_larger: whether the target is larger than the recorded disk.  On one of the same
+            size everything stays where it was, room behind the last partition included.
         grow: number of the partition that takes new room; None for the last growable one,
             0 for none.
 
@@ -80,7 +83,7 @@ def place_partitions(
     if room < 0:
         changes = _shrink(solid, -room, target_name, target_size)
     else:
-        changes = _grow(solid, room, grow)
+        changes = _grow(solid, room if is_larger else 0, grow)
     return {partition.number: _moved(partition, solid, changes) for partition in order}
 
 

@@ -140,6 +140,7 @@ def _plan_disk(
         usable_end=usable_end(table.scheme, target.size, target.sector_size),
         target_name=target.path,
         target_size=target.size,
+        is_larger=target.size > disk.size,
         grow=grow,
     )
     partitions = []

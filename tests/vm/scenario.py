@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job with the real commands: server, register, backup, disc, rehearsal.
+
+Used by the tests and by `make demo`, so that what is shown is what is tested.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vm.debian import DiskLayout, make_disk, make_root
+
+USER = "anna"
+PASSWORD = "correct horse battery staple"
+SERVER_START_TIMEOUT_S = 30.0
+
+
+def cache_directory() -> Path:
+    """Return where made machines are kept between runs, outside the checkout."""
+    base = os.environ.get("REBUILDKIT_CACHE") or os.path.expanduser("~/.cache/rebuildkit")
+    path = Path(base) / "machines"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock that other test processes respect."""
+    with path.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def debian_root(name: str = "plain", extra_packages: Sequence[str] = ()) -> Path:
+    """Return a Debian root filesystem as a tar, made once and kept."""
+    path = cache_directory() / f"root-{name}.tar"
+    with locked(path):
+        if not path.exists():
+            make_root(path, extra_packages=extra_packages)
+    return path
+
+
+def debian_disk(scheme: str, size_mib: int = 800) -> Path:
+    """Return a bootable Debian disk, made once and kept.  Never write to it."""
+    root = debian_root()
+    path = cache_directory() / f"{scheme}-{size_mib}.img"
+    with locked(path):
+        if not path.exists() or path.stat().st_mtime < root.stat().st_mtime:
+            make_disk(root, path, DiskLayout(scheme, size_mib))
+    return path
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+    elapsed_s: float
+
+    @property
+    def json(self) -> Any:
+        """The output as JSON."""
+        return json.loads(self.out)
+
+
+def run(*arguments: str | Path, timeout_s: float = 1800.0) -> Outcome:
+    """Run the `rebuildkit` command of this environment."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "imagebuilder.cli", *map(str, arguments)],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=timeout_s,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
+
+
+class Server:
+    """A real server process over HTTPS on a free port; a context manager."""
+
+    def __init__(self, data: Path, host: str = "127.0.0.1") -> None:
+        self._log = data.with_suffix(".log").open("wb")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "imagebuilder.cli", "server"]
+            + ["--data", str(data), "--listen", f"{host}:0"],
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+        )
+        assert self._process.stdout is not None
+        said = b""
+        deadline = time.monotonic() + SERVER_START_TIMEOUT_S
+        while not (
+            found := re.search(rb"(https://\S+)[\s\S]*?((?:[0-9A-Fa-f]{2}:){31}\w\w)", said)
+        ):
+            line = self._process.stdout.readline()
+            if not line or time.monotonic() > deadline:
+                self.close()
+                raise RuntimeError(f"the server did not start: {said!r}")
+            said += line
+        self.url = found[1].decode().rstrip("/.,;")
+        self.fingerprint = found[2].decode()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def kill(self) -> None:
+        """Kill the process as a power cut would."""
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(20)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._log.close()
+
+
+@dataclass(slots=True)
+class Scenario:
+    """One user of one server, with the files that the commands need below `directory`."""
+
+    directory: Path
+    server: Server
+
+    @property
+    def password_file(self) -> Path:
+        """File with the user's password."""
+        path = self.directory / "password"
+        if not path.exists():
+            path.write_text(PASSWORD + "\n")
+        return path
+
+    @property
+    def credentials(self) -> tuple[str, ...]:
+        """Options for id and password."""
+        return ("--user", USER, "--password-file", str(self.password_file))
+
+    @property
+    def repository(self) -> tuple[str, ...]:
+        """Options for the server, with id and password."""
+        place = ("--server", self.server.url, "--fingerprint", self.server.fingerprint)
+        return (*place, *self.credentials)
+
+    def register(self) -> Outcome:
+        """Register the user."""
+        return run("register", *self.repository)
+
+    def backup(self, machine: str, *disks: Path, options: Sequence[str] = ()) -> Outcome:
+        """Back up disks as `machine`."""
+        named = [word for disk in disks for word in ("--disk", str(disk))]
+        return run("backup", *self.repository, "--machine", machine, *named, "--json", *options)
+
+    def build(self, machine: str, disc: Path, *options: str) -> Outcome:
+        """Build the disc of the newest data set of `machine`."""
+        return run(
+            *("image", "build", *self.repository, "--machine", machine, "-o", disc),
+            *("--fast", "--json", *options),
+        )
+
+    def rehearse(self, disc: Path, *options: str | Path) -> Outcome:
+        """Rehearse a disc."""
+        return run("rehearse", disc, *self.credentials, "--json", *options)
+
+
+def must(outcome: Outcome) -> Outcome:
+    """Return an outcome that went well, or fail with what the command said."""
+    assert outcome.code == 0, f"exit {outcome.code}\n{outcome.out}\n{outcome.err}"
+    return outcome
