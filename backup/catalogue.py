@@ -430,7 +430,7 @@ def _find_packs(
         query = select(Pack.id, Pack.digest, Pack.size).where(
             Pack.user_id == user_id, Pack.digest.in_(digests[start : start + _BATCH])
         )
-        yield from connection.execute(query).tuples()
+        yield from connection.execute(query)
 
 
 def _next_generation(connection: Connection, machine_id: int, new: NewDataSet) -> int:
