@@ -24,6 +24,8 @@ from vm.debian import DiskLayout, make_disk, make_root
 USER = "anna"
 PASSWORD = "correct horse battery staple"
 SERVER_START_TIMEOUT_S = 30.0
+# What a server says at its start: where it is, and its certificate's fingerprint.
+SERVER_WORDS = re.compile(rb"(https://\S+)[\s\S]*?((?:[0-9A-Fa-f]{2}:){31}[0-9A-Fa-f]{2})")
 
 
 def cache_directory() -> Path:
@@ -97,8 +99,10 @@ class Server:
     def __init__(self, data: Path, host: str = "127.0.0.1") -> None:
         self._log = data.with_suffix(".log").open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "imagebuilder.cli", "server"]
-            + ["--data", str(data), "--listen", f"{host}:0"],
+            [
+                *(sys.executable, "-m", "imagebuilder.cli", "server"),
+                *("--data", str(data), "--listen", f"{host}:0"),
+            ],
             stdout=subprocess.PIPE,
             stderr=self._log,
         )

@@ -1,0 +1,62 @@
+# Everything a developer or a new user runs.  `make` alone explains.
+SHELL := /bin/bash
+# Debian's own interpreter where there is one: the recovery disc carries the same release.
+PYTHON ?= $(shell test -x /usr/bin/python3 && echo /usr/bin/python3 || echo python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
+WORKERS ?= 2
+DEMO ?= demo
+
+# Programs the product uses on the machine that builds and rehearses discs.
+PACKAGES := python3-venv binutils qemu-system-x86 ovmf
+# Programs that only the tests and the demonstration use: makers of machines, judges of volumes.
+TEST_PACKAGES := acl attr dosfstools e2fsprogs fatcat fdisk file gdisk libcap2-bin mmdebstrap \
+	mtools sleuthkit util-linux xorriso zstd
+# Peers that the benchmarks run beside us.
+BENCH_PACKAGES := borgbackup restic
+
+.PHONY: help setup demo test check lint types unit vm bench clean
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready ## Install Debian packages and the virtual environment
+
+$(VENV)/.ready: pyproject.toml Makefile
+	@missing=$$(dpkg-query -W -f '$${Package} $${db:Status-Status}\n' $(PACKAGES) $(TEST_PACKAGES) \
+		2>/dev/null | awk '$$2=="installed"{n++} END{print n+0}'); \
+	if [ "$$missing" -lt $(words $(PACKAGES) $(TEST_PACKAGES)) ]; then \
+		$(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install \
+		-y -qq --no-install-recommends $(PACKAGES) $(TEST_PACKAGES); fi
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+demo: setup ## Lose a small Debian machine and get it back from its disc, in QEMU
+	$(SUDO) $(BIN)/python -m tests.vm.demo $(DEMO)
+
+test: setup check ## Set everything up, then run every check and every test
+
+check: lint types unit vm ## Linters, types and all tests; what CI runs
+
+lint: ## Linters
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell backup docs fsdrivers imagebuilder rebuild templates tests vm *.md
+
+types: ## Strict type check
+	$(BIN)/mypy
+
+unit: ## All tests that start no virtual machine
+	$(BIN)/pytest -q -n $(WORKERS) -m 'not vm'
+
+vm: ## Tests in virtual machines: the main job, end to end
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadscope -m vm
+
+bench: setup ## Measure against the peers, side by side
+	$(SUDO) apt-get install -y -qq --no-install-recommends $(BENCH_PACKAGES)
+	$(BIN)/python -m tests.bench
+
+clean: ## Remove what was built here
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
