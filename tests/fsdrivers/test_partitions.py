@@ -120,6 +120,7 @@ def test_reads_mbr_with_logical_partitions(tmp_path: Path) -> None:
     assert [e.number for e in table.entries if e.is_extended] == [2]
     assert [e.container for e in table.entries] == [0, 0, 0, 2, 2, 2]
     assert table.entries[3].partuuid == "deadbeef-05"
+    assert f'PTUUID="{table.disk_id}"' in run("blkid", "--probe", tmp_path / "disk.img")
 
 
 @pytest.mark.tools

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The names of an opened volume as a tree: finding an object by its path.
+
+Holds one entry per name in memory.  Not here: content, which `Volume.read` gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fsdrivers.errors import (
+    CorruptError,
+    DeviceError,
+    IsADirectoryError_,
+    NotADirectoryError_,
+    NotFoundError,
+)
+from fsdrivers.volume import Entry, Extent, Kind, Node, Volume
+
+LINK_LIMIT = 40  # symbolic links followed on one path, as Linux does
+PIECE_SIZE = 1 << 20  # bytes that `iter_content` reads at a time
+
+
+class Tree:
+    """All names of one volume.
+
+    `error` is set where the volume is damaged: the names that came before it are there.
+    """
+
+    def __init__(self, volume: Volume) -> None:
+        """Read every directory of `volume`."""
+        self.volume = volume
+        self.root: Entry | None = None
+        self.error: CorruptError | DeviceError | None = None
+        self._children: dict[int, list[Entry]] = {}
+        self._ignores_case = volume.type.startswith("fat")
+        try:
+            for entry in volume.walk():
+                if self.root is None:
+                    self.root = entry
+                else:
+                    self._children.setdefault(entry.parent, []).append(entry)
+        except (CorruptError, DeviceError) as error:
+            self.error = error
+
+    def children(self, node: Node) -> list[Entry]:
+        """Return the names in a directory, in the order on the medium."""
+        return self._children.get(node.number, [])
+
+    def iter_below(self, path: bytes, entry: Entry) -> Iterator[tuple[bytes, Entry]]:
+        """Yield (path, entry) of `entry` at `path` and all below it, by name, parents first."""
+        stack = [(path, entry)]
+        while stack:
+            path, entry = stack.pop()
+            yield path, entry
+            if entry.node.kind == Kind.DIRECTORY:
+                base = path.rstrip(b"/") + b"/"
+                children = sorted(self.children(entry.node), key=lambda child: child.name)
+                stack += [(base + child.name, child) for child in reversed(children)]
+
+    def find(self, path: bytes, *, follow: bool = False) -> Entry:
+        """Return what `path` names, from the root with or without a leading slash.
+
+        Args:
+            path: names between slashes; FAT volumes ignore the case of ASCII letters.
+            follow: follow a symbolic link that the whole path names, as those on the way are.
+
+        Raises:
+            NotFoundError: no such object, or too many symbolic links.
+            CorruptError, DeviceError: it may be in what could not be read.
+            NotADirectoryError_: something on the way is no directory.
+        """
+        if self.root is None and self.error is not None:
+            raise self.error
+        if self.root is None:
+            raise NotFoundError(f"a {self.volume.type} volume holds no files")
+        shown = path.decode("utf-8", "backslashreplace")
+        trail = [self.root]
+        parts = [part for part in reversed(path.split(b"/")) if part]
+        links = 0
+        while parts:
+            part = parts.pop()
+            here = trail[-1].node
+            if here.kind != Kind.DIRECTORY:
+                raise NotADirectoryError_(f"{shown}: not a directory")
+            if part == b".":
+                continue
+            if part == b"..":
+                del trail[max(1, len(trail) - 1) :]
+                continue
+            entry = self._child(here, part)
+            if entry is None and self.error is not None:
+                raise self.error
+            if entry is None:
+                raise NotFoundError(f"{shown}: no such file or directory")
+            if entry.node.kind == Kind.SYMLINK and (parts or follow):
+                links += 1
+                if links > LINK_LIMIT:
+                    raise NotFoundError(f"{shown}: too many symbolic links")
+                target = entry.node.target
+                if target.startswith(b"/"):
+                    del trail[1:]
+                parts += [name for name in reversed(target.split(b"/")) if name]
+                continue
+            trail.append(entry)
+        return trail[-1]
+
+    def iter_content(self, node: Node) -> Iterator[bytes]:
+        """Yield the content of a file piece by piece.
+
+        Raises:
+            IsADirectoryError_: it is no file.
+        """
+        if node.kind != Kind.FILE:
+            raise IsADirectoryError_(f"a {node.kind.name.lower().replace('_', ' ')} has no content")
+        for offset in range(0, node.size, PIECE_SIZE):
+            yield self.volume.read(node, offset, min(PIECE_SIZE, node.size - offset))
+
+    def _child(self, directory: Node, name: bytes) -> Entry | None:
+        children = self.children(directory)
+        found = next((child for child in children if child.name == name), None)
+        if found is None and self._ignores_case:
+            wanted = name.lower()
+            found = next((child for child in children if child.name.lower() == wanted), None)
+        return found
+
+
+def merge_extents(extents: list[Extent], end: int) -> list[tuple[int, int, bool]]:
+    """Return (offset, length, is_unwritten) of `extents` cut at `end`, neighbours joined.
+
+    What is left does not depend on where the content lies, so maps of two volumes compare.
+    """
+    merged: list[tuple[int, int, bool]] = []
+    for extent in extents:
+        stop = min(extent.offset + extent.length, end)
+        if stop <= extent.offset:
+            continue
+        if merged:
+            offset, length, is_unwritten = merged[-1]
+            if offset + length == extent.offset and is_unwritten == extent.is_unwritten:
+                merged[-1] = (offset, stop - offset, is_unwritten)
+                continue
+        merged.append((extent.offset, stop - extent.offset, extent.is_unwritten))
+    return merged

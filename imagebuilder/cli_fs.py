@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`rebuildkit fs`: look into disks and images with our own drivers, without mounting.
+
+    rebuildkit fs probe     IMAGE [--partition N]            what is on it
+    rebuildkit fs ls        IMAGE [--partition N] [PATH]     as ls -l
+    rebuildkit fs stat      IMAGE [--partition N] [PATH]     as stat
+    rebuildkit fs cat       IMAGE [--partition N] PATH       content to standard output
+    rebuildkit fs manifest  IMAGE [--partition N] [PATH]     one line for each object
+
+Nothing is ever written to IMAGE.  Exit codes: EXIT_CODES.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from fsdrivers.device import Device, FileDevice, Window
+from fsdrivers.errors import (
+    CorruptError,
+    DeviceError,
+    FilesystemError,
+    IsADirectoryError_,
+    NoSpaceError,
+    NotADirectoryError_,
+    NotFoundError,
+    NotRecognisedError,
+    UnsupportedError,
+)
+from imagebuilder.cli_common import UsageError, print_json, report_error
+
+if TYPE_CHECKING:
+    from fsdrivers.partitions import PartitionEntry, PartitionTable
+    from fsdrivers.tree import Tree
+
+EXIT_CODES: dict[type[BaseException], int] = {
+    UsageError: 2,
+    IsADirectoryError_: 2,
+    NotRecognisedError: 4,
+    CorruptError: 5,
+    UnsupportedError: 6,
+    NoSpaceError: 7,
+    NotFoundError: 8,
+    NotADirectoryError_: 8,
+    DeviceError: 9,
+    FilesystemError: 5,
+}
+
+
+class _VerbParser(argparse.ArgumentParser):
+    """Lets options stand between IMAGE and an optional PATH, which argparse alone refuses.
+
+    It gives an optional positional its default as soon as an option follows the one before;
+    its own way around, intermixed parsing, is not offered for the parsers of subcommands.
+    """
+
+    _is_intermixing = False
+
+    def parse_known_args(  # type: ignore[override]  # the base is overloaded for any namespace
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        if self._is_intermixing:  # called by parse_known_intermixed_args
+            return super().parse_known_args(args, namespace)
+        self._is_intermixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_intermixing = False
+
+
+def add_parser(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> argparse.ArgumentParser:
+    """Add `fs` to the commands and return its parser."""
+    parser = commands.add_parser(
+        "fs",
+        help="look into volumes",
+        description="Look into disks and images without mounting them; nothing is written.",
+        epilog="Exit codes: 0 done, 2 usage, 4 not recognised, 5 corrupt, 6 not supported, "
+        "7 no space, 8 not found, 9 the device failed.",
+    )
+    actions = parser.add_subparsers(
+        dest="fs_action", metavar="ACTION", required=True, parser_class=_VerbParser
+    )
+    for action, path_count, text in (
+        ("probe", None, "show the partition table and what each partition holds"),
+        ("ls", "?", "list a directory, or one object, as ls -l does"),
+        ("stat", "?", "show everything known of one object"),
+        ("cat", 1, "write the content of files to standard output"),
+        ("manifest", "?", "list every object below PATH with the hash of its content"),
+    ):
+        verb = actions.add_parser(action, help=text, description=text.capitalize() + ".")
+        verb.add_argument("image", metavar="IMAGE", help="image file or block device")
+        if path_count == 1:
+            verb.add_argument("paths", metavar="PATH", nargs="+")
+        elif path_count:
+            verb.add_argument("path", metavar="PATH", nargs="?", default="/")
+        verb.add_argument(
+            "--partition", "-p", metavar="N", type=int, help="number as Linux counts; 0: the disk"
+        )
+        verb.add_argument(
+            "--sector-size",
+            metavar="BYTES",
+            type=int,
+            choices=(512, 4096),
+            help="of an image whose disk had other sectors than 512 bytes",
+        )
+        if action != "cat":
+            verb.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out one `fs` command; return its exit code."""
+    actions: dict[str, Callable[[argparse.Namespace, Device], int]] = {
+        "probe": _probe,
+        "ls": _ls,
+        "stat": _stat,
+        "cat": _cat,
+        "manifest": _manifest,
+    }
+    try:
+        with FileDevice.open(args.image, sector_size=args.sector_size) as device:
+            return actions[args.fs_action](args, device)
+    except tuple(EXIT_CODES) as error:
+        return _fail(error)
+
+
+def _fail(error: BaseException) -> int:
+    """Say what happened in one sentence; return the exit code for it."""
+    is_device = isinstance(error, DeviceError)
+    text = f"{error.filename}: {error.strerror}" if is_device else str(error)
+    report_error(" ".join(" ".join((text, *getattr(error, "__notes__", ()))).split()))
+    return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+
+
+def _open_tree(args: argparse.Namespace, device: Device) -> Tree:
+    """Open the volume that the options name and read its names.
+
+    Raises:
+        UsageError: there are partitions and none was named.
+    """
+    from fsdrivers import open_volume
+    from fsdrivers.partitions import open_partition, read_table
+    from fsdrivers.tree import Tree
+
+    if args.partition == 0:
+        return Tree(open_volume(device))
+    table = read_table(device)
+    if args.partition is None and table.entries:
+        numbers = [str(entry.number) for entry in table.entries if not entry.is_extended]
+        raise UsageError(
+            f"{args.image} has partitions; name one with --partition: {', '.join(numbers)}"
+        )
+    window: Device = device
+    if args.partition is not None:
+        window = open_partition(device, table, args.partition)
+    return Tree(open_volume(window))
+
+
+def _finish(tree: Tree) -> int:
+    """Return the exit code of a command that could do what the volume allowed."""
+    return _fail(tree.error) if tree.error is not None else 0
+
+
+def _absolute(path: str) -> bytes:
+    """Return PATH as bytes from the root: "/" and no slash behind."""
+    return b"/" + os.fsencode(path).strip(b"/")
+
+
+def _ls(args: argparse.Namespace, device: Device) -> int:
+    from fsdrivers.volume import Kind
+    from imagebuilder.cli_fs_format import list_lines, name_fields, node_fields
+
+    tree = _open_tree(args, device)
+    found = tree.find(_absolute(args.path))
+    if found.node.kind == Kind.DIRECTORY:
+        listed = [(child.name, child) for child in tree.children(found.node)]
+    else:
+        listed = [(os.fsencode(args.path), found)]
+    if args.json:
+        print_json(
+            [{**name_fields("name", name), **node_fields(item.node)} for name, item in listed]
+        )
+    else:
+        for line in list_lines([(name, item.node) for name, item in sorted(listed, key=_by_name)]):
+            print(line)
+    return _finish(tree)
+
+
+def _by_name(item: tuple[bytes, object]) -> bytes:
+    return item[0]
+
+
+def _stat(args: argparse.Namespace, device: Device) -> int:
+    from fsdrivers.volume import Kind
+    from imagebuilder.cli_fs_format import name_fields, node_fields, stat_lines
+
+    tree = _open_tree(args, device)
+    path = _absolute(args.path)
+    node = tree.find(path).node
+    extents = tree.volume.extents(node) if node.kind == Kind.FILE else []
+    if args.json:
+        places = [list(extent) for extent in extents]
+        print_json({**name_fields("path", path), **node_fields(node), "extents": places})
+    else:
+        for line in stat_lines(path, node, extents):
+            print(line)
+    return _finish(tree)
+
+
+def _cat(args: argparse.Namespace, device: Device) -> int:
+    tree = _open_tree(args, device)
+    sys.stdout.flush()
+    for path in args.paths:
+        found = tree.find(_absolute(path), follow=True)
+        for piece in tree.iter_content(found.node):
+            sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()
+    return _finish(tree)
+
+
+def _manifest(args: argparse.Namespace, device: Device) -> int:
+    """Print one line for each object; an object that cannot be read says so in its line."""
+    from imagebuilder.cli_fs_format import manifest_json, manifest_line, manifest_of, printable
+
+    tree = _open_tree(args, device)
+    worst = 0
+    if tree.root is not None:
+        path = _absolute(args.path)
+        for item in manifest_of(tree, path):
+            if item.error is not None:
+                item.error.add_note(f"in {printable(item.path)}")
+                worst = _fail(item.error)
+            print(manifest_json(item) if args.json else manifest_line(item))
+    return _finish(tree) or worst
+
+
+def _probe(args: argparse.Namespace, device: Device) -> int:
+    from fsdrivers.partitions import read_table
+    from imagebuilder.cli_fs_format import probe_lines
+
+    worst = 0
+    table = read_table(device)
+    result: dict[str, object] = {
+        "image": args.image,
+        "size": device.size,
+        "sector_size": table.sector_size,
+        "scheme": table.scheme,
+        "disk_id": table.disk_id,
+        "problems": list(table.problems),
+    }
+    if args.partition is not None and args.partition != 0 and table.entry(args.partition) is None:
+        raise NotFoundError(f"{args.image} has no partition {args.partition}")
+    rows: list[dict[str, object]] = []
+    if table.scheme == "none" or args.partition == 0:
+        fields, worst = _volume_fields(device)
+        result.update(fields)
+    else:
+        for entry in table.entries:
+            if args.partition in (None, entry.number):
+                fields, code = _partition_fields(device, table, entry)
+                rows.append(fields)
+                worst = worst or code
+    result["partitions"] = rows
+    if args.json:
+        print_json(result)
+    else:
+        for line in probe_lines(result, rows):
+            print(line)
+    return worst
+
+
+def _partition_fields(
+    device: Device, table: PartitionTable, entry: PartitionEntry
+) -> tuple[dict[str, object], int]:
+    """Return all that is known of a partition and what it holds, and an exit code."""
+    fields: dict[str, object] = {
+        "number": entry.number,
+        "start": entry.start,
+        "size": entry.size,
+        "type": entry.type,
+        "name": entry.name,
+        "flags": entry.flags,
+        "partuuid": entry.partuuid,
+        "is_active": entry.is_active,
+        "is_extended": entry.is_extended,
+    }
+    if entry.is_extended:
+        return fields, 0
+    try:
+        window = Window(device, entry.start, entry.size, f"{device.name} partition {entry.number}")
+        more, code = _volume_fields(window)
+    except DeviceError as error:
+        return {**fields, "filesystem": "unknown", "error": error.strerror}, _fail(error)
+    return {**fields, **more}, code
+
+
+def _volume_fields(device: Device) -> tuple[dict[str, object], int]:
+    """Return what a device holds, and an exit code: what we cannot open is no failure here."""
+    from fsdrivers import TYPES, open_volume, probe
+    from imagebuilder.cli_fs_format import name_fields
+
+    type = probe(device)
+    if type not in TYPES:
+        return {"filesystem": type}, 0
+    try:
+        volume = open_volume(device)
+        fields: dict[str, object] = {
+            "filesystem": volume.type,
+            **name_fields("label", volume.label),
+            "uuid": volume.uuid,
+            "volume_size": volume.size,
+            "used_size": volume.used_size(),
+            "block_size": volume.block_size,
+        }
+    except (FilesystemError, DeviceError) as error:
+        return {"filesystem": type, "error": " ".join(str(error).split())}, _fail(error)
+    return fields, 0

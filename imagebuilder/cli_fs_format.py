@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How `rebuildkit fs` shows what it found, for people and as JSON.
+
+Names are bytes.  For people, what is not printable UTF-8 shows as \\xNN, so no name can break a
+line or drive the terminal.  In JSON a name that is no UTF-8 has a second field, its base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from fsdrivers.errors import CorruptError, DeviceError, UnsupportedError
+from fsdrivers.tree import Tree, merge_extents
+from fsdrivers.volume import Extent, Kind, Node
+
+KIND_BITS = {
+    Kind.DIRECTORY: stat.S_IFDIR,
+    Kind.FILE: stat.S_IFREG,
+    Kind.SYMLINK: stat.S_IFLNK,
+    Kind.CHARACTER_DEVICE: stat.S_IFCHR,
+    Kind.BLOCK_DEVICE: stat.S_IFBLK,
+    Kind.FIFO: stat.S_IFIFO,
+    Kind.SOCKET: stat.S_IFSOCK,
+}
+DEVICES = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestItem:
+    """One object of a manifest."""
+
+    path: bytes
+    node: Node
+    sha256: str = ""  # of the content of a file; empty for other kinds and if it is unreadable
+    extents: Sequence[tuple[int, int, bool]] = ()  # (offset, length, is unwritten)
+    same_as: bytes = b""  # first path of the same object if this is another link to it
+    error: CorruptError | DeviceError | UnsupportedError | None = None
+
+
+def manifest_of(tree: Tree, path: bytes) -> Iterator[ManifestItem]:
+    """Yield every object at and below `path`, by name, parents first; content is read once."""
+    seen: dict[int, ManifestItem] = {}
+    for where, entry in tree.iter_below(path, tree.find(path)):
+        node = entry.node
+        if node.number in seen:
+            yield replace(seen[node.number], path=where, same_as=seen[node.number].path)
+            continue
+        item = ManifestItem(where, node)
+        if node.kind == Kind.FILE:
+            item = _read(tree, item)
+        if node.links > 1 and node.kind != Kind.DIRECTORY:
+            seen[node.number] = item
+        yield item
+
+
+def _read(tree: Tree, item: ManifestItem) -> ManifestItem:
+    """Return the item of a file with the hash of its content, or with why there is none."""
+    extents = item.extents
+    try:
+        extents = merge_extents(tree.volume.extents(item.node), item.node.size)
+        state = hashlib.sha256()
+        for piece in tree.iter_content(item.node):
+            state.update(piece)
+    except (CorruptError, DeviceError, UnsupportedError) as error:
+        return replace(item, extents=extents, error=error)
+    return replace(item, extents=extents, sha256=state.hexdigest())
+
+
+def manifest_json(item: ManifestItem) -> str:
+    """Return one object as one line of JSON."""
+    fields = {
+        **name_fields("path", item.path),
+        **node_fields(item.node),
+        "sha256": item.sha256,
+        "extents": [list(extent) for extent in item.extents],
+    }
+    if item.same_as:
+        fields.update(name_fields("same_as", item.same_as))
+    if item.error is not None:
+        fields["error"] = " ".join(str(item.error).split())
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def manifest_line(item: ManifestItem) -> str:
+    """Return one object as one line for people: mode, owner, size, time, hash, path."""
+    node = item.node
+    digest = "-" if item.error is None else "UNREADABLE"
+    line = (
+        f"{mode_text(node)} {node.uid}:{node.gid} {size_text(node)} {time_text(node.modified_ns)} "
+        f"{item.sha256 or digest} {printable(item.path)}"
+    )
+    if item.same_as:
+        line += f" == {printable(item.same_as)}"
+    return line + (f" -> {printable(node.target)}" if node.kind == Kind.SYMLINK else "")
+
+
+def name_fields(key: str, name: bytes) -> dict[str, object]:
+    """Return a name for JSON: as text, and as base64 if it is no UTF-8."""
+    try:
+        return {key: name.decode()}
+    except UnicodeDecodeError:
+        shown = name.decode("utf-8", "backslashreplace")
+        return {key: shown, f"{key}_b64": base64.b64encode(name).decode()}
+
+
+def node_fields(node: Node) -> dict[str, object]:
+    """Return everything a node says, for JSON."""
+    fields: dict[str, object] = {
+        "type": kind_text(node.kind).replace(" ", "-"),
+        "number": node.number,
+        "links": node.links,
+        "size": node.size,
+        "mode": node.mode,
+        "uid": node.uid,
+        "gid": node.gid,
+        "modified_ns": node.modified_ns,
+        "accessed_ns": node.accessed_ns,
+        "changed_ns": node.changed_ns,
+        "created_ns": node.created_ns,
+        "flags": node.flags,
+        "xattrs": {
+            name.decode("utf-8", "backslashreplace"): base64.b64encode(value).decode()
+            for name, value in node.xattrs
+        },
+    }
+    if node.kind in DEVICES:
+        fields["device"] = list(node.device)
+    if node.kind == Kind.SYMLINK:
+        fields.update(name_fields("target", node.target))
+    return fields
+
+
+def list_lines(items: Sequence[tuple[bytes, Node]]) -> list[str]:
+    """Return lines as `ls -l` prints them, with numeric owners."""
+    columns = [
+        (str(node.links), str(node.uid), str(node.gid), size_text(node)) for _, node in items
+    ]
+    widths = [max(map(len, column)) for column in zip(*columns, strict=True)]
+    lines = []
+    for (name, node), values in zip(items, columns, strict=True):
+        padded = " ".join(value.rjust(width) for value, width in zip(values, widths, strict=True))
+        when = time_text(node.modified_ns)[:16]
+        target = f" -> {printable(node.target)}" if node.kind == Kind.SYMLINK else ""
+        lines.append(f"{mode_text(node)} {padded} {when} {printable(name)}{target}")
+    return lines
+
+
+def stat_lines(path: bytes, node: Node, extents: Sequence[Extent]) -> list[str]:
+    """Return lines as `stat` prints them, with attributes and extents below."""
+    target = f" -> {printable(node.target)}" if node.kind == Kind.SYMLINK else ""
+    device = f"   Device type: {size_text(node)}" if node.kind in DEVICES else ""
+    allocated = sum(extent.length for extent in extents)
+    lines = [
+        f"  File: {printable(path)}{target}",
+        f"  Size: {node.size:<15} Allocated: {allocated:<12} {kind_text(node.kind)}",
+        f" Inode: {node.number:<15} Links: {node.links:<10} Flags: {node.flags:#x}{device}",
+        f"Access: ({node.mode:04o}/{mode_text(node)})  Uid: {node.uid}   Gid: {node.gid}",
+        f"Access: {time_text(node.accessed_ns)}",
+        f"Modify: {time_text(node.modified_ns)}",
+        f"Change: {time_text(node.changed_ns)}",
+        f" Birth: {time_text(node.created_ns)}",
+    ]
+    for name, value in node.xattrs:
+        lines.append(f" Xattr: {printable(name)} = {value.hex()}")
+    for extent in extents:
+        unwritten = ", unwritten" if extent.is_unwritten else ""
+        lines.append(
+            f"Extent: {extent.length} bytes of offset {extent.offset} "
+            f"at byte {extent.position:#x}{unwritten}"
+        )
+    return lines
+
+
+def probe_lines(result: Mapping[str, object], rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return a disk and its partitions as a table."""
+    about = " ".join(str(result[key]) for key in ("scheme", "disk_id") if result[key])
+    about = "no partition table" if result["scheme"] == "none" else about
+    lines = [
+        f"{result['image']}: {result['size']} bytes, {result['sector_size']}-byte sectors, {about}"
+    ]
+    problems = result["problems"]
+    if isinstance(problems, list):
+        lines += [f"problem: {problem}" for problem in problems]
+    if "filesystem" in result:
+        rows = [{**result, "number": 0, "start": 0, "type": "-"}]
+    if not rows:
+        return lines
+    table = [("nr", "start", "size", "type", "filesystem", "uuid", "label", "")]
+    for row in rows:
+        content = "extended" if row.get("is_extended") else str(row.get("filesystem", ""))
+        note = " ".join(
+            ["active"] * bool(row.get("is_active"))
+            + [printable(str(row.get(key) or "").encode()) for key in ("name", "error")]
+        )
+        label = printable(str(row.get("label") or "").encode())
+        numbers = (str(row["number"]), str(row["start"]), str(row["size"]))
+        table.append(
+            (*numbers, str(row["type"]), content, str(row.get("uuid") or ""), label, note.strip())
+        )
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for cells in table:
+        padded = [
+            cell.rjust(width) if index < 3 else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return lines
+
+
+def printable(name: bytes) -> str:
+    """Return a name that cannot break a line: what is not printable shows as \\xNN."""
+    pieces = []
+    for character in name.decode("utf-8", "surrogateescape"):
+        if character == "\\":
+            pieces.append("\\\\")
+        elif character.isprintable():
+            pieces.append(character)
+        else:
+            data = character.encode("utf-8", "surrogateescape")
+            pieces.append("".join(f"\\x{byte:02x}" for byte in data))
+    return "".join(pieces)
+
+
+def kind_text(kind: Kind) -> str:
+    """Return a kind in words."""
+    return kind.name.lower().replace("_", " ")
+
+
+def mode_text(node: Node) -> str:
+    """Return type and permissions as ls shows them."""
+    return stat.filemode(KIND_BITS[node.kind] | node.mode)
+
+
+def size_text(node: Node) -> str:
+    """Return the size, or the numbers of a device."""
+    if node.kind in DEVICES:
+        return f"{node.device[0]},{node.device[1]}"
+    return str(node.size)
+
+
+def time_text(time_ns: int | None) -> str:
+    """Return a time as UTC with all its digits, a dash for none."""
+    if time_ns is None:
+        return "-"
+    seconds, fraction = divmod(time_ns, 10**9)
+    try:
+        moment = EPOCH + timedelta(seconds=seconds)
+    except OverflowError:
+        return f"@{seconds}.{fraction:09d}"
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{fraction:09d}Z"
