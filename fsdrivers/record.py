@@ -101,7 +101,8 @@ class Record:
             if not isinstance(fields, Mapping):
                 raise TypeError(f"expected its fields, found {type(fields).__name__}")
             made = cls(**{name: fields[name] for name in cls.OFFSETS})
-            made.pack()
+            if cls.unpack(made.pack()) != made:  # construct takes an integer for bytes
+                raise TypeError("a field has the wrong type")
         except (KeyError, TypeError, construct.ConstructError) as error:
             raise CorruptError(f"description of a {cls.__name__}: {error}") from error
         return made

@@ -131,8 +131,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _fail(error: BaseException) -> int:
     """Say what happened in one sentence; return the exit code for it."""
-    is_device = isinstance(error, DeviceError)
-    text = f"{error.filename}: {error.strerror}" if is_device else str(error)
+    text = str(error)
+    if isinstance(error, DeviceError):
+        text = f"{error.filename}: {error.strerror}"
     report_error(" ".join(" ".join((text, *getattr(error, "__notes__", ()))).split()))
     return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
 
