@@ -3,7 +3,7 @@
 
 from fsdrivers.fat.check import Finding, check_volume
 from fsdrivers.fat.mkfs import FatLayout, minimum_size, plan_volume
-from fsdrivers.fat.volume import FatVolume, open_volume, probe
+from fsdrivers.fat.volume import FatVolume, open_volume
 
 __all__ = [
     "FatLayout",
@@ -13,5 +13,4 @@ __all__ = [
     "minimum_size",
     "open_volume",
     "plan_volume",
-    "probe",
 ]

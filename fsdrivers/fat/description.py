@@ -2,7 +2,8 @@
 """The description of a FAT volume as plain data: what it takes to format the same one again.
 
 Keys:
-    type, size, sector_size, cluster_size, cluster_count, serial, label   for people
+    type, size, sector_size, cluster_size, cluster_count, serial, label, oem_name, media
+                   for people, and to compare two volumes by
     device_size    bytes of the device it was found on; may be larger than the volume
     bpb            every field of the boot sector's record by name; these count, not the raw bytes
     reserved       [sector number, content] of the reserved sectors that are not all zeros,
@@ -114,6 +115,8 @@ def pack_description(template: Template) -> dict[str, Plain]:
         "cluster_count": geometry.cluster_count,
         "serial": serial_of(boot),
         "label": label_of(template),
+        "oem_name": boot.oem_name,
+        "media": boot.media,
         "device_size": template.device_size,
         "bpb": bpb,
         "reserved": reserved,

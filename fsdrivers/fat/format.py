@@ -210,18 +210,28 @@ class LongNameEntry(Record):
 
 
 UNITS_1_SIZE: Final = LongNameEntry.OFFSETS["attributes"] - LongNameEntry.OFFSETS["units_1"]
-UNITS_2_SIZE: Final = LongNameEntry.OFFSETS["first_cluster_low"] - LongNameEntry.OFFSETS["units_2"]
+UNITS_1_AND_2_SIZE: Final = (
+    UNITS_1_SIZE + LongNameEntry.OFFSETS["first_cluster_low"] - LongNameEntry.OFFSETS["units_2"]
+)
 
 
-def long_name_entry(ordinal: int, checksum: int, units: bytes) -> LongNameEntry:
-    """Return the part that holds `units`, exactly LONG_NAME_PART_SIZE bytes of UTF-16LE."""
-    return LongNameEntry(
-        ordinal=ordinal,
-        units_1=units[:UNITS_1_SIZE],
-        attributes=Attribute.LONG_NAME.value,
-        kind=0,
-        checksum=checksum,
-        units_2=units[UNITS_1_SIZE : UNITS_1_SIZE + UNITS_2_SIZE],
-        first_cluster_low=0,
-        units_3=units[UNITS_1_SIZE + UNITS_2_SIZE :],
+def pack_long_name_entry(ordinal: int, checksum: int, units: bytes) -> bytes:
+    """Return the slot of the part that holds `units`, exactly LONG_NAME_PART_SIZE bytes.
+
+    Straight to CODEC: large directories are made of these (0.7 us each, 2.5 as a record).
+    """
+    return _pack_long_name_entry(
+        ordinal,
+        units[:UNITS_1_SIZE],
+        _LONG_NAME,
+        0,  # kind
+        checksum,
+        units[UNITS_1_SIZE:UNITS_1_AND_2_SIZE],
+        0,  # first_cluster_low
+        units[UNITS_1_AND_2_SIZE:],
     )
+
+
+assert LongNameEntry.CODEC is not None, "all fields are of fixed width"
+_pack_long_name_entry = LongNameEntry.CODEC.pack
+_LONG_NAME: Final = Attribute.LONG_NAME.value

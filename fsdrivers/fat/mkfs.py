@@ -17,6 +17,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from math import gcd
 
 from fsdrivers.errors import NoSpaceError
 from fsdrivers.fat.description import Template, boot_sector_bytes, unpack_description
@@ -59,6 +60,8 @@ class FatLayout:
         self.geometry = template.geometry
         self.type = self.geometry.type
         self.size = size
+        # Clusters need not lie on multiples of their size: this is the grid they do lie on.
+        self.block_size = gcd(self.geometry.cluster_size, self.geometry.data_position)
         self.first_clusters = first_clusters  # by node number, without empty files
         self.ends = ends  # last cluster of every chain, ascending
         self.used_clusters = ends[-1] - FIRST_CLUSTER + 1 if ends else 0

@@ -25,7 +25,7 @@ from fsdrivers.fat.format import (
     LONG_NAME_PART_SIZE,
     MAXIMUM_LONG_NAME_SIZE,
     CaseFlag,
-    long_name_entry,
+    pack_long_name_entry,
 )
 from fsdrivers.volume import Entry
 
@@ -148,7 +148,7 @@ def pack_long_name(units: bytes, short_name: bytes) -> bytes:
     for ordinal in range(count, 0, -1):
         part = units[(ordinal - 1) * LONG_NAME_PART_SIZE : ordinal * LONG_NAME_PART_SIZE]
         mark = LONG_NAME_LAST if ordinal == count else 0
-        slots.append(long_name_entry(ordinal | mark, checksum, part).pack())
+        slots.append(pack_long_name_entry(ordinal | mark, checksum, part))
     return b"".join(slots)
 
 

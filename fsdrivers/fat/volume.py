@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 from fsdrivers.device import Device
-from fsdrivers.errors import CorruptError, FilesystemError, NotRecognisedError
+from fsdrivers.errors import CorruptError, NotRecognisedError
 from fsdrivers.fat.description import (
     Template,
     label_of,
@@ -251,14 +251,6 @@ def read_boot_sector(device: Device) -> tuple[BootSector16 | BootSector32, Geome
             geometry.size,
         )
     return boot, geometry
-
-
-def probe(device: Device) -> str | None:
-    """Return "fat12", "fat16" or "fat32", or None if `device` holds no FAT volume."""
-    try:
-        return read_boot_sector(device)[1].type
-    except FilesystemError:
-        return None
 
 
 def _find_root_label(volume: FatVolume) -> tuple[int, bytes] | None:
