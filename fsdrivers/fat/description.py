@@ -140,13 +140,13 @@ def unpack_description(description: Description) -> Template:
     except (TypeError, ValueError, construct.ConstructError) as error:
         raise CorruptError(f"description of a FAT volume, bpb: {error}") from error
     reserved: dict[int, bytes] = {}
-    for item in _get(description, "reserved", list):
+    for item in _get_list(description, "reserved"):
         sector, data = item if isinstance(item, list | tuple) and len(item) == 2 else (None, None)
         if not isinstance(sector, int) or not isinstance(data, bytes):
             raise CorruptError("description of a FAT volume, reserved", None, "[int, bytes]", item)
         reserved[sector] = data
-    heads = _get(description, "heads", list)
-    if len(heads) != 2 or not all(isinstance(head, int) for head in heads):
+    heads = [head for head in _get_list(description, "heads") if isinstance(head, int)]
+    if len(heads) != 2:
         raise CorruptError("description of a FAT volume, heads", None, "two numbers", heads)
     root_label = None
     if description.get("root_label") is not None:
@@ -173,6 +173,12 @@ def boot_sector_bytes(boot: BootSector16 | BootSector32, raw: bytes, sector_size
     sector = bytearray(raw[:sector_size].ljust(max(sector_size, BOOT_SECTOR_SIZE), b"\0"))
     sector[: boot.SIZE] = boot.pack()
     return bytes(sector)
+
+
+def _get_list(description: Description, key: str) -> list[Plain]:
+    """Return a list of a description; serialisers may have made a tuple of it."""
+    value: object = description.get(key)
+    return list(value) if isinstance(value, tuple) else _get(description, key, list)
 
 
 def _get(description: Description, key: str, kind: type[_T]) -> _T:

@@ -404,6 +404,25 @@ def test_no_space_numbers() -> None:
     assert caught.value.needed - caught.value.available == 50 * 512
 
 
+def test_tuples_in_a_description() -> None:
+    """A serialiser may turn lists into tuples."""
+    geometry = geometry_for(32, 600)
+    description = description_of(geometry)
+    reserved, heads = description["reserved"], description["heads"]
+    assert isinstance(reserved, list)
+    assert isinstance(heads, list)
+    frozen = {
+        **description,
+        "reserved": tuple(tuple(item) for item in reserved if isinstance(item, list)),
+        "heads": tuple(heads),
+    }
+
+    layout = plan(frozen, tree_entries([]), geometry.size)  # type: ignore[arg-type]
+
+    expected = plan(description, tree_entries([]), geometry.size)
+    assert list(layout.iter_metadata()) == list(expected.iter_metadata())
+
+
 @pytest.mark.parametrize("damage", ["bpb", "reserved", "heads", "device_size"])
 def test_damaged_description(damage: str) -> None:
     """A description that lacks something, or holds the wrong kind of thing, is an error."""
