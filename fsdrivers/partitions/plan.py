@@ -15,7 +15,7 @@ from fsdrivers.partitions import gpt, mbr
 from fsdrivers.partitions.format import BOOT_CODE_SIZE
 from fsdrivers.partitions.logical import Places, Writes
 from fsdrivers.partitions.read import read_table
-from fsdrivers.partitions.table import PartitionEntry, PartitionTable, usable_end
+from fsdrivers.partitions.table import PartitionEntry, PartitionTable
 from fsdrivers.volume import Description
 
 
@@ -67,8 +67,7 @@ def plan_table(
 
 def _check_places(table: PartitionTable, places: Places, disk_size: int, sector_size: int) -> None:
     """Raise unless every place is aligned, on the disk, and clear of the others."""
-    entries_size = gpt.entries_size_of(table.description) if table.scheme == "gpt" else 0
-    limit = usable_end(table.scheme, disk_size, sector_size, entries_size)
+    limit = table.usable_end(disk_size, sector_size)
     for number, (start, size) in places.items():
         if start % sector_size or size % sector_size or start < 0 or size <= 0:
             raise UnsupportedError(

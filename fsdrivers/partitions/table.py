@@ -105,6 +105,15 @@ class PartitionTable:
         """Return the partition with that number, or None."""
         return next((entry for entry in self.entries if entry.number == number), None)
 
+    def usable_end(self, disk_size: int, sector_size: int) -> int:
+        """Return how far this table's partitions may reach on such a disk, in bytes."""
+        from fsdrivers.partitions import gpt
+
+        if self.scheme != "gpt":
+            return usable_end(self.scheme, disk_size, sector_size)
+        entries_size = gpt.entries_size_of(self.description)
+        return usable_end(self.scheme, disk_size, sector_size, entries_size)
+
 
 def usable_end(
     scheme: str, size: int, sector_size: int, entries_size: int = GPT_MINIMUM_ENTRIES_SIZE

@@ -372,6 +372,25 @@ def test_entries_behind_boot_code_stay_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.tools
+def test_more_entries_than_usual(tmp_path: Path) -> None:
+    """A table of 256 entries keeps them all, and leaves the room its backup copy needs."""
+    path = sfdisk_image(tmp_path, GPT_SCRIPT)
+    run("sgdisk", "--resize-table=256", path)
+    table = table_of(path)
+    end = table.usable_end(SIZE * 2, 512)
+    target = image(tmp_path, SIZE * 2, "target.img")
+    places = {3: (20 * MIB, end - 20 * MIB)}
+    write(
+        target,
+        plan_table(table.description, disk_size=SIZE * 2, sector_size=512, placements=places),
+    )
+
+    assert end == usable_end("gpt", SIZE * 2, 512) - 32 * 512
+    assert "No problems found" in run("sgdisk", "--verify", target)
+    assert "table-length: 256" in run("sfdisk", "--dump", target)
+
+
+@pytest.mark.tools
 def test_outside_regions(tmp_path: Path) -> None:
     """Boot code and the gap are kept; table sectors and partitions are not among them."""
     mbr = table_of(sfdisk_image(tmp_path, MBR_SCRIPT))
