@@ -202,7 +202,7 @@ class FileDevice:
         try:
             os.fsync(self._descriptor)
         except OSError as error:
-            raise self._error("flush", 0, self.size, error) from error
+            raise self._error("flush", 0, 0, error) from error
 
     def iter_data(self, position: int, length: int) -> Iterator[tuple[int, int]]:
         """Yield the parts of the range that are not holes of the file."""

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors of the filesystem and partition drivers.
 
-    FilesystemError
-    ├── NotRecognisedError          the probe said no
-    ├── CorruptError                the medium breaks its own format
-    ├── UnsupportedError            valid, but not implemented; never reported as corrupt
-    ├── NoSpaceError                the volume or device is too small; carries the numbers
-    ├── InvalidNameError            the name cannot be stored in this filesystem
-    ├── NotFoundError               also FileNotFoundError
-    ├── AlreadyExistsError          also FileExistsError
-    ├── NotADirectoryError_         also NotADirectoryError
-    └── IsADirectoryError_          also IsADirectoryError
-    DeviceError(OSError)            the medium failed: position, length, errno
+FilesystemError
+├── NotRecognisedError          the probe said no
+├── CorruptError                the medium breaks its own format
+├── UnsupportedError            valid, but not implemented; never reported as corrupt
+├── NoSpaceError                the volume or device is too small; carries the numbers
+├── InvalidNameError            the name cannot be stored in this filesystem
+├── NotFoundError               also FileNotFoundError
+├── AlreadyExistsError          also FileExistsError
+├── NotADirectoryError_         also NotADirectoryError
+└── IsADirectoryError_          also IsADirectoryError
+DeviceError(OSError)            the medium failed: position, length, errno
 """
 
 from __future__ import annotations
@@ -100,14 +100,11 @@ class DeviceError(OSError):
 
     Attributes:
         position: bytes from the start of the device.
-        length: bytes of the failed request.
+        length: bytes of the failed request; 0 where it was about the whole device.
     """
 
     def __init__(self, action: str, position: int, length: int, error: int, name: str) -> None:
-        super().__init__(
-            error,
-            f"cannot {action} {length} bytes at byte {position:#x}: {os.strerror(error)}",
-            name,
-        )
+        where = f" {length} bytes at byte {position:#x}" if length else ""
+        super().__init__(error, f"cannot {action}{where}: {os.strerror(error)}", name)
         self.position = position
         self.length = length
