@@ -146,8 +146,10 @@ def run_register(args: argparse.Namespace) -> int:
 
 def run_backup(args: argparse.Namespace) -> int:
     """Back up disks, images or the running machine."""
-    from backup.agent import BackupOptions, sources_of
-    from backup.agent import run_backup as back_up
+    from backup.agent.backup import run_backup as back_up
+    from backup.agent.live import LiveSource
+    from backup.agent.result import BackupOptions
+    from backup.agent.sources import DiskSource
     from imagebuilder.cli_progress import BackupProgress
 
     status = StatusLine()
@@ -163,7 +165,7 @@ def run_backup(args: argparse.Namespace) -> int:
                 session.repository,
                 session.master,
                 args.machine,
-                sources_of(args.disk, options),
+                [DiskSource(path) for path in args.disk] or [LiveSource()],
                 options,
                 BackupProgress(status),
             )
