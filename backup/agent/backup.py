@@ -229,7 +229,7 @@ class _Run:
                 result.changed += 1
         left = {
             (old.volume, previous.directories.get(old.parent), old.name)
-            for old in previous.iter_left()
+            for old in (*previous.iter_left(), *local.replaced)
         }
         by_path = {(parent, name) for _, parent, name in left}
         replaced = 0

@@ -237,10 +237,7 @@ class LiveScan:
             obj.regions = None
         local = self.local
         local.objects.append(obj)
-        if old is None:
-            local.fresh.append(obj.number - 1)
-        else:
-            local.former[obj.number - 1] = old.signature
+        self.scan.note_former(obj, old)
         local.add_pieces(obj.number - 1, self.scan.reader, [(0, head)] if head else [])
         self.blank_files.append(obj.number)
 

@@ -96,6 +96,7 @@ class LocalSet:
         self.objects: list[BackupObject] = []
         self.work: list[Work] = []
         self.readers: list[Reader] = []
+        self.disk_names: set[str] = set()
         self.parts: dict[int, int] = {}  # object index -> number of its works, where several
         self.warnings: list[str] = []
         self.notes: list[str] = []
@@ -104,6 +105,7 @@ class LocalSet:
         self.unchanged = 0
         self.changed = 0
         self.former: dict[int, bytes] = {}  # object index -> signature in the previous set
+        self.replaced: list[NodeObject] = []  # old nodes whose inode is another object now
         self.fresh: list[int] = []  # indexes of nodes whose inode the previous set has not
         self.signer = Signer(master, self.lookup)
         self._securities = SecuritySets(self.next_number)
@@ -216,6 +218,23 @@ class TreeScan:
         self.seen: dict[int, int] = {}
         self.previous: PreviousVolume = local.previous.take_volume(volume)
 
+    def note_former(self, obj: NodeObject, old: NodeObject | None) -> None:
+        """Remember, for counting, what a node was in the previous set: its inode's `old` state
+        under the same name, or another object that is gone now."""
+        local = self.local
+        if old is not None:
+            parent = self._source_of(obj.parent)
+            if old.name == obj.name and local.previous.directories.get(old.parent) == parent:
+                local.former[obj.number - 1] = old.signature
+                return
+            local.replaced.append(old)
+        local.fresh.append(obj.number - 1)
+
+    def _source_of(self, parent: int) -> int | None:
+        """Return the source number of a directory object, None for the parent of a root."""
+        obj = self.local.lookup(parent) if parent else None
+        return obj.source_number if isinstance(obj, NodeObject) else None
+
     def add_link(self, first: int, parent: int, name: bytes, source: int) -> None:
         """Add a further name of object `first`."""
         local = self.local
@@ -243,10 +262,7 @@ class TreeScan:
         """Add a node that has to be read or signed; `old` is its former state, if there is one."""
         local = self.local
         local.objects.append(obj)
-        if old is None:
-            local.fresh.append(obj.number - 1)
-        else:
-            local.former[obj.number - 1] = old.signature
+        self.note_former(obj, old)
         if obj.kind == ObjectKind.FILE and obj.size:
             try:
                 local.add_content(obj, self.reader, node)

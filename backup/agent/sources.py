@@ -103,9 +103,14 @@ def add_disk(
 ) -> None:
     """Add a disk, its boot code and gaps, its volumes, and through `scan_tree` their nodes."""
     table = disk.table
+    name, count = disk.name, 1
+    while name in local.disk_names:
+        count += 1
+        name = f"{disk.name}#{count}"
+    local.disk_names.add(name)
     obj = DiskObject(
         local.next_number(),
-        disk.name,
+        name,
         disk.device.size,
         table.sector_size,
         table.scheme,
