@@ -1,14 +1,62 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ext2, ext3 and ext4."""
+"""ext2, ext3 and ext4.
+
+The reader and the writer are imported when they are first called: who restores need not load
+the one, who backs up not the other.
+"""
 
 from __future__ import annotations
 
-from fsdrivers.device import Device
-from fsdrivers.ext.volume import ExtVolume
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-__all__ = ["ExtVolume", "open_volume"]
+from fsdrivers.device import Device
+from fsdrivers.volume import Description, Entry
+
+if TYPE_CHECKING:
+    from fsdrivers.ext.mkfs import ExtLayout, Regions
+    from fsdrivers.ext.volume import ExtVolume
+
+__all__ = ["minimum_size", "open_volume", "plan_volume"]
 
 
 def open_volume(device: Device) -> ExtVolume:
     """Open the ext volume on `device` for reading; see `ExtVolume.open`."""
+    from fsdrivers.ext.volume import ExtVolume
+
     return ExtVolume.open(device)
+
+
+def plan_volume(
+    description: Description,
+    *,
+    size: int,
+    sector_size: int,
+    entries: Sequence[Entry],
+    order: Sequence[int],
+    is_blank: bool = False,
+    regions: Regions | None = None,
+    now_ns: int | None = None,
+) -> ExtLayout:
+    """Decide every metadata byte of a volume; see `mkfs.plan_volume`."""
+    from fsdrivers.ext import mkfs
+
+    return mkfs.plan_volume(
+        description,
+        size=size,
+        sector_size=sector_size,
+        entries=entries,
+        order=order,
+        is_blank=is_blank,
+        regions=regions,
+        now_ns=now_ns,
+    )
+
+
+def minimum_size(
+    description: Description, entries: Sequence[Entry], regions: Regions | None = None
+) -> int:
+    """Return the bytes of about the smallest volume for `entries`; see `mkfs.minimum_size`."""
+    from fsdrivers.ext import mkfs
+
+    return mkfs.minimum_size(description, entries, regions)

@@ -69,6 +69,11 @@ class DirectoryBuilder:
         return self.block_size - (ext.DirectoryTail.SIZE if self.has_tails else 0)
 
     @property
+    def leaf_fill(self) -> int:
+        """Bytes of a leaf of a hash tree that are filled at first."""
+        return max(self.limit * 7 // 8, ENTRY_SIZES[-1])
+
+    @property
     def root_limit(self) -> int:
         """Slots of the root of a hash tree."""
         tail = ext.DxTail.SIZE if self.has_tails else 0
@@ -154,8 +159,8 @@ class DirectoryBuilder:
         names = [entry[name_at : name_at + entry[_NAME_LENGTH_AT]] for entry in entries]
         hashes = name_hashes(names, self.hash_version, self.hash_seed)
         order = sorted(range(len(entries)), key=hashes.__getitem__)
-        for fill in (self.limit * 7 // 8, self.limit):
-            leaves, firsts = self._leaves(entries, hashes, order, max(fill, ENTRY_SIZES[-1]))
+        for fill in (self.leaf_fill, self.limit):
+            leaves, firsts = self._leaves(entries, hashes, order, fill)
             tiers = [firsts]
             while len(tiers[-1]) > self.root_limit:
                 tiers.append(tiers[-1][:: self.node_limit])

@@ -36,6 +36,7 @@ _EXTRA = (
 )  # fmt: skip
 # stat(2) file types by Kind; [0] is unused.
 TYPE_BITS = (0, 0o040000, 0o100000, 0o120000, 0o020000, 0o060000, 0o010000, 0o140000)
+_TYPE_MASK = 0o170000
 # Linux refuses these on anything but files and directories, and e2fsck takes them for damage.
 _FILE_FLAGS_ONLY = int(InodeFlags.IMMUTABLE | InodeFlags.APPEND)
 _KEPT_FLAGS = int(RESTORED_INODE_FLAGS & ~InodeFlags.PROJINHERIT)
@@ -225,6 +226,9 @@ class InodeTable:
     def generation_of(self, number: int) -> int:
         """Return the generation an inode was put with."""
         return self._get(number, "generation")
+
+    def is_file(self, number: int) -> bool:
+        return self._get(number, "mode") & _TYPE_MASK == TYPE_BITS[Kind.FILE]
 
     def map_of(self, number: int) -> bytes:
         """Return the i_block of an inode."""

@@ -140,6 +140,12 @@ class Parameters:
         return bool(self.feature_incompat & Incompat.BIT64)
 
     @property
+    def direct_file_size(self) -> int:
+        """Bytes up to which a file in one piece needs no blocks for its map."""
+        longest = ext.MAX_UNWRITTEN_LENGTH if self.has_extents else ext.DIRECT_BLOCKS
+        return longest * self.block_size
+
+    @property
     def groups_per_flex(self) -> int:
         if not self.feature_incompat & Incompat.FLEX_BG:
             return 1

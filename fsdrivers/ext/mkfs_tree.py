@@ -60,9 +60,10 @@ class Tree:
     slow_links: list[tuple[int, bytes]] = field(default_factory=list)  # (inode, target)
     last_inode: int = 0
 
-    def file_number(self, source: int) -> int:
-        """Return the inode of a source number, 0 if there is none."""
-        return self.numbers.get(source, 0)
+    def is_file(self, source: int) -> bool:
+        """Tell whether a source number is that of a regular file among the entries."""
+        number = self.numbers.get(source)
+        return number is not None and self.inodes.is_file(number)
 
 
 def build_tree(parameters: Parameters, entries: Sequence[Entry], now_ns: int) -> Tree:

@@ -45,6 +45,10 @@ class XattrStore:
     def blocks(self) -> int:
         return len(self._contents)
 
+    @property
+    def has_any(self) -> bool:
+        return bool(self._split)
+
     def add(self, number: int, xattrs: tuple[Xattr, ...]) -> bytes:
         """Take the attributes of inode `number` and return what goes into the inode.
 
