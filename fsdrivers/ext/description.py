@@ -13,14 +13,15 @@ from fsdrivers.ext.format_journal import JournalSuperblock
 from fsdrivers.ext.geometry import Geometry
 from fsdrivers.volume import Plain
 
-TRANSIENT_INCOMPAT = Incompat.RECOVER
-TRANSIENT_RO_COMPAT = RoCompat.ORPHAN_PRESENT
+# Plain integers: the complement of an IntFlag forgets the bits that have no name.
+TRANSIENT_INCOMPAT = int(Incompat.RECOVER)
+TRANSIENT_RO_COMPAT = int(RoCompat.ORPHAN_PRESENT)
 
 
 def type_of(superblock: ext.Superblock) -> str:
     """Return "ext2", "ext3" or "ext4" as blkid tells them apart: by what older kernels lack."""
-    ext3_incompat = Incompat.FILETYPE | Incompat.RECOVER | Incompat.META_BG
-    ext3_ro = RoCompat.SPARSE_SUPER | RoCompat.LARGE_FILE | RoCompat.BTREE_DIR
+    ext3_incompat = int(Incompat.FILETYPE | Incompat.RECOVER | Incompat.META_BG)
+    ext3_ro = int(RoCompat.SPARSE_SUPER | RoCompat.LARGE_FILE | RoCompat.BTREE_DIR)
     if superblock.feature_incompat & ~ext3_incompat or superblock.feature_ro_compat & ~ext3_ro:
         return "ext4"
     return "ext3" if superblock.feature_compat & Compat.HAS_JOURNAL else "ext2"

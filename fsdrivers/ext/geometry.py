@@ -13,7 +13,8 @@ from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ext import format as ext
 from fsdrivers.ext.flags import Compat, Incompat, RoCompat
 
-KNOWN_INCOMPAT = (
+# Plain integers: the complement of an IntFlag forgets the bits that have no name.
+KNOWN_INCOMPAT = int(
     Incompat.FILETYPE
     | Incompat.RECOVER
     | Incompat.META_BG
@@ -144,9 +145,9 @@ def check_features(superblock: ext.Superblock) -> None:
         raise UnsupportedError(f"ext revision {superblock.revision}")
     if superblock.revision == 0:
         return
-    unknown = Incompat(superblock.feature_incompat & ~KNOWN_INCOMPAT)
+    unknown = superblock.feature_incompat & ~KNOWN_INCOMPAT
     if unknown:
-        raise UnsupportedError(f"ext feature {_flag_names(unknown)}")
+        raise UnsupportedError(f"ext feature {_flag_names(Incompat(unknown))}")
     refused = RoCompat(superblock.feature_ro_compat & REFUSED_RO_COMPAT)
     if refused:
         raise UnsupportedError(f"ext feature {_flag_names(refused)}")
@@ -154,7 +155,7 @@ def check_features(superblock: ext.Superblock) -> None:
 
 def _flag_names(flags: Incompat | RoCompat) -> str:
     known = [flag.name.lower() for flag in flags if flag.name]
-    rest = int(flags) & ~sum(type(flags))
+    rest = int(flags) & ~int(sum(type(flags)))
     return ", ".join(known + ([f"{type(flags).__name__.lower()} bits {rest:#x}"] if rest else []))
 
 

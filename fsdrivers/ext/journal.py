@@ -32,7 +32,7 @@ from fsdrivers.ext.format_journal import JournalBlock, JournalCompat, JournalInc
 from fsdrivers.ext.metadata import Metadata
 from fsdrivers.ext.overlay import Overlay
 
-_KNOWN_INCOMPAT = (
+_KNOWN_INCOMPAT = int(
     JournalIncompat.REVOKE
     | JournalIncompat.BIT64
     | JournalIncompat.ASYNC_COMMIT
