@@ -4,7 +4,8 @@
 It is the same for every user and every disc.  What differs from disc to disc (configuration of
 the boot loaders, data) is added when the disc is mastered.  It is kept in a cache under a
 key made of everything that goes into it, and built again only when one of these changes: the
-Debian packages, our own code, the third-party packages, the choice of modules.
+Debian packages, the third-party packages, the choice of modules; and, in a second step that
+takes a second, our own code.
 
 Source: EP1168174A1 [0058].
 """
@@ -16,10 +17,10 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,9 @@ LOADER_FILES: Mapping[str, Mapping[str, str]] = {
     },
     "syslinux-common": {"ldlinux.c32": "usr/lib/syslinux/modules/bios/ldlinux.c32"},
 }
+ABOUT = "about.json"  # written last: a directory without it is not whole
+BASE = "base.img"
+UNUSED_DAYS = 14.0  # then what is in the cache goes
 RECIPE = 1  # raise it when this builder makes something else of the same inputs
 _MODULE_LEVELS: Mapping[Compression, int] = {"zstd-fast": 3}
 _BEST_MODULE_LEVEL = 19
@@ -110,6 +114,11 @@ def prepare_boot_environment(
     Concurrent builders wait for each other; an interrupted build leaves nothing behind that
     counts.
 
+    Args:
+        cache: where to keep it; default: `cache_directory()`.
+        compression: "zstd" for discs that are given away, "zstd-fast" for tests.
+        progress: told in words what is being done.
+
     Raises:
         BuildHostError: this machine cannot build one; says why.
     """
@@ -119,14 +128,23 @@ def prepare_boot_environment(
         )
     cache = cache or cache_directory()
     packages = find_boot_packages()
-    sources = python_runtime.find_sources()
-    key = environment_key(packages, sources, compression)
-    target = cache / "boot" / key
-    if not (target / "about.json").is_file():
-        with _locked(cache):
-            if not (target / "about.json").is_file():
-                _build(target, cache / "packages", packages, sources, compression, progress)
-    about = json.loads((target / "about.json").read_text())
+    third_party = python_runtime.find_third_party()
+    own = python_runtime.find_own_code()
+    base_key = environment_key(packages, third_party, compression)
+    key = hashlib.sha256(f"{base_key} {_digest_of_files(own)} {INIT}".encode()).hexdigest()
+    base, target = cache / "base" / base_key, cache / "boot" / key[:32]
+    with _locked(cache):
+        if not (base / ABOUT).is_file():
+            with _appearing(base) as work:
+                _build_base(work, cache / "packages", packages, third_party, compression, progress)
+        if not (target / ABOUT).is_file():
+            progress("adding rebuildkit's own code")
+            with _appearing(target) as work:
+                _build_environment(work, base, own, compression)
+        for directory in (base, target):
+            os.utime(directory / ABOUT)
+            _remove_unused(directory.parent)
+    about = json.loads((target / ABOUT).read_text())
     return BootEnvironment(target, about["kernel"], about["packages"])
 
 
@@ -156,10 +174,9 @@ def find_boot_packages() -> list[Package]:
 
 
 def environment_key(
-    packages: Sequence[Package], sources: Mapping[str, Path], compression: Compression
+    packages: Sequence[Package], third_party: Mapping[str, Path], compression: Compression
 ) -> str:
-    """Return the hexadecimal hash of all inputs of a boot environment."""
-    inputs = hashlib.sha256()
+    """Return the hexadecimal hash of all inputs of a base: all but our own code."""
     facts = {
         "recipe": RECIPE,
         "python": sys.version_info[:2],
@@ -169,13 +186,18 @@ def environment_key(
         "left out": list(modules.LEFT_OUT),
         "library": sorted(python_runtime.STANDARD_LIBRARY_LEFT_OUT),
         "replaced": dict(python_runtime.REPLACED_SOURCES),
-        "init": INIT,
+        "third party": _digest_of_files(third_party),
         "stripped": shutil.which("strip") is not None,
     }
-    inputs.update(json.dumps(facts, sort_keys=True).encode())
-    for path, file in sources.items():
-        inputs.update(f"{path}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    return inputs.hexdigest()[:32]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _digest_of_files(files: Mapping[str, Path]) -> str:
+    """Return the hexadecimal hash of names and contents."""
+    digest = hashlib.sha256()
+    for path, file in sorted(files.items()):
+        digest.update(f"{path}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -187,66 +209,105 @@ def _locked(cache: Path) -> Iterator[None]:
         yield
 
 
-def _build(
-    target: Path,
+@contextmanager
+def _appearing(target: Path) -> Iterator[Path]:
+    """Give a new directory that takes the name `target` when the block ends well."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
+    try:
+        yield work
+        work.chmod(0o755)
+        shutil.rmtree(target, ignore_errors=True)
+        work.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_unused(directory: Path) -> None:
+    """Remove what nobody has used for `UNUSED_DAYS`, and what interrupted builds left."""
+    limit = time.time() - UNUSED_DAYS * 86400
+    for entry in directory.iterdir():
+        about = entry / ABOUT
+        used = about.stat().st_mtime if about.is_file() else entry.stat().st_mtime
+        if used < limit:
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _build_base(
+    work: Path,
     package_cache: Path,
     packages: Sequence[Package],
-    sources: Mapping[str, Path],
+    third_party: Mapping[str, Path],
     compression: Compression,
     progress: Progress,
 ) -> None:
-    """Build an environment under a temporary name and rename it to `target`."""
+    """Fill `work` with what does not depend on our own code."""
     trees = {}
     for package in packages:
         progress(f"package {package.name} {package.version}")
         trees[package.name] = download_package(package, package_cache)
     kernel_tree = trees[packages[0].name]
     release = _kernel_release(kernel_tree)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
-    try:
-        shutil.copyfile(kernel_tree / "boot" / f"vmlinuz-{release}", work / "vmlinuz")
-        for name, files in LOADER_FILES.items():
-            for cached, path in files.items():
-                shutil.copyfile(trees[name] / path, work / cached)
-        progress("collecting kernel modules and Python")
-        archive = make_root(trees, kernel_tree / "lib" / "modules" / release, sources, compression)
-        progress(f"compressing {len(archive) / 1e6:.1f} MB of initial root filesystem")
-        (work / "initrd.img").write_bytes(compress(archive, compression))
-        about = {
-            "kernel": release,
-            "packages": {package.name: package.version for package in packages},
-        }
-        (work / "about.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
-        work.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        work.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def make_root(
-    trees: Mapping[str, Path],
-    module_tree: Path,
-    sources: Mapping[str, Path],
-    compression: Compression,
-) -> bytes:
-    """Return the initial root filesystem as a cpio archive, not compressed."""
+    shutil.copyfile(kernel_tree / "boot" / f"vmlinuz-{release}", work / "vmlinuz")
+    for name, files in LOADER_FILES.items():
+        for cached, path in files.items():
+            shutil.copyfile(trees[name] / path, work / cached)
+    progress("collecting kernel modules and Python")
     archive = Archive()
     archive.add_base()
-    archive.add_file("init", INIT.encode(), is_executable=True)
     python_runtime.add_interpreter(archive, trees)
-    python_runtime.add_sources(archive, sources)
+    python_runtime.add_sources(archive, third_party)
+    _add_modules(archive, kernel_tree / "lib" / "modules" / release / "kernel", compression)
+    packed = archive.pack()
+    progress(f"compressing {len(packed) / 1e6:.1f} MB of initial root filesystem")
+    (work / BASE).write_bytes(compress(packed, compression))
+    about = {
+        "kernel": release,
+        "packages": {package.name: package.version for package in packages},
+    }
+    (work / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+
+
+def _add_modules(archive: Archive, module_tree: Path, compression: Compression) -> None:
+    """Add the pack of kernel modules and its index."""
     level = _MODULE_LEVELS.get(compression, _BEST_MODULE_LEVEL)
-    pack, index = modules.pack_modules(modules.choose_modules(module_tree / "kernel"), level)
+    pack, index = modules.pack_modules(modules.choose_modules(module_tree), level)
     archive.add_file("lib/modules/modules.pack", pack)
     archive.add_file("lib/modules/index.json", index)
-    return archive.pack()
+
+
+def _build_environment(
+    work: Path, base: Path, own: Mapping[str, Path], compression: Compression
+) -> None:
+    """Fill `work` with a base and our own code: the kernel unpacks archives one after another.
+
+    Source: linux Documentation/driver-api/early-userspace/buffer-format.rst: archives are
+    padded with zeros to multiples of 4 bytes.
+    """
+    for file in base.iterdir():
+        if file.name != BASE:
+            _link_or_copy(file, work / file.name)
+    archive = Archive()
+    archive.add_file("init", INIT.encode(), is_executable=True)
+    python_runtime.add_sources(archive, own)
+    data = (base / BASE).read_bytes()
+    data += bytes(-len(data) % 4) + compress(archive.pack(), compression)
+    (work / "initrd.img").write_bytes(data)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, or a copy where links are not possible."""
+    if source.name == ABOUT:  # its time says when each directory was last used
+        shutil.copyfile(source, target)
+        return
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _kernel_release(tree: Path) -> str:
     """Return the release string of the kernel in an unpacked package."""
     for path in (tree / "boot").glob("vmlinuz-*"):
-        return re.sub("^vmlinuz-", "", path.name)
+        return path.name.removeprefix("vmlinuz-")
     raise BuildHostError(f"{tree.name} holds no kernel")

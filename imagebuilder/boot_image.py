@@ -79,7 +79,7 @@ def make_efi_image(files: Mapping[str, bytes], *, created_s: int, volume_id: int
             file.name,
             PyFat.FAT_TYPE_FAT12 if size <= _FAT12_LIMIT else PyFat.FAT_TYPE_FAT16,
             size=size,
-            label="REBUILDKIT",
+            label="REBUILD",  # pyfatfs cuts it to 8 characters in the root directory
             volume_id=volume_id or 1,
         )
         fat.close()

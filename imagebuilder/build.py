@@ -199,9 +199,9 @@ class _PackFeeder:
     def __exit__(self, *_: object) -> None:
         self._executor.shutdown(cancel_futures=True)
 
-    def stream(self, index: int) -> io.RawIOBase:
+    def stream(self, index: int) -> BinaryIO:
         """Return a stream of pack `index` that fetches it when it is first read."""
-        return _PackStream(self, index)
+        return io.BufferedReader(_PackStream(self, index))
 
     def take(self, index: int) -> bytes:
         """Return pack `index` and start fetching those behind it."""
@@ -227,6 +227,12 @@ class _PackStream(io.RawIOBase):
         self._position = 0
         self._data = b""
 
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         assert whence == io.SEEK_SET, "pycdlib seeks from the start only"
         self._position = offset
@@ -235,12 +241,15 @@ class _PackStream(io.RawIOBase):
     def tell(self) -> int:
         return self._position
 
-    def read(self, size: int = -1) -> bytes:
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(buffer)  # type: ignore[arg-type]  # RawIOBase promises a buffer
+        if self._position >= self._feeder.packs[self._index].size:
+            return 0
         if not self._data:
             self._data = self._feeder.take(self._index)
-        end = len(self._data) if size < 0 else self._position + size
-        data = self._data[self._position : end]
-        self._position += len(data)
-        if self._position >= len(self._data):
+        part = self._data[self._position : self._position + len(view)]
+        view[: len(part)] = part
+        self._position += len(part)
+        if self._position == len(self._data):
             self._data = b""
-        return data
+        return len(part)

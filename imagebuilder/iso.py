@@ -36,7 +36,7 @@ _DIRECTORY_MODE = 0o040555
 _FILE_MODE = 0o100444
 
 Progress = Callable[[int, int], None]  # bytes written, bytes in all
-Source = BinaryIO | io.RawIOBase | bytes
+Source = BinaryIO | bytes
 
 
 def build_time(environment: Mapping[str, str] = os.environ) -> int:

@@ -60,7 +60,7 @@ _LEFT_OUT_NAMES = """
     cProfile cgi cgitb chunk cmd code codeop colorsys compileall crypt curses dbm distutils
     doctest email ensurepip fileinput ftplib html http idlelib imaplib imghdr imp lib-dynload
     lib2to3 mailbox mailcap mimetypes modulefinder msilib multiprocessing netrc nntplib
-    nturl2path optparse pdb pickletools pipes plistlib poplib profile pstats pty py_compile
+    nturl2path optparse pickletools pipes plistlib poplib profile pstats pty py_compile
     pyclbr pydoc pydoc_data quopri rlcompleter sched shelve site sitecustomize smtpd smtplib
     sndhdr socketserver sqlite3 ssl statistics sunau symtable tabnanny tarfile telnetlib test
     this timeit tkinter tomllib trace turtle turtledemo unittest uu venv wave webbrowser wsgiref
@@ -102,8 +102,8 @@ OWN_PACKAGES = ("fsdrivers", "backup/objects", "rebuild")
 OWN_FILES = ("backup/__init__.py",)
 
 
-def find_sources() -> dict[str, Path]:
-    """Return path below `SITE` -> file, of all third-party and own code to take along.
+def find_third_party() -> dict[str, Path]:
+    """Return path below `SITE` -> file, of all third-party code to take along.
 
     Raises:
         BuildHostError: a package is not installed beside this builder.
@@ -118,14 +118,16 @@ def find_sources() -> dict[str, Path]:
             found[origin.name] = origin
         else:
             found.update(_tree(origin.parent, name))
-    found = {
-        path: file for path, file in found.items() if not path.startswith(THIRD_PARTY_LEFT_OUT)
-    }
+    left_out = {path for path in found if path.startswith(THIRD_PARTY_LEFT_OUT)}
+    return {path: found[path] for path in sorted(found.keys() - left_out)}
+
+
+def find_own_code() -> dict[str, Path]:
+    """Return path below `SITE` -> file, of our own code to take along."""
     project = Path(__file__).resolve().parent.parent
+    found = {path: project / path for path in OWN_FILES}
     for package in OWN_PACKAGES:
         found.update(_tree(project / package, package))
-    for path in OWN_FILES:
-        found[path] = project / path
     return dict(sorted(found.items()))
 
 
@@ -158,21 +160,26 @@ def add_interpreter(archive: Archive, trees: Mapping[str, Path]) -> None:
         for file in sorted(root.rglob("*.py")):
             place = file.relative_to(root)
             if _is_wanted(place) and file.is_file():
-                _add_compiled(archive, f"{LIBRARY}/{place}", file.read_bytes())
+                path = f"{LIBRARY}/{place}"
+                _add_compiled(archive, path, _source_of(path, file))
 
 
 def add_sources(archive: Archive, sources: Mapping[str, Path]) -> None:
-    """Add third-party and own code: Python files compiled, libraries stripped."""
+    """Add third-party or own code: Python files compiled, libraries stripped."""
     for path, file in sources.items():
-        data = file.read_bytes()
+        data = _source_of(f"{SITE}/{path}", file)
         if file.suffix == ".py":
             _add_compiled(archive, f"{SITE}/{path}", data)
         elif file.suffix == ".so":
             archive.add_file(f"{SITE}/{path}", strip_symbols(data))
         else:
             archive.add_file(f"{SITE}/{path}", data)
-    for path, source in REPLACED_SOURCES.items():
-        _add_compiled(archive, path, source.encode())
+
+
+def _source_of(path: str, file: Path) -> bytes:
+    """Return the content of a file, or what is used in its place."""
+    replaced = REPLACED_SOURCES.get(path)
+    return file.read_bytes() if replaced is None else replaced.encode()
 
 
 def _is_wanted(path: Path) -> bool:

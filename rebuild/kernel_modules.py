@@ -74,6 +74,8 @@ class KernelModules:
         """Return the modules whose aliases match a device's modalias."""
         found = list(self._exact.get(modalias, ()))
         for size in self._literal_sizes:
+            if size > len(modalias):
+                break
             for rest, name in self._globs.get(modalias[:size], ()):
                 if fnmatchcase(modalias[size:], rest):
                     found.append(name)

@@ -44,10 +44,7 @@ class SmallRepository:
             DiskObject(1, name="sda", size=1 << 30, sector_size=512, scheme="none", table={})
         )
         writer.finish(
-            [
-                PackInfo(hashlib.sha256(data).digest(), len(data), bytes(32))
-                for data in contents
-            ]
+            [PackInfo(hashlib.sha256(data).digest(), len(data), bytes(32)) for data in contents]
         )
         self.table, self.data_set = stream.getvalue(), writer.data_set_id.hex()
 

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boot environments for tests: a hollow one that is made at once, and the real one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from imagebuilder.boot_environment import BootEnvironment
+
+
+@pytest.fixture
+def hollow_environment(tmp_path: Path) -> BootEnvironment:
+    """Files in place of kernel and boot loaders: enough to master a disc that nothing starts."""
+    directory = tmp_path / "environment"
+    directory.mkdir()
+    for name, size in {
+        "vmlinuz": 30_000,
+        "initrd.img": 70_001,
+        "shimx64.efi": 5000,
+        "gcdx64.efi": 9000,
+        "isolinux.bin": 38_912,
+        "ldlinux.c32": 4001,
+        "isohdpfx.bin": 432,
+    }.items():
+        (directory / name).write_bytes((name.encode() * size)[:size])
+    return BootEnvironment(directory, "6.1.0-0-amd64", {})
