@@ -41,6 +41,13 @@ _EFI_IMAGE_STEP = 1 << 20  # bytes
 _EFI_IMAGE_MARGIN = 256 << 10  # bytes for FATs, directories, cluster ends
 _FAT12_LIMIT = 16 << 20  # bytes; pyfatfs makes sound FAT12 up to here
 
+# [FAT] fatgen103: from BPB_BytsPerSec at 0Bh, with BPB_SecPerClus skipped, to BPB_FATSz16; then
+# BPB_SecPerTrk and BPB_NumHeads at 18h.
+_FAT_PLACES = struct.Struct("<HxHBHHBH")
+_FAT_PLACES_OFFSET = 0x0B
+_GEOMETRY = struct.Struct("<HH")
+_GEOMETRY_OFFSET = 0x18
+
 _BOOT_INFO_OFFSET = 8  # bytes into isolinux.bin
 _BOOT_INFO = struct.Struct("<IIII40x")  # LBA of descriptor, LBA of file, file size, checksum
 _BOOT_INFO_END = _BOOT_INFO_OFFSET + _BOOT_INFO.size
@@ -90,10 +97,22 @@ def make_efi_image(files: Mapping[str, bytes], *, created_s: int, volume_id: int
                 target.write(data)
         volume.close()
         image = bytearray(Path(file.name).read_bytes())
-    # pyfatfs leaves the geometry at zero, which some readers refuse.
-    # Source: [FAT] fatgen103, BPB_SecPerTrk and BPB_NumHeads at 18h and 1Ah.
-    struct.pack_into("<HH", image, 0x18, SECTORS_PER_TRACK, HEADS)
+    _repair(image)
     return bytes(image)
+
+
+def _repair(image: bytearray) -> None:
+    """Put right what pyfatfs leaves: no geometry, and a wrong second entry in each FAT.
+
+    mtools refuses both; firmware does not care.
+    """
+    _GEOMETRY.pack_into(image, _GEOMETRY_OFFSET, SECTORS_PER_TRACK, HEADS)
+    _, reserved, fat_count, _, _, media, fat_sectors = _FAT_PLACES.unpack_from(
+        image, _FAT_PLACES_OFFSET
+    )
+    for number in range(fat_count):
+        start = (reserved + number * fat_sectors) * DISK_SECTOR
+        image[start : start + 3] = bytes((media, 0xFF, 0xFF))
 
 
 @contextmanager
