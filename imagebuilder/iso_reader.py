@@ -31,6 +31,7 @@ from imagebuilder.errors import DiscImageError
 
 READ_SIZE = 4 << 20  # bytes moved at a time
 MAX_DEPTH = 8  # of directories, as ECMA-119 6.8.2.1 has it; ours need 3
+SYSTEM_AREA_SIZE = 32 << 10  # bytes; ECMA-119 6.2.1
 _BUFFER_SIZE = 256 << 10
 # What pycdlib raises over damaged directories, besides its own errors.
 _PARSING_ERRORS = (
@@ -227,6 +228,41 @@ def _digest_of(image: IsoImage, path: str) -> bytes:
     return digest.digest()
 
 
+class _WithoutSystemArea(io.RawIOBase):
+    """A disc's image with zeros in place of its system area.
+
+    What starts a USB stick stands there, and pycdlib reads it as more than it is: it expects a
+    GPT wherever the partition table of `isohdpfx.bin` has an EFI partition.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file = file
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position of the image."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the position in the image."""
+        return self._file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        """Return bytes of the image, zeros for those of the system area."""
+        hidden = max(0, SYSTEM_AREA_SIZE - self._file.tell())
+        data = self._file.read(size)
+        hidden = min(hidden, len(data))
+        return bytes(hidden) + data[hidden:]
+
+
 def _read_directories(file: BinaryIO, name: str) -> dict[str, Extent]:
     """Return path -> place of every file of the image.
 
@@ -235,7 +271,7 @@ def _read_directories(file: BinaryIO, name: str) -> dict[str, Extent]:
     """
     iso = pycdlib.PyCdlib()
     try:
-        iso.open_fp(file)
+        iso.open_fp(_WithoutSystemArea(file))
     except _PARSING_ERRORS as error:
         raise DiscImageError(f"{name} is not the image of a disc, or a damaged one") from error
     try:
