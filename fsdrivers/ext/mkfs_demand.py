@@ -186,7 +186,8 @@ def journal_blocks_for(
         wanted = min(wanted, layout.default_journal_blocks(total))
     wanted = max(wanted, smallest)
     if wanted + _journal_maps(parameters, wanted) > available:
-        wanted = max(available - _journal_maps(parameters, available), smallest)
+        half = available // 2  # the rest stays free: a full volume does not start
+        wanted = max(half - _journal_maps(parameters, half), smallest)
     return wanted
 
 

@@ -200,8 +200,8 @@ def parameters_of(description: Description) -> Parameters:
     """
     number, data = _Reader(description).number, _Reader(description).data
     revision = number("revision", 1)
-    ro_compat = number("feature_ro_compat", 0) & ~TRANSIENT_RO_COMPAT
-    incompat = number("feature_incompat", 0) & ~TRANSIENT_INCOMPAT
+    ro_compat = number("feature_ro_compat", 0) & ~int(TRANSIENT_RO_COMPAT)
+    incompat = number("feature_incompat", 0) & ~int(TRANSIENT_INCOMPAT)
     is_64bit = incompat & Incompat.BIT64
     block_size = number("block_size")
     boot_block = data("boot_block")
@@ -301,7 +301,7 @@ def _check_features(parameters: Parameters) -> None:
         (parameters.feature_incompat, SUPPORTED_INCOMPAT, Incompat),
         (parameters.feature_ro_compat, SUPPORTED_RO_COMPAT, RoCompat),
     ):
-        unknown = mask & ~supported
+        unknown = mask & ~int(supported)  # ~ of a flag forgets bits that have no name
         if unknown:
             bit = unknown & -unknown
             known = {flag.value: flag.name for flag in names}
