@@ -24,6 +24,8 @@ from backup.objects.model import (
 from backup.objects.pack import PackInfo
 
 LIVE_SHARE = 0.5  # of a pack; what is left of thinner ones is sent again
+PACK_OVERHEAD, PIECE_OVERHEAD = 64, 40  # bytes of a pack that are no piece
+SMALL_SIZE, SMALL_COUNT = 256 << 10, 100  # bytes, packs
 
 VolumeKey = tuple[str, str, int]  # type, UUID, partition number
 
@@ -113,15 +115,21 @@ def index_objects(
 
 
 def thin_packs(previous: PreviousSet) -> set[int]:
-    """Return the indexes of packs of which the data set uses less than `LIVE_SHARE`."""
-    live = [0] * len(previous.packs)
+    """Return the indexes of packs that are not worth keeping.
+
+    Those are packs of which the data set uses less than `LIVE_SHARE`, and the small ones that
+    many runs with few changes have left, once there are more than `SMALL_COUNT` of them.
+    """
+    live = [PACK_OVERHEAD] * len(previous.packs)
     for piece in previous.pieces.values():
-        live[piece.pack] += piece.sealed_length
-    return {
+        live[piece.pack] += piece.sealed_length + PIECE_OVERHEAD
+    small = {index for index, pack in enumerate(previous.packs) if pack.size < SMALL_SIZE}
+    thin = {
         index
         for index, (size, pack) in enumerate(zip(live, previous.packs, strict=True))
         if size < pack.size * LIVE_SHARE
     }
+    return thin | small if len(small) > SMALL_COUNT else thin
 
 
 def give_up_packs(previous: PreviousSet, packs: set[int]) -> None:
