@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The results as text: one table for each kind of run, then the goals with their ratios."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench.measure import Cost
+
+KINDS = {
+    "first": "First backup",
+    "unchanged": "Second backup, nothing changed",
+    "restore": "Restore onto an empty ext4 image, flushed",
+}
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+# kind -> contestant -> data set -> runs
+Results = Mapping[str, Mapping[str, Mapping[str, list[Cost]]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """`ratio` times faster than `peer` in `kind`, on these data sets."""
+
+    kind: str
+    peer: str
+    ratio: float
+    data: str
+
+
+GOALS = (
+    Goal("first", "restic", 2.0, "SM"),
+    Goal("first", "borg", 2.0, "SM"),
+    Goal("first", "restic", 1.0, "L"),
+    Goal("first", "borg", 1.0, "L"),
+    Goal("unchanged", "restic", 2.0, "SML"),
+    Goal("unchanged", "borg", 2.0, "SML"),
+    Goal("restore", "mke2fs -d", 1.5, "M"),
+    Goal("restore", "restic", 4.0, "M"),
+    Goal("restore", "mke2fs -d", 1.0, "SL"),
+)
+OURS = "rebuildkit, HTTPS"
+OURS_RESTORE = "rebuildkit, local"
+
+
+def best(runs: list[Cost]) -> Cost:
+    """Return the run of the least wall time: the one that others disturbed least."""
+    return min(runs, key=lambda run: run.wall_s)
+
+
+def lines_of(results: Results) -> list[str]:
+    """Return everything as Markdown."""
+    lines: list[str] = []
+    for kind, title in KINDS.items():
+        rows = results.get(kind, {})
+        names = sorted({name for row in rows.values() for name in row}, key="SML".find)
+        if not rows:
+            continue
+        lines += [f"### {title}", "", "| | " + " | ".join(names) + " |"]
+        lines.append("| --- |" + " --- |" * len(names))
+        for contestant, row in rows.items():
+            cells = [_cell(row[name]) if name in row else "" for name in names]
+            lines.append(f"| {contestant} | " + " | ".join(cells) + " |")
+        lines.append("")
+    lines += ["### Goals", "", "| | goal | reached | |", "| --- | --- | --- | --- |"]
+    for goal in GOALS:
+        for name in goal.data:
+            lines += _goal(results, goal, name)
+    return lines
+
+
+def _cell(runs: list[Cost]) -> str:
+    run = best(runs)
+    rss = run.rss_bytes >> 20
+    return f"**{run.wall_s:.2f} s** ({run.cpu_s:.2f} CPU s, {rss} MiB; {run.foreign:.1f})"
+
+
+def _goal(results: Results, goal: Goal, name: str) -> list[str]:
+    rows = results.get(goal.kind, {})
+    prefix = OURS_RESTORE if goal.kind == "restore" else OURS
+    ours = _runs(rows, prefix, name)
+    peers = _runs(rows, goal.peer, name)
+    if not ours or not peers:
+        return []
+    ratio = best(peers).wall_s / best(ours).wall_s
+    verdict = "yes" if ratio >= goal.ratio else "**not yet**"
+    about = f"{KINDS[goal.kind]}, {name}, against {goal.peer}"
+    return [f"| {about} | {goal.ratio:.1f} x | {ratio:.2f} x | {verdict} |"]
+
+
+def _runs(
+    rows: Mapping[str, Mapping[str, list[Cost]]], prefix: str, name: str
+) -> list[Cost] | None:
+    for contestant, row in rows.items():
+        if contestant.startswith(prefix):
+            return row.get(name)
+    return None
+
+
+def update_page(path: Path, lines: list[str]) -> None:
+    """Replace the measured part of a page."""
+    head, _, rest = path.read_text().partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    path.write_text(head + BEGIN + "\n" + "\n".join(lines) + "\n" + END + tail)
