@@ -71,7 +71,7 @@ class Unlocked:
         """Return what the data set is, as lines for a person."""
         found = self.header
         made = datetime.datetime.fromtimestamp(found.created_ns / 1e9, datetime.UTC)
-        system = str(found.system.get("pretty_name", "") or found.system.get("name", ""))
+        system = str(found.system.get("os_name", ""))
         return [
             f"Machine {found.machine}, backed up {made:%Y-%m-%d %H:%M} UTC"
             + (f", {system}" if system else ""),
