@@ -8,9 +8,12 @@ forgotten the token (it was restarted, or the token expired).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -37,6 +40,10 @@ from backup.repository import (
 from backup.transport import DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, Answer, Body, Transport
 
 _CHUNK_SIZE = 1 << 20
+_LOGIN_TRIES = 8  # a server may be restarted between a login and the next request
+_BUSY_TRIES = 4
+_BUSY_PAUSE_S = 0.5
+_FORGETFUL = "the server forgets every login"
 _DAMAGED_TRIES = 3  # how often a pack that arrived damaged is sent
 
 
@@ -237,16 +244,13 @@ class HttpRepository:
 
     def open_range(self, path: str, position: int) -> tuple[HTTPConnection, HTTPResponse]:
         """GET what lies at `path` from `position` on, to be read as a stream."""
-        for is_last in (False, True):
-            token = self._token
+        token = self._token
+        for _ in range(_LOGIN_TRIES):
             headers = self._authorised({"Range": f"bytes={position}-"}, token)
-            try:
+            with contextlib.suppress(NotAuthorisedError):
                 return self._transport.open(wire.API + path, headers)
-            except NotAuthorisedError:
-                if is_last:
-                    raise
-                self._renew(token)
-        raise AssertionError("the second try returns or raises")
+            token = self._renew(token)
+        raise NotAuthorisedError(_FORGETFUL)
 
     def _request(
         self,
@@ -259,7 +263,7 @@ class HttpRepository:
     ) -> Answer:
         """Send a request as the user, logging in again if need be; return a good answer."""
         token = self._token
-        for is_last in (False, True):
+        for _ in range(_LOGIN_TRIES):
             answer = self._transport.request(
                 method,
                 wire.API + path,
@@ -267,10 +271,10 @@ class HttpRepository:
                 body=body,
                 size=size,
             )
-            if answer.status != 401 or is_last:
-                break
+            if answer.status != HTTPStatus.UNAUTHORIZED:
+                return _checked(answer)
             token = self._renew(token)
-        return _checked(answer)
+        raise NotAuthorisedError(_FORGETFUL)
 
     def _authorised(self, headers: Mapping[str, str], token: str) -> dict[str, str]:
         return {**headers, "Authorization": f"Bearer {token}"}
@@ -364,8 +368,15 @@ class _Table(io.RawIOBase):
 def _log_in(transport: Transport, user: str, login_secret: bytes) -> str:
     """Return a new token."""
     body = wire.pack_json({"user": user, "login_secret": wire.pack_base64(login_secret)})
-    answer = _json(_checked(transport.request("POST", f"{wire.API}/login", body=body)))
-    return wire.text_of(answer, "token")
+    for _ in range(_BUSY_TRIES - 1):
+        answer = transport.request("POST", f"{wire.API}/login", body=body)
+        if answer.status != HTTPStatus.TOO_MANY_REQUESTS:
+            break
+        # Somebody is guessing this user's password, or many processes log in at once.
+        time.sleep(_BUSY_PAUSE_S)
+    else:
+        answer = transport.request("POST", f"{wire.API}/login", body=body)
+    return wire.text_of(_json(answer), "token")
 
 
 def _checked(answer: Answer) -> Answer:

@@ -55,6 +55,7 @@ PENDING_PACKS_AGE_S = 30 * 24 * 3600
 """How long packs that no data set lists wait for the run that goes on with them."""
 
 _CATALOGUE = "catalogue.db"
+_USERS = "users"
 _SALT_SIZE = 16
 _COPY_SIZE = 4 << 20
 
@@ -77,6 +78,7 @@ class LocalStore:
         if create:
             with translated_errors(f"making the store {directory}"):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                (directory / _USERS).mkdir(mode=0o700, exist_ok=True)
                 # SQLite would make the file readable by others.
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         elif not path.exists():
@@ -170,7 +172,7 @@ class LocalRepository:
         self._catalogue = catalogue
         self._user_id = user.id
         self._user = user.name
-        self._files = ObjectStore.open(directory / "users" / str(user.id))
+        self._files = ObjectStore.open(directory / _USERS / str(user.id))
         self._owned_store = owned_store
 
     @classmethod

@@ -260,7 +260,7 @@ def _exchange(
     """Send one request and return the answer with its body still to be read."""
     try:
         connection.request(method, path, body() if callable(body) else body, dict(headers))
-    except (BrokenPipeError, ConnectionResetError):
+    except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
         # A server that refuses a body may answer and hang up before it has read it all.
         with contextlib.suppress(*_LOST):
             return connection.getresponse()

@@ -26,7 +26,6 @@ from backup.repository import (
     MAXIMUM_PACK_COUNT,
     MAXIMUM_PACK_SIZE,
     MAXIMUM_TABLE_SIZE,
-    AlreadyRegisteredError,
     DigestMismatchError,
     InvalidRequestError,
     NotAuthorisedError,
@@ -161,17 +160,13 @@ class Api:
         """Create a user.  Asking for ids that are taken gets slower, as guessing passwords."""
         fields = await read_json(request)
         client = f"register {request.client.host if request.client else ''}"
-        self._refusals.check(client)
-        try:
+        async with self._refusals.attempt(client):
             await to_thread.run_sync(
                 self._store.register,
                 wire.text_of(fields, "user"),
                 wire.unpack_base64(wire.text_of(fields, "key_file")),
                 wire.unpack_base64(wire.text_of(fields, "login_secret")),
             )
-        except AlreadyRegisteredError:
-            await self._refusals.delay(client)
-            raise
         return json_response({}, 201)
 
     async def login(self, request: Request) -> Response:
@@ -184,14 +179,8 @@ class Api:
 
     async def _check_login(self, user: str, secret: bytes) -> UserRecord:
         user = normalise_name(user, "user")
-        self._refusals.check(user)
-        try:
-            record = await to_thread.run_sync(self._store.check_login, user, secret)
-        except NotAuthorisedError:
-            await self._refusals.delay(user)
-            raise
-        self._refusals.forget(user)
-        return record
+        async with self._refusals.attempt(user):
+            return await to_thread.run_sync(self._store.check_login, user, secret)
 
     # After login
 

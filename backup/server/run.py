@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from backup.repository import InvalidRequestError, RepositoryError
 from backup.server.app import Api
@@ -26,7 +27,7 @@ LISTENING = "listening on "  # what the lines printed at start begin with
 FINGERPRINT = "certificate fingerprint "
 
 KEEP_ALIVE_S = 75
-SHUTDOWN_S = 10
+SHUTDOWN_S = 5  # for requests that are being served
 MAXIMUM_CONNECTIONS = 1024
 
 
@@ -108,11 +109,23 @@ def run(
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, except that a signal ends it without being raised once more."""
+    """Uvicorn, except for how it ends."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Cut idle connections, then let the requests end that are being served.
+
+        A TLS transport that is merely closed waits for the client to agree, and a client that
+        keeps a connection for later does not read from it.
+        """
+        for connection in list(self.server_state.connections):
+            assert isinstance(connection, HttpToolsProtocol), "run() asks for httptools"
+            if connection.cycle is None or connection.cycle.response_complete:
+                connection.transport.abort()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on SIGINT and SIGTERM."""
+        """Stop on SIGINT and SIGTERM, without raising the signal once more afterwards."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -12,10 +12,15 @@ import hashlib
 import secrets
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from backup.repository import NotAuthorisedError, TooManyAttemptsError
+from backup.repository import (
+    AlreadyRegisteredError,
+    NotAuthorisedError,
+    TooManyAttemptsError,
+)
 from backup.store import LocalRepository
 
 TOKEN_SIZE = 32
@@ -25,8 +30,8 @@ MAXIMUM_TOKENS = 10_000
 FIRST_DELAY_S = 0.5  # doubles with every further wrong guess
 LONGEST_DELAY_S = 16.0
 FORGET_AFTER_S = 3600.0
-MAXIMUM_WAITING = 4  # refusals being delayed, of one id
-MAXIMUM_WAITING_TOTAL = 256
+MAXIMUM_ATTEMPTS = 8  # being checked or delayed at once, of one id
+MAXIMUM_ATTEMPTS_TOTAL = 256
 MAXIMUM_REMEMBERED = 10_000  # ids
 
 
@@ -81,7 +86,7 @@ class Refusals:
     """Delays answers to wrong guesses, longer each time.
 
     A right answer is never delayed, so nobody can lock a user out for long; to keep many
-    connections from guessing side by side, few refusals wait at once for one name.
+    connections from guessing side by side, few attempts are heard at once for one name.
     """
 
     def __init__(
@@ -90,31 +95,31 @@ class Refusals:
         self._first_delay_s = first_delay_s
         self._clock = clock
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        self._waiting: Counter[str] = Counter()
+        self._attempts: Counter[str] = Counter()
 
-    def check(self, name: str) -> None:
-        """Refuse another guess while too many refusals wait.
+    @asynccontextmanager
+    async def attempt(self, name: str) -> AsyncIterator[None]:
+        """Hear an attempt: the body raises NotAuthorisedError or AlreadyRegisteredError.
 
         Raises:
-            TooManyAttemptsError: try again later.
+            TooManyAttemptsError: others are being heard; the body was not run.
         """
-        if self._waiting[name] >= MAXIMUM_WAITING or self._waiting.total() >= MAXIMUM_WAITING_TOTAL:
+        if (
+            self._attempts[name] >= MAXIMUM_ATTEMPTS
+            or self._attempts.total() >= MAXIMUM_ATTEMPTS_TOTAL
+        ):
             raise TooManyAttemptsError("too many wrong attempts; try again in a while")
-
-    def forget(self, name: str) -> None:
-        """Note that the right secret was given."""
-        self._failures.pop(name, None)
-
-    async def delay(self, name: str) -> None:
-        """Note a wrong guess and wait as long as it deserves."""
-        delay_s = self._note(name)
-        self._waiting[name] += 1
+        self._attempts[name] += 1
         try:
-            await asyncio.sleep(delay_s)
+            yield
+            self._failures.pop(name, None)
+        except (NotAuthorisedError, AlreadyRegisteredError):
+            await asyncio.sleep(self._note(name))
+            raise
         finally:
-            self._waiting[name] -= 1
-            if not self._waiting[name]:
-                del self._waiting[name]
+            self._attempts[name] -= 1
+            if not self._attempts[name]:
+                del self._attempts[name]
 
     def _note(self, name: str) -> float:
         """Count a wrong guess; return the delay in seconds."""
