@@ -42,6 +42,7 @@ class ExtLayout:
         self.parameters = planner.parameters
         self.geometry: Geometry = planner.geometry
         self.block_size = self.parameters.block_size
+        self.journal_blocks = planner.journal_blocks
         self._shift = self.block_size.bit_length() - 1
         self._groups = GroupBuilder(
             self.parameters,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from dataclasses import replace
 from itertools import pairwise
@@ -180,6 +181,26 @@ def test_thousands_of_names_are_found_one_by_one(tmp_path: Path) -> None:
         out = run("debugfs", "-f", "-", target, text=requests)
         assert out.count("Type: regular") == len(names[::7])
         target.unlink()
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize(
+    "options", [("-t", "ext4", "-b", 1024), ("-t", "ext3", "-b", 4096)], ids=str
+)
+def test_resize_inode_equals_that_of_mke2fs(tmp_path: Path, options: tuple[object, ...]) -> None:
+    """Inode 7 maps the same blocks to the same slots, so the kernel can grow the volume."""
+    source = make_image(tmp_path / "source", 400 * MIB, *options)
+    target = tmp_path / "target"
+    copy_volume(source, target)
+
+    maps = []
+    for path in (source, target):
+        text = run("debugfs", "-R", "stat <7>", path)
+        listed = text[text.index("BLOCKS:") :]
+        maps.append(re.sub(r"\(DIND\):\d+", "", listed))
+        assert "Links: 1 " in text
+    assert len(maps[0]) > 5000
+    assert maps[0] == maps[1]
 
 
 @pytest.mark.tools
