@@ -160,6 +160,7 @@ def run_backup(args: argparse.Namespace) -> int:
         **keep,
     )
     with open_session(args, create=bool(args.store)) as session:
+        session.check_newest(args.machine)
         try:
             result = back_up(
                 session.repository,
@@ -171,6 +172,7 @@ def run_backup(args: argparse.Namespace) -> int:
             )
         finally:
             status.clear()
+        session.check_newest(args.machine)
     if args.json:
         print_json(result.to_dict())
     else:
@@ -332,7 +334,7 @@ def _listed(item: NodeObject, path: str, partition: int) -> dict[str, object]:
 
 
 def _ls_line(item: NodeObject, path: bytes, partition: int) -> str:
-    from rebuild.screen import printable
+    from rebuild.text import printable
 
     letter = {1: "d", 3: "l", 4: "c", 5: "b", 6: "p", 7: "s", 8: "h"}.get(item.kind, "-")
     name = printable(path.decode("utf-8", "backslashreplace"))

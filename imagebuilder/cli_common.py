@@ -162,6 +162,15 @@ class Session:
     repository: Repository
     master: MasterKey
     host: RepositoryHost
+    place: str  # which repository, for what this computer remembers of it
+
+    def check_newest(self, machine: str | None = None) -> None:
+        """Raise RolledBackError if a machine's newest data set is older than one seen before."""
+        from backup.remembered import check_and_remember
+
+        newest = {info.machine: info for info in self.repository.data_sets(machine)}
+        for info in newest.values():
+            check_and_remember(self.place, self.repository.user, info)
 
     def close(self) -> None:
         """Give everything back."""
@@ -202,14 +211,15 @@ def open_session(args: argparse.Namespace, *, create: bool = False) -> Session:
 
     password = read_password(args, confirm=False)
     host = open_host(args, create=create)
+    place = args.fingerprint or args.server or str(args.store.resolve())
     try:
         if create and not args.server and not _is_registered(host, args.user):
             made = create_key_file(args.user, password)
             host.register(args.user, made.data, made.login_secret)
-            return Session(host.login(args.user, made.login_secret), made.master, host)
+            return Session(host.login(args.user, made.login_secret), made.master, host, place)
         keys = password_keys(host.login_parameters(args.user), args.user, password)
         repository = host.login(args.user, keys.login_secret)
-        return Session(repository, unlock_with(repository.key_file(), keys), host)
+        return Session(repository, unlock_with(repository.key_file(), keys), host, place)
     except BaseException:
         host.close()
         raise

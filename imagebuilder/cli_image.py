@@ -80,6 +80,7 @@ def run_build(args: argparse.Namespace) -> int:
         kernel_arguments=tuple(args.argument),
     )
     with open_session(args) as session:
+        session.check_newest(args.machine)
         info = choose_data_set(session.repository, args.machine, args.data_set)
         try:
             environment = prepare_boot_environment(

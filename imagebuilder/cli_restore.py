@@ -140,6 +140,7 @@ def open_unlocked(
             password_file=args.password_file,
         )
         session = stack.enter_context(open_session(place))
+        session.check_newest(args.machine)
         info = choose_data_set(session.repository, args.machine, args.data_set)
         medium = RepositoryMedium(session.repository, session.master, info.id, source)
         return medium, unlock(medium, args.user, "", master=session.master, progress=status.show)
