@@ -120,10 +120,8 @@ class LocalStore:
                 raise
 
     def login(self, user: str, login_secret: bytes) -> LocalRepository:
-        """See `backup.repository.RepositoryHost`."""
-        return LocalRepository(
-            self._catalogue, self.directory, self.check_login(user, login_secret)
-        )
+        """See `backup.repository.RepositoryHost`.  Sweeps what killed processes left."""
+        return self._swept(self.check_login(user, login_secret))
 
     def check_login(self, user: str, login_secret: bytes) -> UserRecord:
         """Return the user whose id and login secret these are.
@@ -141,7 +139,7 @@ class LocalStore:
         return LocalRepository(self._catalogue, self.directory, self._catalogue.get_user(user_id))
 
     def find_repository(self, user: str) -> LocalRepository:
-        """Return a user's repository without a login secret.
+        """Return a user's repository without a login secret, swept.
 
         For whoever may read the directory anyway.  What protects the data is its encryption.
 
@@ -151,33 +149,32 @@ class LocalStore:
         record = self._catalogue.find_user(normalise_name(user, "user"))
         if record is None:
             raise NotAuthorisedError(f"nobody is registered as {user!r} in {self.directory}")
-        return LocalRepository(self._catalogue, self.directory, record)
+        return self._swept(record)
 
     def sweep(self) -> None:
         """Delete what killed processes left, of every user."""
         for user_id in self._catalogue.user_ids():
             self.repository(user_id).sweep()
 
+    def _swept(self, record: UserRecord) -> LocalRepository:
+        repository = LocalRepository(self._catalogue, self.directory, record)
+        repository.sweep()
+        return repository
+
 
 class LocalRepository:
     """One user's repository in a store directory.  See `backup.repository.Repository`."""
 
-    def __init__(
-        self,
-        catalogue: Catalogue,
-        directory: Path,
-        user: UserRecord,
-        owned_store: LocalStore | None = None,
-    ) -> None:
+    def __init__(self, catalogue: Catalogue, directory: Path, user: UserRecord) -> None:
         self._catalogue = catalogue
         self._user_id = user.id
         self._user = user.name
         self._files = ObjectStore.open(directory / _USERS / str(user.id))
-        self._owned_store = owned_store
+        self._owned_store: LocalStore | None = None
 
     @classmethod
-    def open(cls, directory: Path, user: str, login_secret: bytes | None = None) -> Self:
-        """Open a user's repository and sweep it; the login secret is checked when given.
+    def open(cls, directory: Path, user: str, login_secret: bytes | None = None) -> LocalRepository:
+        """Open a user's repository; the login secret is checked when given.
 
         Raises:
             StoreDamagedError: the directory is no store, or cannot be used.
@@ -186,15 +183,14 @@ class LocalRepository:
         store = LocalStore.open(directory)
         try:
             if login_secret is None:
-                found = store.find_repository(user)
+                repository = store.find_repository(user)
             else:
-                found = store.login(user, login_secret)
-            found.sweep()
+                repository = store.login(user, login_secret)
         except BaseException:
             store.close()
             raise
-        record = found._catalogue.get_user(found._user_id)
-        return cls(found._catalogue, directory, record, owned_store=store)
+        repository._owned_store = store
+        return repository
 
     def __enter__(self) -> Self:
         return self

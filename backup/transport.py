@@ -22,6 +22,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -133,6 +134,8 @@ class Transport:
             try:
                 response = _exchange(connection, method, path, sent, body)
                 answer = Answer(response.status, response.read())
+                if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                    raise ConnectionAbortedError("the server has too many connections")
             except BaseException:
                 connection.close()
                 raise
