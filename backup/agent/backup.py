@@ -25,6 +25,7 @@ from pathlib import Path
 from backup.agent.errors import NoSourceError, NotRecoverableError, Problem
 from backup.agent.exclusions import compile_exclusions
 from backup.agent.local_set import LocalSet
+from backup.agent.minimum import set_minimum_sizes
 from backup.agent.previous import PreviousSet, give_up_packs, thin_packs
 from backup.agent.progress import NoProgress, Progress
 from backup.agent.remote import load_previous, read_pending
@@ -44,7 +45,7 @@ from backup.objects.model import (
 )
 from backup.objects.pack import PackInfo
 from backup.objects.table import TableWriter
-from backup.repository import Repository
+from backup.repository import NoSuchPackError, Repository
 
 TABLE_IN_MEMORY = 200_000  # objects; the table of a larger set goes through a file
 
@@ -73,9 +74,22 @@ def run_backup(
         RepositoryError: the repository refused something or cannot be reached.
         WorkerError: a packing process ended early.
     """
-    run = _Run(repository, master, machine, options or BackupOptions(), progress or NoProgress())
+    arguments = (machine, options or BackupOptions(), progress or NoProgress())
+    run = _Run(repository, master, *arguments)
     try:
         with _paused_collector():
+            try:
+                return run.run(sources)
+            except NoSuchPackError:
+                missing = run.find_missing_packs()
+                if not missing:
+                    raise
+            for source in sources:
+                source.close()
+            run = _Run(repository, master, *arguments, missing)
+            run.result.notes.append(
+                f"the repository has lost {len(missing)} packs; their content was sent again"
+            )
             return run.run(sources)
     finally:
         for source in sources:
@@ -92,12 +106,15 @@ class _Run:
         machine: str,
         options: BackupOptions,
         progress: Progress,
+        missing: frozenset[bytes] = frozenset(),
     ) -> None:
         self.repository = repository
         self.master = master
         self.machine = machine
         self.options = options
         self.progress = progress
+        self.missing = missing  # digests of packs that the repository lists but has not
+        self.listed: list[PackInfo] = []
         self.result = BackupResult()
         self.started_ns = time.time_ns()
         self._mark = self._start = time.perf_counter()
@@ -145,7 +162,8 @@ class _Run:
         previous, note = load_previous(self.repository, self.master, last)
         if note:
             self.result.notes.append(note)
-        give_up_packs(previous, thin_packs(previous))
+        lost = {i for i, pack in enumerate(previous.packs) if pack.digest in self.missing}
+        give_up_packs(previous, thin_packs(previous) | lost)
         return previous, last.generation + 1 if last else 1
 
     def _scan(self, sources: Sequence[Source], local: LocalSet) -> None:
@@ -154,6 +172,8 @@ class _Run:
         is_excluded = compile_exclusions(self.options.exclude)
         for source in sources:
             source.scan(local, is_excluded)
+        if problems := set_minimum_sizes(local):
+            raise NotRecoverableError(problems)
         self._end_phase("scan")
 
     def _commit(
@@ -167,7 +187,7 @@ class _Run:
         """Sign what is not signed yet, write the table and make the data set."""
         self.progress.start("commit", len(local.objects), 0)
         objects = list(_iter_kept(local, local.lost))
-        packs = _compact_packs(objects, sent.packs)
+        packs = self.listed = _compact_packs(objects, sent.packs)
         for obj in objects:
             if not isinstance(obj, NodeObject | SecurityObject):
                 local.sign(obj)
@@ -254,6 +274,16 @@ class _Run:
             else:
                 result.changed += 1
         result.removed += len(signatures)
+
+    def find_missing_packs(self) -> frozenset[bytes]:
+        """Return the digests of packs that the last commit listed and the repository has not."""
+        missing = set()
+        for pack in self.listed:
+            try:
+                self.repository.read_pack(pack.digest, 0, 1)
+            except NoSuchPackError:
+                missing.add(pack.digest)
+        return frozenset(missing)
 
     def _end_phase(self, name: str) -> None:
         """Note how long a phase took."""

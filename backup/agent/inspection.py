@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from backup.agent.errors import Problem
+from backup.agent.minimum import check_description
 from backup.agent.readers import any_nonzero
 from backup.objects.content import PIECE_SIZE
 from fsdrivers import TYPES, open_volume, probe
@@ -158,9 +159,11 @@ def _decide(
     reason = REASONS.get(type, f"it holds {type}, which has no driver yet")
     if type in TYPES:
         try:
-            return Partition(number, device, type, open_volume(device), entry)
+            volume = open_volume(device)
+            check_description(volume.type, volume.describe())
+            return Partition(number, device, volume.type, volume, entry)
         except FilesystemError as error:
-            reason = f"its {type} cannot be read: {error}"
+            reason = f"its {type} cannot be read or made again: {error}"
     if allow_raw or (type == UNKNOWN and device.size <= SMALL_SIZE and number):
         return Partition(number, device, RAW, entry=entry)
     raise _RefusedError(f"{reason}; {_HINT} (--allow-raw keeps it as an image)")

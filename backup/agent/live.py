@@ -53,6 +53,7 @@ class LiveSource:
             raise NoSourceError("this machine has no disk that could be backed up")
         os.sync()  # what the kernel holds back must be where our drivers read it
         problems: list[Problem] = []
+        self._disks = []
         for disk in self.machine.disks:
             try:
                 device = self._open(disk.path)

@@ -97,6 +97,7 @@ class LocalSet:
         self.work: list[Work] = []
         self.readers: list[Reader] = []
         self.disk_names: set[str] = set()
+        self.scans: dict[int, TreeScan] = {}  # by number of the volume's object
         self.parts: dict[int, int] = {}  # object index -> number of its works, where several
         self.warnings: list[str] = []
         self.notes: list[str] = []
@@ -160,6 +161,13 @@ class LocalSet:
         elif not count:
             self.sign(obj)
 
+    def kept_minimum(self, volume: VolumeObject) -> int:
+        """Return the minimum size the volume had, 0 if it has changed or has none."""
+        scan = self.scans.get(volume.number)
+        if scan is None or scan.is_changed or scan.previous.nodes or scan.previous.links:
+            return 0
+        return scan.previous.minimum_size
+
     def security_number(self, xattrs: Xattrs) -> int:
         """Return the number of the object with these attributes, adding it where it is new."""
         number = self._security_numbers.get(xattrs)
@@ -215,8 +223,10 @@ class TreeScan:
         self.local = local
         self.volume = volume.number
         self.reader = reader
+        self.is_changed = False  # whether anything is there that was not, or was otherwise
         self.seen: dict[int, int] = {}
         self.previous: PreviousVolume = local.previous.take_volume(volume)
+        local.scans[volume.number] = self
 
     def note_former(self, obj: NodeObject, old: NodeObject | None) -> None:
         """Remember, for counting, what a node was in the previous set: its inode's `old` state
@@ -252,6 +262,7 @@ class TreeScan:
         local.objects.append(link)
         local.sign(link)
         if old is None:
+            self.is_changed = True
             local.fresh.append(number - 1)
         elif old.signature == link.signature:
             local.unchanged += 1
@@ -262,6 +273,7 @@ class TreeScan:
         """Add a node that has to be read or signed; `old` is its former state, if there is one."""
         local = self.local
         local.objects.append(obj)
+        self.is_changed = True
         self.note_former(obj, old)
         if obj.kind == ObjectKind.FILE and obj.size:
             try:

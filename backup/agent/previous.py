@@ -34,6 +34,7 @@ VolumeKey = tuple[str, str, int]  # type, UUID, partition number
 class PreviousVolume:
     """The nodes of one volume that nothing has matched yet."""
 
+    minimum_size: int = 0  # bytes; 0 when unknown
     nodes: dict[int, NodeObject] = field(default_factory=dict)  # by source number
     links: dict[tuple[int, bytes], NodeObject] = field(default_factory=dict)  # source, name
 
@@ -108,7 +109,8 @@ def index_objects(
             continue
         others.append(obj)
         if isinstance(obj, VolumeObject):
-            by_volume[obj.number] = previous.volumes.setdefault(volume_key(obj), PreviousVolume())
+            kept = previous.volumes.setdefault(volume_key(obj), PreviousVolume(obj.minimum_size))
+            by_volume[obj.number] = kept
     _index_others(previous, others, by_number)
     previous.node_count = len(by_number) - len(others)
     return previous

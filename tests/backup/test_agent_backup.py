@@ -253,3 +253,15 @@ def test_damaged_previous_table(tmp_path: Path, tree: Path, repository: LocalRep
     assert any("cannot be compared" in note for note in second.notes)
     assert second.new == second.objects
     assert read_data_set(repository).files == files_below(tree)
+
+
+def test_lost_pack(tmp_path: Path, tree: Path, repository: LocalRepository) -> None:
+    """When the store has lost a pack, the next run notices and sends its content again."""
+    disk = make_machine(tmp_path, tree)
+    back_up(repository, disk)
+    packs = sorted((tmp_path / "store").rglob("packs/*/*"), key=lambda path: path.stat().st_size)
+    packs[-1].unlink()
+    result = back_up(repository, disk)
+
+    assert any("has lost 1 packs" in note for note in result.notes)
+    assert read_data_set(repository).files == files_below(tree)

