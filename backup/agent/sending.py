@@ -11,6 +11,7 @@ import itertools
 import os
 from dataclasses import dataclass
 
+from backup.agent.linux import keep_freed_memory
 from backup.agent.local_set import Facts, LocalSet, Work
 from backup.agent.packer import KNOWN, VANISHED, Outcome, Packer, SentPiece, SliceResult
 from backup.agent.progress import Progress
@@ -97,6 +98,7 @@ class Sender:
         count = min(workers or os.cpu_count() or 1, len(slices), MAXIMUM_WORKERS)
 
         def make_serve() -> Serve:
+            keep_freed_memory()
             return self._make_serve(known_ids, level)
 
         def request_of(number: int, worker: int) -> tuple[int, int, list[bytes]]:

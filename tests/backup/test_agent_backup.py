@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from backup.agent.result import BackupOptions
+from backup.client import HttpServer
 from backup.objects.content import PIECE_SIZE
 from backup.objects.model import DiskObject, LabelObject, ObjectKind, Region
 from backup.objects.table import TableReader
+from backup.server import ServerProcess
 from backup.store import LocalRepository
 from tests.backup.agent_machines import (
     MACHINE,
@@ -28,6 +30,7 @@ from tests.backup.agent_machines import (
     make_repository,
     read_data_set,
 )
+from tests.backup.repositories import SECRET, key_file
 
 pytestmark = pytest.mark.tools
 
@@ -265,3 +268,23 @@ def test_lost_pack(tmp_path: Path, tree: Path, repository: LocalRepository) -> N
 
     assert any("has lost 1 packs" in note for note in result.notes)
     assert read_data_set(repository).files == files_below(tree)
+
+
+def test_over_https(tmp_path: Path, tree: Path) -> None:
+    """A backup goes to a server as it goes to a directory, from several processes at once."""
+    disk = make_machine(tmp_path, tree)
+    (tmp_path / "server").mkdir()
+    with (
+        ServerProcess.start(tmp_path / "server") as server,
+        HttpServer(server.url, server.fingerprint) as host,
+    ):
+        host.register("user", key_file(), SECRET)
+        with host.login("user", SECRET) as repository:
+            first = back_up(repository, disk)
+            second = back_up(repository, disk)
+            data_set = read_data_set(repository)
+
+    assert data_set.files == files_below(tree)
+    assert first.packs_sent > 1
+    assert second.packs_sent == 0
+    assert second.unchanged == second.objects

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -148,6 +150,26 @@ def test_two_programs_write_at_once(catalogue: Catalogue, path: Path) -> None:
 
     assert len(catalogue.known_packs(USER)) == 60
     assert catalogue.machines(USER) == ["m0", "m1", "m2"]
+
+
+def _open(path: Path, barrier: Barrier) -> None:
+    barrier.wait()
+    Catalogue.open(path).close()
+
+
+def test_many_processes_make_one_catalogue(tmp_path: Path) -> None:
+    """Whoever opens a new store first makes it; those who come at the same moment wait."""
+    context = multiprocessing.get_context("fork")
+    for attempt in range(3):
+        barrier = context.Barrier(8)
+        arguments = (tmp_path / f"{attempt}.db", barrier)
+        processes = [context.Process(target=_open, args=arguments) for _ in range(8)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(30)
+
+        assert [process.exitcode for process in processes] == [0] * 8
 
 
 def test_rows_cannot_point_nowhere(catalogue: Catalogue, path: Path) -> None:

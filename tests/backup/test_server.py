@@ -31,6 +31,7 @@ from backup.repository import (
     NotAuthorisedError,
     RepositoryError,
     StoreDamagedError,
+    StoreFullError,
 )
 from backup.server import ServerProcess, ServerStartError, parse_address
 from backup.server.bodies import parse_range
@@ -573,6 +574,33 @@ def test_failing_store_is_reported(tmp_path: Path) -> None:
 
     assert len(lines) == 1
     assert lines[0].startswith("error: POST /v1/machines/host/packs: receiving a file: ")
+
+
+@pytest.mark.root
+def test_full_disk_under_the_server(tmp_path: Path) -> None:
+    """A full disk is a sentence for the client, and the server goes on when there is room."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", mount], check=True)
+    try:
+        with (
+            ServerProcess.start(mount / "data") as server,
+            HttpServer(server.url, server.fingerprint) as host,
+        ):
+            host.register("user", key_file(), SECRET)
+            repository = host.login("user", SECRET)
+            large, small = make_pack(16 << 20), make_pack(1 << 20)
+            for _ in range(2):
+                with pytest.raises(StoreFullError):
+                    repository.put_pack("host", large[0])
+            with pytest.raises(StoreFullError):
+                repository.commit("host", make_table(16 << 20), [], 1)
+            repository.put_pack("host", small[0])
+
+            assert repository.commit("host", make_table(), [small[1]], 1).size == 1 << 20
+            assert list((mount / "data/users/1/incoming").iterdir()) == []
+    finally:
+        subprocess.run(["umount", mount], check=True)
 
 
 def test_every_error_has_a_status() -> None:
