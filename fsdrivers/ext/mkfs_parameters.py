@@ -359,7 +359,7 @@ def parameters_for_size(parameters: Parameters, *, size: int, inodes: int) -> Pa
     is_same = blocks == recorded and inodes <= parameters.total_inodes
     if is_same and parameters.shape().total_inodes == parameters.total_inodes:
         return parameters
-    wanted = max(min(parameters.total_inodes * blocks // recorded, layout.MAX_INODES), inodes)
+    wanted = min(parameters.total_inodes * blocks // recorded, layout.MAX_INODES)
     made = replace(
         parameters,
         total_blocks=blocks,
@@ -368,7 +368,7 @@ def parameters_for_size(parameters: Parameters, *, size: int, inodes: int) -> Pa
     if blocks <= made.shape().first_data_block:
         raise NoSpaceError("volume", layout.MIN_LAST_GROUP_BLOCKS * made.block_size, size)
     while True:
-        made = _with_groups(made, wanted)
+        made = _with_groups(made, wanted, inodes)
         last = _short_last_group(made)
         if not last:
             return made
@@ -378,11 +378,15 @@ def parameters_for_size(parameters: Parameters, *, size: int, inodes: int) -> Pa
         made = replace(made, total_blocks=blocks)
 
 
-def _with_groups(parameters: Parameters, inodes: int) -> Parameters:
-    """Return the parameters with what depends on the number of groups filled in."""
+def _with_groups(parameters: Parameters, wanted: int, needed: int) -> Parameters:
+    """Return the parameters with what depends on the number of groups filled in.
+
+    There are as many as `wanted` inodes if the groups can have them, and `needed` in any case.
+    """
     shape = parameters.shape()
+    most = shape.groups * 8 * parameters.block_size  # an inode bitmap is one block
     per_group = layout.inodes_per_group_for(
-        inodes,
+        max(min(wanted, most), needed),
         groups=shape.groups,
         block_size=parameters.block_size,
         inode_size=parameters.inode_size,

@@ -175,6 +175,10 @@ def test_other_sizes_keep_the_ratios() -> None:
     doubled = parameters_for_size(recorded, size=2 << 30, inodes=100)
     tenth = parameters_for_size(recorded, size=100 * MIB, inodes=20_000)
 
+    dense = {"blocks_count": 3072, "inodes_count": 12288, "inodes_per_group": 12288}
+    grown = parameters_for_size(parameters_of(EXT4 | dense), size=500 * MIB, inodes=100)
+
+    assert grown.inodes_per_group == 32768  # as many as a bitmap of one block counts
     assert doubled.total_inodes == 2 * 65536
     assert doubled.reserved_blocks == 26214
     assert doubled.reserved_gdt_blocks == 255
