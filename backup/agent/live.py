@@ -24,9 +24,12 @@ from backup.agent.local_set import LocalSet
 from backup.agent.machine import KernelDisk, KernelPartition, Machine, Mount, read_machine
 from backup.agent.sources import add_disk, scan_partition
 from backup.objects.model import VolumeObject
-from fsdrivers import EXT_TYPES, open_volume
+from fsdrivers import EXT_TYPES, open_volume, probe
 from fsdrivers.device import Device, FileDevice
 from fsdrivers.errors import CorruptError, DeviceError
+from fsdrivers.ext.journal import open_journal
+from fsdrivers.ext.metadata import Metadata
+from fsdrivers.ext.volume import ExtVolume
 from fsdrivers.partitions import PartitionTable, open_partition
 from fsdrivers.volume import Volume
 
@@ -131,14 +134,23 @@ class LiveSource:
 
     def _open_volume(self, device: Device) -> Volume:
         """Open a volume that may be mounted: a frame read while it changes is read again."""
+        is_walked = self._is_mounted(device) and probe(device) in EXT_TYPES
+        opening = _open_frame if is_walked else open_volume
         for _ in range(ATTEMPTS - 1):
             try:
-                return open_volume(device)
+                return opening(device)
             except CorruptError:
                 os.sync()
                 if isinstance(device, FileDevice):
                     os.posix_fadvise(device.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        return open_volume(device)
+        return opening(device)
+
+    def _is_mounted(self, device: Device) -> bool:
+        """Return whether the kernel has the volume on a device node mounted."""
+        if not isinstance(device, FileDevice):
+            return False
+        number = os.fstat(device.fileno()).st_rdev
+        return bool(self.machine.mounts_of((os.major(number), os.minor(number))))
 
     def _scan_tree(
         self,
@@ -186,6 +198,16 @@ class LiveSource:
         except OSError as error:
             local.warnings.append(f"{os.fsdecode(mount.point)}: {os.strerror(error.errno or 0)}")
             local.missing += 1
+
+
+def _open_frame(device: Device) -> Volume:
+    """Open an ext volume that is mounted, for its facts alone.
+
+    Its journal is in use: replaying it would mix two moments.
+    """
+    metadata = Metadata.load(device)
+    journal = open_journal(metadata)
+    return ExtVolume(metadata, journal, was_replayed=False, orphans=frozenset())
 
 
 def _identities(paths: tuple[bytes, ...]) -> list[tuple[int, int]]:
