@@ -10,7 +10,8 @@ FilesystemError
 ├── NotFoundError               also FileNotFoundError
 ├── AlreadyExistsError          also FileExistsError
 ├── NotADirectoryError_         also NotADirectoryError
-└── IsADirectoryError_          also IsADirectoryError
+├── IsADirectoryError_          also IsADirectoryError
+└── DirectoryNotEmptyError      a directory to be removed has something in it
 DeviceError(OSError)            the medium failed: position, length, errno
 """
 
@@ -93,6 +94,10 @@ class NotADirectoryError_(FilesystemError, NotADirectoryError):
 
 class IsADirectoryError_(FilesystemError, IsADirectoryError):
     """Something other than a directory was expected."""
+
+
+class DirectoryNotEmptyError(FilesystemError):
+    """A directory is to be removed or replaced, and something is in it."""
 
 
 class DeviceError(OSError):
