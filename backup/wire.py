@@ -12,7 +12,7 @@ import binascii
 import json
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from backup import repository as r
@@ -170,7 +170,7 @@ def unpack_error(status: int, body: bytes) -> r.RepositoryError:
     return _KINDS.get(kind, r.ConnectionFailedError)(message)
 
 
-def pack_json(value: dict[str, object]) -> bytes:
+def pack_json(value: Mapping[str, object]) -> bytes:
     """Encode a JSON body."""
     return json.dumps(value, separators=(",", ":")).encode()
 
