@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 import os
 import stat
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +56,11 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--grow", metavar="N", type=int, help="partition that takes new room; 0 for none"
     )
     restore.add_argument("--yes", action="store_true", help="erase the target without asking")
+    restore.add_argument(
+        "--incomplete",
+        action="store_true",
+        help="restore what there is when the medium lacks a part; exit code 3",
+    )
     restore.add_argument("--plan", action="store_true", help="print the plan and stop")
     restore.add_argument("--verify", action="store_true", help="read back and compare afterwards")
     restore.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -150,9 +155,9 @@ def open_unlocked(
 
 def run_restore(args: argparse.Namespace) -> int:
     """Restore onto disks or images."""
-    from rebuild.errors import UnsafeTargetError
+    from rebuild.errors import MediumError, UnsafeTargetError
     from rebuild.plan import match_disks
-    from rebuild.restore import apply_plan, make_plan
+    from rebuild.restore import apply_plan, make_plan, missing_content, verify
 
     status = StatusLine()
     with ExitStack() as stack:
@@ -176,22 +181,35 @@ def run_restore(args: argparse.Namespace) -> int:
             print("\n".join(plan.lines()))
             if not confirm("Go on?"):
                 raise UnsafeTargetError("nothing was written: not confirmed, and no --yes given")
+        missing = missing_content(unlocked, medium)
+        if missing and not args.incomplete:
+            raise MediumError(f"{missing}; --incomplete restores what there is")
         is_blank = all(is_new for _, is_new in targets)
         for target, is_new in targets:
             if is_new:
                 with open(target.path, "xb") as file:
                     file.truncate(target.size)
-        report = apply_plan(unlocked, plan, medium, is_blank=is_blank, progress=status.show)
+        with _removed_on_failure([target.path for target, is_new in targets if is_new]):
+            report = apply_plan(unlocked, plan, medium, is_blank=is_blank, progress=status.show)
         if args.verify:
-            comparison = _compare(unlocked, [target.path for target, _ in targets], status)
-            report.verified_count = comparison.object_count
-            report.failures += comparison.as_failures()
+            verify(unlocked, plan, report, progress=status.show)
         status.clear()
     if args.json:
         print_json(report.to_dict())
     else:
-        print("\n".join(line for line in report.lines() if line))
+        print("\n".join(line for line in report.lines(names_shown=None) if line))
     return DONE if report.is_complete else PARTIAL
+
+
+@contextmanager
+def _removed_on_failure(paths: Sequence[str]) -> Iterator[None]:
+    """Remove images made for a restore that failed: they look like disks but are none."""
+    try:
+        yield
+    except BaseException:
+        for path in paths:
+            Path(path).unlink(missing_ok=True)
+        raise
 
 
 def _target_of(path: str, disk: DiskObject, args: argparse.Namespace) -> tuple[TargetDisk, bool]:
@@ -201,7 +219,8 @@ def _target_of(path: str, disk: DiskObject, args: argparse.Namespace) -> tuple[T
         UnsafeTargetError: it is in use.
     """
     from fsdrivers.device import FileDevice
-    from rebuild.disks import content_of, refuse_mounted
+    from rebuild.disks import content_of, refuse_in_use
+    from rebuild.errors import UnsafeTargetError
     from rebuild.plan import TargetDisk
 
     try:
@@ -210,9 +229,11 @@ def _target_of(path: str, disk: DiskObject, args: argparse.Namespace) -> tuple[T
         size = args.disk_size or disk.size
         return TargetDisk(path, size // 512 * 512, args.sector_size), True
     if stat.S_ISBLK(mode):
-        refuse_mounted(path)
+        refuse_in_use(path)
     elif not stat.S_ISREG(mode):
         raise UsageError(f"{path} is neither a disk nor an image")
+    if os.path.exists(args.source) and Path(path).samefile(args.source):
+        raise UnsafeTargetError(f"{path} is what the restore would read from")
     device = FileDevice.open(path)
     try:
         size, sector_size = device.size, device.sector_size

@@ -61,6 +61,8 @@ def _finish_start(modules: KernelModules) -> None:
             importlib.import_module(name)
     with contextlib.suppress(OSError):
         modules.load("efivarfs")
+        init.mount_firmware_variables()
+    with contextlib.suppress(OSError):
         modules.coldplug()
 
 

@@ -27,13 +27,12 @@ from rebuild.content import PieceOpener, PieceTarget, stream_pieces
 from rebuild.errors import RebuildError
 from rebuild.fixups.linux import add_fallback_loader
 from rebuild.machine import Machine, VolumeTree, printable_path
-from rebuild.plan import ESP_TYPE, DiskPlan, PartitionPlan, RestorePlan
-from rebuild.progress import Progress
-from rebuild.report import Failure, RestoreReport
+from rebuild.plan import BOOT_CODE_SIZE, ESP_TYPE, DiskPlan, PartitionPlan, RestorePlan
+from rebuild.progress import Part, Progress
+from rebuild.report import Failure, RestoreReport, VolumeResult
 from rebuild.writer import CoalescingWriter
 
 WIPED_AT_EACH_END = 1 << 20  # bytes; holds every table and signature that probing looks at
-BOOT_CODE_SIZE = 440  # bytes of an MBR before the disk signature
 DRIVEN_TYPES = ("ext2", "ext3", "ext4", "fat12", "fat16", "fat32", "swap")
 
 
@@ -84,7 +83,7 @@ def apply_plan(
     """
     started = time.monotonic()
     shown = Progress(progress)
-    report = RestoreReport(object_count=machine.object_count)
+    report = RestoreReport(object_count=plan.object_count)
     works = [_DiskWork(disk, devices[disk.disk.number]) for disk in plan.disks]
     shown.begin("Planning the layout")
     for work in works:
@@ -97,7 +96,7 @@ def apply_plan(
     _restore_content(works, boot_areas, medium, opener, shown, report)
     for work in works:
         for volume in work.volumes:
-            shown.begin(f"Writing metadata of {volume.part.type} {volume.part.number}")
+            shown.begin(f"Writing metadata of {volume.part.title}")
             _write_metadata(volume)
         shown.begin("Flushing to the disk")
         work.device.flush()
@@ -192,18 +191,25 @@ def _restore_content(
     """Send every piece of content to where it belongs, in the order of the packs."""
     targets: list[PieceTarget] = []
     names: dict[int, Callable[[], str]] = {}
+    parts: dict[object, Part] = {}
     for work in works:
         disk = work.plan.disk
         area = boot_areas[disk.number]
-        names[disk.number] = _constant(f"%disk%{disk.name}")
+        names[disk.number] = _constant(f"{disk.name}: boot area")
+        first = len(targets)
         targets += [
             PieceTarget(piece, area, disk.number, ((piece.offset, 0, piece.length),))
             for piece in disk.pieces
         ]
+        parts[area] = _part_of(f"boot area of {disk.name}", targets, first)
         for volume in work.volumes:
+            first = len(targets)
             _collect_volume(volume, targets, names)
-    total = sum(target.piece.length for target in targets)
-    shown.begin("Restoring", total, len(targets))
+            part = parts[volume.writer] = _part_of(volume.part.title, targets, first)
+            count = 1 + len(volume.tree.nodes)
+            report.volumes.append(VolumeResult(volume.part.title, count, part.total))
+    total = sum(part.total for part in parts.values())
+    shown.begin("Restoring", total, len(targets), parts)
     failed = stream_pieces(
         targets, medium, opener, shown, lambda number: names[number]() if number in names else ""
     )
@@ -222,7 +228,7 @@ def _collect_volume(
     if volume.layout is None:
         if tree.volume.type == "raw":
             volume.window.zero(0, volume.window.size)
-            names[tree.volume.number] = _constant(f"%volume%{tree.volume.partition}")
+            names[tree.volume.number] = _constant(f"partition {volume.part.place}")
         for piece in tree.volume.pieces:
             place = ((piece.offset, 0, piece.length),)
             targets.append(PieceTarget(piece, writer, tree.volume.number, place))
@@ -230,7 +236,7 @@ def _collect_volume(
     by_number = {item.number: item for item in tree.nodes}
 
     def name_of(item: NodeObject) -> Callable[[], str]:
-        return lambda: f"{tree.volume.partition}:{printable_path(item, by_number)}"
+        return lambda: f"{volume.part.place}:{printable_path(item, by_number)}"
 
     placements = volume.layout.placements
     for item in tree.nodes:
@@ -247,6 +253,17 @@ def _collect_volume(
             PieceTarget(piece, writer, item.number, tuple(_split(piece, extents)))
             for piece in item.pieces
         ]
+
+
+def _part_of(name: str, targets: Sequence[PieceTarget], first: int) -> Part:
+    """Return the counters for the targets from number `first` on."""
+    size = objects = previous = 0
+    for piece, _, number, _ in targets[first:]:
+        size += piece.length
+        if number != previous:
+            previous = number
+            objects += 1
+    return Part(name, size, objects)
 
 
 def _constant(text: str) -> Callable[[], str]:

@@ -24,8 +24,7 @@ from rebuild.fixups.linux import add_fallback_loader
 from rebuild.machine import Machine, VolumeTree, node_of, printable_path
 from rebuild.plan import ESP_TYPE
 from rebuild.progress import Progress
-from rebuild.report import Failure
-from rebuild.screen import printable
+from rebuild.text import printable
 
 DIFFERENCES_SHOWN = 40
 NODE_FIELDS = (
@@ -51,10 +50,6 @@ class Comparison:
     def is_equal(self) -> bool:
         """Whether every object is as recorded."""
         return not self.differences
-
-    def as_failures(self) -> list[Failure]:
-        """Return the differences as failures of a restore."""
-        return [Failure(text, "reads back differently") for text in self.differences]
 
     def lines(self) -> list[str]:
         """Return the result as text."""
@@ -124,9 +119,12 @@ def _compare_disk(
             _compare_piece(piece, data, f"{disk.name}: boot area", master, result)
     for tree in machine.volumes_of(disk):
         number = tree.volume.partition
-        name = f"{disk.name} partition {number}" if number else disk.name
+        place = str(number) if len(machine.disks) == 1 else f"{disk.name} {number}"
         result.object_count += 1
-        shown.begin(f"Comparing {name}", sum(p.length for n in tree.nodes for p in n.pieces))
+        shown.begin(
+            f"Comparing {place} {tree.volume.type}",
+            sum(p.length for n in tree.nodes for p in n.pieces),
+        )
         entry = found.entry(number) if found is not None else None
         if found is not None and entry is None:
             continue  # reported with the tables
@@ -134,9 +132,9 @@ def _compare_disk(
         if recorded is not None and entry is not None and entry.type == ESP_TYPE:
             add_fallback_loader(tree)
         try:
-            _compare_volume(machine, tree, window, name, master, result, shown)
+            _compare_volume(machine, tree, window, place, master, result, shown)
         except FilesystemError as error:
-            result.differences.append(f"{name}: {error}")
+            result.differences.append(f"partition {place}: {error}")
 
 
 def _compare_tables(
@@ -164,12 +162,13 @@ def _compare_volume(
     machine: Machine,
     tree: VolumeTree,
     window: Device,
-    name: str,
+    place: str,
     master: MasterKey,
     result: Comparison,
     shown: Progress,
 ) -> None:
     volume = tree.volume
+    name = f"partition {place}"
     if volume.type == "raw":
         for piece in volume.pieces:
             data = window.read(piece.offset, piece.length)
@@ -195,7 +194,7 @@ def _compare_volume(
                 f"{name}: {key} is {description.get(key)!r}, not {volume.description[key]!r}"
             )
     if tree.nodes:
-        _TreeComparison(machine, tree, opened, name, master, result, shown).run()
+        _TreeComparison(machine, tree, opened, place, master, result, shown).run()
 
 
 class _TreeComparison:
@@ -206,7 +205,7 @@ class _TreeComparison:
         machine: Machine,
         tree: VolumeTree,
         volume: Volume,
-        name: str,
+        place: str,
         master: MasterKey,
         result: Comparison,
         shown: Progress,
@@ -214,7 +213,7 @@ class _TreeComparison:
         self._machine = machine
         self._tree = tree
         self._volume = volume
-        self._name = name
+        self._place = place
         self._master = master
         self._result = result
         self._shown = shown
@@ -249,7 +248,7 @@ class _TreeComparison:
             place = printable_path(item_, self._by_number) if item_ else "?"
             extra = name.decode("utf-8", "backslashreplace")
             self._result.differences.append(
-                f"{self._name}: {printable(f'{place}/{extra}')} is not in the data set"
+                f"{self._place}:{printable(f'{place}/{extra}')} is not in the data set"
             )
 
     def _compare_node(self, item: NodeObject, there: Entry) -> None:
@@ -286,7 +285,7 @@ class _TreeComparison:
 
     def _differs(self, item: NodeObject, what: str) -> None:
         path = printable(printable_path(item, self._by_number))
-        self._result.differences.append(f"{self._name}: {path}: {what}")
+        self._result.differences.append(f"{self._place}:{path}: {what}")
 
 
 def _compare_piece(

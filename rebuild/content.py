@@ -7,7 +7,8 @@ runs one pack ahead in a thread of its own: it spends its time in libraries that
 interpreter, while this thread writes.
 
 A piece that cannot be read or is not authentic costs the objects that share it and no other:
-when reading a run of pieces fails, each is tried alone.
+when reading a run of pieces fails, its halves are tried, down to single pieces.  The place of
+a lost piece is filled with zeros, so that nothing of the disk's former life shows in it.
 """
 
 from __future__ import annotations
@@ -95,22 +96,30 @@ def stream_pieces(
     """
     order = sorted(targets, key=_pack_position)
     losses: dict[int, Loss] = {}
+    previous = 0  # number of the object of the last piece
     for opened in _run_ahead(_iter_opened(order, medium, opener)):
-        size = 0
+        size = objects = 0
         for target, plain, reason in opened:
             piece, writer, number, places = target
+            if number != previous:
+                previous = number
+                objects += 1
+            size += piece.length
             if plain is None:
                 lost = losses.get(number)
                 losses[number] = Loss((lost.size if lost else 0) + piece.length, reason)
+                for position, _, length in places:
+                    writer.write(position, bytes(length))
                 continue
-            size += piece.length
             if len(places) == 1 and places[0][2] == len(plain):
                 writer.write(places[0][0], plain)
                 continue
             view = memoryview(plain)
             for position, start, length in places:
                 writer.write(position, view[start : start + length])
-        shown.advance(size, len(opened), name_of(opened[-1][0].number))
+        # A run is counted for the volume of its last piece: nearly always all are of that one.
+        last = opened[-1][0]
+        shown.advance_part(last.writer, size, objects, name_of(last.number))
     return losses
 
 
@@ -157,16 +166,15 @@ def _open_run(
     except MissingPackError as error:
         return [(target, None, str(error)) for target in run]
     except OSError:
-        if len(run) == 1:
-            return [(run[0], None, "the medium cannot be read there")]
+        if run[0].piece.pack_offset == run[-1].piece.pack_offset:
+            return [(target, None, "the medium cannot be read there") for target in run]
     if data is None:
-        opened: _Opened = []
-        for target in run:
-            piece = target.piece
-            opened += _open_run(
-                [target], pack, piece.pack_offset, piece.sealed_length, medium, opener
-            )
-        return opened
+        middle = _middle_of(run)
+        return [
+            opened
+            for half in (run[:middle], run[middle:])
+            for opened in _open_run(half, pack, *_range_of(half), medium, opener)
+        ]
     result: _Opened = []
     append = result.append
     open_piece = reader.open
@@ -184,6 +192,25 @@ def _open_run(
             previous = piece
         append((target, plain, reason))
     return result
+
+
+def _middle_of(run: Sequence[PieceTarget]) -> int:
+    """Return where to halve a run without parting targets that share a piece."""
+    middle = len(run) // 2
+    offset = run[middle].piece.pack_offset
+    first = last = middle
+    while first and run[first - 1].piece.pack_offset == offset:
+        first -= 1
+    while last < len(run) and run[last].piece.pack_offset == offset:
+        last += 1
+    return first or last
+
+
+def _range_of(run: Sequence[PieceTarget]) -> tuple[int, int]:
+    """Return start and length, in the pack, of the pieces of a run."""
+    begin = run[0].piece.pack_offset
+    end = max(target.piece.pack_offset + target.piece.sealed_length for target in run)
+    return begin, end - begin
 
 
 def _run_ahead(runs: Iterator[_Opened]) -> Iterator[_Opened]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The disks that the running kernel sees, as targets of a restore.
 
-Source: Documentation/ABI/testing/sysfs-block, sysfs-devices.  Reads /sys only, and the first
-bytes of each disk through the drivers' own probe.
+Source: Documentation/ABI/testing/sysfs-block, sysfs-devices; ECMA-119 8.4.  Reads /sys only,
+and the first bytes of each disk through the drivers' own probe.
 """
 
 from __future__ import annotations
@@ -10,42 +10,78 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from typing import TYPE_CHECKING
 
 from fsdrivers.errors import FilesystemError
 from rebuild.errors import UnsafeTargetError
 from rebuild.plan import TargetDisk
+from rebuild.text import printable, size_text
+
+if TYPE_CHECKING:
+    from fsdrivers.device import Device
 
 SYS_BLOCK = "/sys/block"
+_DESCRIPTOR_POSITION = 32768  # bytes; the primary volume descriptor of ISO 9660
+_DESCRIPTOR_START = b"\x01CD001\x01"
+_VOLUME_ID = b"REBUILDKIT_"  # how the volume id of a recovery disc begins
 # Not disks: loop, ram, compressed ram, optical, floppy, device mapper, md, network block.
 IGNORED = re.compile(r"^(loop|ram|zram|sr|fd|dm-|md|nbd|mtd)")
 
 
 def list_disks(boot_disk: str | None = None, sys_block: str = SYS_BLOCK) -> list[TargetDisk]:
-    """Return the disks that may be written, in the kernel's order of names.
+    """Return the disks of the machine in the kernel's order of names.
+
+    Those that must not be written are among them, with the reason.
 
     Args:
-        boot_disk: kernel name ("sda") of the disk the medium is on; never listed.
+        boot_disk: kernel name ("sda") of the disk the medium is on.
         sys_block: where to look.
     """
     disks = []
     for name in sorted(os.listdir(sys_block), key=_natural_key):
-        if IGNORED.match(name) or name == boot_disk:
-            continue
-        sectors = int(_read(f"{sys_block}/{name}/size") or 0)
-        if not sectors or _read(f"{sys_block}/{name}/ro") == "1":
+        base = f"{sys_block}/{name}"
+        sectors = int(_read(f"{base}/size") or 0)
+        if IGNORED.match(name) or not sectors:  # without sectors: a card reader without a card
             continue
         path = f"/dev/{name}"
         disks.append(
             TargetDisk(
                 path=path,
                 size=sectors * 512,  # sysfs counts 512-byte sectors whatever the disk's own
-                sector_size=int(_read(f"{sys_block}/{name}/queue/logical_block_size") or 512),
-                model=_model(f"{sys_block}/{name}"),
-                serial=_serial(f"{sys_block}/{name}"),
+                sector_size=int(_read(f"{base}/queue/logical_block_size") or 512),
+                model=_model(base),
+                serial=_serial(base),
                 content=content_of(path),
+                refusal=_refusal(path, name == boot_disk, base),
             )
         )
     return disks
+
+
+def _refusal(path: str, is_boot_disk: bool, base: str) -> str:
+    """Return why a disk must not be written; empty when it may be."""
+    if is_boot_disk:
+        return "this recovery disc is on it"
+    if _read(f"{base}/ro") == "1":
+        return "it is read-only"
+    if holds_recovery_disc(path):
+        return "another recovery disc is on it"
+    try:
+        refuse_in_use(path, base)
+    except UnsafeTargetError as error:
+        return str(error)
+    return ""
+
+
+def holds_recovery_disc(path: str) -> bool:
+    """Tell whether a disk or image holds one of our discs."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(_DESCRIPTOR_POSITION)
+            descriptor = file.read(len(_DESCRIPTOR_START) + 65)
+    except OSError:
+        return False
+    return descriptor.startswith(_DESCRIPTOR_START) and descriptor[40:].startswith(_VOLUME_ID)
 
 
 def disk_of(device: str, sys_block: str = SYS_BLOCK) -> str:
@@ -59,8 +95,13 @@ def disk_of(device: str, sys_block: str = SYS_BLOCK) -> str:
     return name
 
 
-def refuse_mounted(path: str) -> None:
-    """Refuse a block device that is in use: mounted, or holding something mounted, or swap.
+def refuse_in_use(path: str, base: str = "") -> None:
+    """Refuse a block device that is in use: it or a part of it is mounted, swap, or a part of
+    something larger such as a RAID or an encrypted disk.
+
+    Args:
+        path: of the device.
+        base: its directory below /sys/block; found from `path` where it is left out.
 
     Raises:
         UnsafeTargetError: names what is in use.
@@ -72,11 +113,20 @@ def refuse_mounted(path: str) -> None:
             rest = used.removeprefix(disk)
             if used == disk or (used.startswith(disk) and re.fullmatch(r"p?\d+", rest)):
                 raise UnsafeTargetError(f"{path} is in use: {used}")
+    name = os.path.basename(disk)
+    base = base or f"{SYS_BLOCK}/{name}"
+    parts = [base]
+    with contextlib.suppress(OSError):
+        parts += [f"{base}/{entry}" for entry in os.listdir(base) if entry.startswith(name)]
+    for part in parts:
+        with contextlib.suppress(OSError):
+            for holder in os.listdir(f"{part}/holders"):
+                raise UnsafeTargetError(f"{path} is in use: {holder} is built on it")
 
 
 def content_of(path: str) -> str:
     """Return in a few words what is on a disk or image now; empty when it is blank."""
-    from fsdrivers import open_volume, probe
+    from fsdrivers import probe
     from fsdrivers.device import FileDevice, Window
     from fsdrivers.partitions import read_table
 
@@ -89,22 +139,29 @@ def content_of(path: str) -> str:
         if table is None or table.scheme == "none":
             kind = probe(device)
             return "" if kind == "empty" else kind
-        words = []
-        for entry in table.entries:
-            if entry.is_extended:
-                continue
-            window = Window(device, entry.start, entry.size)
-            kind = probe(window)
-            label = ""
-            if kind.startswith(("ext", "fat")):
-                with contextlib.suppress(FilesystemError, OSError):
-                    label = open_volume(window).label.decode("utf-8", "replace")
-            words.append(f"{kind} {label}".strip())
-        return f"{table.scheme}: " + ", ".join(words)
+        parts = [
+            f"{entry.number} {_volume_text(Window(device, entry.start, entry.size))}"
+            for entry in table.entries
+            if not entry.is_extended
+        ]
+        return f"{table.scheme}: " + (", ".join(parts) or "no partitions")
     except (FilesystemError, OSError):
         return "unreadable"
     finally:
         device.close()
+
+
+def _volume_text(window: Device) -> str:
+    """Return type, label and size of what is in a partition."""
+    from fsdrivers import open_volume, probe
+
+    kind, label = "unreadable", ""
+    with contextlib.suppress(FilesystemError, OSError):
+        kind = probe(window)
+        if kind.startswith(("ext", "fat", "swap")):
+            label = open_volume(window).label.decode("utf-8", "replace")
+    words = (kind, f'"{printable(label)}"' if label else "", size_text(window.size))
+    return " ".join(word for word in words if word)
 
 
 def _natural_key(name: str) -> list[tuple[int, str]]:

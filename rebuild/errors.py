@@ -4,6 +4,8 @@
 RebuildError
 ├── MediumError              the disc (or server) lacks something or is not ours
 ├── TargetTooSmallError      the used data does not fit; carries the numbers
+│   └── TargetFullError      an image's filesystem has no room left
+├── TargetFailedError        the target failed while it was written
 ├── LayoutUnsupportedError   a valid machine that cannot be laid out on this target
 └── UnsafeTargetError        the target must not be written (boot medium, mounted, ...)
 """
@@ -34,6 +36,21 @@ class TargetTooSmallError(RebuildError):
             f"{target} is too small: the machine's data needs {needed:,} bytes, "
             f"the target has {available:,}"
         )
+
+
+class TargetFullError(TargetTooSmallError):
+    """The filesystem that holds the target image has no room left."""
+
+    def __init__(self, target: str, needed: int, available: int) -> None:
+        super().__init__(target, needed, available)
+        self.args = (
+            f"{target} cannot be written any further: there is no room left where it lies; "
+            f"it holds no usable machine",
+        )
+
+
+class TargetFailedError(RebuildError):
+    """The target failed while it was written; what is on it is of no use."""
 
 
 class LayoutUnsupportedError(RebuildError):

@@ -29,6 +29,7 @@ MOUNTS = (
     ("tmpfs", "/run", "tmpfs", _SAFE, "mode=0755"),
     ("tmpfs", "/tmp", "tmpfs", _SAFE, "mode=0700"),
 )
+FIRMWARE_VARIABLES = "/sys/firmware/efi/efivars"  # there when UEFI started the machine
 SETTINGS = (
     ("/proc/sys/kernel/sysrq", "0"),  # no reset, no memory dump by key or serial break
     ("/proc/sys/kernel/printk", "1 4 1 7"),  # kernel messages stay off the dialogue
@@ -58,6 +59,16 @@ def start() -> None:
             file.write(value + "\n")
     with contextlib.suppress(OSError):
         linux.reboot(linux.REBOOT_CAD_OFF)
+
+
+def mount_firmware_variables() -> None:
+    """Mount the UEFI variables, where the firmware has them and their driver is loaded.
+
+    Raises:
+        OSError: the mount failed.
+    """
+    if os.path.isdir(FIRMWARE_VARIABLES):
+        linux.mount("efivarfs", FIRMWARE_VARIABLES, "efivarfs", _SAFE)
 
 
 def kernel_arguments(path: str = "/proc/cmdline") -> list[str]:

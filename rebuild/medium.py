@@ -4,19 +4,35 @@
 from __future__ import annotations
 
 import os
-from typing import BinaryIO
+from collections.abc import Sequence
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from backup.objects.disc_files import COPIES, KEY_FILE, TABLE, pack_file
 from backup.objects.errors import MissingPackError
 from backup.objects.keys import is_intact
+from backup.objects.pack import PackInfo
 from rebuild.errors import MediumError
 
 
-class DirectoryMedium:
-    """Implements `backup.objects.medium.Medium` on the files of a directory."""
+@runtime_checkable
+class ChecksPacks(Protocol):
+    """A medium that can tell cheaply, before anything is written, which packs it lacks."""
 
-    def __init__(self, path: str) -> None:
-        self.name = path
+    def missing_packs(self, packs: Sequence[PackInfo]) -> list[int]:
+        """Return the places in `packs` of those that are absent or cut short."""
+        ...
+
+
+class DirectoryMedium:
+    """Implements `backup.objects.medium.Medium` on the files of a directory.
+
+    Args:
+        path: where the disc is mounted, or the directory.
+        name: what messages call it.
+    """
+
+    def __init__(self, path: str, name: str = "") -> None:
+        self.name = name or path
         self._path = path
         self._open_pack: tuple[int, int] | None = None  # index, file descriptor
 
@@ -85,6 +101,28 @@ class DirectoryMedium:
             offset += len(part)
             length -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def missing_packs(self, packs: Sequence[PackInfo]) -> list[int]:
+        """Return the packs that are absent or cut short.
+
+        A directory may promise more than the medium has, when the medium itself was cut short.
+        So the last byte of each pack is read, from the last pack backwards, until one is there:
+        a medium is cut at its end.
+        """
+        missing = []
+        may_be_cut = True
+        for index in range(len(packs) - 1, -1, -1):
+            size = packs[index].size
+            try:
+                is_there = os.stat(f"{self._path}/{pack_file(index)}").st_size >= size
+                if is_there and may_be_cut:
+                    is_there = bool(self.read_pack(index, packs[index].digest, size - 1, 1))
+                    may_be_cut = not is_there
+            except (MissingPackError, OSError):
+                is_there = False
+            if not is_there:
+                missing.append(index)
+        return missing[::-1]
 
     def close(self) -> None:
         """Close the pack that is open, if any."""

@@ -8,17 +8,21 @@ dataclasses that print as text.  `rebuild.apply` executes a plan and nothing els
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from backup.objects.model import DiskObject
-from fsdrivers.partitions import PartitionEntry, PartitionTable, usable_end
-from rebuild.errors import LayoutUnsupportedError, TargetTooSmallError
+from fsdrivers.errors import NoSpaceError, UnsupportedError
+from fsdrivers.partitions import PartitionEntry, PartitionTable, plan_table
+from rebuild.errors import LayoutUnsupportedError, TargetTooSmallError, UnsafeTargetError
 from rebuild.machine import Machine, VolumeTree
-from rebuild.placement import ALIGNMENT, OldPartition, place_partitions
+from rebuild.placement import ALIGNMENT, NewPlace, OldPartition, place_partitions
+from rebuild.text import cut, pad, plural, printable, size_text
 
 GROWABLE_TYPES = ("ext2", "ext3", "ext4")
 ESP_TYPE = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"  # Source: UEFI 2.10, 13.3.3
 SHRINK_MARGIN = ALIGNMENT  # bytes left free on a volume shrunk to its data
+FREE_SIZE_SHOWN = 16 << 20  # bytes; less at a disk's end is nothing to speak of
+BOOT_CODE_SIZE = 440  # bytes of an MBR before the disk signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,14 @@ class TargetDisk:
     sector_size: int
     model: str = ""
     serial: str = ""
-    content: str = ""  # what is on it now, in a few words
+    content: str = ""  # what is on it now, in a few words; empty for nothing
+    refusal: str = ""  # why it must not be written; empty for a disk that may be
+
+    @property
+    def about(self) -> str:
+        """Model and serial number as far as the disk tells them."""
+        serial = f"serial number {self.serial}" if self.serial else "no serial number"
+        return printable(", ".join(word for word in (self.model, serial) if word))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +58,13 @@ class PartitionPlan:
     new_size: int
     used_size: int
     volume: int = 0  # number of the volume object; 0 for none
+    place: str = ""  # the number, behind the disk's name where there are several disks
+
+    @property
+    def title(self) -> str:
+        """In a few words: place, type and label."""
+        label = printable(self.label.decode("utf-8", "replace"))
+        return " ".join(word for word in (self.place, self.type, cut(label, 16)) if word)
 
     @property
     def change(self) -> str:
@@ -65,6 +83,14 @@ class DiskPlan:
     disk: DiskObject
     target: TargetDisk
     partitions: tuple[PartitionPlan, ...]
+    notes: tuple[str, ...] = ()  # what the person should know before agreeing
+
+    @property
+    def free_size(self) -> int:
+        """Bytes of the target behind the last partition."""
+        return self.target.size - max(
+            (p.new_start + p.new_size for p in self.partitions), default=0
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +100,16 @@ class RestorePlan:
     disks: tuple[DiskPlan, ...]
     object_count: int
     content_size: int  # bytes of content to restore, before compression
+    left_out: tuple[str, ...] = ()  # names of recorded disks without a target
 
     def lines(self) -> list[str]:
-        """Return the plan as text, no line wider than 79 characters."""
+        """Return the plan as text, no line of the tables wider than 79 columns."""
         lines: list[str] = []
         for plan in self.disks:
             lines += _disk_lines(plan)
+        lines += [f"Disk {name} is left out." for name in self.left_out]
         lines.append(
-            f"{self.object_count:,} objects, {size_text(self.content_size)} of content "
+            f"{plural(self.object_count, 'object')}, {size_text(self.content_size)} of content "
             "will be restored."
         )
         return lines
@@ -107,16 +135,41 @@ def plan_restore(
     Raises:
         TargetTooSmallError: a target cannot hold its disk's data.
         LayoutUnsupportedError: a layout cannot be made on its target.
+        UnsafeTargetError: a target must not be written, or was chosen twice.
     """
-    plans = [
-        _plan_disk(machine, disk, targets[disk.number], minimum_sizes or {}, grow)
-        for disk in machine.disks
-        if disk.number in targets
-    ]
-    if not plans:
+    paths = [target.path for target in targets.values()]
+    for target in targets.values():
+        if target.refusal:
+            raise UnsafeTargetError(f"{target.path} must not be written: {target.refusal}")
+        if paths.count(target.path) > 1:
+            raise UnsafeTargetError(f"{target.path} cannot take the place of two disks")
+    is_single = len(machine.disks) == 1
+    chosen = [disk for disk in machine.disks if disk.number in targets]
+    if not chosen:
         raise LayoutUnsupportedError("no target disk was chosen")
-    content = sum(piece.length for _, pieces in machine.iter_content() for piece in pieces)
-    return RestorePlan(tuple(plans), machine.object_count, content)
+    plans = [
+        _plan_disk(
+            *(machine, disk, targets[disk.number], minimum_sizes or {}),
+            *(grow, "" if is_single else f"{printable(disk.name)} "),
+        )
+        for disk in chosen
+    ]
+    numbers = {disk.number for disk in chosen}
+    trees = [tree for tree in machine.trees.values() if tree.volume.disk in numbers]
+    count = machine.object_count
+    if len(chosen) < len(machine.disks):
+        count = len(chosen) + sum(1 + len(tree.nodes) + len(tree.markers) for tree in trees)
+    volumes = {tree.volume.number for tree in trees} | {
+        item.number for tree in trees for item in tree.nodes
+    }
+    content = sum(
+        piece.length
+        for number, pieces in machine.iter_content()
+        if number in volumes or number in numbers
+        for piece in pieces
+    )
+    left_out = tuple(disk.name for disk in machine.disks if disk.number not in targets)
+    return RestorePlan(tuple(plans), count, content, left_out)
 
 
 def _plan_disk(
@@ -125,24 +178,26 @@ def _plan_disk(
     target: TargetDisk,
     minimum_sizes: Mapping[int, int],
     grow: int | None,
+    prefix: str,
 ) -> DiskPlan:
     trees = {tree.volume.partition: tree for tree in machine.volumes_of(disk)}
     for tree in trees.values():
         _check_sector_size(tree, target)
     if disk.scheme == "none":
-        return DiskPlan(disk, target, (_whole_disk(disk, trees, target, minimum_sizes),))
+        whole = _whole_disk(disk, trees, target, minimum_sizes)
+        return DiskPlan(disk, target, (replace(whole, place=f"{prefix}0"),))
     table = PartitionTable.from_description(disk.table)
+    notes = _check_boot_code(disk, table, target)
     old = [_old_partition(entry, trees.get(entry.number), minimum_sizes) for entry in table.entries]
-    if target.size < disk.size and disk.scheme == "mbr" and not old:
-        raise LayoutUnsupportedError(f"{disk.name} has a partition table without partitions")
     places = place_partitions(
         old,
-        usable_end=usable_end(table.scheme, target.size, target.sector_size),
+        usable_end=table.usable_end(target.size, target.sector_size),
         target_name=target.path,
         target_size=target.size,
         is_larger=target.size > disk.size,
         grow=grow,
     )
+    _check_table(disk, target, places)
     partitions = []
     for entry in table.entries:
         found = trees.get(entry.number)
@@ -159,9 +214,47 @@ def _plan_disk(
                 new_size=place.size,
                 used_size=found.volume.used_size if found else 0,
                 volume=found.volume.number if found else 0,
+                place=f"{prefix}{entry.number}",
             )
         )
-    return DiskPlan(disk, target, tuple(partitions))
+    return DiskPlan(disk, target, tuple(partitions), notes)
+
+
+def _check_table(disk: DiskObject, target: TargetDisk, places: Mapping[int, NewPlace]) -> None:
+    """Refuse now what the partition table's writer would refuse after everything else."""
+    try:
+        plan_table(
+            disk.table,
+            disk_size=target.size,
+            sector_size=target.sector_size,
+            placements={number: (place.start, place.size) for number, place in places.items()},
+        )
+    except NoSpaceError as error:
+        raise TargetTooSmallError(target.path, disk.size, target.size) from error
+    except UnsupportedError as error:
+        raise LayoutUnsupportedError(
+            f"the partition table of {disk.name} cannot be made on {target.path}: {error.feature}"
+        ) from error
+
+
+def _check_boot_code(
+    disk: DiskObject, table: PartitionTable, target: TargetDisk
+) -> tuple[str, ...]:
+    """Refuse to move a BIOS boot loader to sectors of another size: it counts in sectors.
+
+    Returns:
+        A note instead where the machine can also start by UEFI.
+    """
+    has_boot_code = any(piece.offset < BOOT_CODE_SIZE for piece in disk.pieces)
+    if not has_boot_code or disk.sector_size == target.sector_size:
+        return ()
+    about = (
+        f"the boot loader of {disk.name} is for {disk.sector_size}-byte sectors, "
+        f"those of {target.path} have {target.sector_size}"
+    )
+    if not any(entry.type.upper() == ESP_TYPE for entry in table.entries):
+        raise LayoutUnsupportedError(f"{about}: it would not start")
+    return (f"Only UEFI will start this disk: {about}.",)
 
 
 def _old_partition(
@@ -218,33 +311,24 @@ def _check_sector_size(tree: VolumeTree, target: TargetDisk) -> None:
         )
 
 
-def size_text(size: int) -> str:
-    """Return `size` bytes as people read it: at most four digits and a binary unit."""
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
-
-
 def _disk_lines(plan: DiskPlan) -> list[str]:
-    target = plan.target
-    about = " ".join(word for word in (target.model, target.serial) if word)
+    disk, target = plan.disk, plan.target
     lines = [
-        f"Disk {plan.disk.name} ({size_text(plan.disk.size)}, {plan.disk.scheme}) goes to",
-        f"  {target.path} ({size_text(target.size)}){' ' + about if about else ''}",
+        f"Disk {printable(disk.name)}, {size_text(disk.size)}, {disk.scheme}, goes to",
+        f"  {target.path}, {size_text(target.size)}, {target.about}",
+        f"  ALL DATA ON IT WILL BE LOST: {target.content}" if target.content else "  It is blank.",
+        "  nr type     label               old size    new size        used  change",
     ]
-    if target.content:
-        lines.append(f"  ALL DATA ON IT WILL BE LOST: {target.content}"[:79])
-    lines.append("   nr type      label             old size    new size  used        change")
     for part in plan.partitions:
-        label = part.label.decode("utf-8", "replace")[:16]
+        label = pad(printable(part.label.decode("utf-8", "replace")), 16)
+        used = size_text(part.used_size) if part.volume else ""
         lines.append(
-            f"  {part.number:>3} {part.type:<9.9} {label:<16} {size_text(part.old_size):>10}  "
-            f"{size_text(part.new_size):>10}  {size_text(part.used_size):>10}  {part.change}"[:79]
+            f"  {part.number:>2} {part.type:<8.8} {label} {size_text(part.old_size):>11} "
+            f"{size_text(part.new_size):>11} {used:>11}  {part.change}"
         )
-    return lines
+    if plan.free_size > max(FREE_SIZE_SHOWN, disk.size // 100):
+        lines.append(f"  {size_text(plan.free_size)} behind the last partition stay free.")
+    return [*lines, *(f"  {note}" for note in plan.notes)]
 
 
 def match_disks(

@@ -1,12 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress of a restore as one line: percent, bytes, rate, time left, where it is."""
+"""Progress of a restore as one line: percent, bytes, rate, time left, where it is.
+
+Content comes in the order of the packs, which is one volume after the other but for content
+that volumes share; so each volume has its own counters, and the line speaks of the one that
+the newest content went to.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-WIDTH = 79  # columns
+from rebuild.text import WIDTH, clock, columns_of, size_text, tail
+
+SHORTEST_PATH = 9  # columns; a path that has fewer is left out
+
+
+@dataclass(slots=True)
+class Part:
+    """What is counted by itself: a volume, or the boot area of a disk."""
+
+    name: str
+    total: int  # bytes
+    total_objects: int
+    done: int = 0
+    objects: int = 0
 
 
 class Progress:
@@ -22,12 +41,23 @@ class Progress:
         self._done = 0
         self._objects = 0
         self._total_objects = 0
+        self._parts: Mapping[object, Part] = {}
         self._start = time.monotonic()
 
-    def begin(self, phase: str, total: int = 0, total_objects: int = 0) -> None:
-        """Start a phase of `total` bytes and `total_objects` objects; 0 where unknown."""
+    def begin(
+        self,
+        phase: str,
+        total: int = 0,
+        total_objects: int = 0,
+        parts: Mapping[object, Part] | None = None,
+    ) -> None:
+        """Start a phase of `total` bytes and `total_objects` objects; 0 where unknown.
+
+        `parts` are what `advance_part` counts; their totals add up to `total`.
+        """
         self._phase, self._total, self._total_objects = phase, total, total_objects
         self._done = self._objects = 0
+        self._parts = parts or {}
         self._start = time.monotonic()
         self._show(phase)
 
@@ -35,27 +65,35 @@ class Progress:
         """Count `size` bytes and `objects` objects done; `path` is the current one."""
         self._done += size
         self._objects += objects
+        self._draw(self._phase, self._done, self._total, self._objects, self._total_objects, path)
+
+    def advance_part(self, key: object, size: int, objects: int, path: str) -> None:
+        """Count `size` bytes and `objects` objects of one part of the phase."""
+        self._done += size
+        part = self._parts[key]
+        part.done = min(part.done + size, part.total)
+        part.objects = min(part.objects + objects, part.total_objects)
+        self._draw(part.name, part.done, part.total, part.objects, part.total_objects, path)
+
+    def _draw(
+        self, name: str, done: int, total: int, objects: int, total_objects: int, path: str
+    ) -> None:
+        """Show the counters of a phase or part; rate and time left are of the whole phase."""
         elapsed = time.monotonic() - self._start
         rate = self._done / elapsed if elapsed > 0 else 0.0
-        parts = [self._phase]
-        if self._total:
-            parts.append(f"{100 * self._done // self._total:3}%")
-        parts.append(f"{self._done >> 20} MiB")
-        if self._total_objects:
-            parts.append(f"{self._objects}/{self._total_objects}")
+        parts = [name]
+        if total:
+            parts.append(f"{100 * done // total:3}% of {size_text(total)},")
+        else:
+            parts.append(size_text(done))
+        if total_objects:
+            parts.append(f"{objects}/{total_objects},")
         if elapsed >= 1:
-            parts.append(f"{rate / (1 << 20):.1f} MiB/s")
+            parts.append(f"{rate / (1 << 20):.1f} MiB/s,")
             if self._total and rate:
                 parts.append(f"ETA {clock(max(0.0, (self._total - self._done) / rate))}")
         line = " ".join(parts)
-        room = WIDTH - len(line) - 1
-        if path and room > 8:
-            line += " " + (path if len(path) <= room else "..." + path[3 - room :])
+        room = WIDTH - columns_of(line) - 1
+        if path and room >= SHORTEST_PATH:
+            line += " " + tail(path, room)
         self._show(line)
-
-
-def clock(seconds: float) -> str:
-    """Return a duration as m:ss or h:mm:ss."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -5,17 +5,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rebuild.screen import printable
+from rebuild.text import plural, printable, size_text
 
-NAMES_SHOWN = 50
+NAMES_SHOWN = 12  # as many as leave room for the rest of the report on one screen
 
 
 @dataclass(slots=True)
 class Failure:
     """One object that could not be restored whole, and why."""
 
-    path: str  # printable; volume and path, or what else identifies the object
+    path: str  # volume and path, or what else identifies the object
     reason: str
+
+
+@dataclass(slots=True)
+class VolumeResult:
+    """What became of one volume."""
+
+    name: str
+    object_count: int
+    content_size: int  # bytes of content meant for it
 
 
 @dataclass(slots=True)
@@ -24,39 +33,55 @@ class RestoreReport:
 
     object_count: int = 0
     content_size: int = 0  # bytes of content written
+    volumes: list[VolumeResult] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     elapsed_s: float = 0.0
     verified_count: int | None = None  # objects read back and compared; None when not asked for
+    differences: list[str] = field(default_factory=list)  # what reading back found
 
     @property
     def is_complete(self) -> bool:
-        """Whether every object was restored."""
-        return not self.failures
+        """Whether every object was restored and, where it was read back, is there."""
+        return not self.failures and not self.differences
 
-    def lines(self) -> list[str]:
-        """Return the report as text, no line wider than 79 characters."""
+    def lines(self, names_shown: int | None = NAMES_SHOWN) -> list[str]:
+        """Return the report as text; `names_shown` None names everything that failed."""
         rate = self.content_size / (1 << 20) / max(self.elapsed_s, 1e-6)
         restored = self.object_count - len(self.failures)
-        lines = [
-            "",
+        lines = [""]
+        lines += [
+            f"  {volume.name}: {plural(volume.object_count, 'object')}, "
+            f"{size_text(volume.content_size)}"
+            for volume in self.volumes
+        ]
+        lines.append(
             f"Restored: {restored:,} of {self.object_count:,} objects, "
             f"{self.content_size / (1 << 20):,.1f} MiB in {self.elapsed_s:.1f} s "
-            f"({rate:.1f} MiB/s)",
-        ]
-        if self.verified_count is not None:
-            lines.append(f"Verified by reading back: {self.verified_count:,} objects.")
-        lines += [note[:79] for note in self.notes]
-        for failure in self.failures[:NAMES_SHOWN]:
-            lines.append(f"FAILED {printable(failure.path)}: {failure.reason}"[:79])
-        if len(self.failures) > NAMES_SHOWN:
-            lines.append(f"... and {len(self.failures) - NAMES_SHOWN:,} more.")
-        lines.append(
-            "Result: complete."
-            if self.is_complete
-            else f"Result: partial, {len(self.failures):,} objects failed."
+            f"({rate:.1f} MiB/s)"
         )
-        return lines
+        if self.verified_count is not None:
+            found = plural(len(self.differences), "difference") if self.differences else "all equal"
+            lines.append(f"Verified by reading back: {self.verified_count:,} objects, {found}.")
+        lines += self.notes
+        lines += _named(
+            [f"FAILED {item.path}: {item.reason}" for item in self.failures], names_shown
+        )
+        lines += _named([f"DIFFERS {text}" for text in self.differences], names_shown)
+        lines.append(f"Result: {self.result}.")
+        return [printable(line) for line in lines]
+
+    @property
+    def result(self) -> str:
+        """In a few words: complete, or partial with the number of objects."""
+        if self.is_complete:
+            return "complete"
+        words = []
+        if self.failures:
+            words.append(f"{plural(len(self.failures), 'object')} failed")
+        if self.differences:
+            words.append(f"{plural(len(self.differences), 'difference')} found")
+        return "partial, " + ", ".join(words)
 
     def to_dict(self) -> dict[str, object]:
         """Return the report as plain data for JSON."""
@@ -67,6 +92,18 @@ class RestoreReport:
             "verified": self.verified_count,
             "content_size": self.content_size,
             "elapsed_s": round(self.elapsed_s, 3),
+            "volumes": [
+                {"name": item.name, "objects": item.object_count, "content_size": item.content_size}
+                for item in self.volumes
+            ],
             "failures": [{"path": item.path, "reason": item.reason} for item in self.failures],
+            "differences": list(self.differences),
             "notes": list(self.notes),
         }
+
+
+def _named(lines: list[str], shown: int | None) -> list[str]:
+    """Return the first `shown` lines and how many more there are."""
+    if shown is None or len(lines) <= shown:
+        return lines
+    return [*lines[:shown], f"... and {len(lines) - shown:,} more; the log names them all."]

@@ -8,6 +8,8 @@ here nor asks.
 from __future__ import annotations
 
 import datetime
+import errno
+import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from backup.objects.errors import (
     BindingError,
     DamagedError,
+    InsufficientMemoryError,
     InvalidCredentialsError,
     InvalidRecoveryKeyError,
     MissingPackError,
@@ -27,19 +30,23 @@ from backup.objects.medium import Medium
 from backup.objects.table import Summary, TableReader
 from fsdrivers import driver_of
 from fsdrivers.device import Device, FileDevice
-from fsdrivers.errors import DeviceError, UnsupportedError
-from rebuild.apply import DRIVEN_TYPES
+from fsdrivers.errors import DeviceError, NoSpaceError, UnsupportedError
 from rebuild.apply import apply_plan as apply_to_devices
+from rebuild.compare import compare_machine
 from rebuild.content import PieceOpener
 from rebuild.errors import (
     LayoutUnsupportedError,
     MediumError,
+    TargetFailedError,
+    TargetFullError,
     TargetTooSmallError,
     UnsafeTargetError,
 )
 from rebuild.machine import Machine
+from rebuild.medium import ChecksPacks
 from rebuild.plan import RestorePlan, TargetDisk, plan_restore
 from rebuild.report import RestoreReport
+from rebuild.text import plural, size_text
 
 # What the documented exit codes stand for; the first class that fits decides.
 EXIT_CODES: dict[type[BaseException], int] = {
@@ -47,6 +54,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
     InvalidCredentialsError: 12,
     InvalidRecoveryKeyError: 12,
     TargetTooSmallError: 22,
+    NoSpaceError: 22,
     LayoutUnsupportedError: 23,
     UnsupportedError: 23,
     UnsafeTargetError: 24,
@@ -56,6 +64,21 @@ EXIT_CODES: dict[type[BaseException], int] = {
     UnknownVersionError: 20,
     MediumError: 20,
 }
+# What a person in front of the machine can do about it; the first class that fits decides.
+NEXT_STEPS: dict[type[BaseException], str] = {
+    TargetTooSmallError: "Put in a larger disk and start from this disc again.",
+    LayoutUnsupportedError: "Put in another disk and start from this disc again.",
+    UnsafeTargetError: "Start from this disc again and choose another disk.",
+    TargetFailedError: "Replace the target disk and start from this disc again.",
+    InsufficientMemoryError: "Start from this disc on a machine with more memory.",
+    MemoryError: "Start from this disc on a machine with more memory.",
+    BindingError: "Use the disc as it was made: its files do not belong together.",
+    UnknownVersionError: "Use a disc that was made by one release of rebuildkit.",
+    DamagedError: "Clean this disc or use another copy of it.",
+    MissingPackError: "Use another copy of this disc.",
+    MediumError: "Clean this disc, try another drive, or use another copy of it.",
+}
+RECOVERY_KEY_LENGTH = 40  # letters and digits; what is as long was likely meant as one
 NO_PROGRESS: Callable[[str], None] = lambda text: None  # noqa: E731
 
 
@@ -71,11 +94,12 @@ class Unlocked:
         """Return what the data set is, as lines for a person."""
         found = self.header
         made = datetime.datetime.fromtimestamp(found.created_ns / 1e9, datetime.UTC)
-        system = str(found.system.get("os_name", ""))
+        system = str(found.system.get("pretty_name", "") or found.system.get("name", ""))
         return [
             f"Machine {found.machine}, backed up {made:%Y-%m-%d %H:%M} UTC"
             + (f", {system}" if system else ""),
-            f"{found.object_count:,} objects, {found.content_bytes / (1 << 20):,.0f} MiB of files",
+            f"{plural(found.object_count, 'object')}, {size_text(found.content_bytes)} of files, "
+            f"{plural(len(self.machine.disks), 'disk')}",
         ]
 
 
@@ -87,14 +111,23 @@ def open_master(medium: Medium, user: str, secret: str) -> MasterKey:
         MediumError: there is no key file.
     """
     data = medium.read_key_file()
+    hints = []
     for text in (secret, user):
         try:
             return unlock_with_recovery_key(data, text)
-        except (InvalidRecoveryKeyError, WrongPasswordError):
+        except InvalidRecoveryKeyError as error:
+            if error.group is not None and sum(map(str.isalnum, text)) == RECOVERY_KEY_LENGTH:
+                hints.append(f"group {error.group} of the recovery key is mistyped")
+        except WrongPasswordError:
             continue
-    if not user.strip() or not secret:
-        raise WrongPasswordError
-    return unlock_with_password(data, user, secret)
+    try:
+        if not user.strip() or not secret:
+            raise WrongPasswordError
+        return unlock_with_password(data, user, secret)
+    except WrongPasswordError as error:
+        for hint in hints:
+            error.add_note(hint)
+        raise
 
 
 def unlock(
@@ -112,16 +145,40 @@ def unlock(
     Raises:
         WrongPasswordError: id and password, or recovery key, do not open it.
         DamagedError, BindingError, UnknownVersionError: the table cannot be used.
+        MediumError: it cannot be read at all, or is not there.
     """
-    progress("Checking id and password")
-    master = master or open_master(medium, user, secret)
-    progress("Reading the object table")
-    with ExitStack() as stack:
-        stream = stack.enter_context(medium.open_table())
-        reader = TableReader(master, stream, medium.open_table_copy)
-        verify_binding(medium.read_key_file(), master, reader.data_set_id)
-        machine = Machine.load(reader)
+    try:
+        progress("Checking id and password")
+        master = master or open_master(medium, user, secret)
+        progress("Reading the object table")
+        with ExitStack() as stack:
+            stream = stack.enter_context(medium.open_table())
+            reader = TableReader(master, stream, medium.open_table_copy)
+            verify_binding(medium.read_key_file(), master, reader.data_set_id)
+            machine = Machine.load(reader)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise MediumError(f"{medium.name} cannot be read: {reason}") from error
     return Unlocked(master, reader.summary, machine)
+
+
+def missing_content(unlocked: Unlocked, medium: Medium) -> str:
+    """Return in one sentence what of the content the medium lacks; empty when nothing.
+
+    Looks at sizes, not at bytes: a damaged pack is found when it is read.
+    """
+    packs = unlocked.header.packs
+    missing = medium.missing_packs(packs) if isinstance(medium, ChecksPacks) else []
+    if not missing:
+        return ""
+    lost = set(missing)
+    objects = sum(
+        any(piece.pack in lost for piece in pieces) for _, pieces in unlocked.machine.iter_content()
+    )
+    return (
+        f"{medium.name} is incomplete: {len(missing)} of {plural(len(packs), 'pack')} missing or "
+        f"cut short, with content of {plural(objects, 'object')}"
+    )
 
 
 def make_plan(
@@ -158,34 +215,74 @@ def apply_plan(
     """Open the targets that the plan names and write them.
 
     Raises:
-        DeviceError: a target failed.
+        TargetFailedError, TargetFullError: a target failed; it holds nothing usable then.
+        UnsafeTargetError: a target is in use.
     """
     with ExitStack() as stack:
         devices: dict[int, Device] = {}
         for disk_plan in plan.disks:
-            device = FileDevice.open(
-                disk_plan.target.path, writable=True, sector_size=disk_plan.target.sector_size
-            )
+            device = _open_target(disk_plan.target)
             stack.callback(device.close)
             devices[disk_plan.disk.number] = device
-        return apply_to_devices(
-            unlocked.machine,
-            plan,
-            devices,
-            medium,
-            PieceOpener(unlocked.master, unlocked.header.packs),
-            is_blank=is_blank,
-            progress=progress,
-        )
+        try:
+            return apply_to_devices(
+                unlocked.machine,
+                plan,
+                devices,
+                medium,
+                PieceOpener(unlocked.master, unlocked.header.packs),
+                is_blank=is_blank,
+                progress=progress,
+            )
+        except DeviceError as error:
+            name = os.fsdecode(error.filename)
+            if error.errno == errno.ENOSPC:
+                raise TargetFullError(name, plan.content_size, 0) from error
+            raise TargetFailedError(
+                f"{name} failed: {error.strerror}; it holds no usable machine"
+            ) from error
 
 
-__all__ = [
-    "DRIVEN_TYPES",
-    "EXIT_CODES",
-    "DeviceError",
-    "Unlocked",
-    "apply_plan",
-    "make_plan",
-    "open_master",
-    "unlock",
-]
+def verify(
+    unlocked: Unlocked,
+    plan: RestorePlan,
+    report: RestoreReport,
+    *,
+    progress: Callable[[str], None] = NO_PROGRESS,
+) -> None:
+    """Read back what `plan` wrote, from the disks and not from memory; add to `report`.
+
+    What is known to have failed is not reported a second time.
+
+    Raises:
+        DeviceError: a disk cannot be read.
+    """
+    with ExitStack() as stack:
+        devices: dict[int, Device] = {}
+        for disk_plan in plan.disks:
+            target = disk_plan.target
+            device = FileDevice.open(target.path, sector_size=target.sector_size)
+            stack.callback(device.close)
+            # Everything was flushed: what is dropped here is read from the medium again.
+            os.posix_fadvise(device.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            devices[disk_plan.disk.number] = device
+        comparison = compare_machine(unlocked.machine, devices, unlocked.master, progress=progress)
+    report.verified_count = comparison.object_count
+    known = tuple(f"{failure.path}: " for failure in report.failures)
+    report.differences = [text for text in comparison.differences if not text.startswith(known)]
+
+
+def _open_target(target: TargetDisk) -> FileDevice:
+    """Open a target for writing.
+
+    Raises:
+        UnsafeTargetError: it is in use.
+        TargetFailedError: it cannot be opened.
+    """
+    try:
+        return FileDevice.open(target.path, writable=True, sector_size=target.sector_size)
+    except DeviceError as error:
+        if error.errno == errno.EBUSY:
+            raise UnsafeTargetError(f"{target.path} is in use") from error
+        reason = os.strerror(error.errno or errno.EIO)
+        raise TargetFailedError(f"{target.path} cannot be opened: {reason}") from error

@@ -5,6 +5,9 @@ Everything is written to every port and input is taken from whichever has it, so
 the keyboard and a program on the serial line see the same dialogue.  80 columns by 25 lines,
 no colours, no cursor addressing: what a firmware console, a serial terminal and a log file all
 show alike.  Lines are kept, so that the log can be read on the screen afterwards.
+
+Input is taken byte by byte with every function of the terminal driver switched off: no key is
+a signal, none stops the output, and what is no character of a line is dropped.
 """
 
 from __future__ import annotations
@@ -16,14 +19,29 @@ import termios
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
-WIDTH = 79  # columns used; the last one of 80 makes some consoles wrap
+from rebuild.text import WIDTH, columns_of, pad, printable, wrap_all
+
 PAGE = 22  # lines of a page, which leaves room for the prompt
 STATUS_INTERVAL_S = 0.5
+LINE_LIMIT = 1024  # bytes of an answer; what is typed beyond is dropped
+WRITE_PATIENCE_S = 5.0  # a port that takes nothing for so long is passed over
+
+_BACKSPACE, _LINE_FEED, _RETURN, _KILL_LINE, _ESCAPE, _DELETE = 8, 10, 13, 21, 27, 127
 
 
 class InputClosedError(Exception):
     """Every port has gone; nobody can answer any more."""
+
+
+class _Escape(Enum):
+    """Where a port is in the sequence that an arrow or function key sends."""
+
+    NONE = auto()
+    BEGUN = auto()  # ESC came
+    CONTROL = auto()  # ESC [ came; ends with a byte from @ to ~
+    LAST = auto()  # ESC O or ESC [ [ came; one byte follows
 
 
 @dataclass(slots=True)
@@ -32,7 +50,10 @@ class Port:
 
     fd: int
     name: str
-    pending: bytearray = field(default_factory=bytearray)
+    typed: bytearray = field(default_factory=bytearray)  # of the line being typed
+    unread: bytes = b""  # read, but behind the end of the line that was asked for
+    escape: _Escape = _Escape.NONE
+    is_stalled: bool = False  # it takes no output for now
 
 
 class Screen:
@@ -42,9 +63,11 @@ class Screen:
         self._ports = list(ports)
         self._has_status = False
         self._status_time = 0.0
+        self._status_phase = ""
         self.log: list[str] = []
         for port in self._ports:
             _make_raw(port.fd)
+            os.set_blocking(port.fd, False)
 
     @classmethod
     def open(cls, paths: Sequence[str]) -> Screen:
@@ -62,36 +85,41 @@ class Screen:
             except (OSError, termios.error) as failure:
                 error = failure if isinstance(failure, OSError) else OSError(str(failure))
                 continue
-            os.set_blocking(fd, True)
             ports.append(Port(fd, path))
         if not ports:
             raise error or OSError("no terminal")
         return cls(ports)
 
     def line(self, text: str = "") -> None:
-        """Write one line and keep it in the log."""
+        """Write one line, wrapped where it is too long, and keep it in the log."""
         self.log.append(text)
         self._end_status()
-        self._write(text + "\n")
+        self._write("".join(f"{line}\n" for line in wrap_all([printable(text)])))
 
     def lines(self, texts: Sequence[str]) -> None:
         """Write several lines."""
         for text in texts:
             self.line(text)
 
-    def status(self, text: str, *, force: bool = False) -> None:
-        """Show `text` on a line that the next status or line replaces; not logged."""
+    def status(self, text: str) -> None:
+        """Show `text` on a line that the next status or line replaces; not logged.
+
+        The first status of a phase, told by its first word, shows at once; then as often as
+        a serial line can bear.
+        """
         now = time.monotonic()
-        if not force and now - self._status_time < STATUS_INTERVAL_S:
+        phase = text.split(" ", 1)[0]
+        if phase == self._status_phase and now - self._status_time < STATUS_INTERVAL_S:
             return
-        self._status_time = now
+        self._status_phase, self._status_time = phase, now
         self._has_status = True
-        self._write("\r" + printable(text)[:WIDTH].ljust(WIDTH))
+        self._write("\r" + pad(printable(text), WIDTH))
 
     def ask(self, prompt: str, *, is_secret: bool = False) -> str:
         """Write `prompt`, return the line that somebody types, without its end.
 
-        Secret input shows as asterisks.  Bytes that are no UTF-8 are replaced.
+        Secret input shows as asterisks and is not logged.  Bytes that are no UTF-8 are
+        replaced; control characters are no input.
 
         Raises:
             InputClosedError: no port is left to read from.
@@ -99,98 +127,170 @@ class Screen:
         self._end_status()
         self._write(prompt)
         for port in self._ports:
-            port.pending.clear()
+            port.typed.clear()
         while True:
-            port = self._wait()
-            try:
-                data = os.read(port.fd, 256)
-            except OSError:
-                data = b""
-            if not data:
-                self._ports.remove(port)
-                if not self._ports:
-                    raise InputClosedError
-                continue
+            port, data = self._read()
             answer = self._edit(port, data, is_secret)
             if answer is not None:
                 self._write("\n")
                 self.log.append(prompt + ("" if is_secret else answer))
                 return answer
 
+    def discard_input(self) -> None:
+        """Forget everything that was typed and not yet asked for."""
+        for port in self._ports:
+            port.unread = b""
+            with contextlib.suppress(termios.error):
+                termios.tcflush(port.fd, termios.TCIFLUSH)
+
     def page(self, texts: Sequence[str]) -> None:
-        """Show many lines, a page at a time."""
-        for start in range(0, len(texts), PAGE):
-            self._write("\n".join(texts[start : start + PAGE]) + "\n")
-            if start + PAGE < len(texts) and self._more() == "q":
+        """Show many lines, a page at a time, forwards and back."""
+        lines = list(wrap_all([printable(text) for text in texts]))
+        pages = max(1, -(-len(lines) // PAGE))
+        number = 0
+        while True:
+            shown = lines[number * PAGE : (number + 1) * PAGE]
+            self._write("".join(f"{line}\n" for line in shown))
+            if pages == 1:
+                return
+            answer = self._ask_unlogged(
+                f"-- page {number + 1} of {pages}: Enter for more, b back, q quit -- "
+            )
+            if answer == "q":
+                return
+            number += -1 if answer == "b" and number else 0 if answer == "b" else 1
+            if number >= pages:
                 return
 
-    def _more(self) -> str:
-        return self.ask("-- Enter for more, q to stop --").strip().lower()
+    def _ask_unlogged(self, prompt: str) -> str:
+        count = len(self.log)
+        answer = self.ask(prompt).strip().lower()
+        del self.log[count:]
+        return answer
+
+    def _read(self) -> tuple[Port, bytes]:
+        """Wait for input; return where it came from and what it is."""
+        while True:
+            if not self._ports:
+                raise InputClosedError
+            for port in self._ports:
+                if port.unread:
+                    data, port.unread = port.unread, b""
+                    return port, data
+            by_fd = {port.fd: port for port in self._ports}
+            ready, _, _ = select.select(list(by_fd), [], [])
+            port = by_fd[ready[0]]
+            try:
+                data = os.read(port.fd, 256)
+            except BlockingIOError:
+                continue
+            except OSError:
+                data = b""
+            if data:
+                return port, data
+            self._ports.remove(port)
 
     def _edit(self, port: Port, data: bytes, is_secret: bool) -> str | None:
         """Take typed bytes into the port's line; return the line when it is ended."""
-        for value in data:
-            if value in (10, 13):
-                text = port.pending.decode("utf-8", "replace")
-                port.pending.clear()
+        for index, value in enumerate(data):
+            if self._is_in_escape(port, value):
+                continue
+            if value in (_LINE_FEED, _RETURN):
+                rest = data[index + 1 :]
+                # A terminal may end a line with both; the second would end the next one too.
+                port.unread = rest[1:] if value == _RETURN and rest[:1] == b"\n" else rest
+                text = port.typed.decode("utf-8", "replace")
+                port.typed.clear()
                 return text
-            if value in (8, 127):
-                if port.pending:
-                    _delete_last_character(port.pending)
-                    self._write("\b \b")
-            elif value == 21:  # Ctrl-U
-                count = len(port.pending.decode("utf-8", "replace"))
-                port.pending.clear()
-                self._write("\b \b" * count)
-            elif value >= 32 and len(port.pending) < 1024:
-                port.pending.append(value)
-                starts_character = value & 0xC0 != 0x80
-                if is_secret:
-                    self._write("*" if starts_character else "")
-                else:
-                    self._write_bytes(bytes([value]))
+            if value in (_BACKSPACE, _DELETE):
+                self._erase(_delete_last_character(port.typed), is_secret)
+            elif value == _KILL_LINE:
+                text = port.typed.decode("utf-8", "replace")
+                port.typed.clear()
+                self._erase(text, is_secret)
+            elif value >= 32 and len(port.typed) < LINE_LIMIT:
+                self._take(port, value, is_secret)
         return None
 
-    def _wait(self) -> Port:
-        by_fd = {port.fd: port for port in self._ports}
-        if not by_fd:
-            raise InputClosedError
-        ready, _, _ = select.select(list(by_fd), [], [])
-        return by_fd[ready[0]]
+    def _is_in_escape(self, port: Port, value: int) -> bool:
+        """Follow the sequences of arrow and function keys, which are no input."""
+        state = port.escape
+        if value == _ESCAPE:
+            port.escape = _Escape.BEGUN
+        elif state is _Escape.NONE or value in (_LINE_FEED, _RETURN):
+            port.escape = _Escape.NONE
+            return False
+        elif state is _Escape.BEGUN:
+            port.escape = {ord("["): _Escape.CONTROL, ord("O"): _Escape.LAST}.get(
+                value, _Escape.NONE
+            )
+        elif state is _Escape.CONTROL and value == ord("["):
+            port.escape = _Escape.LAST  # the Linux console's F1 to F5: ESC [ [ A
+        elif state is _Escape.LAST or 0x40 <= value <= 0x7E:
+            port.escape = _Escape.NONE
+        return True
+
+    def _take(self, port: Port, value: int, is_secret: bool) -> None:
+        """Append a byte to the line and show it, characters only when they are whole."""
+        before = port.typed.decode("utf-8", "ignore")
+        port.typed.append(value)
+        added = port.typed.decode("utf-8", "ignore")[len(before) :]
+        if added:
+            self._write("*" * len(added) if is_secret else printable(added))
+
+    def _erase(self, text: str, is_secret: bool) -> None:
+        """Take what was shown for `text`, the end of the line, off the screen."""
+        count = len(text) if is_secret else columns_of(printable(text))
+        self._write("\b \b" * count)
 
     def _end_status(self) -> None:
+        """Clear the status line, so that what follows starts on an empty one."""
         if self._has_status:
             self._has_status = False
-            self._write("\n")
+            self._status_phase = ""
+            self._write("\r" + " " * WIDTH + "\r")
 
     def _write(self, text: str) -> None:
-        self._write_bytes(text.encode("utf-8", "replace"))
-
-    def _write_bytes(self, data: bytes) -> None:
+        data = text.encode("utf-8", "replace")
         for port in self._ports:
             with contextlib.suppress(OSError):  # a port that went away must not stop the rest
-                left = data
-                while left:
-                    left = left[os.write(port.fd, left) :]
+                _write_patiently(port, data)
 
 
-def printable(text: str) -> str:
-    """Return `text` with control characters replaced, so that no file name can drive a screen."""
-    return "".join(char if char.isprintable() else "?" for char in text)
+def _write_patiently(port: Port, data: bytes) -> None:
+    """Write all of `data`; drop the rest where the port takes nothing any more.
 
-
-def _delete_last_character(line: bytearray) -> None:
-    while line:
-        value = line.pop()
-        if value & 0xC0 != 0x80:
+    A console whose output somebody stopped with Scroll Lock must not stop a restore.
+    """
+    left = memoryview(data)
+    while left:
+        patience = 0.0 if port.is_stalled else WRITE_PATIENCE_S
+        _, ready, _ = select.select([], [port.fd], [], patience)
+        port.is_stalled = not ready
+        if not ready:
             return
+        with contextlib.suppress(BlockingIOError):
+            left = left[os.write(port.fd, left) :]
+
+
+def _delete_last_character(line: bytearray) -> str:
+    """Remove the last character of `line`; return it, or nothing where there is none."""
+    before = line.decode("utf-8", "ignore")
+    while line:
+        if line.pop() & 0xC0 != 0x80:
+            break
+    return before[len(line.decode("utf-8", "ignore")) :]
 
 
 def _make_raw(fd: int) -> None:
     """Take keys as they come, without echo or signals, but keep "\\n" as carriage return too."""
     with contextlib.suppress(termios.error):
         attributes = termios.tcgetattr(fd)
-        attributes[0] &= ~(termios.ICRNL | termios.IXON | termios.INLCR)
+        attributes[0] &= ~(
+            termios.ICRNL | termios.INLCR | termios.IXON | termios.IXOFF | termios.ISTRIP
+        )
+        attributes[0] &= ~(termios.BRKINT | termios.PARMRK)
+        attributes[0] |= termios.IGNBRK
         attributes[1] |= termios.OPOST | termios.ONLCR
         attributes[3] &= ~(termios.ECHO | termios.ICANON | termios.ISIG | termios.IEXTEN)
         termios.tcsetattr(fd, termios.TCSANOW, attributes)

@@ -3,8 +3,10 @@
 
 The dialogue, in order: keyboard layout; id and password, or the recovery key, three tries with
 a growing delay and then the machine stops; the plan; the target's serial number or name typed
-by hand; the restore with progress; the report; then the log, restart or power off.  There is
-no way from here to a prompt, a kernel command line or any other program.
+by hand; the restore with progress; the report; then the log, verifying, restart or power off.
+There is no way from here to a prompt, a kernel command line or any other program.
+
+Whatever fails ends as a sentence with the next step, and stays on the screen.
 
 Source: EP1168174A1 [0065] to [0071].  Heavy imports wait until they are needed, so that the
 first question is on the screen early.
@@ -13,69 +15,26 @@ first question is on the screen early.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backup.objects.disc_files import ANSWERS
-from rebuild.screen import InputClosedError, Screen
+from rebuild.answers import Answers
+from rebuild.screen import PAGE, InputClosedError, Screen
+from rebuild.text import plural, size_text
 
 if TYPE_CHECKING:
     from backup.objects.medium import Medium
     from rebuild.plan import RestorePlan, TargetDisk
+    from rebuild.report import RestoreReport
     from rebuild.restore import Unlocked
 
 TERMINALS = ("/dev/tty1", "/dev/ttyS0")
+DISC_NAME = "this disc"  # what messages call the medium
 TRIES = 3
-FIRST_DELAY_S = 2.0  # doubles with every failure
-
-
-@dataclass(slots=True)
-class Answers:
-    """What an answer file on the disc or the kernel command line settles beforehand.
-
-    Credentials are never among them.
-    """
-
-    keymap: str = ""
-    target: str = ""  # serial number or name of the disk to erase, or "only"
-    grow: int | None = None
-    after: str = ""  # "reboot", "poweroff" or "halt"; empty asks
-    unknown: list[str] = field(default_factory=list)
-
-    @classmethod
-    def collect(cls, answer_file: bytes | None, kernel_arguments: Sequence[str]) -> Answers:
-        """Merge the answer file and `rebuildkit.NAME=VALUE` arguments; the latter win.
-
-        Raises:
-            ValueError: the file is no JSON object of known names, in one sentence.
-        """
-        values: dict[str, object] = {}
-        if answer_file is not None:
-            loaded = json.loads(answer_file)
-            if not isinstance(loaded, dict):
-                raise ValueError("the answer file is not a JSON object")
-            values.update(loaded)
-        for word in kernel_arguments:
-            name, _, value = word.partition("=")
-            if name.startswith("rebuildkit."):
-                values[name.removeprefix("rebuildkit.")] = value
-        answers = cls()
-        for name, content in values.items():
-            if name in ("keymap", "target", "after"):
-                setattr(answers, name, str(content))
-            elif name == "grow":
-                answers.grow = int(str(content))
-            else:
-                answers.unknown.append(name)
-        if answers.after not in ("", "reboot", "poweroff", "halt"):
-            raise ValueError(
-                f"the answer for 'after' is not reboot, poweroff or halt: {answers.after}"
-            )
-        return answers
+FIRST_DELAY_S = 3.0  # doubles with every failure
 
 
 @dataclass(slots=True)
@@ -89,7 +48,7 @@ class Surroundings:
     set_keymap: Callable[[str], bool]
     keymaps: Sequence[str]
     end: Callable[[str], None]  # "reboot", "poweroff" or "halt"; does not return on the disc
-    fix_firmware: Callable[[RestorePlan], list[str]] | None = None
+    fix_firmware: Callable[[Unlocked, RestorePlan], list[str]] | None = None
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -102,24 +61,19 @@ def main(medium_path: str, medium_device: str, kernel_arguments: Sequence[str]) 
         kernel_arguments: words of the kernel command line.
     """
     from rebuild import init, keymaps
-    from rebuild.disks import disk_of, list_disks
-    from rebuild.medium import DirectoryMedium
 
     screen = Screen.open(TERMINALS)
     answer_file: bytes | None = None
-    with contextlib.suppress(FileNotFoundError), open(f"{medium_path}/{ANSWERS}", "rb") as file:
+    with contextlib.suppress(OSError), open(f"{medium_path}/{ANSWERS}", "rb") as file:
         answer_file = file.read()
-    try:
-        answers = Answers.collect(answer_file, kernel_arguments)
-    except ValueError as error:
-        screen.line(f"The answers prepared for this disc cannot be used: {error}")
-        answers = Answers()
+    from rebuild.medium import DirectoryMedium
+
     return run(
         Surroundings(
             screen=screen,
-            medium=DirectoryMedium(medium_path),
-            answers=answers,
-            list_targets=lambda: list_disks(disk_of(medium_device)),
+            medium=DirectoryMedium(medium_path, DISC_NAME),
+            answers=Answers.collect(answer_file, kernel_arguments),
+            list_targets=lambda: _list_targets(medium_device),
             set_keymap=keymaps.load_keymap,
             keymaps=tuple(keymaps.KEYMAPS),
             end=init.end,
@@ -128,10 +82,16 @@ def main(medium_path: str, medium_device: str, kernel_arguments: Sequence[str]) 
     )
 
 
-def _fix_firmware(plan: RestorePlan) -> list[str]:
+def _list_targets(medium_device: str) -> list[TargetDisk]:
+    from rebuild.disks import disk_of, list_disks
+
+    return list_disks(disk_of(medium_device))
+
+
+def _fix_firmware(unlocked: Unlocked, plan: RestorePlan) -> list[str]:
     from rebuild.fixups.firmware import write_boot_entry
 
-    return write_boot_entry(plan)
+    return write_boot_entry(unlocked.machine, plan)
 
 
 def run(surroundings: Surroundings) -> int:
@@ -140,16 +100,11 @@ def run(surroundings: Surroundings) -> int:
     On the disc `Surroundings.end` does not return.
     """
     shell = _Shell(surroundings)
-    code = 1
     try:
-        code = shell.dialogue()
+        return shell.dialogue()
     except InputClosedError:
         surroundings.end("halt")
-    except Exception as error:  # the last line on the screen is a sentence, never a traceback
-        surroundings.screen.line(f"The recovery stopped: {_sentence(error)}")
-        code = _code_of(error)
-        shell.finish(succeeded=False)
-    return code
+        return 1
 
 
 class _Shell:
@@ -158,170 +113,318 @@ class _Shell:
         self._screen = surroundings.screen
 
     def dialogue(self) -> int:
-        screen = self._screen
-        screen.line("")
-        screen.line("rebuildkit recovery disc")
-        screen.line("This disc restores a whole machine. Nothing is written before you agree.")
-        screen.line("")
-        self._choose_keymap()
-        unlocked = self._authenticate()
-        if unlocked is None:
-            return 12
-        plan = self._agree_on_plan(unlocked)
+        """Ask, restore and report; every error ends as a sentence, never as a traceback."""
+        try:
+            self._greet()
+            self._choose_keymap()
+            unlocked = self._authenticate()
+            if unlocked is None:
+                return 12
+            plan = self._agree(unlocked)
+        except InputClosedError:
+            raise
+        except Exception as error:
+            return self._fail(error, "Nothing was written.")
         if plan is None:
-            screen.line("Nothing was written.")
-            self.finish(succeeded=False)
+            self._finish(["Nothing was written."])
             return 24
-        return self._restore(unlocked, plan)
+        try:
+            report = self._restore(unlocked, plan)
+        except InputClosedError:
+            raise
+        except Exception as error:
+            return self._fail(error, "The target disk holds no usable machine now.")
+        self._finish(_conclusion(report), report, lambda: self._verify(unlocked, plan, report))
+        return 0 if report.is_complete else 3
+
+    def _greet(self) -> None:
+        self._screen.lines(
+            [
+                "",
+                "rebuildkit recovery disc",
+                "This disc restores a whole machine. Nothing is written before you agree.",
+                "",
+                *self._around.answers.problems,
+            ]
+        )
 
     def _choose_keymap(self) -> None:
         around, screen = self._around, self._screen
         default = around.answers.keymap or "us"
         if around.answers.keymap and around.set_keymap(default):
             screen.line(f"Keyboard layout: {default}")
-            if around.answers.target:
+            if around.answers.targets:
                 return
+        elif default != "us":
+            screen.line(f"There is no keyboard layout '{default}' on this disc.")
+            default = "us"
+        screen.line(f"Keyboard layouts: {' '.join(around.keymaps)}")
         while True:
-            names = " ".join(around.keymaps)
-            screen.line(f"Keyboard layouts: {names}")
             name = screen.ask(f"Keyboard layout [{default}]: ").strip().lower() or default
             if around.set_keymap(name):
                 return
             screen.line("There is no such layout on this disc.")
 
     def _authenticate(self) -> Unlocked | None:
-        from backup.objects.errors import WrongPasswordError
+        """Ask for id and password; None after three wrong tries, when the machine is halted."""
+        from backup.objects.errors import InvalidCredentialsError, WrongPasswordError
         from rebuild.restore import unlock
 
         screen = self._screen
         delay = FIRST_DELAY_S
-        for attempt in range(1, TRIES + 1):
-            user = screen.ask("Id: ").strip()
-            secret = screen.ask("Password or recovery key: ", is_secret=True)
+        for left in range(TRIES - 1, -1, -1):
+            user = secret = ""
+            while not secret:
+                user = screen.ask("Id: ").strip()
+                secret = screen.ask("Password or recovery key: ", is_secret=True)
             try:
                 return unlock(self._around.medium, user, secret, progress=screen.status)
-            except WrongPasswordError:
+            except InvalidCredentialsError:
                 screen.line("The id or the password is wrong.")
-            self._around.sleep(delay)
-            delay *= 2
-            if attempt < TRIES:
-                screen.line(f"{TRIES - attempt} more {'tries' if attempt == 1 else 'try'}.")
+            except WrongPasswordError as error:
+                screen.line("The id or the password is wrong.")
+                screen.lines([f"Perhaps {note}." for note in getattr(error, "__notes__", ())])
+            if left:
+                self._around.sleep(delay)
+                delay *= 2
+                screen.discard_input()
+                screen.line(f"{left} more {'try' if left == 1 else 'tries'}.")
         screen.line("Three wrong tries. Nothing was written. The machine is halted.")
         self._around.end("halt")
         return None
 
-    def _agree_on_plan(self, unlocked: Unlocked) -> RestorePlan | None:
-        from rebuild.restore import make_plan
+    def _agree(self, unlocked: Unlocked) -> RestorePlan | None:
+        """Settle what is written where; None when the person does not agree."""
+        from rebuild.restore import missing_content
 
         screen = self._screen
         screen.lines(unlocked.summary())
-        targets = self._around.list_targets()
-        if not targets:
-            screen.line("This machine has no disk that could be written.")
+        missing = missing_content(unlocked, self._around.medium)
+        if missing and not self._accepts_incomplete(missing):
             return None
-        screen.line("Disks of this machine:")
-        for target in targets:
-            screen.line(_target_line(target))
-        chosen: dict[int, TargetDisk] = {}
-        free = list(targets)
-        for disk in unlocked.machine.disks:
-            found = self._choose_target(disk.name, disk.size, free)
-            if found is None:
-                return None
-            chosen[disk.number] = found
-            free.remove(found)
-        plan = make_plan(unlocked, chosen, grow=self._around.answers.grow)
-        screen.line("")
-        screen.lines(plan.lines())
-        if self._around.answers.target or self._confirm(list(chosen.values())):
-            return plan
-        return None
-
-    def _choose_target(self, name: str, size: int, free: list[TargetDisk]) -> TargetDisk | None:
-        from rebuild.plan import size_text
-
-        wanted = self._around.answers.target
-        if wanted:
-            found = free if wanted == "only" else [t for t in free if wanted in _names_of(t)]
-            if len(found) == 1:
-                return found[0]
-            self._screen.line(f"The answers name the target '{wanted}': {len(found)} disks match.")
-            return None
-        if len(free) == 1:
-            return free[0]
         while True:
-            answer = self._screen.ask(
-                f"Which disk takes the place of {name} ({size_text(size)})? [no]: "
-            ).strip()
-            if answer in ("", "no"):
+            targets = self._around.list_targets()
+            self._show_disks(targets)
+            free = [target for target in targets if not target.refusal]
+            if not free:
+                screen.line("This machine has no disk that may be written.")
                 return None
-            for target in free:
-                if answer in _names_of(target):
-                    return target
-            self._screen.line("That is neither the name nor the serial number of a free disk.")
+            chosen = self._choose_targets(unlocked, free)
+            if not chosen:
+                return None
+            plan = self._plan(unlocked, chosen, len(free) > len(chosen))
+            if plan is None:
+                continue  # another disk may do
+            if self._around.answers.targets or self._confirm(list(chosen.values()), free):
+                return plan
+            return None
 
-    def _confirm(self, targets: Sequence[TargetDisk]) -> bool:
+    def _accepts_incomplete(self, missing: str) -> bool:
+        """Ask whether to restore what there is; with answers given beforehand, do not."""
+        from rebuild.errors import MediumError
+
+        if self._around.answers.targets:
+            raise MediumError(missing)
+        self._screen.line(f"{missing[0].upper()}{missing[1:]}.")
+        answer = self._screen.ask("Restore what there is? [no]: ").strip().lower()
+        return answer in ("y", "yes")
+
+    def _show_disks(self, targets: Sequence[TargetDisk]) -> None:
+        self._screen.line("Disks of this machine:")
         for target in targets:
-            self._screen.line("")
-            self._screen.line(f"Everything on {target.path} {target.serial} will be erased.")
-            answer = self._screen.ask("To go on, type its serial number or name: ").strip()
-            if answer not in _names_of(target):
-                self._screen.line("That is not this disk.")
-                return False
-        return True
+            self._screen.line(f"  {target.path}, {size_text(target.size)}, {target.about}")
+            self._screen.line(f"    {target.content or 'blank'}")
+            if target.refusal:
+                self._screen.line(f"    not offered: {target.refusal}")
 
-    def _restore(self, unlocked: Unlocked, plan: RestorePlan) -> int:
-        from rebuild.restore import apply_plan
+    def _choose_targets(
+        self, unlocked: Unlocked, free: Sequence[TargetDisk]
+    ) -> dict[int, TargetDisk]:
+        """Return the target by number of the recorded disk; empty to stop."""
+        disks = unlocked.machine.disks
+        if self._around.answers.targets:
+            return self._answered_targets([disk.number for disk in disks], free)
+        left = list(free)
+        if len(disks) == 1 and len(left) == 1:
+            return {disks[0].number: left[0]}
+        if len(left) < len(disks):
+            self._screen.line(
+                f"The data set has {plural(len(disks), 'disk')}, "
+                f"this machine only {len(left)} that may be written."
+            )
+        chosen: dict[int, TargetDisk] = {}
+        for disk in disks:
+            about = f"{disk.name} ({size_text(disk.size)})"
+            hint = "no, or skip to leave it out" if len(disks) > 1 else "no"
+            while left:
+                answer = self._screen.ask(
+                    f"Which disk takes the place of {about}? [{hint}]: "
+                ).strip()
+                if answer in ("", "no"):
+                    return {}
+                if answer == "skip" and len(disks) > 1:
+                    break
+                found = [target for target in left if answer in _names_of(target, free)]
+                if found:
+                    chosen[disk.number] = found[0]
+                    left.remove(found[0])
+                    break
+                self._screen.line("That is neither the name nor the serial number of a free disk.")
+        return chosen
+
+    def _answered_targets(
+        self, numbers: Sequence[int], free: Sequence[TargetDisk]
+    ) -> dict[int, TargetDisk]:
+        """Return the targets that were named beforehand.
+
+        Raises:
+            UnsafeTargetError: a name fits no disk or several, or there are too few names.
+        """
+        from rebuild.answers import ONLY
+        from rebuild.errors import UnsafeTargetError
+
+        wanted = self._around.answers.targets
+        if len(wanted) != len(numbers):
+            raise UnsafeTargetError(
+                f"the answers name {plural(len(wanted), 'target')}, "
+                f"the data set has {plural(len(numbers), 'disk')}"
+            )
+        chosen = {}
+        for number, name in zip(numbers, wanted, strict=True):
+            found = list(free) if name == ONLY else [t for t in free if name in _names_of(t, free)]
+            if len(found) != 1:
+                raise UnsafeTargetError(
+                    f"the answers name the target '{name}', which fits {plural(len(found), 'disk')}"
+                )
+            chosen[number] = found[0]
+        return chosen
+
+    def _plan(
+        self, unlocked: Unlocked, chosen: dict[int, TargetDisk], has_choice: bool
+    ) -> RestorePlan | None:
+        """Make and show the plan; None when it cannot be made but another disk may do."""
+        from rebuild.errors import RebuildError
+        from rebuild.restore import make_plan
 
         screen = self._screen
-        report = apply_plan(unlocked, plan, self._around.medium, progress=screen.status)
-        if self._around.fix_firmware is not None:
-            report.notes += self._around.fix_firmware(plan)
-        screen.lines(report.lines())
-        self.finish(succeeded=report.is_complete)
-        return 0 if report.is_complete else 3
+        screen.status("Planning")
+        try:
+            plan = make_plan(unlocked, chosen, grow=self._around.answers.grow)
+        except RebuildError as error:
+            if not has_choice or self._around.answers.targets:
+                raise
+            screen.line(f"That cannot be done: {error}.")
+            return None
+        screen.line()
+        lines = plan.lines()
+        if len(lines) > PAGE - 3:
+            screen.page(lines)
+        else:
+            screen.lines(lines)
+        return plan
 
-    def finish(self, *, succeeded: bool) -> None:
-        """Offer the log, restart and power off; an answer given beforehand decides a success."""
-        after = self._around.answers.after
-        if after and succeeded:
-            self._screen.line(f"Next: {after}.")
+    def _confirm(self, targets: Sequence[TargetDisk], free: Sequence[TargetDisk]) -> bool:
+        """Have every target typed by hand."""
+        for target in targets:
+            self._screen.line()
+            self._screen.line(f"Everything on {target.path}, {target.about}, will be erased.")
+            names = _names_of(target, free)
+            what = "serial number or name" if target.serial in names else "name"
+            while True:
+                answer = self._screen.ask(f"To go on, type its {what} [stop]: ").strip()
+                if answer in ("", "stop", "no"):
+                    return False
+                if answer in names:
+                    break
+                self._screen.line("That is not this disk.")
+        return True
+
+    def _restore(self, unlocked: Unlocked, plan: RestorePlan) -> RestoreReport:
+        from rebuild.restore import apply_plan
+
+        report = apply_plan(unlocked, plan, self._around.medium, progress=self._screen.status)
+        if self._around.fix_firmware is not None:
+            report.notes += self._around.fix_firmware(unlocked, plan)
+        if self._around.answers.verify:
+            self._verify(unlocked, plan, report)
+        self._show_report(report)
+        return report
+
+    def _verify(self, unlocked: Unlocked, plan: RestorePlan, report: RestoreReport) -> None:
+        from rebuild.restore import verify
+
+        verify(unlocked, plan, report, progress=self._screen.status)
+
+    def _show_report(self, report: RestoreReport) -> None:
+        """Show the report; the log gets all of it."""
+        shown, everything = report.lines(), report.lines(names_shown=None)
+        self._screen.lines(shown)
+        if len(everything) > len(shown):
+            self._screen.log += everything
+
+    def _fail(self, error: Exception, state: str) -> int:
+        """Say what went wrong, what state that leaves, and what to do; return the exit code."""
+        from rebuild.restore import EXIT_CODES, NEXT_STEPS
+
+        steps = [step for kind, step in NEXT_STEPS.items() if isinstance(error, kind)]
+        codes = [code for kind, code in EXIT_CODES.items() if isinstance(error, kind)]
+        self._finish([f"The recovery stopped: {_sentence(error)}.", state, *steps[:1]])
+        return codes[0] if codes else 1
+
+    def _finish(
+        self,
+        conclusion: Sequence[str],
+        report: RestoreReport | None = None,
+        verify: Callable[[], None] | None = None,
+    ) -> None:
+        """Say how it ended, then offer the log, restart and power off until one is taken.
+
+        An answer given beforehand decides after a complete restore.
+        """
+        screen, after = self._screen, self._around.answers.after
+        screen.lines(conclusion)
+        if after and report is not None and report.is_complete:
+            screen.line(f"Next: {after}.")
             self._around.end(after)
             return
+        choices = "Log (l), verify (v)" if verify is not None else "Log (l)"
         while True:
-            answer = self._screen.ask("Log (l), restart (r) or power off (p)? ").strip().lower()
-            if answer.startswith("l"):
-                self._screen.page(list(self._screen.log))
-            elif answer.startswith("r"):
-                self._around.end("reboot")
+            answer = screen.ask(f"{choices}, restart (r) or power off (p)? ").strip().lower()
+            if answer == "l":
+                screen.page(list(screen.log))
+            elif answer == "v" and verify is not None and report is not None:
+                try:
+                    verify()
+                except OSError as error:
+                    screen.line(f"Verifying stopped: {_sentence(error)}.")
+                    continue
+                self._show_report(report)
+                conclusion = _conclusion(report)
+                screen.lines(conclusion)
+            elif answer in ("r", "p"):
+                self._around.end("reboot" if answer == "r" else "poweroff")
                 return
-            elif answer.startswith("p"):
-                self._around.end("poweroff")
-                return
 
 
-def _names_of(target: TargetDisk) -> tuple[str, ...]:
-    names = (target.path, os.path.basename(target.path), target.serial)
-    return tuple(name for name in names if name)
+def _conclusion(report: RestoreReport) -> list[str]:
+    if report.is_complete:
+        return ["Take this disc out, then restart."]
+    return ["The log names what is missing. Another copy of this disc may have it."]
 
 
-def _target_line(target: TargetDisk) -> str:
-    from rebuild.plan import size_text
-
-    about = " ".join(word for word in (target.model, target.serial) if word) or "no serial number"
-    content = target.content or "blank"
-    return f"  {target.path} {size_text(target.size)} {about}; {content}"[:79]
+def _names_of(target: TargetDisk, among: Sequence[TargetDisk]) -> tuple[str, ...]:
+    """Return what a person may type for a disk: its names, and its serial number if unique."""
+    names = (target.path, target.path.rpartition("/")[2])
+    is_unique = sum(other.serial == target.serial for other in among) == 1
+    return (*names, target.serial) if target.serial and is_unique else names
 
 
 def _sentence(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
-
-
-def _code_of(error: BaseException) -> int:
-    from rebuild.restore import EXIT_CODES
-
-    for kind, code in EXIT_CODES.items():
-        if isinstance(error, kind):
-            return code
-    return 1
+    """Return an error as one sentence without its full stop."""
+    if isinstance(error, MemoryError):
+        return "this machine has not enough memory"
+    if isinstance(error, OSError) and error.strerror:
+        name = error.filename if isinstance(error.filename, str) else ""
+        return f"{name}: {error.strerror}" if name else error.strerror
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """One UEFI boot entry for the restored machine, written to the firmware's own memory.
 
-Only on the disc, and only when the firmware started us in UEFI mode.  Older entries with the
-same description, or that point at the same partition, are removed, so that repeated rehearsals
-of a recovery do not fill the memory up.  Failing is no failure of the restore: the fallback
-loader `\\EFI\\BOOT\\BOOTX64.EFI` starts without an entry.
+Only on the disc, and only when the firmware started us in UEFI mode.  The entry is named as
+the distribution names its own, after the loader's directory, and takes the place of every
+older one for the same loader, so that neither repeated restores nor the system's next boot
+loader update fill the memory up.  Entries of other systems stay.  Failing is no failure of
+the restore: the fallback loader `\\EFI\\BOOT\\BOOTX64.EFI` starts without an entry.
 
 Source: UEFI 2.10, 3.1.3 (load options), 3.3 (variables), 10.3.5.1 (hard drive node), 10.3.5.4
 (file path node); Linux Documentation/filesystems/efivarfs.rst.
@@ -16,48 +17,74 @@ import contextlib
 import os
 import struct
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 from fsdrivers.partitions import PartitionTable
+from rebuild.fixups.linux import Loader, find_loader, has_fallback_loader
+from rebuild.machine import Machine
 from rebuild.plan import ESP_TYPE, DiskPlan, PartitionPlan, RestorePlan
 
 EFIVARS = "/sys/firmware/efi/efivars"
 GLOBAL_GUID = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
-DESCRIPTION = "Restored machine"
-FALLBACK = "\\EFI\\BOOT\\BOOTX64.EFI"
+FALLBACK = Loader("Restored system", "\\EFI\\BOOT\\BOOTX64.EFI")
 ATTRIBUTES = 7  # non-volatile, boot service access, runtime access
 LOAD_OPTION_ACTIVE = 1
 _HARD_DRIVE = struct.Struct("<BBHIQQ16sBB")  # type 4, subtype 1
+_NODE = struct.Struct("<BBH")  # type, subtype, length of the node
 _LOAD_OPTION = struct.Struct("<IH")  # attributes, length of the device path
 _END = bytes((0x7F, 0xFF, 4, 0))
+_GUID_SIGNATURE = 2  # of a hard drive node
 
 
-def write_boot_entry(
-    plan: RestorePlan, loader: str = FALLBACK, efivars: str = EFIVARS
-) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class BootEntry:
+    """What we understand of an EFI_LOAD_OPTION."""
+
+    description: str
+    path: str = ""  # of the file, with backslashes; empty without a file path node
+    partition: uuid.UUID | None = None  # of a hard drive node with a GPT partition
+
+    def is_same_loader(self, other: BootEntry) -> bool:
+        """Tell whether both start one file of one partition, or of one name on any disk."""
+        is_same_file = self.path.lower() == other.path.lower()
+        is_same_place = self.partition == other.partition or self.description == other.description
+        return is_same_file and is_same_place
+
+
+def write_boot_entry(machine: Machine, plan: RestorePlan, efivars: str = EFIVARS) -> list[str]:
     """Write the entry for the first disk with an EFI system partition; return notes.
 
     Args:
+        machine: the loaded data set.
         plan: what was restored.
-        loader: path on the EFI system partition, with backslashes.
         efivars: where the variables are mounted.
     """
+    if not os.path.isdir(efivars):
+        return []
     found = _find_esp(plan)
-    if found is None or not os.path.isdir(efivars):
+    if found is None:
         return []
     disk, part, guid = found
-    device_path = hard_drive_node(
+    tree = machine.trees.get(part.volume)
+    loader = find_loader(tree) if tree is not None else None
+    if loader is None:
+        if tree is None or not has_fallback_loader(tree):
+            return ["No boot loader was found on the EFI system partition."]
+        loader = FALLBACK
+    node = hard_drive_node(
         part.number,
         part.new_start // disk.target.sector_size,
         part.new_size // disk.target.sector_size,
         guid,
-    ) + file_node(loader)
-    option = load_option(DESCRIPTION, device_path)
+    )
+    option = load_option(loader.vendor, node + file_node(loader.path))
     try:
-        number = _store(option, guid, efivars)
+        number = _store(option, efivars)
     except OSError as error:
-        return [f"The firmware took no boot entry ({error.strerror}); it will find the loader."]
-    return [f"Firmware boot entry Boot{number:04X} points at the restored disk."]
+        reason = error.strerror or str(error)
+        return [f"The firmware took no boot entry ({reason}); it will find the loader by itself."]
+    return [f"Firmware boot entry Boot{number:04X} starts {loader.path} on the restored disk."]
 
 
 def hard_drive_node(number: int, start_lba: int, length_sectors: int, guid: uuid.UUID) -> bytes:
@@ -78,6 +105,33 @@ def load_option(description: str, device_path: bytes) -> bytes:
     return _LOAD_OPTION.pack(LOAD_OPTION_ACTIVE, len(path)) + title + path
 
 
+def parse_load_option(data: bytes) -> BootEntry | None:
+    """Return what an EFI_LOAD_OPTION says, or None where it is none."""
+    if len(data) < _LOAD_OPTION.size:
+        return None
+    _, path_length = _LOAD_OPTION.unpack_from(data)
+    text = data[_LOAD_OPTION.size :]
+    end = next((at for at in range(0, len(text) - 1, 2) if text[at : at + 2] == b"\0\0"), None)
+    if end is None:
+        return None
+    path = text[end + 2 : end + 2 + path_length]
+    name, partition = "", None
+    at = 0
+    while at + _NODE.size <= len(path):
+        kind, subkind, length = _NODE.unpack_from(path, at)
+        if length < _NODE.size or kind == _END[0]:
+            break
+        node = path[at : at + length]
+        if (kind, subkind) == (4, 4):
+            name += node[_NODE.size :].decode("utf-16-le", "replace").rstrip("\0")
+        elif (kind, subkind) == (4, 1) and len(node) == _HARD_DRIVE.size:
+            *_, signature, _, signature_type = _HARD_DRIVE.unpack(node)
+            if signature_type == _GUID_SIGNATURE:
+                partition = uuid.UUID(bytes_le=signature)
+        at += length
+    return BootEntry(text[:end].decode("utf-16-le", "replace"), name, partition)
+
+
 def _find_esp(plan: RestorePlan) -> tuple[DiskPlan, PartitionPlan, uuid.UUID] | None:
     for disk in plan.disks:
         if disk.disk.scheme != "gpt":
@@ -90,28 +144,40 @@ def _find_esp(plan: RestorePlan) -> tuple[DiskPlan, PartitionPlan, uuid.UUID] | 
     return None
 
 
-def _store(option: bytes, guid: uuid.UUID, efivars: str) -> int:
+def _store(option: bytes, efivars: str) -> int:
     """Write the option to a free number, put it first in the order; return the number."""
-    title = DESCRIPTION.encode("utf-16-le")
-    taken = set()
-    for name in os.listdir(efivars):
-        if not (name.startswith("Boot") and name[4:8].isalnum() and name.endswith(GLOBAL_GUID)):
+    new = parse_load_option(option)
+    assert new is not None
+    taken, replaced = set(), set()
+    for name in sorted(os.listdir(efivars)):
+        number = _entry_number(name)
+        if number is None:
             continue
-        with contextlib.suppress(ValueError):
-            number = int(name[4:8], 16)
-            old = _read(efivars, name)
-            if title in old or guid.bytes_le in old:
-                with contextlib.suppress(OSError):
-                    Path(efivars, name).unlink()
-                    continue
-            taken.add(number)
+        old = parse_load_option(_read(efivars, name))
+        if old is not None and old.is_same_loader(new):
+            with contextlib.suppress(OSError):
+                Path(efivars, name).unlink()
+                replaced.add(number)
+                continue
+        taken.add(number)
     number = next(n for n in range(0x10000) if n not in taken)
     _write(efivars, f"Boot{number:04X}", option)
     old_order = _read(efivars, f"BootOrder-{GLOBAL_GUID}")
     order = [n for (n,) in struct.iter_unpack("<H", old_order[: len(old_order) // 2 * 2])]
-    order = [number, *(n for n in order if n != number and n in taken)]
+    order = [number, *(n for n in order if n != number and n not in replaced)]
     _write(efivars, "BootOrder", struct.pack(f"<{len(order)}H", *order))
     return number
+
+
+def _entry_number(name: str) -> int | None:
+    """Return the number of a variable "BootXXXX-GUID", None for any other variable."""
+    prefix, _, guid = name.partition("-")
+    if not prefix.startswith("Boot") or len(prefix) != 8 or guid != GLOBAL_GUID:
+        return None
+    try:
+        return int(prefix[4:], 16)
+    except ValueError:
+        return None
 
 
 def _read(efivars: str, name: str) -> bytes:

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text for a screen of 80 columns: safe to print, cut and wrapped by the columns it takes.
+
+Imports nothing at its top, so that the first question is early on the screen; what names
+beyond ASCII need is imported when the first of them comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+WIDTH = 79  # columns used; filling the last one of 80 makes some consoles wrap
+ELLIPSIS = "..."
+
+
+def printable(text: str) -> str:
+    """Return `text` with control characters replaced, so that no file name can drive a screen."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def columns_of(text: str) -> int:
+    """Return how many columns a terminal gives `text`: wide characters take two, accents none."""
+    if text.isascii():
+        return len(text)
+    return sum(map(_columns_of_character, text))
+
+
+def cut(text: str, width: int) -> str:
+    """Return as much of the start of `text` as `width` columns hold."""
+    if text.isascii():
+        return text[:width]
+    used = 0
+    for index, character in enumerate(text):
+        used += _columns_of_character(character)
+        if used > width:
+            return text[:index]
+    return text
+
+
+def tail(text: str, width: int) -> str:
+    """Return `text`, or its end behind dots where it takes more than `width` columns."""
+    if columns_of(text) <= width:
+        return text
+    room = width - len(ELLIPSIS)
+    used, start = 0, len(text)
+    while start > 0:
+        used += _columns_of_character(text[start - 1])
+        if used > room:
+            break
+        start -= 1
+    return ELLIPSIS + text[start:]
+
+
+def pad(text: str, width: int) -> str:
+    """Return `text` cut or filled with blanks to `width` columns."""
+    text = cut(text, width)
+    return text + " " * (width - columns_of(text))
+
+
+def wrap(text: str, width: int = WIDTH, indent: str = "") -> list[str]:
+    """Return `text` in lines of at most `width` columns, broken at blanks where there are any.
+
+    Args:
+        text: one line; its leading blanks stay.
+        width: columns of a line.
+        indent: what the lines after the first begin with.
+    """
+    lines: list[str] = []
+    while columns_of(text) > width:
+        head = cut(text, width)
+        at = head.rfind(" ", len(text) - len(text.lstrip(" ")) + 1)
+        if at <= len(indent):  # one long word: a path
+            at = len(head)
+        lines.append(text[:at].rstrip(" "))
+        text = indent + text[at:].lstrip(" ")
+    return [*lines, text]
+
+
+def wrap_all(texts: list[str], width: int = WIDTH) -> Iterator[str]:
+    """Yield the lines of all `texts`, wrapped; continuations stand two columns further in."""
+    for text in texts:
+        yield from wrap(text, width, " " * (len(text) - len(text.lstrip(" ")) + 2))
+
+
+def size_text(size: int) -> str:
+    """Return `size` bytes as people read it: at most four digits and a binary unit."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1023.95:  # what would round to four digits before the point goes on
+            return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:,.1f} TiB"
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as m:ss or h:mm:ss."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """Return "1 file", "2 files"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _columns_of_character(character: str) -> int:
+    if character.isascii():
+        return 1
+    import unicodedata
+
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
