@@ -151,9 +151,14 @@ class ExtLayout:
         per_group = self.parameters.inodes_per_group
         first = group * per_group * inodes.inode_size
         used = self._groups.inodes_used(group) * inodes.inode_size
-        if used:
-            yield memoryview(inodes.data)[first : first + used]
-        rest = self._groups.table_blocks_written(group) * self.block_size - used
+        whole = used - used % self.block_size
+        view = memoryview(inodes.data)
+        if whole:
+            yield view[first : first + whole]
+        if used > whole:
+            yield bytes(view[first + whole : first + used]).ljust(self.block_size, b"\0")
+        rest = (self._groups.table_blocks_written(group) << self._shift) - used
+        rest -= rest % self.block_size
         while rest:
             part = min(rest, len(_ZEROS))
             yield _ZEROS[:part]

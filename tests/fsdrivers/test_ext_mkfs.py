@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from fsdrivers.device import FileDevice
+from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.errors import (
     CorruptError,
     InvalidNameError,
     NoSpaceError,
+    NotRecognisedError,
     UnsupportedError,
 )
 from fsdrivers.ext import minimum_size, open_volume, plan_volume
@@ -277,6 +278,28 @@ def test_same_input_same_bytes(tmp_path: Path) -> None:
     assert first == [(position, bytes(data)) for position, data in layout.iter_metadata()]
     again = drawing.plan(EXT4)
     assert first == [(position, bytes(data)) for position, data in again.iter_metadata()]
+
+
+@pytest.mark.parametrize("is_blank", [True, False])
+def test_nothing_is_recognised_before_the_last_piece(is_blank: bool) -> None:
+    """Until the superblock is written there is no volume, also where there was one before."""
+    drawing = Drawing()
+    for index in range(100):
+        drawing.file(2, b"%d" % index)
+    layout = drawing.plan(EXT4, 32 * MIB, is_blank=is_blank)
+    device = MemoryDevice(32 * MIB)
+    pieces = list(layout.iter_metadata())
+    if not is_blank:
+        for position, data in pieces:
+            device.write(position, data)
+
+    for position, data in pieces[:-1]:
+        device.write(position, data)
+        assert position % 4096 == len(data) % 4096 == 0, "whole blocks for any sector size"
+    with pytest.raises(NotRecognisedError):
+        open_volume(device)
+    device.write(*pieces[-1])
+    assert len(list(open_volume(device).walk())) == 102
 
 
 def test_lost_and_found_is_made_when_missing() -> None:
