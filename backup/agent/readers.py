@@ -26,6 +26,10 @@ class VolumeReader:
         """Return the regions of a file."""
         assert node is not None, "files of volumes come with their node"
         extents = self._volume.extents(node)
+        if len(extents) == 1:
+            offset, length, _, is_unwritten = extents[0]
+            if offset == 0 and length >= node.size and not is_unwritten:
+                return None  # nearly every file
         return regions_of(((e.offset, e.length, e.is_unwritten) for e in extents), node.size)
 
     def load(self, obj: BackupObject, node: Node | None, ranges: Ranges | None) -> Loaded:

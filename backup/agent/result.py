@@ -41,7 +41,7 @@ class BackupResult:
     changed: int = 0
     unchanged: int = 0
     removed: int = 0
-    size: int = 0  # content of all objects, holes left out
+    size: int = 0  # of all files together, holes included
     bytes_read: int = 0  # from the sources, contents only
     bytes_sent: int = 0  # packs and table
     packs_sent: int = 0

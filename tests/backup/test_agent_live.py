@@ -427,3 +427,40 @@ def test_reader_paths() -> None:
 
     assert reader.path_of(objects[3]) == b"/base/./a/\xff"
     assert reader.path_of(objects[1]) == b"/base/."
+
+
+@pytest.mark.root
+@pytest.mark.tools
+@pytest.mark.skipif(not is_root, reason="mounts")
+def test_mounted_fat_volume(tmp_path: Path) -> None:
+    """A mounted FAT volume is flushed and read by our driver: names, and what was just written."""
+    volume = tmp_path / "volume.img"
+    with volume.open("wb") as stream:
+        stream.truncate(40 * MIB)
+    subprocess.run(["mkfs.vfat", "-F", "32", str(volume)], check=True, capture_output=True)
+    disk = make_disk(tmp_path / "disk.img", ("ef", volume))
+    size = disk.stat().st_size
+    found = []
+    with (
+        make_repository(tmp_path / "store") as repository,
+        loop_device(disk) as whole,
+        loop_device(disk, MIB) as part,
+    ):
+        partition = KernelPartition(os.path.basename(part), 1, numbers_of(part), MIB, 40 * MIB)
+        # Not every kernel has vfat: another process writes what a mount would have flushed.
+        mount = Mount(numbers_of(part), b"/", b"/boot/efi", "vfat", os.fsencode(part))
+        kernel = KernelDisk("sda", whole, numbers_of(whole), size, False, "", "", (partition,))
+        for content in (b"first", b"second"):
+            (tmp_path / "Long name.efi").write_bytes(content * 1000)
+            target = f"{disk}@@{MIB}"
+            source = str(tmp_path / "Long name.efi")
+            subprocess.run(["mcopy", "-o", "-i", target, source, "::"], check=True)
+            back_up_live(repository, Machine((kernel,), (mount,), ()))
+            found.append(read_data_set(repository))
+
+    assert [data_set.files for data_set in found] == [
+        {b"/Long name.efi": b"first" * 1000},
+        {b"/Long name.efi": b"second" * 1000},
+    ]
+    assert found[0].nodes[b"/Long name.efi"].short_name == b"LONGNA~1EFI"
+    assert found[0].volumes[0].mount_point == b"/boot/efi"
