@@ -91,7 +91,8 @@ def _check(contestant: Ours, image: Path) -> None:
     done = subprocess.run(["e2fsck", "-fn", image], capture_output=True, text=True, check=False)
     if done.returncode:
         raise CommandFailedError(f"e2fsck -fn {image}\n{done.stdout[-2000:]}")
-    measure(contestant.compare_script(image))
+    cell = contestant.compare(image)
+    measure(cell.script, environment=cell.environment)
 
 
 def _head(sets: list[DataSet], rounds: int) -> list[str]:

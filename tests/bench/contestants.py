@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from backup.server.process import ServerProcess
 from tests.bench.data import TAR_OPTIONS, DataSet, make_image
-from tests.bench.measure import quoted
+from tests.bench.measure import CommandFailedError, quoted
 
 USER, MACHINE = "bench", "bench"
 PASSWORD = "a password nobody guesses"
+# What a server says at its start: where it is, and its certificate's fingerprint.
+SERVER_WORDS = r"(https://\S+)[\s\S]*?((?:[0-9A-Fa-f]{2}:){31}[0-9A-Fa-f]{2})"
 
 
 @dataclass(slots=True)
@@ -57,6 +58,35 @@ def _loop_restore(image: Path, mount: Path, inner: str) -> str:
     )
 
 
+class Server:
+    """A `rebuildkit server` on a free port of this machine."""
+
+    def __init__(self, command: list[str | Path], data: Path) -> None:
+        self._process = subprocess.Popen(
+            [*command, "server", "--data", data, "--listen", "127.0.0.1:0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.pid = self._process.pid
+        assert self._process.stdout is not None, "its output is a pipe"
+        said = ""
+        while (found := re.search(SERVER_WORDS, said)) is None:
+            line = self._process.stdout.readline()
+            if not line:
+                self.close()
+                raise CommandFailedError(f"the server did not start: {said}")
+            said += line
+        self.url, self.fingerprint = found[1], found[2]
+
+    def close(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
 class Ours:
     """rebuildkit, through a server over HTTPS or on a store directory."""
 
@@ -67,23 +97,22 @@ class Ours:
         self._password = work / "password"
         self._password.write_text(PASSWORD + "\n")
         self._store = work / ("served" if is_served else "store")
-        script = Path(sys.executable).with_name("rebuildkit")
-        self._command: list[str | Path] = (
-            [script] if script.exists() else [sys.executable, "-m", "imagebuilder.cli"]
-        )
-        self._server = ServerProcess.start(self._store) if is_served else None
+        self._environment = {"REBUILDKIT_STATE": str(work / "state")}
+        self._command: list[str | Path] = [sys.executable, "-m", "imagebuilder.cli"]
+        self._server = Server(self._command, self._store) if is_served else None
         if self._server is not None:
             subprocess.run(
                 [*self._command, "register", *self._place(), *self._credentials()],
                 check=True,
                 stdout=subprocess.DEVNULL,
+                env={**os.environ, **self._environment},
             )
 
     def _place(self) -> list[str | Path]:
         server = self._server
         if server is None:
             return ["--store", self._store]
-        return ["--server", server.url, "--fingerprint", server.fingerprint or ""]
+        return ["--server", server.url, "--fingerprint", server.fingerprint]
 
     def _credentials(self) -> list[str | Path]:
         return ["--user", USER, "--password-file", self._password]
@@ -91,7 +120,10 @@ class Ours:
     def _backup(self) -> Cell:
         arguments = [*self._command, "backup", *self._place(), *self._credentials()]
         arguments += ["--machine", MACHINE, "--disk", self._data.image]
-        return Cell(quoted(arguments), self._data.image, server_pid=self._pid())
+        return self._cell(arguments, self._data.image)
+
+    def _cell(self, arguments: list[str | Path], warmed: Path, made: Path | None = None) -> Cell:
+        return Cell(quoted(arguments), warmed, self._environment, self._pid(), made)
 
     def _pid(self) -> int | None:
         return self._server.pid if self._server else None
@@ -111,23 +143,23 @@ class Ours:
         server = self._server
         arguments += ["--from", server.url if server else self._store]
         if server is not None:
-            arguments += ["--fingerprint", server.fingerprint or ""]
-        return Cell(quoted(arguments), self._store, server_pid=self._pid(), made=image)
+            arguments += ["--fingerprint", server.fingerprint]
+        return self._cell(arguments, self._store, image)
 
-    def compare_script(self, image: Path) -> str:
-        """Return the script that compares an image with what was backed up."""
+    def compare(self, image: Path) -> Cell:
+        """Return the cell that compares an image with what was backed up."""
         server = self._server
         arguments: list[str | Path] = [*self._command, "compare", server.url if server else "-"]
         if server is None:
             arguments[-1] = self._store
         else:
-            arguments += ["--fingerprint", server.fingerprint or ""]
+            arguments += ["--fingerprint", server.fingerprint]
         arguments += [*self._credentials(), "--machine", MACHINE, "--disk", image]
-        return quoted(arguments)
+        return self._cell(arguments, image)
 
     def close(self) -> None:
         if self._server is not None:
-            self._server.stop()
+            self._server.close()
         shutil.rmtree(self._store, ignore_errors=True)
 
 
