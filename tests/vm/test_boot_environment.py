@@ -58,7 +58,7 @@ def started(disc: Path) -> Iterator[Machine]:
     [
         pytest.param("bios", "cd", 256, id="bios-cd-256MiB"),
         pytest.param("secure-boot", "cd", 512, id="secure-boot-cd"),
-        pytest.param("uefi", "usb", 512, id="uefi-usb"),
+        pytest.param("uefi", "usb", 512, id="uefi-usb", marks=pytest.mark.slow),
         pytest.param("bios", "usb", 512, id="bios-usb", marks=pytest.mark.slow),
         pytest.param("uefi", "cd", 512, id="uefi-cd", marks=pytest.mark.slow),
         pytest.param("secure-boot", "usb", 512, id="secure-boot-usb", marks=pytest.mark.slow),
@@ -71,14 +71,8 @@ def test_first_question_comes_up(disc: Path, firmware: str, medium: str, memory_
         assert "rdinit" not in machine.text
 
 
-@pytest.mark.parametrize(
-    "firmware",
-    [
-        "bios",
-        pytest.param("uefi", marks=pytest.mark.slow),
-        pytest.param("secure-boot", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("firmware", ["bios", "uefi", "secure-boot"])
 def test_start_takes_little_longer_than_a_bare_system(
     environment: BootEnvironment, disc: Path, firmware: str, tmp_path: Path
 ) -> None:
@@ -163,6 +157,7 @@ def test_three_wrong_passwords_halt_the_machine(disc: Path) -> None:
         assert machine.text[seen:].strip() == ""
 
 
+@pytest.mark.slow
 def test_disc_of_another_set_is_not_taken(
     environment: BootEnvironment, tmp_path: Path, disc: Path
 ) -> None:
