@@ -17,9 +17,11 @@ The started machine says on the serial line what it finds of itself, then shows 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -30,33 +32,64 @@ from vm.errors import MachineError
 
 LOGIN_PROMPT = r"login: "
 UP = "MACHINE-UP"
+CLOUD_KERNEL = "linux-image-cloud-amd64"  # virtio, NVMe and IDE disks
+FULL_KERNEL = "linux-image-amd64"  # every disk there is
 PACKAGES = (
-    *(
-        "systemd-sysv",
-        "udev",
-        "dbus",
-        "kmod",
-        "mount",
-        "util-linux",
-        "e2fsprogs",
-        "initramfs-tools",
-    ),
-    *("linux-image-cloud-amd64", "grub2-common", "grub-common", "grub-pc-bin"),
-    *("grub-efi-amd64-bin", "grub-efi-amd64-signed", "shim-signed", "iproute2", "passwd"),
-    *("initramfs-tools", "zstd"),
+    *("systemd-sysv", "udev", "dbus", "kmod", "mount", "util-linux", "e2fsprogs"),
+    *("initramfs-tools", "zstd", "iproute2", "passwd", "grub2-common", "grub-common"),
+    *("grub-pc-bin", "grub-efi-amd64-bin", "grub-efi-amd64-signed", "shim-signed"),
 )
 # What a recovery test gains nothing from: documentation and translations.
 EXCLUDED = (
     *("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*"),
     *("/usr/share/bash-completion/*", "/usr/lib/python3/dist-packages/*/tests/*"),
 )
+# What a small machine under emulation has no use for, half of its size.
+EXCLUDED_WHEN_SMALL = (
+    *(f"/lib/modules/*/kernel/{name}/*" for name in (
+        *("drivers/comedi", "drivers/gpu", "drivers/hid", "drivers/infiniband", "drivers/md"),
+        *("drivers/net/ethernet", "drivers/scsi", "drivers/target", "fs/btrfs", "fs/ceph"),
+        *("fs/nfs", "fs/nfsd", "fs/ocfs2", "fs/smb", "fs/xfs", "net/bridge", "net/ceph"),
+        *("net/netfilter", "net/sched", "net/sctp", "net/sunrpc", "net/tipc", "sound"),
+    )),
+    *("/lib/udev/hwdb.d/*", "/usr/lib/grub/x86_64-efi/*", "/usr/lib/grub/i386-pc/*"),
+    *("/usr/lib/grub/x86_64-efi-signed/gcd*", "/usr/lib/grub/x86_64-efi-signed/grubnet*"),
+    *("/usr/share/perl/5*/unicore/*", "/usr/share/perl/5*/Unicode/*", "/usr/share/zoneinfo/*"),
+    "/usr/lib/x86_64-linux-gnu/perl/5*/CORE/*",
+)  # fmt: skip
 MIB = 1 << 20
 ESP_TYPE = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 LINUX_TYPE = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"
 SWAP_TYPE = "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F"
+# Those that the kernel does not have, or has built in, are passed over.
 INITRD_MODULES = (
     *("ext4", "ata_piix", "ahci", "sd_mod", "virtio_pci", "virtio_blk", "virtio_scsi", "nvme"),
+    *("xhci_pci", "uas", "usb_storage"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class RootRecipe:
+    """Which Debian is in a root filesystem."""
+
+    kernel: str = CLOUD_KERNEL
+    extra_packages: tuple[str, ...] = ()
+    is_small: bool = False  # leaves out what a machine under emulation has no use for
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """All packages to install; those they depend on come by themselves."""
+        return (*PACKAGES, self.kernel, *self.extra_packages)
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """Patterns of paths that no package may bring."""
+        return (*EXCLUDED, *(EXCLUDED_WHEN_SMALL if self.is_small else ()))
+
+    def digest(self) -> str:
+        """Return eight digits that change with everything that is in the root filesystem."""
+        recipe = repr((_release(), self.packages, self.excluded))
+        return hashlib.sha256(recipe.encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +102,13 @@ class DiskLayout:
     filesystem: str = "ext4"
 
 
-def make_root(output: Path, *, extra_packages: Sequence[str] = ()) -> None:
+def disk_digest(recipe: RootRecipe, layout: DiskLayout) -> str:
+    """Return eight digits that change with everything that `make_disk` does."""
+    made_by = Path(__file__).read_bytes() + repr(layout).encode() + recipe.digest().encode()
+    return hashlib.sha256(made_by).hexdigest()[:8]
+
+
+def make_root(output: Path, recipe: RootRecipe) -> None:
     """Make a Debian root filesystem as a tar at `output`.  Minutes; needs root and a mirror.
 
     Raises:
@@ -79,8 +118,8 @@ def make_root(output: Path, *, extra_packages: Sequence[str] = ()) -> None:
     partial = output.with_suffix(".partial.tar")
     arguments = ["mmdebstrap", "--variant=apt", "--format=tar", "--quiet"]
     arguments += ['--aptopt=Apt::Install-Recommends "false"']
-    arguments += [f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED]
-    arguments += ["--include=" + ",".join((*PACKAGES, *extra_packages))]
+    arguments += [f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.excluded]
+    arguments += ["--include=" + ",".join(recipe.packages)]
     arguments += ['--customize-hook=echo rescued >"$1/etc/hostname"']
     arguments += ['--customize-hook=echo root:root | chroot "$1" chpasswd']
     arguments += ['--customize-hook=rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*.bin']
@@ -195,6 +234,8 @@ def _enrich(mount: Path) -> None:
     """Add what a plain installation lacks, and record checksums for the machine's report."""
     place = mount / "srv/rich"
     (place / "deep").mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place / "socket"))
     script = r"""
 set -e; umask 022; cd "$1/srv/rich"
 echo acl >acl; setfacl -m u:33:rw,g:4:r,m::rw acl

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from tests.vm.scenario import Outcome, Scenario, Server, debian_disk
+from vm.debian import DiskLayout
 
 
 def main() -> int:
@@ -31,7 +32,7 @@ def main() -> int:
     rows: list[tuple[str, str, float]] = []
     started = time.monotonic()
     say("Making a Debian machine to lose (minutes the first time; kept for the next)")
-    disk = debian_disk("gpt")
+    disk = debian_disk(DiskLayout("gpt", 800))
     rows.append(("a Debian machine's disk", f"{disk.stat().st_size >> 20} MiB", since(started)))
     with Server(directory / "server") as server:
         scenario = Scenario(directory, server)
@@ -55,8 +56,7 @@ def main() -> int:
     )
     (directory / "report.json").write_text(rehearsed.out)
     report = json.loads(rehearsed.out) if rehearsed.out else {"failure": rehearsed.err}
-    for phase in report.get("phases", []):
-        rows.append((f"  {phase['name']}", "", phase["elapsed_s"]))
+    rows += [(f"  {phase['name']}", "", phase["elapsed_s"]) for phase in report.get("phases", [])]
     verdict = "PROVEN" if rehearsed.code == 0 else f"NOT PROVEN: {report['failure']}"
     rows.append(("rehearsal", verdict, rehearsed.elapsed_s))
     print()

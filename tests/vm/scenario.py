@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vm.debian import DiskLayout, make_disk, make_root
+from vm.debian import FULL_KERNEL, DiskLayout, RootRecipe, disk_digest, make_disk, make_root
 
 USER = "anna"
 PASSWORD = "correct horse battery staple"
@@ -44,23 +44,42 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def debian_root(name: str = "plain", extra_packages: Sequence[str] = ()) -> Path:
+ROOTS = {
+    "plain": RootRecipe(),
+    "agent": RootRecipe(extra_packages=("python3",), is_small=True),
+    "full": RootRecipe(kernel=FULL_KERNEL),  # starts from every kind of disk
+}
+UNUSED_AFTER_S = 7 * 24 * 3600.0
+
+
+def debian_root(name: str = "plain") -> Path:
     """Return a Debian root filesystem as a tar, made once and kept."""
-    path = cache_directory() / f"root-{name}.tar"
+    recipe = ROOTS[name]
+    path = cache_directory() / f"root-{name}-{recipe.digest()}.tar"
     with locked(path):
         if not path.exists():
-            make_root(path, extra_packages=extra_packages)
+            make_root(path, recipe)
+            _remove_unused(f"root-{name}-*")
     return path
 
 
-def debian_disk(scheme: str, size_mib: int = 800) -> Path:
+def debian_disk(layout: DiskLayout, root: str = "plain") -> Path:
     """Return a bootable Debian disk, made once and kept.  Never write to it."""
-    root = debian_root()
-    path = cache_directory() / f"{scheme}-{size_mib}.img"
+    name = f"{root}-{layout.scheme}-{layout.filesystem}-{layout.size_mib}"
+    path = cache_directory() / f"{name}-{disk_digest(ROOTS[root], layout)}.img"
     with locked(path):
-        if not path.exists() or path.stat().st_mtime < root.stat().st_mtime:
-            make_disk(root, path, DiskLayout(scheme, size_mib))
+        if not path.exists():
+            make_disk(debian_root(root), path, layout)
+            _remove_unused(f"{name}-*")
+        os.utime(path)
     return path
+
+
+def _remove_unused(pattern: str) -> None:
+    """Remove what an older recipe made, unless somebody may still be using it."""
+    for path in cache_directory().glob(pattern):
+        if time.time() - path.stat().st_mtime > UNUSED_AFTER_S:
+            path.unlink(missing_ok=True)
 
 
 @dataclass(slots=True)

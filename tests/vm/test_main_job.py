@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.vm.scenario import Scenario, Server, debian_disk, must, run
+from vm.debian import DiskLayout
 
 pytestmark = [pytest.mark.vm, pytest.mark.root]
-MIB = 1 << 20
+SIZE_MIB = 800
 # What the machine says of itself once it is up; see vm/debian.py.
 UP = r"MACHINE-FILES-OK[\s\S]*MACHINE-SWAP [\s\S]*MACHINE-UP[\s\S]*login: "
 
@@ -34,7 +35,7 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
 
 def discs(scenario: Scenario, scheme: str) -> tuple[Path, Path]:
     """Return the machine's disk and its recovery disc, made when first asked for."""
-    disk = debian_disk(scheme)
+    disk = debian_disk(DiskLayout(scheme, SIZE_MIB))
     disc = scenario.directory / f"{scheme}.iso"
     if not disc.exists():
         must(scenario.backup(scheme, disk))
