@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import pycdlib
 from pycdlib.pycdlibexception import PyCdlibException
@@ -28,6 +28,9 @@ from backup.objects.manifest import parse_manifest
 from imagebuilder.boot_image import ISO_SECTOR
 from imagebuilder.disc import COPY_OF_KEY_FILE, COPY_OF_TABLE, VOLUME_ID_PREFIX
 from imagebuilder.errors import DiscImageError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 READ_SIZE = 4 << 20  # bytes moved at a time
 MAX_DEPTH = 8  # of directories, as ECMA-119 6.8.2.1 has it; ours need 3
@@ -255,12 +258,14 @@ class _WithoutSystemArea(io.RawIOBase):
         """Return the position in the image."""
         return self._file.tell()
 
-    def read(self, size: int = -1) -> bytes:
-        """Return bytes of the image, zeros for those of the system area."""
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        """Fill a buffer with bytes of the image, zeros for those of the system area."""
+        view = memoryview(buffer).cast("B")
         hidden = max(0, SYSTEM_AREA_SIZE - self._file.tell())
-        data = self._file.read(size)
+        data = self._file.read(len(view))
         hidden = min(hidden, len(data))
-        return bytes(hidden) + data[hidden:]
+        view[: len(data)] = bytes(hidden) + data[hidden:]
+        return len(data)
 
 
 def _read_directories(file: BinaryIO, name: str) -> dict[str, Extent]:
@@ -271,7 +276,7 @@ def _read_directories(file: BinaryIO, name: str) -> dict[str, Extent]:
     """
     iso = pycdlib.PyCdlib()
     try:
-        iso.open_fp(_WithoutSystemArea(file))
+        iso.open_fp(io.BufferedReader(_WithoutSystemArea(file)))
     except _PARSING_ERRORS as error:
         raise DiscImageError(f"{name} is not the image of a disc, or a damaged one") from error
     try:
