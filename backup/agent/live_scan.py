@@ -7,7 +7,7 @@ the medium.  An object whose change time, size and modification time are those o
 set is taken over without another look: its extended attributes and flags are part of what the
 change time covers.
 
-Measured: 4.9 us an unchanged entry, 9 us a new one.
+Measured: 4.5 us an unchanged entry, 11.5 us a new one, of 141,000 in the cache.
 """
 
 from __future__ import annotations
