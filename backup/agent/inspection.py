@@ -23,8 +23,6 @@ from fsdrivers.partitions import PartitionEntry, PartitionTable, open_partition,
 from fsdrivers.volume import Volume
 
 SMALL_SIZE = 64 << 20  # bytes; what nobody recognises is kept raw up to here
-CHECKED_SIZE = 16 << 30  # bytes of a partition that are read in full to find it empty
-SAMPLE_STEP = 64 << 20  # bytes between the samples of a larger one
 RAW, EMPTY, UNKNOWN = "raw", "empty", "unknown"
 
 # GPT types whose content is boot code or nothing, whatever a probe makes of it.
@@ -170,10 +168,9 @@ def _decide(
 
 
 def is_all_zeros(device: Device) -> bool:
-    """Return whether a device holds nothing but zeros; very large ones are sampled."""
-    step = PIECE_SIZE if device.size <= CHECKED_SIZE else SAMPLE_STEP
+    """Return whether a device holds nothing but zeros; every byte that may be one is read."""
     for start, length in device.iter_data(0, device.size):
-        for position in range(start, start + length, step):
+        for position in range(start, start + length, PIECE_SIZE):
             count = min(PIECE_SIZE, start + length - position)
             if any_nonzero(device.read(position, count)):
                 return False
