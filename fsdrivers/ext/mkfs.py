@@ -5,7 +5,7 @@ How a volume is laid out, in ascending blocks:
 
 1. Superblock, descriptors, bitmaps, inode tables, where mke2fs puts them.
 2. The resize inode's map, indirect blocks (ext2, ext3), directories, long symbolic links,
-   attribute blocks, orphan file: one dense region, so reading the tree seeks little.
+   attributes, orphan file: one dense region, so reading the tree seeks little.
 3. The journal.
 4. Content of files, in the order in which it will be streamed.
 5. Extent trees of files in more than four pieces.
@@ -13,9 +13,9 @@ How a volume is laid out, in ascending blocks:
 All of 2 to 5 step over the metadata of 1 that lies in their way.  Everything is decided before
 the first byte is written, which works because checksums cover metadata only.
 
-Not made: values of attributes in inodes of their own, inline data (files are stored plainly,
-which the feature allows), meta_bg, bigalloc, quota files, multiple mount protection: a
-description that asks for these features is refused.
+Refused by name: descriptions that ask for meta_bg, bigalloc, quota files, multiple mount
+protection, encryption, verity or casefold.  With inline_data files are stored plainly, which the
+feature allows.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from collections.abc import Sequence
 from fsdrivers.errors import UnsupportedError
 from fsdrivers.ext.mkfs_demand import count_demand, smallest_size
 from fsdrivers.ext.mkfs_layout import ExtLayout
-from fsdrivers.ext.mkfs_parameters import parameters_for_size, parameters_of
+from fsdrivers.ext.mkfs_parameters import parameters_of
 from fsdrivers.ext.mkfs_planner import Planner, directory_builder
+from fsdrivers.ext.mkfs_sizes import parameters_for_size
 from fsdrivers.ext.mkfs_tree import Regions, build_tree
 from fsdrivers.volume import Description, Entry
 

@@ -18,9 +18,9 @@ from fsdrivers.ext.mkfs_extents import tree_blocks_of
 from fsdrivers.ext.mkfs_files import dense_map_blocks, map_blocks_of, ranges_of
 from fsdrivers.ext.mkfs_inodes import FAST_SYMLINK_LIMIT
 from fsdrivers.ext.mkfs_internal import DEFAULT_ORPHAN_FILE_SIZE
-from fsdrivers.ext.mkfs_parameters import Parameters, parameters_for_size
-from fsdrivers.ext.mkfs_tree import Regions
-from fsdrivers.ext.mkfs_xattrs import XattrStore
+from fsdrivers.ext.mkfs_parameters import Parameters
+from fsdrivers.ext.mkfs_sizes import parameters_for_size
+from fsdrivers.ext.mkfs_tree import Regions, xattr_store
 from fsdrivers.volume import Entry, Kind
 
 _DOTS_SIZE = 2 * ENTRY_SIZES[1]
@@ -62,13 +62,16 @@ def internal_blocks_of(parameters: Parameters) -> int:
     return int(parameters.has_resize_inode) + orphan_blocks_of(parameters)
 
 
-def internal_map_blocks_of(parameters: Parameters, directory_blocks: Sequence[int]) -> int:
-    """Return the indirect blocks of directories and of the orphan file; 0 with extents."""
+def internal_map_blocks_of(parameters: Parameters, sizes_blocks: Sequence[int]) -> int:
+    """Return the indirect blocks of the orphan file and of whatever else has such sizes.
+
+    With extents there are none.
+    """
     if parameters.has_extents:
         return 0
     size = parameters.block_size
     orphan = dense_map_blocks(orphan_blocks_of(parameters), size)
-    return orphan + sum(dense_map_blocks(blocks, size) for blocks in directory_blocks)
+    return orphan + sum(dense_map_blocks(blocks, size) for blocks in sizes_blocks)
 
 
 def file_demand(
@@ -94,10 +97,7 @@ def count_demand(
 ) -> Demand:
     """Return what a volume of `entries` needs."""
     block_size = parameters.block_size
-    store = XattrStore(
-        block_size=block_size,
-        tail_size=parameters.inode_size - ext.OLD_INODE_SIZE - parameters.extra_isize,
-    )
+    store = xattr_store(parameters)
     sizes: dict[int, int] = {}  # bytes of entries by directory
     seen: set[int] = set()
     files = maps = links = longest = 0
@@ -134,13 +134,13 @@ def count_demand(
     directories = [_directory_bound(builder, size, ENTRY_SIZES[longest]) for size in sizes.values()]
     directories.append(LOST_AND_FOUND_SIZE // block_size)
     return Demand(
-        inodes=len(seen) + parameters.first_inode + 1,
+        inodes=len(seen) + parameters.first_inode + 1 + len(store.value_blocks),
         internal_blocks=internal_blocks_of(parameters),
         directory_blocks=sum(directories),
         link_blocks=links,
-        xattr_blocks=store.blocks,
+        xattr_blocks=store.blocks + sum(store.value_blocks),
         file_blocks=files,
-        map_blocks=maps + internal_map_blocks_of(parameters, directories),
+        map_blocks=maps + internal_map_blocks_of(parameters, directories + store.value_blocks),
     )
 
 

@@ -206,6 +206,14 @@ class InodeTable:
     def set_links(self, number: int, links: int) -> None:
         self._set(number, "links_count", links)
 
+    def set_version(self, number: int, version: int) -> None:
+        """Set the low half of i_version, where an attribute's inode counts its references."""
+        self._set(number, "version_low", version)
+
+    def grow(self, inodes: int) -> None:
+        """Make room for more inodes at the end."""
+        self.data.extend(bytes(inodes * self.inode_size))
+
     def set_xattr_block(self, number: int, block: int, sectors: int) -> None:
         """Point an inode to its attribute block and count that block among its own."""
         self._set(number, "xattr_block_low", block & _MASK32)

@@ -178,6 +178,7 @@ class ExtLayout:
             (planner.directory_runs, self._iter_directories()),
             (planner.link_runs, self._iter_links()),
             (planner.xattr_runs, self._iter_xattrs()),
+            (planner.value_runs, self._iter_values()),
             (planner.orphan_runs, self._iter_orphans()),
             (planner.placed.tree_runs, iter(planner.placed.tree_blocks)),
         ):
@@ -209,6 +210,11 @@ class ExtLayout:
         parameters = self.parameters
         seed = parameters.volume_seed if parameters.has_metadata_checksums else None
         return self._planner.tree.xattrs.iter_blocks(self._planner.xattr_places, seed)
+
+    def _iter_values(self) -> Iterator[bytes]:
+        xattrs = self._planner.tree.xattrs
+        for inode, blocks in zip(xattrs.value_inodes, xattrs.value_blocks, strict=True):
+            yield inode.value.ljust(blocks * self.block_size, b"\0")
 
     def _iter_orphans(self) -> Iterator[bytearray]:
         planner = self._planner

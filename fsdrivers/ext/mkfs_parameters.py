@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a new ext volume is to be like: the recorded description, checked and typed.
 
-Scope: reading the plain dictionary that `description.describe` makes, refusing features
-the writer cannot honour, and the sizes of a volume that differs in size from the recorded one.
-Pure; nothing here touches a device.
+Scope: reading the plain dictionary that `description.describe` makes and refusing features the
+writer cannot honour.  Not here: volumes of another size than the recorded one (`mkfs_sizes`).
 """
 
 from __future__ import annotations
 
 import uuid as uuid_module
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from fsdrivers.errors import CorruptError, NoSpaceError, UnsupportedError
+from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ext import format as ext
 from fsdrivers.ext import layout
 from fsdrivers.ext.checksum import volume_seed
@@ -121,6 +120,10 @@ class Parameters:
     @property
     def has_extents(self) -> bool:
         return bool(self.feature_incompat & Incompat.EXTENTS)
+
+    @property
+    def has_value_inodes(self) -> bool:
+        return bool(self.feature_incompat & Incompat.EA_INODE)
 
     @property
     def has_file_types(self) -> bool:
@@ -339,90 +342,3 @@ def _check_values(parameters: Parameters) -> None:
     for key, is_fine in checks:
         if not is_fine:
             raise CorruptError(f"volume description, {key}, is out of range")
-
-
-def parameters_for_size(parameters: Parameters, *, size: int, inodes: int) -> Parameters:
-    """Return the parameters of a volume of `size` bytes with room for `inodes` in all.
-
-    A volume of the recorded size stays as recorded.  Another one keeps the ratios of inodes and
-    reserved blocks, and its reserved descriptor blocks are counted anew so that it can grow
-    online as a freshly made one can.
-
-    Raises:
-        NoSpaceError: the volume cannot hold even its own metadata or the inodes.
-        UnsupportedError: more blocks than 32 bits can count, without 64bit.
-    """
-    blocks = size // parameters.block_size
-    if blocks > layout.MAX_BLOCKS_32BIT and not parameters.is_64bit:
-        raise UnsupportedError("ext volume of 2**32 or more blocks without 64bit")
-    recorded = parameters.total_blocks
-    is_same = blocks == recorded and inodes <= parameters.total_inodes
-    if is_same and parameters.shape().total_inodes == parameters.total_inodes:
-        return parameters
-    wanted = min(parameters.total_inodes * blocks // recorded, layout.MAX_INODES)
-    made = replace(
-        parameters,
-        total_blocks=blocks,
-        reserved_blocks=parameters.reserved_blocks * blocks // recorded,
-    )
-    if blocks <= made.shape().first_data_block:
-        raise NoSpaceError("volume", layout.MIN_LAST_GROUP_BLOCKS * made.block_size, size)
-    while True:
-        made = _with_groups(made, wanted, inodes)
-        last = _short_last_group(made)
-        if not last:
-            return made
-        blocks = made.total_blocks - last
-        if blocks == recorded and inodes <= parameters.total_inodes:
-            return parameters
-        made = replace(made, total_blocks=blocks)
-
-
-def _with_groups(parameters: Parameters, wanted: int, needed: int) -> Parameters:
-    """Return the parameters with what depends on the number of groups filled in.
-
-    There are as many as `wanted` inodes if the groups can have them, and `needed` in any case.
-    """
-    shape = parameters.shape()
-    most = shape.groups * 8 * parameters.block_size  # an inode bitmap is one block
-    per_group = layout.inodes_per_group_for(
-        max(min(wanted, most), needed),
-        groups=shape.groups,
-        block_size=parameters.block_size,
-        inode_size=parameters.inode_size,
-    )
-    reserved_gdt = 0
-    if parameters.has_resize_inode:
-        reserved_gdt = layout.reserved_gdt_blocks_for(
-            parameters.total_blocks,
-            blocks_per_group=parameters.blocks_per_group,
-            block_size=parameters.block_size,
-            descriptor_size=parameters.descriptor_size,
-        )
-    return replace(
-        parameters,
-        inodes_per_group=per_group,
-        total_inodes=per_group * shape.groups,
-        reserved_gdt_blocks=reserved_gdt,
-        backup_groups=(1, shape.groups - 1) if shape.groups > 2 else (1, 0),
-    )
-
-
-def _short_last_group(parameters: Parameters) -> int:
-    """Return the blocks of a last group too short to be of use, or 0.
-
-    Raises:
-        NoSpaceError: it is the only group.
-    """
-    shape = parameters.shape()
-    rest = (shape.total_blocks - shape.first_data_block) % shape.blocks_per_group
-    overhead = 2 + shape.inode_table_blocks
-    if shape.has_superblock(shape.groups - 1):
-        overhead += shape.super_area_blocks
-    if not rest or rest >= overhead + layout.MIN_LAST_GROUP_BLOCKS:
-        return 0
-    if shape.groups == 1:
-        needed = overhead + layout.MIN_LAST_GROUP_BLOCKS + shape.first_data_block
-        size = shape.block_size
-        raise NoSpaceError("volume metadata", needed * size, shape.total_blocks * size)
-    return rest

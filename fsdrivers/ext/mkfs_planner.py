@@ -73,15 +73,17 @@ class Planner:
         self.link_runs: list[Run] = []
         self.xattr_runs: list[Run] = []
         self.xattr_places: list[int] = []
+        self.value_runs: list[Run] = []
         self.orphan_runs: list[Run] = []
         self.journal_start = 0
 
     def _choose_journal(self, recorded: Parameters) -> int:
         parameters, tree = self.parameters, self.tree
         directories = [directory.blocks for directory in tree.directories]
-        blocks = sum(directories) + len(tree.slow_links) + tree.xattrs.blocks
+        values = tree.xattrs.value_blocks
+        blocks = sum(directories) + len(tree.slow_links) + tree.xattrs.blocks + sum(values)
         blocks += internal_blocks_of(parameters)
-        maps = internal_map_blocks_of(parameters, directories)
+        maps = internal_map_blocks_of(parameters, directories + values)
         shift, round_up = parameters.block_size.bit_length() - 1, parameters.block_size - 1
         plain_limit = parameters.direct_file_size
         for source, number in tree.numbers.items():
@@ -123,7 +125,8 @@ class Planner:
         placer.place_files(order)
         placer.finish()
         for number, index in tree.xattrs.users:
-            tree.inodes.set_xattr_block(number, self.xattr_places[index], size // ext.SECTOR)
+            sectors = tree.xattrs.charged_blocks(index) * (size // ext.SECTOR)
+            tree.inodes.set_xattr_block(number, self.xattr_places[index], sectors)
         self._set_links()
         if parameters.has_metadata_checksums:
             self._seal()
@@ -140,6 +143,10 @@ class Planner:
     def _place_xattrs(self) -> None:
         self.xattr_runs = self.space.take(self.tree.xattrs.blocks)
         self.xattr_places = list(iter_blocks(self.xattr_runs))
+        xattrs = self.tree.xattrs
+        for inode, blocks in zip(xattrs.value_inodes, xattrs.value_blocks, strict=True):
+            number, size = xattrs.value_numbers[inode.value], len(inode.value)
+            self.value_runs += _runs(self._placer.place_blocks(number, blocks, size=size))
 
     def _put_internal(self, number: int) -> None:
         self.tree.inodes.put(

@@ -27,6 +27,7 @@ from fsdrivers.ext.mkfs_parameters import Parameters
 from fsdrivers.ext.mkfs_xattrs import XattrStore
 from fsdrivers.volume import Entry, Kind, Node
 
+NS = 1_000_000_000
 LOST_AND_FOUND = b"lost+found"
 SPARE_INODES = 12  # beside the entries: the reserved ones, lost+found, the orphan file
 MAX_DIRECT_LOST_BLOCKS = ext.DIRECT_BLOCKS  # lost+found never needs indirect blocks
@@ -66,6 +67,16 @@ class Tree:
         return number is not None and self.inodes.is_file(number)
 
 
+def xattr_store(parameters: Parameters) -> XattrStore:
+    """Return an empty store with the rules of a volume."""
+    return XattrStore(
+        block_size=parameters.block_size,
+        tail_size=parameters.inode_size - ext.OLD_INODE_SIZE - parameters.extra_isize,
+        has_value_inodes=parameters.has_value_inodes,
+        volume_seed=parameters.volume_seed,
+    )
+
+
 def build_tree(parameters: Parameters, entries: Sequence[Entry], now_ns: int) -> Tree:
     """Turn the entries into inodes and directories.
 
@@ -91,9 +102,7 @@ class _Builder:
         )
         self._parameters = parameters
         self._now_ns = now_ns
-        self.tree = tree = Tree(
-            inodes, XattrStore(block_size=parameters.block_size, tail_size=inodes.tail_size)
-        )
+        self.tree = tree = Tree(inodes, xattr_store(parameters))
         tree.sizes.frombytes(bytes(8 * capacity))
         tree.links.frombytes(bytes(4 * capacity))
         tree.last_inode = first  # lost+found has the first one
@@ -222,4 +231,20 @@ class _Builder:
                 ENTRY_PACKERS[length](number, ENTRY_SIZES[length], length, kind, LOST_AND_FOUND)
             )
             self._set_lost_and_found(directory)
+        self._add_value_inodes()
         return tree
+
+    def _add_value_inodes(self) -> None:
+        """Make the inodes whose content is the value of an attribute."""
+        tree = self.tree
+        made = tree.xattrs.value_inodes
+        tree.inodes.grow(len(made))
+        tree.sizes.extend([0] * len(made))
+        tree.links.extend([0] * len(made))
+        for value, references, value_hash in made:
+            number = tree.last_inode = tree.last_inode + 1
+            tree.xattrs.value_numbers[value] = number
+            node = Node(-1, Kind.FILE, mode=0o600, accessed_ns=value_hash * NS, changed_ns=0)
+            flags = self._map_flags | InodeFlags.EA_INODE
+            tree.inodes.put(number, node, size=len(value), blocks=0, flags=flags, generation=0)
+            tree.inodes.set_version(number, references)

@@ -12,7 +12,8 @@ import pytest
 from fsdrivers.errors import NoSpaceError, UnsupportedError
 from fsdrivers.ext import layout, minimum_size
 from fsdrivers.ext.layout import Shape, plan_geometry
-from fsdrivers.ext.mkfs_parameters import parameters_for_size, parameters_of
+from fsdrivers.ext.mkfs_parameters import parameters_of
+from fsdrivers.ext.mkfs_sizes import parameters_for_size
 from tests.fsdrivers.ext_mkfs_images import EXT3, EXT4, Drawing, assert_clean, small_blocks
 from tests.fsdrivers.ext_volumes import make_image, run
 

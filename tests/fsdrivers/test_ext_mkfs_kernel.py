@@ -93,6 +93,34 @@ def test_kernel_sees_and_can_use_the_same_volume(
 
 
 @pytest.mark.parametrize("block_size", [1024, 4096])
+def test_attribute_values_in_inodes(tmp_path: Path, block_size: int) -> None:
+    """Values too large for a block become inodes, shared when equal, as ea_inode has them."""
+    options = ("-t", "ext4", "-b", block_size, "-O", "ea_inode", "-I", 256)
+    source = make_image(tmp_path / "source", 64 * MIB, *options)
+    with mounted(source) as root:
+        for index in range(20):
+            path = root / f"file {index}"
+            path.write_bytes(b"x")
+            os.setxattr(path, "user.shared", b"S" * 30_000)
+            os.setxattr(path, "user.own", b"%d" % index * 9_000)
+            os.setxattr(path, "user.small", b"s" * index)
+        os.setxattr(root, "user.directory", os.urandom(60_000))
+    target = tmp_path / "target"
+    copy_volume(source, target)
+
+    assert_clean(target, with_own_check=False)  # it does not count values
+    with mounted(source, "ro") as before, mounted(target) as after:
+        assert seen_apart_from_numbers(after) == seen_apart_from_numbers(before)
+        blocks = [(root / "file 7").stat().st_blocks for root in (before, after)]
+        assert blocks[1] == pytest.approx(blocks[0], abs=8)
+        for index in range(0, 20, 2):
+            os.removexattr(after / f"file {index}", "user.shared")
+            os.unlink(after / f"file {index + 1}")
+        os.setxattr(after / "file 2", "user.more", b"S" * 30_000)
+    assert_clean(target, with_own_check=False)  # it does not count values
+
+
+@pytest.mark.parametrize("block_size", [1024, 4096])
 def test_kernel_finds_twenty_thousand_names(tmp_path: Path, block_size: int) -> None:
     """Each of 20,000 names is found, none but these, also those with bytes above 127."""
     drawing = Drawing()
