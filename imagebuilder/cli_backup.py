@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,11 @@ from imagebuilder.cli_common import (
 )
 
 if TYPE_CHECKING:
+    from backup.agent.sources import Source
     from backup.objects.model import NodeObject
+
+# What every backup uses; the drivers of ext are those most machines need.
+AGENT_MODULES = ("backup.agent.backup", "backup.agent.sources", "fsdrivers.ext.volume")
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -146,27 +151,25 @@ def run_register(args: argparse.Namespace) -> int:
 
 def run_backup(args: argparse.Namespace) -> int:
     """Back up disks, images or the running machine."""
-    from backup.agent.backup import run_backup as back_up
-    from backup.agent.live import LiveSource
-    from backup.agent.result import BackupOptions
-    from backup.agent.sources import DiskSource
-    from imagebuilder.cli_progress import BackupProgress
-
     status = StatusLine()
-    keep = {} if args.keep is None else {"keep": args.keep}
-    options = BackupOptions(
-        allow_raw=args.allow_raw,
-        exclude=tuple(pattern.encode("utf-8", "surrogateescape") for pattern in args.exclude),
-        **keep,
-    )
-    with open_session(args, create=bool(args.store)) as session:
+    with open_session(args, create=bool(args.store), needed=AGENT_MODULES) as session:
+        from backup.agent.backup import run_backup as back_up
+        from backup.agent.result import BackupOptions
+        from imagebuilder.cli_progress import BackupProgress
+
+        keep = {} if args.keep is None else {"keep": args.keep}
+        options = BackupOptions(
+            allow_raw=args.allow_raw,
+            exclude=tuple(pattern.encode("utf-8", "surrogateescape") for pattern in args.exclude),
+            **keep,
+        )
         session.check_newest(args.machine)
         try:
             result = back_up(
                 session.repository,
                 session.master,
                 args.machine,
-                [DiskSource(path) for path in args.disk] or [LiveSource()],
+                _sources_of(args.disk),
                 options,
                 BackupProgress(status),
             )
@@ -191,6 +194,17 @@ def run_backup(args: argparse.Namespace) -> int:
     for warning in result.warnings:
         report_error(f"warning: {warning}")
     return PARTIAL if result.is_partial else DONE
+
+
+def _sources_of(disks: Sequence[Path]) -> list[Source]:
+    """Return the given disks as sources, or the running machine."""
+    if disks:
+        from backup.agent.sources import DiskSource
+
+        return [DiskSource(path) for path in disks]
+    from backup.agent.live import LiveSource
+
+    return [LiveSource()]
 
 
 def run_snapshots(args: argparse.Namespace) -> int:
