@@ -25,6 +25,13 @@ from fsdrivers.partitions import PartitionTable, plan_table
 from fsdrivers.volume import Entry, Extent, Layout
 from rebuild.content import PieceOpener, PieceTarget, stream_pieces
 from rebuild.errors import RebuildError
+from rebuild.fixups.grub import (
+    CORE_SECTOR_SIZE,
+    Move,
+    core_sector_of,
+    moved_boot_code,
+    moved_core,
+)
 from rebuild.fixups.linux import add_fallback_loader
 from rebuild.machine import Machine, VolumeTree, printable_path
 from rebuild.plan import BOOT_CODE_SIZE, ESP_TYPE, DiskPlan, PartitionPlan, RestorePlan
@@ -100,7 +107,7 @@ def apply_plan(
             _write_metadata(volume)
         shown.begin("Flushing to the disk")
         work.device.flush()
-        _write_table(work, boot_areas[work.plan.disk.number])
+        report.notes += _write_table(work, boot_areas[work.plan.disk.number])
         work.device.flush()
     report.elapsed_s = time.monotonic() - started
     return report
@@ -291,14 +298,19 @@ def _write_metadata(volume: _VolumeWork) -> None:
     volume.window.flush()
 
 
-def _write_table(work: _DiskWork, area: _BootArea) -> None:
-    """Write the gap sectors, then the boot code together with the partition table."""
+def _write_table(work: _DiskWork, area: _BootArea) -> list[str]:
+    """Write the gap sectors, then the boot code together with the partition table.
+
+    Returns:
+        Notes on what had to be changed.
+    """
     disk, device = work.plan.disk, work.device
     boot_code = area.parts.pop(0, b"")
     for position, data in sorted(area.parts.items()):
         device.write(position, data)
     if disk.scheme == "none":
-        return
+        return []
+    boot_code, notes = _move_boot_loader(work, boot_code)
     places = {part.number: (part.new_start, part.new_size) for part in work.plan.partitions}
     for position, data in plan_table(
         disk.table,
@@ -308,3 +320,25 @@ def _write_table(work: _DiskWork, area: _BootArea) -> None:
         boot_code=boot_code[:BOOT_CODE_SIZE],
     ):
         device.write(position, data)
+    return notes
+
+
+def _move_boot_loader(work: _DiskWork, boot_code: bytes) -> tuple[bytes, list[str]]:
+    """Let a BIOS boot loader in a partition that moved find itself; return the boot code."""
+    disk, device = work.plan.disk, work.device
+    moves = [
+        Move(part.old_start, part.new_start, part.old_size)
+        for part in work.plan.partitions
+        if part.new_start != part.old_start and part.type != "extended"
+    ]
+    old, new = (
+        core_sector_of(code)
+        for code in (boot_code, moved_boot_code(boot_code, moves, device.sector_size))
+    )
+    if old is None or new is None or old == new or disk.sector_size != device.sector_size:
+        return boot_code, []
+    position = new * device.sector_size
+    core = device.read(position, CORE_SECTOR_SIZE)
+    device.write(position, moved_core(core, moves, device.sector_size))
+    note = f"GRUB's core image moved from sector {old} to {new}; its boot code follows."
+    return moved_boot_code(boot_code, moves, device.sector_size), [note]

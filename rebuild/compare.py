@@ -20,6 +20,13 @@ from fsdrivers.device import Device
 from fsdrivers.errors import FilesystemError
 from fsdrivers.partitions import PartitionTable, open_partition, read_table
 from fsdrivers.volume import Entry, Kind, Node, Volume
+from rebuild.fixups.grub import (
+    CORE_SECTOR_SIZE,
+    Move,
+    core_sector_of,
+    moved_boot_code,
+    moved_core,
+)
 from rebuild.fixups.linux import add_fallback_loader
 from rebuild.machine import Machine, VolumeTree, node_of, printable_path
 from rebuild.plan import ESP_TYPE
@@ -94,6 +101,39 @@ def compare_machine(
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class _MovedLoader:
+    """GRUB's core image in a partition that moved: what differs because it had to."""
+
+    position: int  # bytes from the start of the disk; -1 where nothing moved
+    moves: tuple[Move, ...]  # back to where the partitions were recorded
+    sector_size: int
+
+    @classmethod
+    def find(
+        cls, device: Device, recorded: PartitionTable | None, found: PartitionTable | None
+    ) -> _MovedLoader:
+        if recorded is None or found is None:
+            return cls(-1, (), device.sector_size)
+        entries = [(entry, found.entry(entry.number)) for entry in recorded.entries]
+        moves = tuple(
+            Move(there.start, entry.start, there.size)
+            for entry, there in entries
+            if there is not None and there.start != entry.start and not entry.is_extended
+        )
+        sector = core_sector_of(device.read(0, CORE_SECTOR_SIZE)) if moves else None
+        return cls(-1 if sector is None else sector * device.sector_size, moves, device.sector_size)
+
+    def undone(self, position: int, data: bytes) -> bytes:
+        """Return `data` from `position` on the disk as it was before anything moved."""
+        if not position:
+            return moved_boot_code(data, self.moves, self.sector_size)
+        if position != self.position or len(data) < CORE_SECTOR_SIZE:
+            return data
+        first = moved_core(data[:CORE_SECTOR_SIZE], self.moves, self.sector_size)
+        return first + data[CORE_SECTOR_SIZE:]
+
+
 def _compare_disk(
     machine: Machine,
     disk: DiskObject,
@@ -113,9 +153,11 @@ def _compare_disk(
             return
         _compare_tables(disk, recorded, found, result)
     first = min((entry.start for entry in found.entries), default=device.size) if found else 0
+    loader = _MovedLoader.find(device, recorded, found)
     for piece in disk.pieces:
         if piece.offset + piece.length <= first:
             data = device.read(piece.offset, piece.length)
+            data = loader.undone(piece.offset, data)
             _compare_piece(piece, data, f"{disk.name}: boot area", master, result)
     for tree in machine.volumes_of(disk):
         number = tree.volume.partition
@@ -132,7 +174,14 @@ def _compare_disk(
         if recorded is not None and entry is not None and entry.type == ESP_TYPE:
             add_fallback_loader(tree)
         try:
-            _compare_volume(machine, tree, window, place, master, result, shown)
+            start = entry.start if entry is not None else 0
+            if tree.volume.type == "raw":
+                for piece in tree.volume.pieces:
+                    data = window.read(piece.offset, piece.length)
+                    data = loader.undone(start + piece.offset, data)
+                    _compare_piece(piece, data, f"partition {place}", master, result)
+            elif tree.volume.type != "empty":
+                _compare_volume(machine, tree, window, place, master, result, shown)
         except FilesystemError as error:
             result.differences.append(f"partition {place}: {error}")
 
@@ -169,13 +218,6 @@ def _compare_volume(
 ) -> None:
     volume = tree.volume
     name = f"partition {place}"
-    if volume.type == "raw":
-        for piece in volume.pieces:
-            data = window.read(piece.offset, piece.length)
-            _compare_piece(piece, data, name, master, result)
-        return
-    if volume.type == "empty":
-        return
     kind = probe(window)
     if kind != volume.type:
         result.differences.append(f"{name}: holds {kind}, not {volume.type}")

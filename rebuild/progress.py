@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress of a restore as one line: percent, bytes, rate, time left, where it is.
+"""Progress of a restore in two lines: percent, bytes, objects, rate, time left; where it is.
 
 Content comes in the order of the packs, which is one volume after the other but for content
 that volumes share; so each volume has its own counters, and the line speaks of the one that
@@ -12,9 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from rebuild.text import WIDTH, clock, columns_of, size_text, tail
-
-SHORTEST_PATH = 9  # columns; a path that has fewer is left out
+from rebuild.text import clock, size_text
 
 
 @dataclass(slots=True)
@@ -29,9 +27,9 @@ class Part:
 
 
 class Progress:
-    """Counts bytes and objects, and now and then hands a line of text to `show`.
+    """Counts bytes and objects, and hands a text to `show`: counters, a line feed, the path.
 
-    `show` decides how often to draw; a no-op makes everything quiet.
+    `show` decides how often to draw, and how; a no-op makes everything quiet.
     """
 
     def __init__(self, show: Callable[[str], None]) -> None:
@@ -81,19 +79,16 @@ class Progress:
         """Show the counters of a phase or part; rate and time left are of the whole phase."""
         elapsed = time.monotonic() - self._start
         rate = self._done / elapsed if elapsed > 0 else 0.0
-        parts = [name]
+        words = [f"{name}:"]
         if total:
-            parts.append(f"{100 * done // total:3}% of {size_text(total)},")
+            words.append(f"{100 * done // total}%, {size_text(done)} of {size_text(total)},")
         else:
-            parts.append(size_text(done))
+            words.append(f"{size_text(done)},")
         if total_objects:
-            parts.append(f"{objects}/{total_objects},")
+            words.append(f"{objects:,} of {total_objects:,},")
         if elapsed >= 1:
-            parts.append(f"{rate / (1 << 20):.1f} MiB/s,")
+            words.append(f"{rate / (1 << 20):.1f} MiB/s,")
             if self._total and rate:
-                parts.append(f"ETA {clock(max(0.0, (self._total - self._done) / rate))}")
-        line = " ".join(parts)
-        room = WIDTH - columns_of(line) - 1
-        if path and room >= SHORTEST_PATH:
-            line += " " + tail(path, room)
-        self._show(line)
+                words.append(f"ETA {clock(max(0.0, (self._total - self._done) / rate))}")
+        line = " ".join(words).rstrip(",")
+        self._show(f"{line}\n{path}" if path else line)

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from backup.objects.errors import (
     BindingError,
@@ -94,7 +95,7 @@ class Unlocked:
         """Return what the data set is, as lines for a person."""
         found = self.header
         made = datetime.datetime.fromtimestamp(found.created_ns / 1e9, datetime.UTC)
-        system = str(found.system.get("pretty_name", "") or found.system.get("name", ""))
+        system = str(found.system.get("os_name", ""))
         return [
             f"Machine {found.machine}, backed up {made:%Y-%m-%d %H:%M} UTC"
             + (f", {system}" if system else ""),
@@ -152,8 +153,12 @@ def unlock(
         master = master or open_master(medium, user, secret)
         progress("Reading the object table")
         with ExitStack() as stack:
-            stream = stack.enter_context(medium.open_table())
-            reader = TableReader(master, stream, medium.open_table_copy)
+
+            def open_copy() -> BinaryIO | None:
+                copy = medium.open_table_copy()
+                return stack.enter_context(copy) if copy is not None else None
+
+            reader = TableReader(master, stack.enter_context(medium.open_table()), open_copy)
             verify_binding(medium.read_key_file(), master, reader.data_set_id)
             machine = Machine.load(reader)
     except OSError as error:

@@ -3,8 +3,9 @@
 
 Everything is written to every port and input is taken from whichever has it, so a person at
 the keyboard and a program on the serial line see the same dialogue.  80 columns by 25 lines,
-no colours, no cursor addressing: what a firmware console, a serial terminal and a log file all
-show alike.  Lines are kept, so that the log can be read on the screen afterwards.
+no colours, and of cursor movements only the one up from a status of two lines: what a console,
+a serial terminal and a log file all show well.  Lines are kept, so that the log can be read on
+the screen afterwards.
 
 Input is taken byte by byte with every function of the terminal driver switched off: no key is
 a signal, none stops the output, and what is no character of a line is dropped.
@@ -21,13 +22,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from rebuild.text import WIDTH, columns_of, pad, printable, wrap_all
+from rebuild.text import WIDTH, columns_of, pad, printable, tail, wrap_all
 
 PAGE = 22  # lines of a page, which leaves room for the prompt
 STATUS_INTERVAL_S = 0.5
 LINE_LIMIT = 1024  # bytes of an answer; what is typed beyond is dropped
 WRITE_PATIENCE_S = 5.0  # a port that takes nothing for so long is passed over
 
+_UP = "\x1b[A"  # ECMA-48 8.3.22: the cursor goes one line up
 _BACKSPACE, _LINE_FEED, _RETURN, _KILL_LINE, _ESCAPE, _DELETE = 8, 10, 13, 21, 27, 127
 
 
@@ -102,18 +104,27 @@ class Screen:
             self.line(text)
 
     def status(self, text: str) -> None:
-        """Show `text` on a line that the next status or line replaces; not logged.
+        """Show `text`, of one or two lines, until the next status or line replaces it.
 
-        The first status of a phase, told by its first word, shows at once; then as often as
-        a serial line can bear.
+        Not logged.  The first status of a phase, told by its first word, shows at once; then
+        as often as a serial line can bear.
         """
         now = time.monotonic()
         phase = text.split(" ", 1)[0]
         if phase == self._status_phase and now - self._status_time < STATUS_INTERVAL_S:
             return
         self._status_phase, self._status_time = phase, now
+        head, _, rest = text.partition("\n")
+        self._write(
+            self._to_status_start()
+            + pad(printable(head), WIDTH)
+            + f"\n{pad(tail(printable(rest), WIDTH), WIDTH)}"
+        )
         self._has_status = True
-        self._write("\r" + pad(printable(text), WIDTH))
+
+    def _to_status_start(self) -> str:
+        """Return what brings the cursor to where the status begins."""
+        return f"\r{_UP}" if self._has_status else ""
 
     def ask(self, prompt: str, *, is_secret: bool = False) -> str:
         """Write `prompt`, return the line that somebody types, without its end.
@@ -246,9 +257,10 @@ class Screen:
     def _end_status(self) -> None:
         """Clear the status line, so that what follows starts on an empty one."""
         if self._has_status:
+            blank = " " * WIDTH
+            self._write(f"{self._to_status_start()}{blank}\n{blank}\r{_UP}")
             self._has_status = False
             self._status_phase = ""
-            self._write("\r" + " " * WIDTH + "\r")
 
     def _write(self, text: str) -> None:
         data = text.encode("utf-8", "replace")

@@ -25,8 +25,11 @@ ID_PROMPT = r"Id: "
 SECRET_PROMPT = r"Password or recovery key: "
 REFUSED = r"The id or the password is wrong|The recovery stopped: [^\r\n]*"
 CHOICE_PROMPT = r"Which disk takes the place of"
-CONFIRM_PROMPT = r"Everything on /dev/(\S+) [^\r\n]*will be erased"
-RESULT = r"Result: (complete|partial)[^\r\n]*"
+CONFIRM_PROMPT = r"Everything on /dev/(\w+),"
+CONFIRM_END = r"name \[stop\]: "
+INCOMPLETE = r"Restore what there is\? "
+RESULT = r"Result: (?:complete|partial)[^\r\n]*"
+NEXT = r"Next: (?:reboot|poweroff)\."  # the disc was told beforehand how to go on
 END_PROMPT = r"power off \(p\)\?"
 
 
@@ -217,31 +220,45 @@ class _Rehearsal:
         machine.wait_for(SECRET_PROMPT, 60)
         machine.send(config.secret + "\r")
         self._tell("planning the restore")
-        confirmed = 0
-        while confirmed < len(self._disks):
-            said = machine.wait_for(
-                f"{REFUSED}|{CHOICE_PROMPT}|{CONFIRM_PROMPT}", config.prompt_timeout_s
-            )
-            if said.group(1):
-                self._picture(machine, "plan")
-                machine.wait_for(r"name: ", 60)
-                machine.send(said.group(1) + "\r")
-                confirmed += 1
-            elif re.match(CHOICE_PROMPT, said.group()):
-                machine.wait_for(r"\[no\]: ", 60)
-                machine.send(f"REBUILD{self._choices:04}\r")
-                self._choices += 1
-            else:
-                raise MachineError(f"the disc said: {said.group()}")
-        self._phase(machine, "id prompt to the agreed plan")
-        self._tell("restoring")
-        said = machine.wait_for(f"{RESULT}|{REFUSED}", config.restore_timeout_s)
-        self._report.result = said.group()
+        said = self._agree(machine)
+        self._report.result = said
         self._phase(machine, "restoring")
-        machine.wait_for(END_PROMPT, 60)
+        if machine.wait_for(f"{NEXT}|{END_PROMPT}", 120).group().startswith("Next"):
+            machine.wait_until_off(60)
+            return
         self._picture(machine, "report")
         machine.send("p\r")
         machine.wait_until_off(60)
+
+    def _agree(self, machine: Machine) -> str:
+        """Answer everything up to the report; return the disc's result.
+
+        A disc with answers of its own asks for no disk.
+        """
+        config = self._config
+        timeout_s = config.prompt_timeout_s
+        confirmed = 0
+        while True:
+            said = machine.wait_for(
+                f"{REFUSED}|{INCOMPLETE}|{CHOICE_PROMPT}|{CONFIRM_PROMPT}|{RESULT}", timeout_s
+            )
+            if said.group(1):
+                self._picture(machine, "plan")
+                machine.wait_for(CONFIRM_END, 60)
+                machine.send(said.group(1) + "\r")
+                confirmed += 1
+                if confirmed == len(self._disks):
+                    self._phase(machine, "id prompt to the agreed plan")
+                    self._tell("restoring")
+                    timeout_s = config.restore_timeout_s
+            elif re.match(CHOICE_PROMPT, said.group()):
+                machine.wait_for(r"\]: ", 60)
+                machine.send(f"REBUILD{self._choices:04}\r")
+                self._choices += 1
+            elif said.group().startswith("Result"):
+                return said.group()
+            else:
+                raise MachineError(f"the disc said: {said.group()}")
 
     def _start(self) -> None:
         config = self._config

@@ -84,7 +84,7 @@ def write_boot_entry(machine: Machine, plan: RestorePlan, efivars: str = EFIVARS
     except OSError as error:
         reason = error.strerror or str(error)
         return [f"The firmware took no boot entry ({reason}); it will find the loader by itself."]
-    return [f"Firmware boot entry Boot{number:04X} starts {loader.path} on the restored disk."]
+    return [f"Firmware boot entry Boot{number:04X} starts {loader.path}."]
 
 
 def hard_drive_node(number: int, start_lba: int, length_sectors: int, guid: uuid.UUID) -> bytes:
