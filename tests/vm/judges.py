@@ -102,7 +102,10 @@ def compare_disks(first: Path, second: Path, *, changed: frozenset[bytes] = froz
     assert _boot_code(first) == _boot_code(second)
     for one, other in zip(here, there, strict=True):
         if one.type.startswith("ext"):
-            with _mounted(first, one) as left, _mounted(second, other) as right:
+            with (
+                mounted(first, one.start, one.size, one.type) as left,
+                mounted(second, other.start, other.size, other.type) as right,
+            ):
                 compare_trees(left, right, changed)
         elif one.type == "vfat":
             assert _fat_files(first, one) == _fat_files(second, other)
@@ -188,10 +191,10 @@ def _map_of(descriptor: int, size: int) -> tuple[tuple[int, int, bool], ...]:
 
 
 @contextlib.contextmanager
-def _mounted(image: Path, part: Part) -> Iterator[Path]:
+def mounted(image: Path, start: int = 0, size: int = 0, kind: str = "ext4") -> Iterator[Path]:
     """Mount a volume to read it; the kernel replays the journal of one left in use."""
-    with loop(image, part.start, part.size) as device, tempfile.TemporaryDirectory() as point:
-        run("mount", "-t", part.type, "-o", "ro", device, point)
+    with loop(image, start, size) as device, tempfile.TemporaryDirectory() as point:
+        run("mount", "-t", kind, "-o", "ro", device, point)
         try:
             yield Path(point)
         finally:

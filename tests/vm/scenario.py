@@ -116,21 +116,26 @@ class Server:
     """A real server process over HTTPS on a free port; a context manager."""
 
     def __init__(self, data: Path, host: str = "127.0.0.1") -> None:
-        self._log = data.with_suffix(".log").open("wb")
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "imagebuilder.cli", "server"),
-                *("--data", str(data), "--listen", f"{host}:0"),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-        )
+        self._data = data
+        self._address = f"{host}:0"
+        self.url = self.fingerprint = ""
+        self.start()
+
+    def start(self) -> None:
+        """Start it; once more on the same port after it was killed."""
+        with self._data.with_suffix(".log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "imagebuilder.cli", "server"),
+                    *("--data", str(self._data), "--listen", self._address),
+                ],
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
         assert self._process.stdout is not None
         said = b""
         deadline = time.monotonic() + SERVER_START_TIMEOUT_S
-        while not (
-            found := re.search(rb"(https://\S+)[\s\S]*?((?:[0-9A-Fa-f]{2}:){31}\w\w)", said)
-        ):
+        while not (found := SERVER_WORDS.search(said)):
             line = self._process.stdout.readline()
             if not line or time.monotonic() > deadline:
                 self.close()
@@ -138,6 +143,7 @@ class Server:
             said += line
         self.url = found[1].decode().rstrip("/.,;")
         self.fingerprint = found[2].decode()
+        self._address = self.url.removeprefix("https://")
 
     def __enter__(self) -> Server:
         return self
@@ -148,16 +154,15 @@ class Server:
     def kill(self) -> None:
         """Kill the process as a power cut would."""
         self._process.kill()
-        self._process.wait()
+        self.close()
 
     def close(self) -> None:
         """End the process."""
         if self._process.poll() is None:
             self._process.terminate()
-            self._process.wait(20)
+        self._process.wait(20)
         if self._process.stdout is not None:
             self._process.stdout.close()
-        self._log.close()
 
 
 @dataclass(slots=True)
