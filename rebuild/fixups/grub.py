@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GRUB for BIOS on a disk whose partitions moved: two places hold sector numbers.
+
+Boot code in the MBR names the first sector of GRUB's core image.  That sector's end lists
+where the rest of the image is.  When the image lies in the gap before the first partition
+nothing moves; when it lies in a BIOS boot partition behind a volume that grew or shrank, both
+numbers follow the partition.  GRUB finds all else by partition number and UUID, which stay.
+
+Pure; moving back is moving with the ends exchanged.
+
+Source: GRUB manual 2.06, "BIOS installation"; layout of boot.img and diskboot.img read from
+Debian's grub-pc-bin 2.06: 8-byte sector number at 0x5c, text "GRUB " at 0x180; block lists of 12
+bytes (sector, count, segment) from 0x1f4 downwards up to one without sectors.
+Not done: block lists into a file, which GRUB's own installer advises against.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+CORE_SECTOR_SIZE = 512  # bytes of the core image's first sector
+_MARK, _MARK_POSITION = b"GRUB ", 0x180
+_SECTOR = struct.Struct("<Q")
+_SECTOR_POSITION = 0x5C
+_BLOCK_LIST = struct.Struct("<QHH")  # first sector, sectors, segment to load to
+_FIRST_LIST_POSITION = 0x1F4
+_MOST_LISTS = 16
+
+
+class Move(NamedTuple):
+    """A partition on its way, in bytes from the start of the disk."""
+
+    old_start: int
+    new_start: int
+    size: int
+
+    @property
+    def back(self) -> Move:
+        """The same move backwards."""
+        return Move(self.new_start, self.old_start, self.size)
+
+
+def moved_boot_code(code: bytes, moves: Iterable[Move], sector_size: int) -> bytes:
+    """Return an MBR's boot code with GRUB's core image where the partitions moved to."""
+    sector = core_sector_of(code)
+    if sector is None:
+        return code
+    new = _moved(sector, moves, sector_size)
+    return code[:_SECTOR_POSITION] + _SECTOR.pack(new) + code[_SECTOR_POSITION + _SECTOR.size :]
+
+
+def core_sector_of(code: bytes) -> int | None:
+    """Return the sector that GRUB's boot code loads; None where it is not GRUB's."""
+    if code[_MARK_POSITION : _MARK_POSITION + len(_MARK)] != _MARK:
+        return None
+    return int(_SECTOR.unpack_from(code, _SECTOR_POSITION)[0])
+
+
+def moved_core(first: bytes, moves: Iterable[Move], sector_size: int) -> bytes:
+    """Return a core image's first sector with its block lists where the partitions moved to.
+
+    Args:
+        first: `CORE_SECTOR_SIZE` bytes.
+        moves: partitions that moved.
+        sector_size: of the disk, in bytes.
+    """
+    data = bytearray(first)
+    moves = tuple(moves)
+    for index in range(_MOST_LISTS):
+        position = _FIRST_LIST_POSITION - index * _BLOCK_LIST.size
+        sector, count, segment = _BLOCK_LIST.unpack_from(data, position)
+        if not count:
+            break
+        moved = _moved(sector, moves, sector_size)
+        _BLOCK_LIST.pack_into(data, position, moved, count, segment)
+    return bytes(data)
+
+
+def _moved(sector: int, moves: Iterable[Move], sector_size: int) -> int:
+    position = sector * sector_size
+    for move in moves:
+        if move.old_start <= position < move.old_start + move.size:
+            return (position - move.old_start + move.new_start) // sector_size
+    return sector
