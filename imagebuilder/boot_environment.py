@@ -86,6 +86,11 @@ class BootEnvironment:
         """Return the compressed initial root filesystem."""
         return self.directory / "initrd.img"
 
+    @property
+    def size(self) -> int:
+        """Return the bytes of all its files."""
+        return sum(file.stat().st_size for file in self.directory.iterdir())
+
     def loader(self, name: str) -> Path:
         """Return a boot loader's file by its name in `LOADER_FILES`."""
         return self.directory / name
@@ -144,6 +149,7 @@ def prepare_boot_environment(
         for directory in (base, target):
             os.utime(directory / ABOUT)
             _remove_unused(directory.parent)
+        _remove_unused(cache / "packages")
     about = json.loads((target / ABOUT).read_text())
     return BootEnvironment(target, about["kernel"], about["packages"])
 
@@ -167,10 +173,10 @@ def find_boot_packages() -> list[Package]:
     try:
         return find_packages(names)
     except BuildHostError as error:
-        error.add_note(
-            f"The disc's Python must have the version of this one, {platform.python_version()}."
-        )
-        raise
+        raise BuildHostError(
+            f"{error}; the disc's Python comes from Debian and must be "
+            f"{python_runtime.PYTHON}, like the one that builds it"
+        ) from error
 
 
 def environment_key(
@@ -225,6 +231,8 @@ def _appearing(target: Path) -> Iterator[Path]:
 
 def _remove_unused(directory: Path) -> None:
     """Remove what nobody has used for `UNUSED_DAYS`, and what interrupted builds left."""
+    if not directory.is_dir():
+        return
     limit = time.time() - UNUSED_DAYS * 86400
     for entry in directory.iterdir():
         about = entry / ABOUT

@@ -28,6 +28,7 @@ from backup.objects.table import read_summary
 from imagebuilder import disc, iso, medium_files
 from imagebuilder.boot_environment import BootEnvironment
 from imagebuilder.disc import DiscFile, DiscPlan
+from imagebuilder.errors import DiscPlanError
 from imagebuilder.iso import Progress, Source
 from imagebuilder.medium_files import DiscOptions
 
@@ -94,7 +95,9 @@ def build_disc(
     medium_files.check_options(options)
     created_s = iso.build_time() if created_s is None else created_s
     output = output.absolute()
-    iso.check_room(output.parent, environment.kernel.stat().st_size)
+    if output.exists() and not output.is_file():
+        raise DiscPlanError(f"{output} is not a regular file; the disc image needs one")
+    iso.check_room(output.parent, environment.size)
     with tempfile.TemporaryFile(dir=output.parent) as table, _PackFeeder(source) as feeder:
         table_digest = _copy_table(source, data_set, table)
         summary = read_summary(master, table)

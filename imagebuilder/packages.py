@@ -51,8 +51,8 @@ def find_packages(names: Sequence[str]) -> list[Package]:
         raise BuildHostError(
             f"building a disc needs Debian's package tools; not found: {', '.join(missing)}"
         )
-    text = _run("apt-cache", "show", "--no-all-versions", *names)
-    found = {package.name: package for package in map(parse_stanza, text.strip().split("\n\n"))}
+    stanzas = _output("apt-cache", "show", "--no-all-versions", *names).strip().split("\n\n")
+    found = {package.name: package for package in map(parse_stanza, filter(None, stanzas))}
     unknown = [name for name in names if name not in found]
     if unknown:
         raise BuildHostError(
@@ -95,6 +95,7 @@ def download_package(package: Package, directory: Path) -> Path:
     """
     target = directory / package.file_name
     if target.is_dir():
+        os.utime(target)  # used now: see boot_environment's cache
         return target
     directory.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".new-", dir=directory))
@@ -118,9 +119,27 @@ def download_package(package: Package, directory: Path) -> Path:
     return target
 
 
-def _run(*command: str, directory: Path | None = None) -> str:
-    """Run a tool and return its output; its complaint becomes the error."""
-    result = subprocess.run(
+def _output(*command: str) -> str:
+    """Return what a tool prints, whether or not it was content."""
+    return _start(command, None).stdout
+
+
+def _run(*command: str, directory: Path | None = None) -> None:
+    """Run a tool; its complaint becomes the error.
+
+    Raises:
+        BuildHostError: it failed.
+    """
+    result = _start(command, directory)
+    if result.returncode:
+        complaint = (result.stderr.strip() or result.stdout.strip()).splitlines()
+        reason = complaint[-1] if complaint else f"exit status {result.returncode}"
+        raise BuildHostError(f"{' '.join(command[:2])} failed: {reason}")
+
+
+def _start(command: Sequence[str], directory: Path | None) -> subprocess.CompletedProcess[str]:
+    """Run a tool to its end."""
+    return subprocess.run(
         command,
         cwd=directory,
         env={**os.environ, "LC_ALL": "C"},
@@ -129,8 +148,3 @@ def _run(*command: str, directory: Path | None = None) -> str:
         text=True,
         check=False,
     )
-    if result.returncode:
-        complaint = (result.stderr.strip() or result.stdout.strip()).splitlines()
-        reason = complaint[-1] if complaint else f"exit status {result.returncode}"
-        raise BuildHostError(f"{' '.join(command[:2])} failed: {reason}")
-    return result.stdout

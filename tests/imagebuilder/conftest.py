@@ -22,7 +22,10 @@ def hollow_environment(tmp_path: Path) -> BootEnvironment:
         "gcdx64.efi": 9000,
         "isolinux.bin": 38_912,
         "ldlinux.c32": 4001,
-        "isohdpfx.bin": 432,
     }.items():
         (directory / name).write_bytes((name.encode() * size)[:size])
+    # syslinux's code starts so; readers tell a hybrid image by it, and pycdlib then expects
+    # more of its system area than a disc of ours has.
+    code = b"\x33\xed" + b"\x90" * 30
+    (directory / "isohdpfx.bin").write_bytes(code + bytes(range(200)) * 2)
     return BootEnvironment(directory, "6.1.0-0-amd64", {})

@@ -224,7 +224,7 @@ def test_options_reach_the_disc(hollow_environment: BootEnvironment, tmp_path: P
 
     with IsoImage.open(path) as image:
         expected = (
-            f"rebuildkit.set={repository.data_set} rebuildkit.keymap=fr rebuildkit.after=reboot\n"
+            f"rebuildkit.set={repository.data_set} rebuildkit.keymap=fr rebuildkit.after=reboot"
         ).encode()
         assert expected in image.read("isolinux/isolinux.cfg", 0, 4096)
         assert expected in image.read("boot/grub/grub.cfg", 0, 4096)
@@ -232,6 +232,14 @@ def test_options_reach_the_disc(hollow_environment: BootEnvironment, tmp_path: P
         assert b"Label:    Anna's desk\n" in image.read("README.txt", 0, 9999)
         info = image.read(".disk/info", 0, 999).decode()
     assert info == f"rebuildkit recovery disc\nset {repository.data_set}\ndisc 1 of 1\n"
+
+
+def test_device_is_no_target(hollow_environment: BootEnvironment) -> None:
+    """A device node is never replaced by a file of its name."""
+    with pytest.raises(DiscPlanError, match="not a regular file"):
+        build(SmallRepository(), hollow_environment, Path("/dev/null"))
+
+    assert Path("/dev/null").is_char_device()
 
 
 def test_build_time_is_taken_from_the_environment() -> None:

@@ -19,6 +19,7 @@ from imagebuilder.boot_environment import (
 from imagebuilder.build import build_disc
 from imagebuilder.initramfs import Archive, compress
 from imagebuilder.medium_files import DiscOptions
+from imagebuilder.packages import download_package
 from tests.imagebuilder.small_repository import SmallRepository
 from vm.machine import Machine
 from vm.qemu import MachineConfig, variables_template
@@ -53,7 +54,7 @@ def make_disc(
 def bare_environment(environment: BootEnvironment, directory: Path) -> BootEnvironment:
     """Return an environment of the same kernel and Python that does nothing but ask."""
     trees = {
-        package.name: cache_directory() / "packages" / package.file_name
+        package.name: download_package(package, cache_directory() / "packages")
         for package in find_boot_packages()
     }
     archive = Archive()
