@@ -13,13 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.vm.judges import check_volumes, compare_disks
 from tests.vm.scenario import Scenario, Server, debian_disk, must, run
 from vm.debian import DiskLayout
 
-pytestmark = [pytest.mark.vm, pytest.mark.root]
-SIZE_MIB = 800
+pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.tools]
+SIZE_MIB, LARGER_MIB, SMALLER_MIB = 800, 1600, 600
 # What the machine says of itself once it is up; see vm/debian.py.
 UP = r"MACHINE-FILES-OK[\s\S]*MACHINE-SWAP [\s\S]*MACHINE-UP[\s\S]*login: "
+UP_SECURE = UP.replace("MACHINE-UP", r"MACHINE-SECURE-BOOT 1[\s\S]*MACHINE-UP")
+MBR, GPT = DiskLayout("mbr", SIZE_MIB), DiskLayout("gpt", SIZE_MIB)
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +36,14 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
         yield made
 
 
-def discs(scenario: Scenario, scheme: str) -> tuple[Path, Path]:
-    """Return the machine's disk and its recovery disc, made when first asked for."""
-    disk = debian_disk(DiskLayout(scheme, SIZE_MIB))
-    disc = scenario.directory / f"{scheme}.iso"
+def disc_of(scenario: Scenario, layout: DiskLayout, root: str = "plain") -> tuple[Path, Path]:
+    """Return a machine's disk and its recovery disc, made when first asked for."""
+    disk = debian_disk(layout, root)
+    machine = f"{root}-{layout.scheme}-{layout.filesystem}-{layout.size_mib}"
+    disc = scenario.directory / f"{machine}.iso"
     if not disc.exists():
-        must(scenario.backup(scheme, disk))
-        must(scenario.build(scheme, disc))
+        must(scenario.backup(machine, disk))
+        must(scenario.build(machine, disc))
     return disk, disc
 
 
@@ -49,22 +53,11 @@ def pictures(name: str) -> list[str]:
     return ["--screenshots", os.path.join(place, name)] if place else []
 
 
-@pytest.mark.parametrize(
-    ("scheme", "firmware", "size_mib"),
-    [
-        pytest.param("mbr", "bios", 1600, id="mbr-bios-larger"),
-        pytest.param("gpt", "uefi", 800, id="gpt-uefi-same-size"),
-    ],
-)
-def test_machine_comes_back(scenario: Scenario, scheme: str, firmware: str, size_mib: int) -> None:
-    """The disc restores an empty disk to an equal machine that starts to its login prompt."""
-    _, disc = discs(scenario, scheme)
-
-    outcome = scenario.rehearse(
-        *(disc, "--firmware", firmware, "--disk-size", f"{size_mib}M"),
-        *("--expect", UP, *pictures(f"{scheme}-{firmware}")),
-    )
-
+def prove(scenario: Scenario, disc: Path, size_mib: int, *options: str, expect: str = UP) -> None:
+    """Rehearse a disc, and have every part of the result be as it must."""
+    name = "-".join((disc.stem, *options[1::2], str(size_mib)))
+    size = ("--disk-size", f"{size_mib}M", "--expect", expect)
+    outcome = scenario.rehearse(disc, *options, *size, *pictures(name))
     assert outcome.code == 0, outcome.out + outcome.err
     report = outcome.json
     assert report["proven"]
@@ -72,40 +65,105 @@ def test_machine_comes_back(scenario: Scenario, scheme: str, firmware: str, size
     assert report["comparison"]["objects"] > 5000
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("scheme", "firmware", "bus", "size_mib"),
+    ("layout", "firmware", "size_mib"),
     [
-        pytest.param("gpt", "secure-boot", "virtio", 800, id="secure-boot"),
-        pytest.param("gpt", "secure-boot", "virtio", 700, id="secure-boot-smaller"),
-        pytest.param("mbr", "bios", "virtio", 700, id="bios-smaller"),
-        pytest.param("mbr", "bios", "nvme", 800, id="bios-nvme"),
-        pytest.param("gpt", "uefi", "nvme", 1600, id="uefi-nvme-larger"),
+        pytest.param(MBR, "bios", LARGER_MIB, id="mbr-bios-larger"),
+        pytest.param(GPT, "uefi", SIZE_MIB, id="gpt-uefi-same-size"),
     ],
 )
-def test_machine_comes_back_on_other_hardware(
-    scenario: Scenario, scheme: str, firmware: str, bus: str, size_mib: int
+def test_machine_comes_back(
+    scenario: Scenario, layout: DiskLayout, firmware: str, size_mib: int
 ) -> None:
-    """Other firmware, other disks, other sizes: the same machine."""
-    _, disc = discs(scenario, scheme)
+    """The disc restores an empty disk to an equal machine that starts to its login prompt."""
+    _, disc = disc_of(scenario, layout)
 
-    outcome = scenario.rehearse(
-        *(disc, "--firmware", firmware, "--bus", bus, "--disk-size", f"{size_mib}M"),
-        *("--expect", UP, *pictures(f"{scheme}-{firmware}-{bus}")),
-    )
-
-    assert outcome.code == 0, outcome.out + outcome.err
+    prove(scenario, disc, size_mib, "--firmware", firmware)
 
 
-def test_host_restore_is_equal(scenario: Scenario, tmp_path: Path) -> None:
-    """The same engine on a host, from the disc and from the server, gives equal disks."""
-    disk, disc = discs(scenario, "mbr")
+@pytest.mark.slow
+@pytest.mark.parametrize("size_mib", [SIZE_MIB, LARGER_MIB, SMALLER_MIB])
+def test_machine_comes_back_under_secure_boot(scenario: Scenario, size_mib: int) -> None:
+    """Disc and restored machine start where nothing unsigned does; the machine says so."""
+    _, disc = disc_of(scenario, GPT)
+
+    prove(scenario, disc, size_mib, "--firmware", "secure-boot", expect=UP_SECURE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("layout", "firmware", "bus", "size_mib"),
+    [
+        pytest.param(MBR, "bios", "virtio", SIZE_MIB, id="bios-same-size"),
+        pytest.param(MBR, "bios", "nvme", SMALLER_MIB, id="bios-nvme-smaller"),
+        pytest.param(GPT, "uefi", "virtio", SMALLER_MIB, id="uefi-smaller"),
+        pytest.param(GPT, "uefi", "nvme", LARGER_MIB, id="uefi-nvme-larger"),
+    ],
+)
+def test_machine_comes_back_on_other_disks(
+    scenario: Scenario, layout: DiskLayout, firmware: str, bus: str, size_mib: int
+) -> None:
+    """Other disks, other sizes: the same machine."""
+    _, disc = disc_of(scenario, layout)
+
+    prove(scenario, disc, size_mib, "--firmware", firmware, "--bus", bus)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("filesystem", ["ext2", "ext3"])
+def test_machine_with_older_filesystem_comes_back(scenario: Scenario, filesystem: str) -> None:
+    """A root without extents, without a journal even, starts as well."""
+    _, disc = disc_of(scenario, DiskLayout("mbr", SIZE_MIB, filesystem=filesystem))
+
+    prove(scenario, disc, SIZE_MIB, "--firmware", "bios")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scheme", "firmware", "bus", "medium"),
+    [
+        pytest.param("mbr", "bios", "ide", "cd", id="bios-ide"),
+        pytest.param("mbr", "bios", "ahci", "usb", id="bios-ahci-from-stick"),
+        pytest.param("gpt", "uefi", "ahci", "cd", id="uefi-ahci"),
+        pytest.param("gpt", "uefi", "usb", "usb", id="uefi-usb-from-stick"),
+    ],
+)
+def test_machine_with_generic_kernel_comes_back(
+    scenario: Scenario, scheme: str, firmware: str, bus: str, medium: str
+) -> None:
+    """Debian's generic kernel on the disks of real machines, from a CD and from a USB stick."""
+    layout = DiskLayout(scheme, LARGER_MIB)
+    _, disc = disc_of(scenario, layout, "full")
+
+    prove(scenario, disc, LARGER_MIB, "--firmware", firmware, "--bus", bus, "--medium", medium)
+
+
+@pytest.mark.parametrize("size_mib", [SIZE_MIB, LARGER_MIB, SMALLER_MIB])
+@pytest.mark.parametrize("layout", [MBR, GPT], ids=["mbr", "gpt"])
+def test_host_restore_is_equal(
+    scenario: Scenario, tmp_path: Path, layout: DiskLayout, size_mib: int
+) -> None:
+    """The same engine on a host gives disks that are equal, for our drivers and for Debian's."""
+    disk, disc = disc_of(scenario, layout)
     image = tmp_path / "new.img"
 
-    place = ("--fingerprint", scenario.server.fingerprint, "--machine", "mbr")
-    for source, options in ((str(disc), ()), (scenario.server.url, place)):
-        image.unlink(missing_ok=True)
-        restore = ("restore", "--from", source, *options, *scenario.credentials)
-        must(run(*restore, "--disk", image, "--yes", "--verify"))
-        must(run("compare", disc, *scenario.credentials, "--disk", image))
+    restore = ("restore", "--from", disc, *scenario.credentials, "--disk", image)
+    must(run(*restore, "--disk-size", f"{size_mib}M", "--yes", "--verify"))
+
+    must(run("compare", disc, *scenario.credentials, "--disk", image))
+    check_volumes(image)
+    compare_disks(disk, image)
+    assert image.stat().st_size == size_mib << 20
+
+
+def test_restore_from_server_is_equal(scenario: Scenario, tmp_path: Path) -> None:
+    """Without a disc, straight from the server, comes the same machine."""
+    disk, disc = disc_of(scenario, MBR)
+    image = tmp_path / "new.img"
+
+    place = ("--fingerprint", scenario.server.fingerprint, "--machine", disc.stem)
+    source = ("--from", scenario.server.url, *place, *scenario.credentials)
+    must(run("restore", *source, "--disk", image, "--yes"))
+
+    compare_disks(disk, image)
     assert image.stat().st_size == disk.stat().st_size
