@@ -158,6 +158,7 @@ def run_restore(args: argparse.Namespace) -> int:
     from rebuild.errors import MediumError, UnsafeTargetError
     from rebuild.plan import match_disks
     from rebuild.restore import apply_plan, make_plan, missing_content, verify
+    from rebuild.sharing import useful_processes
 
     status = StatusLine()
     with ExitStack() as stack:
@@ -190,7 +191,14 @@ def run_restore(args: argparse.Namespace) -> int:
                 with open(target.path, "xb") as file:
                     file.truncate(target.size)
         with _removed_on_failure([target.path for target, is_new in targets if is_new]):
-            report = apply_plan(unlocked, plan, medium, is_blank=is_blank, progress=status.show)
+            report = apply_plan(
+                unlocked,
+                plan,
+                medium,
+                is_blank=is_blank,
+                processes=useful_processes(),
+                progress=status.show,
+            )
         if args.verify:
             verify(unlocked, plan, report, progress=status.show)
         status.clear()

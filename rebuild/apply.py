@@ -69,6 +69,7 @@ def apply_plan(
     opener: PieceOpener,
     *,
     is_blank: bool = False,
+    processes: int = 1,
     progress: Callable[[str], None] = lambda text: None,
 ) -> RestoreReport:
     """Write the machine to the target disks.
@@ -80,6 +81,7 @@ def apply_plan(
         medium: where the packs are read from.
         opener: opens sealed pieces.
         is_blank: the targets are new images that read as zeros, so nothing need be wiped.
+        processes: how many share the work, see `stream_pieces`.
         progress: takes one line of text now and then.
 
     A damaged object never stops the rest; it is named in the report.
@@ -100,7 +102,7 @@ def apply_plan(
         for work in works:
             _wipe(work.device)
     boot_areas = {work.plan.disk.number: _BootArea(work) for work in works}
-    _restore_content(works, boot_areas, medium, opener, shown, report)
+    _restore_content(works, boot_areas, medium, opener, shown, report, processes)
     for work in works:
         for volume in work.volumes:
             shown.begin(f"Writing metadata of {volume.part.title}")
@@ -176,6 +178,8 @@ def _wipe(device: Device) -> None:
 class _BootArea:
     """Collects a disk's boot code and gap sectors until the partition table is written."""
 
+    is_shared = False
+
     def __init__(self, work: _DiskWork) -> None:
         starts = [part.new_start for part in work.plan.partitions if part.new_start]
         self._end = min(starts, default=work.device.size)
@@ -186,6 +190,9 @@ class _BootArea:
         if position < self._end:
             self.parts[position] = bytes(data[: self._end - position])
 
+    def flush(self) -> None:
+        """Do nothing: the parts are written with the partition table."""
+
 
 def _restore_content(
     works: list[_DiskWork],
@@ -194,15 +201,16 @@ def _restore_content(
     opener: PieceOpener,
     shown: Progress,
     report: RestoreReport,
+    processes: int,
 ) -> None:
     """Send every piece of content to where it belongs, in the order of the packs."""
     targets: list[PieceTarget] = []
-    names: dict[int, Callable[[], str]] = {}
+    names = _Names()
     parts: dict[object, Part] = {}
     for work in works:
         disk = work.plan.disk
         area = boot_areas[disk.number]
-        names[disk.number] = _constant(f"{disk.name}: boot area")
+        names.fixed[disk.number] = f"{disk.name}: boot area"
         first = len(targets)
         targets += [
             PieceTarget(piece, area, disk.number, ((piece.offset, 0, piece.length),))
@@ -217,48 +225,57 @@ def _restore_content(
             report.volumes.append(VolumeResult(volume.part.title, count, part.total))
     total = sum(part.total for part in parts.values())
     shown.begin("Restoring", total, len(targets), parts)
-    failed = stream_pieces(
-        targets, medium, opener, shown, lambda number: names[number]() if number in names else ""
-    )
+    failed = stream_pieces(targets, medium, opener, shown, names.of, processes=processes)
     for work in works:
         for volume in work.volumes:
             volume.writer.flush()
     report.content_size = total - sum(loss.size for loss in failed.values())
     for number, loss in sorted(failed.items()):
-        report.failures.append(Failure(names[number](), loss.reason))
+        report.failures.append(Failure(names.of(number), loss.reason))
 
 
-def _collect_volume(
-    volume: _VolumeWork, targets: list[PieceTarget], names: dict[int, Callable[[], str]]
-) -> None:
+class _Names:
+    """What to call objects in the progress and the report, by their numbers."""
+
+    def __init__(self) -> None:
+        self.fixed: dict[int, str] = {}
+        self.places: dict[int, str] = {}  # by the volume's number
+        self.nodes: dict[int, NodeObject] = {}
+
+    def of(self, number: int) -> str:
+        """Return the printable name of an object, empty for one that has none."""
+        item = self.nodes.get(number)
+        if item is None:
+            return self.fixed.get(number, "")
+        return f"{self.places[item.volume]}:{printable_path(item, self.nodes)}"
+
+
+def _collect_volume(volume: _VolumeWork, targets: list[PieceTarget], names: _Names) -> None:
     writer, tree = volume.writer, volume.tree
     if volume.layout is None:
         if tree.volume.type == "raw":
             volume.window.zero(0, volume.window.size)
-            names[tree.volume.number] = _constant(f"partition {volume.part.place}")
+            names.fixed[tree.volume.number] = f"partition {volume.part.place}"
         for piece in tree.volume.pieces:
             place = ((piece.offset, 0, piece.length),)
             targets.append(PieceTarget(piece, writer, tree.volume.number, place))
         return
-    by_number = {item.number: item for item in tree.nodes}
-
-    def name_of(item: NodeObject) -> Callable[[], str]:
-        return lambda: f"{volume.part.place}:{printable_path(item, by_number)}"
-
-    placements = volume.layout.placements
+    names.places[tree.volume.number] = volume.part.place
+    names.nodes.update({item.number: item for item in tree.nodes})
+    placements, append = volume.layout.placements, targets.append
     for item in tree.nodes:
-        if not item.pieces:
+        pieces = item.pieces
+        if not pieces:
             continue
-        extents = placements(item.number)
-        names[item.number] = name_of(item)
-        if len(extents) == 1 and len(item.pieces) == 1:
-            piece = item.pieces[0]
-            offset = extents[0].position + piece.offset - extents[0].offset
-            targets.append(PieceTarget(piece, writer, item.number, ((offset, 0, piece.length),)))
+        number = item.number
+        extents = placements(number)
+        if len(extents) == 1 and len(pieces) == 1:
+            piece, (offset, _, position, _) = pieces[0], extents[0]
+            whole = (position + piece[0] - offset, 0, piece[1])
+            append(PieceTarget(piece, writer, number, (whole,)))
             continue
         targets += [
-            PieceTarget(piece, writer, item.number, tuple(_split(piece, extents)))
-            for piece in item.pieces
+            PieceTarget(piece, writer, number, tuple(_split(piece, extents))) for piece in pieces
         ]
 
 
@@ -266,15 +283,11 @@ def _part_of(name: str, targets: Sequence[PieceTarget], first: int) -> Part:
     """Return the counters for the targets from number `first` on."""
     size = objects = previous = 0
     for piece, _, number, _ in targets[first:]:
-        size += piece.length
+        size += piece[1]
         if number != previous:
             previous = number
             objects += 1
     return Part(name, size, objects)
-
-
-def _constant(text: str) -> Callable[[], str]:
-    return lambda: text
 
 
 def _split(piece: Piece, extents: Sequence[Extent]) -> list[tuple[int, int, int]]:

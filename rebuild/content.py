@@ -4,7 +4,8 @@
 Pieces are taken in the order they lie in the packs, whatever object they are of, so a disc is
 read from front to back and each part of it once, even when objects share content.  Opening
 runs one pack ahead in a thread of its own: it spends its time in libraries that release the
-interpreter, while this thread writes.
+interpreter, while this thread writes.  Where there are processors and memory to spare, forked
+processes share the runs instead, see `rebuild.sharing`.
 
 A piece that cannot be read or is not authentic costs the objects that share it and no other:
 when reading a run of pieces fails, its halves are tried, down to single pieces.  The place of
@@ -16,7 +17,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from backup.objects.errors import DamagedError, MissingPackError
 from backup.objects.keys import MasterKey
@@ -24,16 +25,25 @@ from backup.objects.medium import Medium
 from backup.objects.model import Piece
 from backup.objects.pack import PackInfo, PackReader
 from rebuild.progress import Progress
+from rebuild.sharing import share
 
 READ_SIZE = 4 << 20  # bytes read from a pack at once, at least one piece
 QUEUE_LENGTH = 3  # runs of pieces opened ahead; bounds memory
+
+_T = TypeVar("_T")
 
 
 class Writer(Protocol):
     """What takes content: a volume's writer, or what collects a disk's boot area."""
 
+    is_shared: bool  # what a forked process writes arrives too
+
     def write(self, position: int, data: bytes | bytearray | memoryview) -> None:
         """Take all of `data` for `position`."""
+        ...
+
+    def flush(self) -> None:
+        """Hand on what has been collected."""
         ...
 
 
@@ -72,6 +82,21 @@ class PieceOpener:
         return reader
 
 
+# What became of a run: bytes and objects, those lost included, and (object, bytes, reason) of
+# each lost piece.  Plain, so that another process can say it.
+Written = tuple[int, int, list[tuple[int, int, str]]]
+
+
+class Run(NamedTuple):
+    """Neighbouring pieces of one pack that are read at once."""
+
+    targets: Sequence[PieceTarget]
+    pack: int
+    begin: int  # in the pack, bytes
+    length: int
+    previous: int  # number of the object of the piece before; 0 for none
+
+
 _Opened = list[tuple[PieceTarget, bytes | None, str]]  # plain bytes, or None and the reason
 
 
@@ -81,6 +106,8 @@ def stream_pieces(
     opener: PieceOpener,
     shown: Progress,
     name_of: Callable[[int], str],
+    *,
+    processes: int = 1,
 ) -> dict[int, Loss]:
     """Write every piece to its places; return what was lost, by object number.
 
@@ -90,37 +117,46 @@ def stream_pieces(
         opener: opens the pieces.
         shown: is told of every run of pieces.
         name_of: gives an object's path for the progress.
+        processes: how many share the work; more than one only where what a forked process
+            writes arrives, and where the medium can be read from several.
 
     Raises:
         OSError: a writer's device failed; the medium's failures are losses, not errors.
     """
-    order = sorted(targets, key=_pack_position)
+    runs = cut_runs(sorted(targets, key=_pack_position))
     losses: dict[int, Loss] = {}
-    previous = 0  # number of the object of the last piece
-    for opened in _run_ahead(_iter_opened(order, medium, opener)):
-        size = objects = 0
-        for target, plain, reason in opened:
-            piece, writer, number, places = target
-            if number != previous:
-                previous = number
-                objects += 1
-            size += piece.length
-            if plain is None:
-                lost = losses.get(number)
-                losses[number] = Loss((lost.size if lost else 0) + piece.length, reason)
-                for position, _, length in places:
-                    writer.write(position, bytes(length))
-                continue
-            if len(places) == 1 and places[0][2] == len(plain):
-                writer.write(places[0][0], plain)
-                continue
-            view = memoryview(plain)
-            for position, start, length in places:
-                writer.write(position, view[start : start + length])
+
+    def take(run: Run, written: Written) -> None:
+        size, objects, lost_pieces = written
+        for number, lost_size, reason in lost_pieces:
+            lost = losses.get(number)
+            losses[number] = Loss((lost.size if lost else 0) + lost_size, reason)
         # A run is counted for the volume of its last piece: nearly always all are of that one.
-        last = opened[-1][0]
+        last = run.targets[-1]
         shown.advance_part(last.writer, size, objects, name_of(last.number))
+
+    def do(run: Run) -> Written:
+        return write_run(run, open_run(run, medium, opener))
+
+    if processes > 1:
+        shared: list[Run] = []
+        for run in runs:
+            if all(target[1].is_shared for target in run.targets):
+                shared.append(run)
+            else:
+                take(run, do(run))
+        _flush(runs)  # a forked process would write it once more
+        share(shared, do, take, _flush, processes)
+    else:
+        for run, opened in _run_ahead((run, open_run(run, medium, opener)) for run in runs):
+            take(run, write_run(run, opened))
     return losses
+
+
+def _flush(runs: Sequence[Run]) -> None:
+    """Have everything that was collected for these runs written."""
+    for writer in {id(target[1]): target[1] for run in runs for target in run.targets}.values():
+        writer.flush()
 
 
 def _pack_position(target: PieceTarget) -> tuple[int, int]:
@@ -128,26 +164,60 @@ def _pack_position(target: PieceTarget) -> tuple[int, int]:
     return piece[3], piece[4]
 
 
-def _iter_opened(
-    order: Sequence[PieceTarget], medium: Medium, opener: PieceOpener
-) -> Iterator[_Opened]:
-    """Yield runs of neighbouring pieces of one pack, opened."""
-    start = 0
+def cut_runs(order: Sequence[PieceTarget]) -> list[Run]:
+    """Cut targets, sorted by their place in the packs, into runs."""
+    runs: list[Run] = []
+    start = previous = 0
     while start < len(order):
         first = order[start].piece
         pack, begin = first.pack, first.pack_offset
         stop = start
         end = begin
         while stop < len(order):
-            piece = order[stop].piece
-            last = piece.pack_offset + piece.sealed_length
-            if piece.pack != pack or (last - begin > READ_SIZE and stop > start):
+            piece = order[stop][0]
+            last = piece[4] + piece[5]
+            if piece[3] != pack or (last - begin > READ_SIZE and stop > start):
                 break
-            end = max(end, last)
+            if last > end:
+                end = last
             stop += 1
-        run = order[start:stop]
-        yield _open_run(run, pack, begin, end - begin, medium, opener)
+        runs.append(Run(order[start:stop], pack, begin, end - begin, previous))
+        previous = order[stop - 1].number
         start = stop
+    return runs
+
+
+def write_run(run: Run, opened: _Opened) -> Written:
+    """Write opened pieces to their places; zeros where a piece is lost.
+
+    Raises:
+        OSError: a writer's device failed.
+    """
+    size = objects = 0
+    previous = run.previous
+    losses: list[tuple[int, int, str]] = []
+    for (piece, writer, number, places), plain, reason in opened:
+        if number != previous:
+            previous = number
+            objects += 1
+        length = piece[1]
+        size += length
+        if plain is None:
+            losses.append((number, length, reason))
+            for position, _, count in places:
+                writer.write(position, bytes(count))
+        elif len(places) == 1 and places[0][2] == length:
+            writer.write(places[0][0], plain)
+        else:
+            view = memoryview(plain)
+            for position, start, count in places:
+                writer.write(position, view[start : start + count])
+    return size, objects, losses
+
+
+def open_run(run: Run, medium: Medium, opener: PieceOpener) -> _Opened:
+    """Read and open the pieces of a run; what is lost comes with the reason."""
+    return _open_run(run.targets, run.pack, run.begin, run.length, medium, opener)
 
 
 def _open_run(
@@ -213,12 +283,12 @@ def _range_of(run: Sequence[PieceTarget]) -> tuple[int, int]:
     return begin, end - begin
 
 
-def _run_ahead(runs: Iterator[_Opened]) -> Iterator[_Opened]:
+def _run_ahead(runs: Iterator[_T]) -> Iterator[_T]:
     """Yield what `runs` yields, while a thread works on the next ones."""
-    ready: queue.Queue[_Opened | BaseException | None] = queue.Queue(QUEUE_LENGTH)
+    ready: queue.Queue[_T | BaseException | None] = queue.Queue(QUEUE_LENGTH)
     stopped = threading.Event()
 
-    def put(item: _Opened | BaseException | None) -> None:
+    def put(item: _T | BaseException | None) -> None:
         while not stopped.is_set():
             try:
                 ready.put(item, timeout=0.2)

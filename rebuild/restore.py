@@ -33,6 +33,7 @@ from fsdrivers import driver_of
 from fsdrivers.device import Device, FileDevice
 from fsdrivers.errors import DeviceError, NoSpaceError, UnsupportedError
 from rebuild.apply import apply_plan as apply_to_devices
+from rebuild.collector import paused_collector
 from rebuild.compare import compare_machine
 from rebuild.content import PieceOpener
 from rebuild.errors import (
@@ -131,6 +132,7 @@ def open_master(medium: Medium, user: str, secret: str) -> MasterKey:
         raise
 
 
+@paused_collector()
 def unlock(
     medium: Medium,
     user: str,
@@ -186,6 +188,7 @@ def missing_content(unlocked: Unlocked, medium: Medium) -> str:
     )
 
 
+@paused_collector()
 def make_plan(
     unlocked: Unlocked, targets: Mapping[int, TargetDisk], *, grow: int | None = None
 ) -> RestorePlan:
@@ -209,15 +212,19 @@ def make_plan(
     return plan_restore(machine, targets, minimum_sizes=minimum_sizes, grow=grow)
 
 
+@paused_collector()
 def apply_plan(
     unlocked: Unlocked,
     plan: RestorePlan,
     medium: Medium,
     *,
     is_blank: bool = False,
+    processes: int = 1,
     progress: Callable[[str], None] = NO_PROGRESS,
 ) -> RestoreReport:
     """Open the targets that the plan names and write them.
+
+    `processes`: how many share the work; more than one forks, see `rebuild.sharing`.
 
     Raises:
         TargetFailedError, TargetFullError: a target failed; it holds nothing usable then.
@@ -237,6 +244,7 @@ def apply_plan(
                 medium,
                 PieceOpener(unlocked.master, unlocked.header.packs),
                 is_blank=is_blank,
+                processes=processes,
                 progress=progress,
             )
         except DeviceError as error:

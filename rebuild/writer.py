@@ -21,6 +21,8 @@ class CoalescingWriter:
     life shows there.
     """
 
+    is_shared = True  # as far as the device is
+
     def __init__(self, device: Device, block_size: int) -> None:
         self._device = device
         self._block_size = block_size
