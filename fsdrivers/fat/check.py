@@ -28,13 +28,12 @@ from fsdrivers.fat.format import (
     FSINFO_UNKNOWN,
     NO_LABEL,
     BootFlag,
-    BootSector32,
     DirectoryEntry,
     FsInfo,
 )
 from fsdrivers.fat.names import is_legal_short_name
 from fsdrivers.fat.table import is_cluster_bad, table_size
-from fsdrivers.fat.volume import FatVolume, open_volume
+from fsdrivers.fat.volume import FatVolume, active_fats, open_volume
 
 _COMPARE_SIZE = 1 << 20  # bytes of two FATs compared at a time
 
@@ -112,12 +111,14 @@ def _check_boot_sector(check: _Check) -> None:
 def _check_table_heads(check: _Check) -> None:
     """FAT[0] holds the media byte, FAT[1] an end mark and the clean flags."""
     volume, bits = check.volume, check.volume.geometry.bits
-    first, second = volume.table.entries[0], volume.table.entries[1]
+    second = volume.table.entries[1]
     media = END[bits] & ~0xFF | volume.template.boot.media
-    if first != media:
-        check.add(
-            "fat-media", f"FAT[0] is {first:#x}, not {media:#x}", volume.geometry.fat_position(0)
-        )
+    for index in active_fats(volume.template.boot):
+        position = volume.geometry.fat_position(index)
+        data = volume.device.read(position, 4)
+        first = int.from_bytes(data, "little") & END[bits]
+        if first != media:
+            check.add("fat-media", f"FAT[0] is {first:#x}, not {media:#x}", position)
     if not volume.table.is_clean():
         check.add("dirty", f"FAT[1] is {second:#x}: in use, or with errors")
     elif second < END_MINIMUM[bits]:
@@ -127,18 +128,15 @@ def _check_table_heads(check: _Check) -> None:
 def _check_table_copies(check: _Check) -> None:
     """All FATs are equal, as far as clusters exist."""
     geometry, device = check.volume.geometry, check.volume.device
-    boot = check.volume.template.boot
-    if isinstance(boot, BootSector32) and check.volume.table.fat_index:
-        return  # only one is in use
     size = table_size(geometry)
-    for index in range(1, geometry.fat_count):
+    first, *others = active_fats(check.volume.template.boot)
+    for index in others:
         for offset in range(0, size, _COMPARE_SIZE):
             length = min(_COMPARE_SIZE, size - offset)
             position = geometry.fat_position(index) + offset
-            if device.read(geometry.fat_position(0) + offset, length) != device.read(
-                position, length
-            ):
-                check.add("fat-copies", f"FAT {index} differs from FAT 0", position)
+            expected = device.read(geometry.fat_position(first) + offset, length)
+            if expected != device.read(position, length):
+                check.add("fat-copies", f"FAT {index} differs from FAT {first}", position)
                 break
 
 

@@ -11,6 +11,7 @@ Keys:
     heads          FAT[0] and FAT[1] with all their bits
     root_label     None, or {"index": entries of the root before it, "entry": its 32 bytes}
     is_dirty       the volume was in use or had errors when it was read
+    code_page      in which its 8.3 names were read; "cp437" if missing
     fsinfo         None, or the {"free_count", "next_free"} it had
 
 This module is the only one that knows the keys.
@@ -24,6 +25,7 @@ from typing import TypeVar
 import construct
 
 from fsdrivers.errors import CorruptError
+from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE
 from fsdrivers.fat.format import (
     BOOT_SECTOR_SIZE,
     EXTENDED_SIGNATURES,
@@ -52,6 +54,7 @@ class Template:
     heads: tuple[int, int]
     root_label: tuple[int, bytes] | None = None  # index among the entries of the root, 32 bytes
     is_dirty: bool = False
+    code_page: str = DEFAULT_CODE_PAGE
 
     @property
     def fsinfo_sector(self) -> int | None:
@@ -123,6 +126,7 @@ def pack_description(template: Template) -> dict[str, Plain]:
         "heads": list(template.heads),
         "root_label": root_label,
         "is_dirty": template.is_dirty,
+        "code_page": template.code_page,
         "fsinfo": fsinfo,
     }
 
@@ -165,6 +169,7 @@ def unpack_description(description: Description) -> Template:
         heads=(heads[0], heads[1]),
         root_label=root_label,
         is_dirty=bool(description.get("is_dirty")),
+        code_page=_get({"code_page": DEFAULT_CODE_PAGE, **description}, "code_page", str),
     )
 
 

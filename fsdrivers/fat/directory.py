@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE, CodePage, code_page
 from fsdrivers.fat.format import (
     DOT,
     DOT_DOT,
@@ -33,6 +34,7 @@ FILE_MODE = 0o644
 # The two bytes that OS/2 and Windows NT keep in FAT12/16 entries: an index into "EA DATA. SF".
 EA_HANDLE = b"system.fat.ea_handle"
 
+_OEM_437 = code_page(DEFAULT_CODE_PAGE)
 _DIRECTORY = Attribute.DIRECTORY.value
 _VOLUME_LABEL = Attribute.VOLUME_LABEL.value
 _LONG_NAME = Attribute.LONG_NAME.value
@@ -66,13 +68,16 @@ class Slot(NamedTuple):
 
 
 def iter_slots(
-    segments: Iterable[tuple[int, bytes]], faults: list[Fault] | None = None
+    segments: Iterable[tuple[int, bytes]],
+    faults: list[Fault] | None = None,
+    page: CodePage = _OEM_437,
 ) -> Iterator[Slot]:
     """Yield the entries in use, in the order on the medium, up to the end mark.
 
     Args:
         segments: (position, data) of the directory's parts, whole slots each.
         faults: gets the damaged long names, if given.
+        page: OEM code page of the 8.3 names.
     """
     parts: list[bytes] = []
     expected = checksum = -1  # ordinal and checksum of the part read last
@@ -107,7 +112,7 @@ def iter_slots(
                 if name is None:
                     _note(faults, base + at, "long name that does not fit its entry", parts)
                 parts = []
-            yield Slot(base + at, entry, name or shown_name(entry.name, entry.case_flags))
+            yield Slot(base + at, entry, name or shown_name(entry.name, entry.case_flags, page))
     if parts:
         _note(faults, base, "long name without an entry", parts)
 

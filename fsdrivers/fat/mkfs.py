@@ -20,6 +20,7 @@ from dataclasses import replace
 from math import gcd
 
 from fsdrivers.errors import NoSpaceError
+from fsdrivers.fat.codepage import code_page
 from fsdrivers.fat.description import Template, boot_sector_bytes, unpack_description
 from fsdrivers.fat.directory import pack_dots, pack_slots
 from fsdrivers.fat.format import (
@@ -192,7 +193,7 @@ def plan_volume(
         CorruptError: `description` or `entries` make no sense.
     """
     template = unpack_description(description)
-    tree = build_tree(entries, has_label=template.root_label is not None)
+    tree = _tree_of(template, entries)
     geometry = plan_geometry(template, size=size, sector_size=sector_size)
     _check_space(geometry, tree)
     first_clusters, ends = _allocate(geometry, tree, order)
@@ -229,7 +230,7 @@ def minimum_size(description: Description, entries: Iterable[Entry]) -> int:
         UnsupportedError, InvalidNameError, AlreadyExistsError, CorruptError: as `plan_volume`.
     """
     template = unpack_description(description)
-    tree = build_tree(entries, has_label=template.root_label is not None)
+    tree = _tree_of(template, entries)
     base = template.geometry
     sizes = {base.size, template.device_size}
     low, high = legal_clusters(base)
@@ -246,6 +247,12 @@ def minimum_size(description: Description, entries: Iterable[Entry]) -> int:
         else:
             return size
     raise error or NoSpaceError(f"volume of type {base.type}", 0, 0)
+
+
+def _tree_of(template: Template, entries: Iterable[Entry]) -> Tree:
+    """Return the directories to be made.  Raises as `build_tree`."""
+    has_label, page = template.root_label is not None, code_page(template.code_page)
+    return build_tree(entries, has_label=has_label, page=page)
 
 
 def _check_space(geometry: Geometry, tree: Tree) -> None:

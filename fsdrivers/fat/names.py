@@ -4,20 +4,27 @@
 Source: [fatgen103] "FAT Long Directory Entries", "Short Directory Entries", "Name Limits".
 
 Names are UTF-8 bytes with lone surrogates as three bytes each, so any sequence of UTF-16 code
-units survives.  The OEM code page is taken to be 437: what a name without a long form shows for
-bytes above 7F may differ from what its maker saw, but its eleven bytes are kept beside it.
+units survives.  What a name without a long form shows for bytes above 7F depends on the OEM code
+page; its eleven bytes are kept beside it.
 
 Tolerated in 8.3 names that are read: control characters, "/", "." and nothing but spaces, shown
 as symbols that code page 437 or Unicode has for them, since no path could hold the characters
 themselves.  Such names are never written.
+
+Short names are made as Windows makes them: the name itself in upper case where that is a legal
+8.3 name; else what is left of it without spaces, dots and characters the code page lacks, cut to
+six characters, with ~1 to ~4; from the fifth such name on two characters, four digits of a hash
+and ~1 to ~9.  Windows' own hash is documented nowhere; any unique name serves.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from fsdrivers.errors import InvalidNameError
+from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE, CodePage, code_page
 from fsdrivers.fat.format import (
     ENTRY_DELETED,
     ENTRY_KANJI_E5,
@@ -33,31 +40,17 @@ SHORT_NAME_SIZE: Final = 11
 BASE_SIZE: Final = 8  # of the 11: the part before the dot
 LONGEST_SHOWN: Final = 12 * 3  # bytes an 8.3 name may take in UTF-8, dot included
 
-_GRAPHICS = "␀☺☻♥♦♣♠•◘○◙♂♀♪♫☼►◄↕‼¶§▬↨↑↓→←∟↔▲▼"
-_SHOWN = [*_GRAPHICS, *bytes(range(32, 256)).decode("cp437")]
-_SHOWN[ord("/")] = "⁄"  # noqa: RUF001
-_SHOWN[ord(".")] = "․"  # noqa: RUF001 - a dot belongs between base and extension only
-_SHOWN[0x7F] = "⌂"
 _SHOWN_EMPTY = "␠".encode()  # eleven spaces
-
-
-def _lowered(character: str) -> str:
-    """Return the lower-case form if the code page has it."""
-    lower = character.lower()
-    try:
-        lower.encode("cp437")
-    except UnicodeEncodeError:
-        return character
-    return lower if len(lower) == 1 else character
-
-
-_SHOWN_LOWER = [_lowered(character) for character in _SHOWN]
 _LOWER_BASE: Final = CaseFlag.LOWER_BASE.value
 _LOWER_EXTENSION: Final = CaseFlag.LOWER_EXTENSION.value
 _FORBIDDEN: Final = bytes(range(32)) + b'"*+,./:;<=>?[\\]|'
+_FORBIDDEN_LONG: Final = bytes(range(32)) + b'"*/:<>?\\|\x7f'
 _LEGAL: Final = bytes(value for value in range(256) if value not in _FORBIDDEN)
 _PLAIN_SHORT: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'()-@^_`{}~")
+_PLAIN_TAILS: Final = 4  # ~1 to ~4 before the hash comes in
+_HASHED_TAILS: Final = 9
 _MOST_TAILS: Final = 999_999
+_OEM_437: Final = code_page(DEFAULT_CODE_PAGE)
 
 
 class StoredName(NamedTuple):
@@ -73,7 +66,7 @@ class StoredName(NamedTuple):
         return 1 - (-len(self.units) // LONG_NAME_PART_SIZE)
 
 
-def shown_name(short_name: bytes, case_flags: int) -> bytes:
+def shown_name(short_name: bytes, case_flags: int, page: CodePage = _OEM_437) -> bytes:
     """Return the name that an 8.3 entry shows: "README.TXT", or with case bits "readme.TXT"."""
     if short_name[0] == ENTRY_KANJI_E5:
         short_name = bytes([ENTRY_DELETED]) + short_name[1:]
@@ -82,9 +75,10 @@ def shown_name(short_name: bytes, case_flags: int) -> bytes:
         base = base.lower() if case_flags & _LOWER_BASE else base
         extension = extension.lower() if case_flags & _LOWER_EXTENSION else extension
         return base + b"." + extension if extension else base or _SHOWN_EMPTY
-    shown = "".join(map((_SHOWN_LOWER if case_flags & _LOWER_BASE else _SHOWN).__getitem__, base))
+    glyphs = page.shown_lower if case_flags & _LOWER_BASE else page.shown
+    shown = "".join(map(glyphs.__getitem__, base))
     if extension:
-        glyphs = _SHOWN_LOWER if case_flags & _LOWER_EXTENSION else _SHOWN
+        glyphs = page.shown_lower if case_flags & _LOWER_EXTENSION else page.shown
         shown += "." + "".join(map(glyphs.__getitem__, extension))
     return shown.encode()
 
@@ -152,28 +146,50 @@ def pack_long_name(units: bytes, short_name: bytes) -> bytes:
     return b"".join(slots)
 
 
-def store_names(entries: Sequence[Entry]) -> Iterator[StoredName]:
+def store_names(entries: Sequence[Entry], page: CodePage = _OEM_437) -> Iterator[StoredName]:
     """Yield how the names of one directory are stored, in the order of `entries`.
 
-    Recorded 8.3 names are kept; where there is none, or it is illegal or taken, one is made up
-    as Windows does: the name itself if it is 8.3 but for its case, else BASE~1.EXT.
+    Recorded 8.3 names are kept; where there is none, or it is illegal or taken, one is made up.
 
     Raises:
         InvalidNameError: a name cannot be a FAT name.
     """
     taken = {entry.short_name for entry in entries if entry.short_name}
     seen: set[bytes] = set()
-    tails: dict[tuple[str, bytes], int] = {}
+    tails: dict[tuple[bytes, bytes], int] = {}
     for entry in entries:
         short_name, case_flags = entry.short_name, entry.name_flags
-        if short_name in seen or not is_legal_short_name(short_name):
-            short_name, case_flags = _make_short_name(entry.name, taken, tails)
+        is_recorded = short_name not in seen and is_legal_short_name(short_name)
+        if not is_recorded:
+            short_name, case_flags = _make_short_name(entry.name, taken, tails, page)
             taken.add(short_name)
         seen.add(short_name)
-        is_shown = (
-            len(entry.name) <= LONGEST_SHOWN and shown_name(short_name, case_flags) == entry.name
-        )
-        yield StoredName(short_name, case_flags, b"" if is_shown else _long_units(entry.name))
+        can_do_without = is_recorded or entry.name.isascii()
+        yield _stored(entry.name, short_name, case_flags, page, can_do_without=can_do_without)
+
+
+def store_name(name: bytes, taken: set[bytes], page: CodePage = _OEM_437) -> StoredName:
+    """Return how a new name is stored in a directory whose 8.3 names are `taken`.
+
+    Raises:
+        InvalidNameError: it cannot be a name that Windows accepts.
+    """
+    if name.endswith((b" ", b".")) or not name.translate(None, _FORBIDDEN_LONG) == name:
+        raise InvalidNameError(f"not a name for a new file on FAT: {name!r}")
+    short_name, case_flags = _make_short_name(name, taken, {}, page)
+    return _stored(name, short_name, case_flags, page, can_do_without=name.isascii())
+
+
+def _stored(
+    name: bytes, short_name: bytes, case_flags: int, page: CodePage, *, can_do_without: bool
+) -> StoredName:
+    """Return a name with a long form, unless it can do without and the 8.3 entry shows it.
+
+    New names beyond ASCII always get one: others may read the volume in another code page.
+    """
+    is_shown = can_do_without and len(name) <= LONGEST_SHOWN
+    is_shown = is_shown and shown_name(short_name, case_flags, page) == name
+    return StoredName(short_name, case_flags, b"" if is_shown else _long_units(name))
 
 
 def _long_units(name: bytes) -> bytes:
@@ -191,7 +207,7 @@ def _long_units(name: bytes) -> bytes:
 
 
 def _make_short_name(
-    name: bytes, taken: set[bytes], tails: dict[tuple[str, bytes], int]
+    name: bytes, taken: set[bytes], tails: dict[tuple[bytes, bytes], int], page: CodePage
 ) -> tuple[bytes, int]:
     """Return an 8.3 name that is not in `taken`, and its case flags.
 
@@ -199,51 +215,79 @@ def _make_short_name(
     similar names takes n steps and not n squared.
     """
     text = units_of(name).decode("utf-16-le", "surrogatepass")
-    exact = _exact_short_name(text)
+    exact = _exact_short_name(text, page)
     if exact is not None and exact[0] not in taken:
         return exact
     stem, _, suffix = text.lstrip(". ").rpartition(".")
     if not stem:
         stem, suffix = suffix, ""
-    base = _plain(stem)[: BASE_SIZE - 2] or "_"
-    extension = _plain(suffix)[: SHORT_NAME_SIZE - BASE_SIZE].encode().ljust(3)
-    key = (base, extension)
-    for number in range(tails.get(key, 0) + 1, _MOST_TAILS + 1):
-        tail = f"~{number}"
-        short_name = (base[: BASE_SIZE - len(tail)] + tail).encode().ljust(BASE_SIZE) + extension
-        if short_name not in taken:
-            tails[key] = number
-            return short_name, 0
+    base = _plain(stem, page)[: BASE_SIZE - 2] or b"_"
+    extension = _plain(suffix, page)[: SHORT_NAME_SIZE - BASE_SIZE].ljust(3)
+    short = base[:2] + b"%04X" % _hash_of(name)
+    for stem_, most in ((base, _PLAIN_TAILS), (short, _HASHED_TAILS), (base, _MOST_TAILS)):
+        key = (stem_, extension)
+        for number in range(tails.get(key, 0) + 1, most + 1):
+            tail = b"~%d" % number
+            short_name = (stem_[: BASE_SIZE - len(tail)] + tail).ljust(BASE_SIZE) + extension
+            short_name = _escaped(short_name)
+            if short_name not in taken:
+                tails[key] = number
+                return short_name, 0
     raise InvalidNameError(f"no 8.3 name left for {name!r}")
 
 
-def _exact_short_name(text: str) -> tuple[bytes, int] | None:
-    """Return the 8.3 form and case flags that show exactly `text`, or None if there are none."""
+def _hash_of(name: bytes) -> int:
+    """Return 16 bits that differ for most names."""
+    return zlib.crc32(name) & 0xFFFF
+
+
+def _exact_short_name(text: str, page: CodePage) -> tuple[bytes, int] | None:
+    """Return `text` in upper case as an 8.3 name, and case flags; None if it is none.
+
+    Flags that make the entry show exactly `text` are set if there are such.
+    """
     base, dot, extension = text.partition(".")
-    if not 1 <= len(base) <= BASE_SIZE or len(extension) > SHORT_NAME_SIZE - BASE_SIZE:
+    if (dot and not extension) or " " in text or "." in extension:
         return None
-    if (dot and not extension) or not _PLAIN_SHORT.issuperset((base + extension).upper()):
+    packed_base, packed_extension = _encode(base, page), _encode(extension, page)
+    if packed_base is None or packed_extension is None:
         return None
-    if not text.isascii():
+    if not 1 <= len(packed_base) <= BASE_SIZE or len(packed_extension) > 3:
         return None
+    short_name = _escaped(packed_base.ljust(BASE_SIZE) + packed_extension.ljust(3))
     flags = 0
-    if base != base.upper():
-        flags |= _LOWER_BASE
-        if base != base.lower():
+    if text.isascii():
+        flags |= _LOWER_BASE if base != base.upper() and base == base.lower() else 0
+        is_lower = extension != extension.upper() and extension == extension.lower()
+        flags |= _LOWER_EXTENSION if is_lower else 0
+        if shown_name(short_name, flags) != text.encode():
+            flags = 0
+    return short_name, flags
+
+
+def _escaped(short_name: bytes) -> bytes:
+    """Return the eleven bytes with a first byte that is not the mark of a deleted entry."""
+    if short_name[0] == ENTRY_DELETED:
+        return bytes([ENTRY_KANJI_E5]) + short_name[1:]
+    return short_name
+
+
+def _encode(text: str, page: CodePage) -> bytes | None:
+    """Return `text` in upper case as an 8.3 name has it, None if a character has no byte."""
+    packed = bytearray()
+    for character in text:
+        if character.isascii():
+            upper = character.upper()
+            byte = ord(upper) if upper in _PLAIN_SHORT else None
+        else:
+            byte = page.encode(character)
+        if byte is None:
             return None
-    if extension != extension.upper():
-        flags |= _LOWER_EXTENSION
-        if extension != extension.lower():
-            return None
-    return base.upper().encode().ljust(BASE_SIZE) + extension.upper().encode().ljust(3), flags
+        packed.append(byte)
+    return bytes(packed)
 
 
-def _plain(text: str) -> str:
-    """Return `text` as characters that any 8.3 name may have; the rest becomes "_"."""
-    upper = text.upper() if text.isascii() else "".join(_plain_upper(c) for c in text)
-    return "".join(c if c in _PLAIN_SHORT else "_" for c in upper if c not in " .")
-
-
-def _plain_upper(character: str) -> str:
-    """Return the upper-case ASCII letter of a character, or "_"."""
-    return character.upper() if character.isascii() else "_"
+def _plain(text: str, page: CodePage) -> bytes:
+    """Return `text` as bytes that any 8.3 name may have; the rest becomes "_"."""
+    pieces = (_encode(character, page) for character in text if character not in " .")
+    return b"".join([b"_" if piece is None else piece for piece in pieces])

@@ -10,10 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fsdrivers.errors import AlreadyExistsError, CorruptError, NoSpaceError, UnsupportedError
+from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE, CodePage, code_page
 from fsdrivers.fat.directory import EA_HANDLE
 from fsdrivers.fat.format import MAXIMUM_DIRECTORY_ENTRIES, MAXIMUM_FILE_SIZE, DirectoryEntry
 from fsdrivers.fat.names import StoredName, store_names
 from fsdrivers.volume import Entry, Kind, Node
+
+_OEM_437 = code_page(DEFAULT_CODE_PAGE)
 
 
 @dataclass(slots=True)
@@ -59,12 +62,13 @@ class Tree:
         return count if is_root_fixed else count + max(1, -(-self.root.size // cluster_size))
 
 
-def build_tree(entries: Iterable[Entry], *, has_label: bool) -> Tree:
+def build_tree(entries: Iterable[Entry], *, has_label: bool, page: CodePage = _OEM_437) -> Tree:
     """Sort `entries` into directories and decide how their names are stored.
 
     Args:
         entries: the root first, each directory before what is in it.
         has_label: the root gets a slot more, for the volume label.
+        page: OEM code page of the 8.3 names.
 
     Raises:
         UnsupportedError: an entry is nothing that FAT can hold.
@@ -91,7 +95,7 @@ def build_tree(entries: Iterable[Entry], *, has_label: bool) -> Tree:
         raise CorruptError("a volume without a root directory")
     for directory in directories.values():
         _check_unique(directory)
-        directory.names = list(store_names(directory.children))
+        directory.names = list(store_names(directory.children, page))
         directory.slot_count = sum([name.slot_count for name in directory.names])
         directory.slot_count += has_label if directory.is_root else 2
         if directory.slot_count > MAXIMUM_DIRECTORY_ENTRIES:

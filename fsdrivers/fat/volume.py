@@ -4,6 +4,9 @@
 Source: [fatgen103].  The FAT is read once, at opening, into four bytes of memory per cluster
 (two below FAT32); everything else is read when asked for.
 
+The FAT that is read is the first whose FAT[0] holds the media byte; where the medium does not
+give a part of it, the other copy does.
+
 Not done: files whose chains cross (both are read as their chains say; `check` finds them),
 salvage of deleted files, exFAT.
 """
@@ -11,12 +14,13 @@ salvage of deleted files, exFAT.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NoReturn
 
 from fsdrivers.device import Device
-from fsdrivers.errors import CorruptError, NotRecognisedError
+from fsdrivers.errors import CorruptError, DeviceError, NotRecognisedError
+from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE, code_page
 from fsdrivers.fat.description import (
     Template,
     label_of,
@@ -50,6 +54,7 @@ from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
 
 _CACHED_NODES = 256  # whose extents are remembered, for reads piece by piece
 _READ_SIZE = 1 << 20  # bytes of reserved sectors read at a time
+_TABLE_READ_SIZE = 1 << 16  # bytes of a FAT read at a time: what a bad sector costs one copy
 
 
 class FatVolume:
@@ -57,6 +62,7 @@ class FatVolume:
 
     def __init__(self, device: Device, template: Template, table: Table) -> None:
         self.device = device
+        self.page = code_page(template.code_page)
         self.template = template
         self.table = table
         self.geometry = table.geometry
@@ -117,7 +123,7 @@ class FatVolume:
             return self.iter_directory(geometry.root_cluster, None, faults)
         size = self.template.boot.root_entries * DirectoryEntry.SIZE
         data = self.device.read(geometry.root_position, size)
-        return iter_slots([(geometry.root_position, data)], faults)
+        return iter_slots([(geometry.root_position, data)], faults, self.page)
 
     def iter_directory(
         self, first_cluster: int, position: int | None, faults: list[Fault] | None = None
@@ -133,7 +139,7 @@ class FatVolume:
             runs = self.table.runs(first_cluster, limit, is_whole=True)
         except CorruptError as error:
             _raise_placed(error, "directory", position)
-        yield from iter_slots(self._iter_segments(runs), faults)
+        yield from iter_slots(self._iter_segments(runs), faults, self.page)
 
     def extents(self, node: Node) -> list[Extent]:
         """Return where the content of a file is; directories have none.
@@ -202,19 +208,21 @@ class FatVolume:
         return reserved
 
 
-def open_volume(device: Device) -> FatVolume:
+def open_volume(device: Device, *, code_page: str = DEFAULT_CODE_PAGE) -> FatVolume:
     """Open the FAT volume that starts at the start of `device`.
+
+    Args:
+        device: that holds it.
+        code_page: of its 8.3 names, as Python calls the codec.
 
     Raises:
         NotRecognisedError: this is no FAT volume.
         CorruptError: it is one, with fields that no such volume can have.
+        UnsupportedError: no such code page is known.
+        DeviceError: the medium failed, and so did every other copy of what it holds there.
     """
     boot, geometry = read_boot_sector(device)
-    fat_index = 0
-    if isinstance(boot, BootSector32) and boot.extended_flags & ExtendedFlag.NOT_MIRRORED.value:
-        fat_index = boot.extended_flags & ExtendedFlag.ACTIVE_FAT.value
-        fat_index = fat_index if fat_index < boot.fat_count else 0
-    data = device.read(geometry.fat_position(fat_index), table_size(geometry))
+    fat_index, data = _read_table(device, boot, geometry)
     table = Table.unpack(data, geometry, fat_index)
     has_flags = boot.boot_signature in EXTENDED_SIGNATURES
     is_dirty = has_flags and bool(boot.boot_flags & BootFlag.DIRTY.value)
@@ -225,9 +233,61 @@ def open_volume(device: Device) -> FatVolume:
         reserved={},
         heads=table.heads,
         is_dirty=is_dirty or not table.is_clean(),
+        code_page=code_page,
     )
     volume = FatVolume(device, template, table)
     return FatVolume(device, replace(template, root_label=_find_root_label(volume)), table)
+
+
+def active_fats(boot: BootSector16 | BootSector32) -> Sequence[int]:
+    """Return the numbers of the FATs that are kept up to date, the one to be read first."""
+    if isinstance(boot, BootSector32) and boot.extended_flags & ExtendedFlag.NOT_MIRRORED.value:
+        index = boot.extended_flags & ExtendedFlag.ACTIVE_FAT.value
+        return (index if index < boot.fat_count else 0,)
+    return range(boot.fat_count)
+
+
+def _read_table(
+    device: Device, boot: BootSector16 | BootSector32, geometry: Geometry
+) -> tuple[int, bytes]:
+    """Return the number and the bytes of the FAT to be believed.
+
+    That is the first one with the media byte in FAT[0], or just the first one if none has it;
+    what the medium does not give of it is taken from the next.
+    """
+    fats = active_fats(boot)
+    size = table_size(geometry)
+    damaged: DeviceError | None = None
+    for index in fats:
+        try:
+            first = device.read(geometry.fat_position(index), 1)
+        except DeviceError as error:
+            damaged = error
+            continue
+        if first[0] == boot.media:
+            break
+    else:
+        if damaged is not None and len(fats) == 1:
+            raise damaged
+        index = fats[0]
+    others = [other for other in fats if other != index]
+    pieces = []
+    for offset in range(0, size, _TABLE_READ_SIZE):
+        length = min(_TABLE_READ_SIZE, size - offset)
+        pieces.append(_read_copy(device, geometry, (index, *others), offset, length))
+    return index, b"".join(pieces)
+
+
+def _read_copy(
+    device: Device, geometry: Geometry, fats: Sequence[int], offset: int, length: int
+) -> bytes:
+    """Return a part of the first of `fats` that the medium gives."""
+    for index in fats[:-1]:
+        try:
+            return device.read(geometry.fat_position(index) + offset, length)
+        except DeviceError:
+            continue
+    return device.read(geometry.fat_position(fats[-1]) + offset, length)
 
 
 def read_boot_sector(device: Device) -> tuple[BootSector16 | BootSector32, Geometry]:

@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsdrivers.errors import InvalidNameError
+from fsdrivers.errors import InvalidNameError, UnsupportedError
+from fsdrivers.fat.codepage import CODE_PAGES, code_page
 from fsdrivers.fat.directory import iter_slots, pack_slots
 from fsdrivers.fat.names import (
     checksum_of,
     is_legal_short_name,
     name_of_units,
     shown_name,
+    store_name,
     store_names,
     units_of,
 )
@@ -111,14 +113,15 @@ def test_shown_name(short_name: bytes, flags: int, name: str) -> None:
         ("readme.txt", (b"README  TXT", 24, False)),
         ("README.txt", (b"README  TXT", 16, False)),
         ("readme", (b"README     ", 8, False)),
-        ("ReadMe.txt", (b"README~1TXT", 0, True)),
+        ("ReadMe.txt", (b"README  TXT", 0, True)),
         ("a long name.text", (b"ALONGN~1TEX", 0, True)),
         (".profile", (b"PROFIL~1   ", 0, True)),
         ("archive.tar.gz", (b"ARCHIV~1GZ ", 0, True)),
         ("trailing.", (b"TRAILI~1   ", 0, True)),
         ("a+b", (b"A_B~1      ", 0, True)),
-        ("äöü", (b"___~1      ", 0, True)),
-        ("ßß.ß", (b"__~1    _  ", 0, True)),
+        ("äöü", (b"\x8e\x99\x9a        ", 0, True)),
+        ("æ日本", (b"\x92__~1      ", 0, True)),
+        ("ßß.ß", (b"\xe1\xe1      \xe1  ", 0, True)),
         ("   ", (b"_~1        ", 0, True)),
         ("...", (b"_~1        ", 0, True)),
     ],
@@ -147,8 +150,37 @@ def test_many_similar_names() -> None:
     shorts = [s for s, _, _ in stored(*(entry(b"similar name %d.txt" % i) for i in range(10_000)))]
 
     assert len(set(shorts)) == 10_000
-    assert shorts[0] == b"SIMILA~1TXT"
-    assert shorts[-1] == b"SI~10000TXT"
+    assert shorts[:4] == [b"SIMILA~%dTXT" % number for number in range(1, 5)]
+    assert all(short[:2] == b"SI" and short[6:7] == b"~" for short in shorts[4:])
+
+
+@pytest.mark.parametrize("page", CODE_PAGES)
+def test_code_pages(page: str) -> None:
+    """Whatever the code page, 8.3 names show what a path can hold, new names are found again."""
+    chosen = code_page(page)
+    shown = {shown_name(bytes([byte]) * 11, 0, chosen) for byte in range(256)}
+
+    assert not any(b"/" in name or b"\0" in name for name in shown)
+    for character in chosen.bytes_of:
+        stored_name = store_name(character.encode(), set(), chosen)
+        assert shown_name(stored_name.short_name, 0, chosen) == character.encode()
+
+
+@pytest.mark.parametrize(
+    ("page", "short_name"),
+    [("437", b"\x80_~1       "), ("850", b"\x80\xe5         "), ("cp1252", b"\xc7\xd5         ")],
+)
+def test_chosen_code_page(page: str, short_name: bytes) -> None:
+    """8.3 names are made in the code page asked for."""
+    found = store_name("Çõ".encode(), set(), code_page(page))
+
+    assert found.short_name == short_name
+
+
+def test_unknown_code_page() -> None:
+    """A code page of two bytes a character is refused by name."""
+    with pytest.raises(UnsupportedError, match="cp932"):
+        code_page("932")
 
 
 @pytest.mark.parametrize("name", [b"", b"a/b", b"a\0b", b".", b"..", b"\xff", b"x" * 256])
