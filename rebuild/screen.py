@@ -126,10 +126,10 @@ class Screen:
         """Return what brings the cursor to where the status begins."""
         return f"\r{_UP}" if self._has_status else ""
 
-    def ask(self, prompt: str, *, is_secret: bool = False) -> str:
+    def ask(self, prompt: str, *, is_secret: bool = False, is_logged: bool = True) -> str:
         """Write `prompt`, return the line that somebody types, without its end.
 
-        Secret input shows as asterisks and is not logged.  Bytes that are no UTF-8 are
+        Secret input shows as asterisks and is never logged.  Bytes that are no UTF-8 are
         replaced; control characters are no input.
 
         Raises:
@@ -144,7 +144,8 @@ class Screen:
             answer = self._edit(port, data, is_secret)
             if answer is not None:
                 self._write("\n")
-                self.log.append(prompt + ("" if is_secret else answer))
+                if is_logged:
+                    self.log.append(prompt + ("" if is_secret else answer))
                 return answer
 
     def discard_input(self) -> None:
@@ -164,20 +165,13 @@ class Screen:
             self._write("".join(f"{line}\n" for line in shown))
             if pages == 1:
                 return
-            answer = self._ask_unlogged(
-                f"-- page {number + 1} of {pages}: Enter for more, b back, q quit -- "
-            )
+            prompt = f"-- page {number + 1} of {pages}: Enter for more, b back, q quit -- "
+            answer = self.ask(prompt, is_logged=False).strip().lower()
             if answer == "q":
                 return
             number += -1 if answer == "b" and number else 0 if answer == "b" else 1
             if number >= pages:
                 return
-
-    def _ask_unlogged(self, prompt: str) -> str:
-        count = len(self.log)
-        answer = self.ask(prompt).strip().lower()
-        del self.log[count:]
-        return answer
 
     def _read(self) -> tuple[Port, bytes]:
         """Wait for input; return where it came from and what it is."""

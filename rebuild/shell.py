@@ -389,7 +389,8 @@ class _Shell:
             return
         choices = "Log (l), verify (v)" if verify is not None else "Log (l)"
         while True:
-            answer = screen.ask(f"{choices}, restart (r) or power off (p)? ").strip().lower()
+            prompt = f"{choices}, restart (r) or power off (p)? "
+            answer = screen.ask(prompt, is_logged=False).strip().lower()
             if answer == "l":
                 screen.page(list(screen.log))
             elif answer == "v" and verify is not None and report is not None:

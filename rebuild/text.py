@@ -19,7 +19,10 @@ def printable(text: str) -> str:
 
 
 def columns_of(text: str) -> int:
-    """Return how many columns a terminal gives `text`: wide characters take two, accents none."""
+    """Return how many columns a console gives `text` at most: wide characters take two.
+
+    Combining accents count one each: the Linux console does not combine, other terminals do.
+    """
     if text.isascii():
         return len(text)
     return sum(map(_columns_of_character, text))
@@ -109,6 +112,4 @@ def _columns_of_character(character: str) -> int:
         return 1
     import unicodedata
 
-    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me", "Cf"):
-        return 0
     return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
