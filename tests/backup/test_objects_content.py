@@ -243,7 +243,11 @@ def test_plain_data_round_trips(value: Any) -> None:
     assert list(back) == list(value)
 
 
-@pytest.mark.parametrize("value", [{"x": 1.5j}, {"x": object()}, {"x": {1, 2}}], ids=str)
+@pytest.mark.parametrize(
+    "value",
+    [{"x": 1.5j}, {"x": object()}, {"x": {1, 2}}],
+    ids=["complex", "object", "set"],
+)
 def test_what_is_not_plain_is_refused(value: Any) -> None:
     """Only plain data goes into a table."""
     with pytest.raises(UnstorableError):
