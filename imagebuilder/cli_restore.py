@@ -21,6 +21,7 @@ from imagebuilder.cli_common import (
     add_credentials,
     choose_data_set,
     confirm,
+    import_during,
     open_session,
     print_json,
     read_password,
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from rebuild.compare import Comparison
     from rebuild.plan import TargetDisk
     from rebuild.restore import Unlocked
+
+# What every restore uses; the drivers of ext are those most machines need.
+RESTORE_MODULES = ("rebuild.restore", "imagebuilder.repository_medium", "fsdrivers.ext.mkfs")
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -121,8 +125,6 @@ def open_unlocked(
     Raises:
         WrongPasswordError, NotAuthorisedError, MediumError, NoSuchDataSetError
     """
-    from rebuild.restore import unlock
-
     stack.callback(status.clear)
     source = str(args.source)
     is_server = source.startswith(("https://", "http://"))
@@ -144,25 +146,31 @@ def open_unlocked(
             user=args.user,
             password_file=args.password_file,
         )
-        session = stack.enter_context(open_session(place))
+        session = stack.enter_context(open_session(place, needed=RESTORE_MODULES))
+        from rebuild.restore import unlock
+
         session.check_newest(args.machine)
         info = choose_data_set(session.repository, args.machine, args.data_set)
         medium = RepositoryMedium(session.repository, session.master, info.id, source)
         return medium, unlock(medium, args.user, "", master=session.master, progress=status.show)
     password = read_password(args)
-    return medium, unlock(medium, args.user, password, progress=status.show)
+    from rebuild.restore import unlock
+
+    return medium, import_during(
+        lambda: unlock(medium, args.user, password, progress=status.show), RESTORE_MODULES
+    )
 
 
 def run_restore(args: argparse.Namespace) -> int:
     """Restore onto disks or images."""
-    from rebuild.errors import MediumError, UnsafeTargetError
-    from rebuild.plan import match_disks
-    from rebuild.restore import apply_plan, make_plan, missing_content, verify
-    from rebuild.sharing import useful_processes
-
     status = StatusLine()
     with ExitStack() as stack:
         medium, unlocked = open_unlocked(args, stack, status)
+        from rebuild.errors import MediumError, UnsafeTargetError
+        from rebuild.plan import match_disks
+        from rebuild.restore import apply_plan, make_plan, missing_content, verify
+        from rebuild.sharing import useful_processes
+
         targets = [
             _target_of(path, disk, args)
             for path, disk in zip(args.disk, unlocked.machine.disks, strict=False)
