@@ -293,7 +293,9 @@ def _open_target(target: TargetDisk) -> FileDevice:
         TargetFailedError: it cannot be opened.
     """
     try:
-        return FileDevice.open(target.path, writable=True, sector_size=target.sector_size)
+        return FileDevice.open(
+            target.path, writable=True, sector_size=target.sector_size, direct=True
+        )
     except DeviceError as error:
         if error.errno == errno.EBUSY:
             raise UnsafeTargetError(f"{target.path} is in use") from error

@@ -8,6 +8,8 @@ all the planning of it; 4 MiB at a time costs nothing that shows.
 
 from __future__ import annotations
 
+import mmap
+
 from fsdrivers.device import Device
 
 BUFFER_SIZE = 4 << 20  # bytes
@@ -26,8 +28,8 @@ class CoalescingWriter:
     def __init__(self, device: Device, block_size: int) -> None:
         self._device = device
         self._block_size = block_size
-        self._buffer = bytearray(BUFFER_SIZE)
-        self._view = memoryview(self._buffer)
+        # A memory map starts at a page, which writing past the page cache requires.
+        self._view = memoryview(mmap.mmap(-1, BUFFER_SIZE))
         self._start = 0
         self._used = 0
         self.written = 0  # bytes handed to the device

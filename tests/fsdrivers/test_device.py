@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import random
 import subprocess
@@ -122,6 +123,29 @@ def test_zero_falls_back_to_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         device.zero(10, SIZE - 20)
 
         assert device.read(0, SIZE) == b"x" * 10 + bytes(SIZE - 20) + b"x" * 10
+
+
+@pytest.mark.parametrize(
+    ("position", "length"),
+    [(0, 1 << 20), (4096, 65536), (512, 65536), (8192, 65536 + 100), (1, 70001)],
+)
+def test_direct_writes_arrive(tmp_path: Path, position: int, length: int) -> None:
+    """What is written past the page cache reads back the same, whatever its alignment."""
+    path = tmp_path / "image"
+    path.write_bytes(b"\xaa" * (2 << 20))
+    memory = mmap.mmap(-1, 2 << 20)
+    memory[:length] = random.Random(length).randbytes(length)
+    with FileDevice.open(path, writable=True, direct=True) as device:
+        device.write(position, b"buffered before")
+        device.write(position, memoryview(memory)[:length])
+        device.write(position + 10, b"buffered after")
+        device.flush()
+
+        assert device.read(0, position) == b"\xaa" * position
+        assert device.read(position, 10) == memory[:10]
+        assert device.read(position + 10, 14) == b"buffered after"
+        assert device.read(position + 24, length - 24) == memory[24:length]
+        assert device.read(position + length, 100) == b"\xaa" * 100
 
 
 def test_read_only_device_refuses_writes(tmp_path: Path) -> None:
