@@ -16,7 +16,7 @@ TEST_PACKAGES := acl attr dosfstools e2fsprogs fatcat fdisk file gdisk libcap2-b
 # Peers that the benchmarks run beside us.
 BENCH_PACKAGES := borgbackup restic
 
-.PHONY: help setup demo test check lint types unit vm bench clean
+.PHONY: help setup demo test check lint types unit vm matrix bench clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ unit: ## All tests that start no virtual machine
 	$(BIN)/pytest -q -n $(WORKERS) -m 'not vm'
 
 vm: ## Tests in virtual machines: the main job, end to end
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadscope -m 'vm and not slow'
+
+matrix: setup ## All of them: more firmware, disks, sizes, media and filesystems; an hour
 	$(BIN)/pytest -q -n $(WORKERS) --dist loadscope -m vm
 
 bench: setup ## Measure against the peers, side by side
