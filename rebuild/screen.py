@@ -27,7 +27,8 @@ from rebuild.text import WIDTH, columns_of, pad, printable, tail, wrap_all
 PAGE = 22  # lines of a page, which leaves room for the prompt
 STATUS_INTERVAL_S = 0.5
 LINE_LIMIT = 1024  # bytes of an answer; what is typed beyond is dropped
-WRITE_PATIENCE_S = 5.0  # a port that takes nothing for so long is passed over
+WRITE_PATIENCE_S = 5.0  # a port that takes nothing for so long is not waited for any more
+BACKLOG_LIMIT = 16384  # bytes kept for such a port, the newest ones
 
 _UP = "\x1b[A"  # ECMA-48 8.3.22: the cursor goes one line up
 _BACKSPACE, _LINE_FEED, _RETURN, _KILL_LINE, _ESCAPE, _DELETE = 8, 10, 13, 21, 27, 127
@@ -55,7 +56,24 @@ class Port:
     typed: bytearray = field(default_factory=bytearray)  # of the line being typed
     unread: bytes = b""  # read, but behind the end of the line that was asked for
     escape: _Escape = _Escape.NONE
+    backlog: bytes = b""  # output it has not taken yet
     is_stalled: bool = False  # it takes no output for now
+
+    def flush(self, patience_s: float) -> None:
+        """Write what is waiting; give up when the port takes nothing for `patience_s`.
+
+        A console whose output somebody stopped with Scroll Lock must not stop a restore; when
+        it goes on it shows the newest of what it missed.
+        """
+        left = memoryview(self.backlog)
+        while left:
+            _, ready, _ = select.select([], [self.fd], [], patience_s)
+            self.is_stalled = not ready
+            if not ready:
+                break
+            with contextlib.suppress(BlockingIOError):
+                left = left[os.write(self.fd, left) :]
+        self.backlog = bytes(left[-BACKLOG_LIMIT:])
 
 
 class Screen:
@@ -183,7 +201,12 @@ class Screen:
                     data, port.unread = port.unread, b""
                     return port, data
             by_fd = {port.fd: port for port in self._ports}
-            ready, _, _ = select.select(list(by_fd), [], [])
+            waiting = [port.fd for port in self._ports if port.backlog]
+            ready, writable, _ = select.select(list(by_fd), waiting, [])
+            for fd in writable:
+                self._flush(by_fd[fd], 0.0)
+            if not ready:
+                continue
             port = by_fd[ready[0]]
             try:
                 data = os.read(port.fd, 256)
@@ -256,27 +279,25 @@ class Screen:
             self._has_status = False
             self._status_phase = ""
 
+    def drain(self) -> None:
+        """Return when everything is shown, wherever somebody looks."""
+        for port in self._ports:
+            self._flush(port, WRITE_PATIENCE_S)
+            if not port.is_stalled:
+                with contextlib.suppress(termios.error):
+                    termios.tcdrain(port.fd)
+
     def _write(self, text: str) -> None:
         data = text.encode("utf-8", "replace")
         for port in self._ports:
-            with contextlib.suppress(OSError):  # a port that went away must not stop the rest
-                _write_patiently(port, data)
+            port.backlog += data
+            self._flush(port, 0.0 if port.is_stalled else WRITE_PATIENCE_S)
 
-
-def _write_patiently(port: Port, data: bytes) -> None:
-    """Write all of `data`; drop the rest where the port takes nothing any more.
-
-    A console whose output somebody stopped with Scroll Lock must not stop a restore.
-    """
-    left = memoryview(data)
-    while left:
-        patience = 0.0 if port.is_stalled else WRITE_PATIENCE_S
-        _, ready, _ = select.select([], [port.fd], [], patience)
-        port.is_stalled = not ready
-        if not ready:
-            return
-        with contextlib.suppress(BlockingIOError):
-            left = left[os.write(port.fd, left) :]
+    def _flush(self, port: Port, patience_s: float) -> None:
+        try:
+            port.flush(patience_s)
+        except OSError:  # a port that went away must not stop the others
+            port.backlog = b""
 
 
 def _delete_last_character(line: bytearray) -> str:

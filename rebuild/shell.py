@@ -190,7 +190,7 @@ class _Shell:
                 screen.discard_input()
                 screen.line(f"{left} more {'try' if left == 1 else 'tries'}.")
         screen.line("Three wrong tries. Nothing was written. The machine is halted.")
-        self._around.end("halt")
+        self._end("halt")
         return None
 
     def _agree(self, unlocked: Unlocked) -> RestorePlan | None:
@@ -362,6 +362,11 @@ class _Shell:
         if len(everything) > len(shown):
             self._screen.log += everything
 
+    def _end(self, how: str) -> None:
+        """End the machine, once everything said is on the screen."""
+        self._screen.drain()
+        self._around.end(how)
+
     def _fail(self, error: Exception, state: str) -> int:
         """Say what went wrong, what state that leaves, and what to do; return the exit code."""
         from rebuild.restore import EXIT_CODES, NEXT_STEPS
@@ -385,7 +390,7 @@ class _Shell:
         screen.lines(conclusion)
         if after and report is not None and report.is_complete:
             screen.line(f"Next: {after}.")
-            self._around.end(after)
+            self._end(after)
             return
         choices = "Log (l), verify (v)" if verify is not None else "Log (l)"
         while True:
@@ -403,7 +408,7 @@ class _Shell:
                 conclusion = _conclusion(report)
                 screen.lines(conclusion)
             elif answer in ("r", "p"):
-                self._around.end("reboot" if answer == "r" else "poweroff")
+                self._end("reboot" if answer == "r" else "poweroff")
                 return
 
 

@@ -132,12 +132,19 @@ class Machine:
             with contextlib.suppress(MachineError):
                 self._receive(min(deadline, time.monotonic() + 0.2))
 
-    def send(self, text: str) -> None:
-        """Type `text` on the serial line, slowly enough for a small receive buffer."""
+    def send(self, text: str | bytes) -> None:
+        """Type `text` on the serial line, slowly enough for a small receive buffer.
+
+        What the machine says meanwhile is taken: it would stop at an echo nobody takes.
+        """
         assert self._serial is not None
-        for start in range(0, len(text), 8):
-            self._serial.sendall(text[start : start + 8].encode())
-            time.sleep(0.02)
+        data = text.encode() if isinstance(text, str) else text
+        for start in range(0, len(data), 8):
+            self._serial.sendall(data[start : start + 8])
+            deadline = time.monotonic() + 0.02
+            with contextlib.suppress(MachineError):  # it ended, which the next wait tells
+                while time.monotonic() < deadline:
+                    self._receive(deadline)
 
     def press(self, *keys: str) -> None:
         """Press keys of the keyboard, each "a", "ret" or a chord such as "ctrl-alt-delete"."""

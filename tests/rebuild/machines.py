@@ -25,6 +25,7 @@ from rebuild.medium import DirectoryMedium
 from rebuild.restore import Unlocked, unlock
 
 USER, PASSWORD = "anna", "correct horse"  # of test data only
+MACHINE = "desk"
 MIB = 1 << 20
 ESP = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 BIOS_BOOT = "21686148-6449-6E6F-744E-656564454649"
@@ -50,6 +51,7 @@ class SmallMachine:
     medium_path: Path
     master: MasterKey
     recovery_key: str
+    password: str = PASSWORD
 
     def medium(self, name: str = "this disc") -> DirectoryMedium:
         """Open the medium."""
@@ -125,16 +127,16 @@ def _make_volume(path: Path, part: Partition, tree: Path) -> None:
             source.unlink()
 
 
-def back_up(directory: Path, disks: Sequence[Path], machine: str = "desk") -> SmallMachine:
+def back_up(directory: Path, disks: Sequence[Path], password: str = PASSWORD) -> SmallMachine:
     """Back the disks up into a store below `directory`, and lay its medium out."""
-    made = create_key_file(USER, PASSWORD)
+    made = create_key_file(USER, password)
     key_file, recovery_key = add_recovery_key(made.data, made.master)
     store = directory / "store"
     with LocalStore.open(store, create=True) as host:
         host.register(USER, key_file, made.login_secret)
         repository = host.login(USER, made.login_secret)
         sources = [DiskSource(str(disk)) for disk in disks]
-        run_backup(repository, made.master, machine, sources, BackupOptions(workers=1))
+        run_backup(repository, made.master, MACHINE, sources, BackupOptions(workers=1))
         info = repository.data_sets()[-1]
         medium = directory / "medium"
         for name in (COPIES, "objects"):
@@ -151,17 +153,17 @@ def back_up(directory: Path, disks: Sequence[Path], machine: str = "desk") -> Sm
             data = repository.read_pack(pack.digest, 0, pack.size)
             (medium / pack_file(index)).write_bytes(data)
         repository.close()
-    return SmallMachine(tuple(disks), store, medium, made.master, recovery_key)
+    return SmallMachine(tuple(disks), store, medium, made.master, recovery_key, password)
 
 
-def make_mbr_machine(directory: Path) -> SmallMachine:
+def make_mbr_machine(directory: Path, password: str = PASSWORD) -> SmallMachine:
     """A machine with one MBR disk: a small FAT volume, ext4, swap."""
     tree = make_tree(directory / "tree")
     disk = make_disk(
         *(directory / "sda.img", "dos", tree),
         *(Partition("c", "fat", 4), Partition("83", "ext4", 48), Partition("82", "swap", 8)),
     )
-    return back_up(directory, [disk])
+    return back_up(directory, [disk], password)
 
 
 def make_gpt_machine(directory: Path) -> SmallMachine:
