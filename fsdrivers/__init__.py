@@ -18,12 +18,14 @@ from fsdrivers.errors import NotRecognisedError, UnsupportedError
 from fsdrivers.probing import EMPTY, UNKNOWN, probe
 from fsdrivers.volume import Volume
 
-__all__ = ["TYPES", "driver_of", "open_volume", "probe"]
+__all__ = ["READABLE_TYPES", "TYPES", "driver_of", "open_volume", "probe"]
 
 FAT_TYPES = ("fat12", "fat16", "fat32")
 EXT_TYPES = ("ext2", "ext3", "ext4")
 SWAP_TYPES = ("swap",)
-TYPES = (*FAT_TYPES, *EXT_TYPES, *SWAP_TYPES)  # everything that can be read and laid out
+ISO_TYPES = ("iso9660",)
+TYPES = (*FAT_TYPES, *EXT_TYPES, *SWAP_TYPES)  # everything that can be read and laid out again
+READABLE_TYPES = (*TYPES, *ISO_TYPES)  # everything that can be read
 
 
 def driver_of(type: str) -> ModuleType:
@@ -47,6 +49,10 @@ def driver_of(type: str) -> ModuleType:
         from fsdrivers import swap
 
         return swap
+    if type in ISO_TYPES:
+        from fsdrivers import iso9660
+
+        return iso9660
     if type in (EMPTY, UNKNOWN):
         raise NotRecognisedError("nothing there that any driver knows")
     raise UnsupportedError(type)

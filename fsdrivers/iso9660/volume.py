@@ -1,0 +1,446 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read an ISO 9660 volume, from an image or straight from the drive.
+
+Source: [ECMA-119], [SUSP], [RRIP], [Joliet], [El Torito].  A volume has up to four trees of
+names over the same content; one of them is shown: the one asked for, or the first of those in
+`NAMESPACES` that is there.  Sectors of a drive are as large as those of the format, so a drive
+is read as an image is.
+
+Damage is told from carelessness: where the two copies of a number differ, the record is damaged
+(CorruptError), unless the volume descriptor itself shows that the mastering program did not
+care for the second copies; then the first ones count everywhere, and `problems` says so.
+
+Not done: UDF and HFS trees of hybrid discs, files on other volumes of a set, record formats of
+extended attribute records, attributes in AL entries, sparse files (refused by name).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from fsdrivers.device import Device
+from fsdrivers.errors import CorruptError, FilesystemError, UnsupportedError
+from fsdrivers.iso9660 import description, zisofs
+from fsdrivers.iso9660.descriptors import (
+    DescriptorSet,
+    PlacedDescriptor,
+    find_sessions,
+    geometry_of,
+    read_descriptors,
+)
+from fsdrivers.iso9660.directory import File, Item, iter_files, iter_items, read_file, unpack_item
+from fsdrivers.iso9660.eltorito import BootCatalogue, read_catalogue
+from fsdrivers.iso9660.format import (
+    SECTOR_SIZE,
+    SELF_NAME,
+    FileFlag,
+)
+from fsdrivers.iso9660.geometry import Geometry, Section, section_of
+from fsdrivers.iso9660.names import checked_name, joliet_name, plain_name
+from fsdrivers.iso9660.nodes import LinkKey, directory_node, file_node, link_key
+from fsdrivers.iso9660.rockridge import RockRidge, parse_entries
+from fsdrivers.iso9660.susp import SuspEntry, find_skip, iter_entries, rock_ridge_version
+from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
+
+Namespace = Literal["rockridge", "joliet", "enhanced", "plain"]
+NAMESPACES: tuple[Namespace, ...] = ("rockridge", "joliet", "enhanced", "plain")
+ASSOCIATED_SUFFIX = b";associated"  # behind the name of an associated file, where shown
+CACHED_CONTENTS = 64
+_ASSOCIATED = FileFlag.ASSOCIATED.value
+_DIRECTORY = FileFlag.DIRECTORY.value
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One tree of names.
+
+    Attributes:
+        namespace: whose names they are.
+        placed: the descriptor that leads to its root.
+        skip: bytes to skip in System Use areas, of Rock Ridge.
+        version: of Rock Ridge, or level of Joliet, as text.
+    """
+
+    namespace: Namespace
+    placed: PlacedDescriptor
+    skip: int = 0
+    version: str = ""
+
+
+class _Content(NamedTuple):
+    """Where the content of a file is, and how it is compressed."""
+
+    extents: list[Extent]
+    compression: zisofs.Compression | None
+
+
+class IsoVolume:
+    """An opened ISO 9660 volume.  Made by `open_volume`; owns no descriptor."""
+
+    type = "iso9660"
+
+    def __init__(
+        self,
+        device: Device,
+        descriptors: DescriptorSet,
+        views: dict[Namespace, View],
+        namespace: Namespace,
+        *,
+        show_associated: bool,
+        problems: tuple[str, ...],
+    ) -> None:
+        self.device = device
+        self.descriptors = descriptors
+        self.geometry: Geometry = geometry_of(descriptors, device)
+        self.views = views
+        self.view = views[namespace]
+        self.namespace = namespace
+        self.problems = problems  # what was tolerated, in sentences
+        self.is_strict = not descriptors.ignores_big_endian
+        self.size = self.geometry.size
+        self.block_size = self.geometry.block_size
+        self.uuid = description.uuid_of(descriptors.primary.descriptor)
+        self.label = description.label_of(self.view.placed.descriptor)
+        self._show_associated = show_associated
+        self._contents: dict[int, _Content] = {}
+
+    def describe(self) -> dict[str, Plain]:
+        """Return what the descriptors say; `fsdrivers.iso9660.description` lists the keys."""
+        return description.pack_description(
+            self.descriptors, {name: view.version for name, view in self.views.items()}
+        )
+
+    def used_size(self) -> int:
+        """Return the size of the volume: a disc has no free space."""
+        return self.size
+
+    def boot_catalogue(self) -> BootCatalogue | None:
+        """Read the boot catalogue, None if the volume has none.
+
+        Raises:
+            CorruptError: it is outside, or does not start as it must.
+        """
+        if self.descriptors.boot_position is None:
+            return None
+        return read_catalogue(self.device, self.descriptors.catalogue_sector * SECTOR_SIZE)
+
+    def walk(self) -> Iterator[Entry]:
+        """Yield every name, the root first, each directory followed by what is in it.
+
+        Raises:
+            CorruptError: at the directory that cannot be read, or that is met a second time.
+        """
+        links: dict[LinkKey, Node] = {}
+        root = self.root_section()
+        number = self.directory_number(root)
+        yield Entry(number, b"", self._root_node(root))
+        seen = {number}
+        budget = self.device.size - root.size  # no byte belongs to two directories
+        stack = [(number, self.iter_directory(root))]
+        while stack:
+            parent, files = stack[-1]
+            file = next(files, None)
+            if file is None:
+                stack.pop()
+                continue
+            attributes = self.attributes(file.item)
+            if self._is_hidden(file.item, attributes):
+                continue
+            name = self._name_of(file.item, attributes)
+            section = self.section_of_directory(file, attributes)
+            if section is None:
+                yield Entry(parent, name, self._file_node(file, attributes, links))
+                continue
+            number = self.directory_number(section)
+            if number in seen:
+                raise CorruptError("directory met twice", file.item.position, "a new one", number)
+            seen.add(number)
+            budget -= section.size
+            if budget < 0:
+                raise CorruptError("directories larger than their volume", file.item.position)
+            yield Entry(parent, name, self._directory_node(number, file, attributes))
+            stack.append((number, self.iter_directory(section)))
+
+    def root_section(self) -> Section:
+        """Return where the root directory of this view is."""
+        placed = self.view.placed
+        return section_of(placed.root, placed.root_position)
+
+    def directory_number(self, section: Section) -> int:
+        """Return where the content of a directory starts, which is its number."""
+        return self.geometry.span(section)[0]
+
+    def iter_directory(self, section: Section) -> Iterator[File]:
+        """Yield the objects in a directory, with no regard to what is hidden.
+
+        Raises:
+            CorruptError: it passes the end of the device; or at the record that is damaged.
+        """
+        return iter_files(self.iter_items(section))
+
+    def iter_items(self, section: Section) -> Iterator[Item]:
+        """Yield all records of a directory.  Raises as `iter_directory`."""
+        if section.is_interleaved:
+            raise UnsupportedError("interleaved directories")
+        for extent in self.geometry.extents_of(section, 0):
+            yield from iter_items(
+                self.device.read,
+                extent.position,
+                extent.length,
+                self.block_size,
+                is_strict=self.is_strict,
+            )
+
+    def section_of_directory(self, file: File, attributes: RockRidge | None) -> Section | None:
+        """Return where the directory that a record stands for is, None if it stands for none.
+
+        Raises:
+            CorruptError: a relocated directory is not where it should be.
+        """
+        if attributes is not None and attributes.child_block is not None:
+            item = self.first_item(attributes.child_block, file.item.position)
+            return section_of(item.record, file.item.position)._replace(
+                block=attributes.child_block, attribute_blocks=0
+            )
+        if not file.item.is_directory:
+            return None
+        if len(file.sections) > 1:
+            raise CorruptError("directory of several sections", file.item.position)
+        return file.sections[0]
+
+    def extents(self, node: Node) -> list[Extent]:
+        """Return where the content of a file is; directories have none.
+
+        Raises:
+            CorruptError: it passes the end of the device.
+            UnsupportedError: it is sparse, or compressed: `read` gives what no extent has.
+        """
+        content = self._content(node)
+        if content.compression is not None:
+            raise UnsupportedError("extents of a compressed file")
+        return content.extents
+
+    def read(self, node: Node, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes of content from `offset`; less only at the end."""
+        content = self._content(node)
+        if content.compression is None:
+            return self._read(content.extents, offset, min(length, node.size - offset))
+
+        def stored(start: int, count: int) -> bytes:
+            size = sum(extent.length for extent in content.extents)
+            return self._read(content.extents, start, min(count, size - start))
+
+        return zisofs.read(stored, node.number, content.compression, offset, length)
+
+    def attributes(self, item: Item) -> RockRidge | None:
+        """Return what Rock Ridge says of a record, None if this view has none."""
+        if self.view.namespace != "rockridge":
+            return None
+        return parse_entries(self.iter_entries(item))
+
+    def iter_entries(self, item: Item, skip: int | None = None) -> Iterator[SuspEntry]:
+        """Yield the System Use entries of a record.
+
+        Raises:
+            CorruptError: one is damaged, or a continuation is outside.
+        """
+        skip = self.view.skip if skip is None else skip
+        return iter_entries(
+            item.system_use[skip:],
+            item.system_use_position + skip,
+            self._read_inside,
+            self.block_size,
+            is_strict=self.is_strict,
+        )
+
+    def _read(self, extents: list[Extent], offset: int, length: int) -> bytes:
+        """Return `length` bytes of content, all of which extents cover."""
+        if length <= 0:
+            return b""
+        end = offset + length
+        index = bisect_right(extents, offset, key=lambda extent: extent.offset) - 1
+        pieces = []
+        while offset < end:
+            extent = extents[index]
+            count = min(end, extent.offset + extent.length) - offset
+            pieces.append(self.device.read(extent.position + offset - extent.offset, count))
+            offset += count
+            index += 1
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _read_inside(self, position: int, length: int) -> bytes:
+        """Read metadata; CorruptError where the device has none."""
+        if position + length > self.device.size:
+            raise CorruptError("metadata beyond the end of the image", position)
+        return self.device.read(position, length)
+
+    def first_item(self, block: int, position: int) -> Item:
+        """Return the record that a directory starts with; `position` is of what led here."""
+        start = self.geometry.position(block)
+        if start + self.block_size > self.device.size:
+            raise CorruptError("directory beyond the end of the image", position, None, start)
+        item = unpack_item(self.device.read(start, self.block_size), 0, start)
+        if item.name != SELF_NAME or not item.is_directory:
+            raise CorruptError("start of a directory", start, "its own record", item.name)
+        return item
+
+    def _root_node(self, section: Section) -> Node:
+        """Return the node of the root; its attributes are in its first record."""
+        number = self.directory_number(section)
+        placed = self.view.placed
+        item = Item(placed.root, SELF_NAME, b"", placed.root_position, placed.root_position)
+        attributes = None
+        if self.view.namespace == "rockridge":
+            item = self.first_item(number // self.block_size, placed.root_position)
+            start = find_skip(item.system_use)
+            attributes = parse_entries(self.iter_entries(item, start_of(item, start)))
+        return directory_node(number, item, attributes)
+
+    def _directory_node(self, number: int, file: File, attributes: RockRidge | None) -> Node:
+        """Return the node of a directory; a relocated one says itself what it is."""
+        item = file.item
+        if attributes is not None and attributes.child_block is not None:
+            item = self.first_item(attributes.child_block, item.position)
+            attributes = self.attributes(item)
+        return directory_node(number, item, attributes)
+
+    def _file_node(
+        self, file: File, attributes: RockRidge | None, links: dict[LinkKey, Node]
+    ) -> Node:
+        """Return the node of anything else, the same one for all its names."""
+        key = None if attributes is None else link_key(file, attributes)
+        if key is None:
+            return file_node(file, attributes)
+        node = links.get(key)
+        if node is None:
+            node = links[key] = file_node(file, attributes)
+        return node
+
+    def _is_hidden(self, item: Item, attributes: RockRidge | None) -> bool:
+        """Tell whether a record is shown elsewhere, or only on demand."""
+        if attributes is not None and attributes.is_relocated:
+            return True
+        return bool(item.record.flags & _ASSOCIATED) and not self._show_associated
+
+    def _name_of(self, item: Item, attributes: RockRidge | None) -> bytes:
+        """Return the name that this view has for a record."""
+        is_directory = bool(item.record.flags & _DIRECTORY)
+        if attributes is not None and attributes.name is not None:
+            name = attributes.name
+        elif self.namespace == "joliet":
+            name = joliet_name(item.name, is_directory=is_directory, position=item.position)
+        elif self.namespace == "enhanced":
+            name = item.name
+        else:
+            name = plain_name(item.name, is_directory=is_directory)
+        if item.record.flags & _ASSOCIATED:
+            name += ASSOCIATED_SUFFIX
+        return checked_name(name, item.position)
+
+    def _content(self, node: Node) -> _Content:
+        """Return where the content of a node is."""
+        if node.kind is not Kind.FILE:
+            return _Content([], None)
+        content = self._contents.get(node.number)
+        if content is None:
+            content = self._find_content(node)
+            if len(self._contents) >= CACHED_CONTENTS:
+                self._contents = {}  # as a whole, so that other threads' use of it holds
+            self._contents[node.number] = content
+        return content
+
+    def _find_content(self, node: Node) -> _Content:
+        """Read the directory records of a file again."""
+        file = read_file(
+            self._read_inside,
+            node.number,
+            self.device.size,
+            self.block_size,
+            is_strict=self.is_strict,
+        )
+        attributes = self.attributes(file.item)
+        compression = None
+        if attributes is not None and attributes.is_sparse:
+            raise UnsupportedError("sparse files of Rock Ridge")
+        if attributes is not None and attributes.compression is not None:
+            compression = zisofs.compression_of(attributes.compression, node.number)
+        extents: list[Extent] = []
+        offset = 0
+        for section in file.sections:
+            extents += self.geometry.extents_of(section, offset)
+            offset += section.size
+        return _Content(extents, compression)
+
+
+def start_of(item: Item, skip: int | None) -> int:
+    """Return where the entries of the root's own record start: skipping does not apply to it."""
+    return item.system_use.find(b"SP") if skip is not None else 0
+
+
+def open_volume(
+    device: Device,
+    *,
+    prefer: Namespace = "rockridge",
+    session: int | Literal["last"] = 0,
+    show_associated: bool = False,
+) -> IsoVolume:
+    """Open the ISO 9660 volume on `device`.
+
+    Args:
+        device: an image, or a drive with a disc in it.
+        prefer: whose names to show; where the volume has none of them, the first that it has.
+        session: sector at which the session to be read starts, or "last" for the newest one
+            in an image.
+        show_associated: list associated files too (resource forks of old Macintosh systems),
+            under their names with `ASSOCIATED_SUFFIX`.
+
+    Raises:
+        NotRecognisedError: there are no volume descriptors.
+        CorruptError: they lead nowhere.
+        UnsupportedError: blocks larger than sectors.
+    """
+    sector = find_sessions(device)[-1] if session == "last" else session
+    descriptors = read_descriptors(device, sector)
+    plain = View("plain", descriptors.primary)
+    views: dict[Namespace, View] = {"plain": plain}
+    problems = list(descriptors.problems)
+    probing = IsoVolume(
+        device, descriptors, views, "plain", show_associated=False, problems=tuple(problems)
+    )
+    try:
+        found = _find_rock_ridge(probing)
+        if found is not None:
+            views["rockridge"] = found
+    except FilesystemError as error:
+        problems.append(f"no Rock Ridge: {error}")
+    if descriptors.joliet is not None:
+        level = descriptors.joliet.descriptor.joliet_level
+        views["joliet"] = View("joliet", descriptors.joliet, version=str(level))
+    if descriptors.enhanced is not None:
+        views["enhanced"] = View("enhanced", descriptors.enhanced)
+    namespace = next(name for name in (prefer, *NAMESPACES) if name in views)
+    if probing.size > device.size:
+        problems.append(f"the volume has {probing.size} bytes, the image {device.size}")
+    return IsoVolume(
+        device,
+        descriptors,
+        views,
+        namespace,
+        show_associated=show_associated,
+        problems=tuple(problems),
+    )
+
+
+def _find_rock_ridge(volume: IsoVolume) -> View | None:
+    """Return the view of Rock Ridge if the root announces it."""
+    root = volume.root_section()
+    item = volume.first_item(root.block + root.attribute_blocks, root.position)
+    skip = find_skip(item.system_use)
+    if skip is None:
+        return None
+    entries = list(volume.iter_entries(item, start_of(item, skip)))
+    version = rock_ridge_version(entries)
+    return View("rockridge", volume.view.placed, skip, version) if version else None
