@@ -253,9 +253,9 @@ class _Names:
 def _collect_volume(volume: _VolumeWork, targets: list[PieceTarget], names: _Names) -> None:
     writer, tree = volume.writer, volume.tree
     if volume.layout is None:
-        if tree.volume.type == "raw":
-            volume.window.zero(0, volume.window.size)
-            names.fixed[tree.volume.number] = f"partition {volume.part.place}"
+        # Whatever the target held before: what is not among the pieces was zeros.
+        volume.window.zero(0, volume.window.size)
+        names.fixed[tree.volume.number] = f"partition {volume.part.place}"
         for piece in tree.volume.pieces:
             place = ((piece.offset, 0, piece.length),)
             targets.append(PieceTarget(piece, writer, tree.volume.number, place))

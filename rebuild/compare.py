@@ -9,7 +9,7 @@ keyed hash of every piece of content.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backup.objects.content import content_id
@@ -34,6 +34,7 @@ from rebuild.progress import Progress
 from rebuild.text import printable
 
 DIFFERENCES_SHOWN = 40
+READ_SIZE = 1 << 20  # bytes
 NODE_FIELDS = (
     *("kind", "size", "mode", "uid", "gid", "modified_ns", "accessed_ns", "changed_ns"),
     *("created_ns", "device", "target", "flags", "xattrs"),
@@ -175,12 +176,17 @@ def _compare_disk(
             add_fallback_loader(tree)
         try:
             start = entry.start if entry is not None else 0
-            if tree.volume.type == "raw":
+            if tree.volume.type in ("raw", "empty"):
                 for piece in tree.volume.pieces:
                     data = window.read(piece.offset, piece.length)
                     data = loader.undone(start + piece.offset, data)
                     _compare_piece(piece, data, f"partition {place}", master, result)
-            elif tree.volume.type != "empty":
+                position = _first_nonzero_outside(window, tree.volume.pieces)
+                if position is not None:
+                    result.differences.append(
+                        f"partition {place}: byte {position} is not zero as it was"
+                    )
+            else:
                 _compare_volume(machine, tree, window, place, master, result, shown)
         except FilesystemError as error:
             result.differences.append(f"partition {place}: {error}")
@@ -328,6 +334,26 @@ class _TreeComparison:
     def _differs(self, item: NodeObject, what: str) -> None:
         path = printable(printable_path(item, self._by_number))
         self._result.differences.append(f"{self._place}:{path}: {what}")
+
+
+def _first_nonzero_outside(window: Device, pieces: Sequence[Piece]) -> int | None:
+    """Return where the first byte lies that is neither zero nor in a piece."""
+    covered = sorted((piece.offset, piece.offset + piece.length) for piece in pieces)
+    gaps, position = [], 0
+    for start, end in covered:
+        gaps.append((position, start - position))
+        position = max(position, end)
+    gaps.append((position, window.size - position))
+    for start, length in gaps:
+        if length <= 0:
+            continue
+        for at, count in window.iter_data(start, length):
+            for offset in range(at, at + count, READ_SIZE):
+                data = window.read(offset, min(READ_SIZE, at + count - offset))
+                rest = data.lstrip(b"\0")
+                if rest:
+                    return offset + len(data) - len(rest)
+    return None
 
 
 def _compare_piece(
