@@ -23,6 +23,8 @@ from backup.objects.model import (
 )
 from fsdrivers.volume import Entry, Kind, Node
 
+_KINDS = {int(kind): kind for kind in Kind}  # calling the enumeration costs 1 us
+
 
 @dataclass(slots=True)
 class VolumeTree:
@@ -119,7 +121,7 @@ def node_of(item: NodeObject, security: dict[int, SecurityObject]) -> Node:
     """Return the driver's node of an object that is not a hard link."""
     return Node(
         item.number,
-        Kind(item.kind),
+        _KINDS[item.kind],
         item.size,
         item.mode,
         item.uid,
