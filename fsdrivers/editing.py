@@ -149,8 +149,10 @@ class Editor(Volume, Protocol):
         """Move a name, also to another directory.  Renaming to the same name does nothing.
 
         Args:
-            parent, name: what is moved.
-            new_parent, new_name: where to.
+            parent: number of the directory it is in.
+            name: what is moved.
+            new_parent: number of the directory it comes into.
+            new_name: its name there.
             replace: take the place of a file, or of an empty directory by a directory, as
                 rename(2) does; another name of the same object stays as it is.
 

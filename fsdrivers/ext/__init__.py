@@ -7,17 +7,20 @@ the one, who backs up not the other.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fsdrivers.device import Device
+from fsdrivers.editing import Clock
 from fsdrivers.volume import Description, Entry
 
 if TYPE_CHECKING:
+    from fsdrivers.ext.editor import ExtEditor
     from fsdrivers.ext.mkfs import ExtLayout, Regions
     from fsdrivers.ext.volume import ExtVolume
 
-__all__ = ["minimum_size", "open_volume", "plan_volume"]
+__all__ = ["minimum_size", "open_editor", "open_volume", "plan_volume"]
 
 
 def open_volume(device: Device) -> ExtVolume:
@@ -25,6 +28,13 @@ def open_volume(device: Device) -> ExtVolume:
     from fsdrivers.ext.volume import ExtVolume
 
     return ExtVolume.open(device)
+
+
+def open_editor(device: Device, *, clock: Clock = time.time_ns) -> ExtEditor:
+    """Open the ext volume on `device` for changing; see `editor`."""
+    from fsdrivers.ext.editor import ExtEditor
+
+    return ExtEditor.open_for_editing(device, clock)
 
 
 def plan_volume(

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metadata blocks of a volume that is being edited, and their changes.
+
+Changes are kept in two layers: those of the operation under way, which `drop` takes back, and
+those of finished operations that are not on the medium yet (`pending`).  A `Store` is itself a
+read-only device that shows both, so the readers of this package see the volume as edited.
+
+Not here: when and in which order pending blocks are written (`edit_commit`).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from enum import IntEnum
+
+from fsdrivers.device import Device
+from fsdrivers.errors import DeviceError
+
+
+class Role(IntEnum):
+    """What a block is: where it stands in the order of writes."""
+
+    MAP = 1  # extent blocks, indirect blocks, attribute blocks, new directory blocks
+    INODES = 2
+    DIRECTORY = 3
+    BITMAP = 4
+    FRAME = 5  # group descriptors, superblock, orphan file
+
+
+class Store:
+    """See the module.  `is_writable` is that of `Device`: writes come through the methods below."""
+
+    is_writable = False
+
+    def __init__(self, device: Device, block_size: int) -> None:
+        self.device = device
+        self.name = device.name
+        self.size = device.size
+        self.sector_size = device.sector_size
+        self.block_size = block_size
+        self.pending: dict[int, bytearray] = {}
+        self.roles: dict[int, Role] = {}
+        self.late_inodes: set[int] = set()  # whose links fall: see `edit_commit`
+        self.has_failed = False
+        self._changed: dict[int, bytearray] = {}
+        self._changed_roles: dict[int, Role] = {}
+        self._changed_late: set[int] = set()
+
+    def block(self, number: int) -> bytes | bytearray:
+        """Return a block as it is now; the caller must not change it."""
+        found = self._changed.get(number)
+        if found is None:
+            found = self.pending.get(number)
+        if found is None:
+            return self.device.read(number * self.block_size, self.block_size)
+        return found
+
+    def edit(self, number: int, role: Role) -> bytearray:
+        """Return a block to be changed in place by the operation under way."""
+        found = self._changed.get(number)
+        if found is None:
+            found = self._changed[number] = bytearray(self.block(number))
+            self._changed_roles[number] = role
+        return found
+
+    def put(self, number: int, data: bytes | bytearray, role: Role) -> bytearray:
+        """Set the content of a block whose old one does not matter; return it for changes."""
+        assert len(data) == self.block_size, "a whole block"
+        found = self._changed[number] = bytearray(data)
+        self._changed_roles[number] = role
+        return found
+
+    def hold_back(self, inode: int) -> None:
+        """Note that an inode loses links in the operation under way."""
+        self._changed_late.add(inode)
+
+    def changed_count(self, *, with_pending: bool = False) -> int:
+        """Return how many blocks the operation under way, or it and those before, changed."""
+        if with_pending:
+            return len(self._changed.keys() | self.pending.keys())
+        return len(self._changed)
+
+    def keep(self) -> None:
+        """End an operation: its changes are pending now."""
+        self.pending.update(self._changed)
+        self.roles.update(self._changed_roles)
+        self.late_inodes |= self._changed_late
+        self.drop()
+
+    def drop(self) -> None:
+        """Take back what the operation under way changed."""
+        self._changed = {}
+        self._changed_roles = {}
+        self._changed_late = set()
+
+    def written(self) -> None:
+        """Forget the pending blocks: they are on the medium."""
+        self.pending = {}
+        self.roles = {}
+        self.late_inodes = set()
+
+    def write(self, position: int, data: bytes | bytearray | memoryview) -> None:
+        """Write to the medium at once: content, and what `edit_commit` writes.
+
+        Raises:
+            DeviceError: it failed, now or earlier; the state of the medium is unknown.
+        """
+        self.check()
+        try:
+            self.device.write(position, data)
+        except DeviceError:
+            self.has_failed = True
+            raise
+
+    def flush(self) -> None:
+        """Return when what was written is on the medium."""
+        self.check()
+        try:
+            self.device.flush()
+        except DeviceError:
+            self.has_failed = True
+            raise
+
+    def check(self) -> None:
+        """Raise DeviceError if a write failed before."""
+        if self.has_failed:
+            raise DeviceError("write", 0, 0, errno.EIO, self.name)
+
+    def read(self, position: int, length: int) -> bytes:
+        """Return exactly `length` bytes of the volume as edited."""
+        if not (self._changed or self.pending) or not length:
+            return self.device.read(position, length)
+        size = self.block_size
+        first, end = position // size, -(-(position + length) // size)
+        if end - first == 1:
+            start = position - first * size
+            return bytes(memoryview(self.block(first))[start : start + length])
+        data: bytearray | None = None
+        for number in self._known(first, end):
+            if data is None:
+                data = bytearray(self.device.read(position, length))
+            low, high = max(position, number * size), min(position + length, (number + 1) * size)
+            content = memoryview(self.block(number))[low - number * size : high - number * size]
+            data[low - position : high - position] = content
+        return self.device.read(position, length) if data is None else bytes(data)
+
+    def _known(self, first: int, end: int) -> Iterator[int]:
+        """Yield the blocks of a range that are changed or pending."""
+        for layer in (self.pending, self._changed):
+            if len(layer) < end - first:
+                yield from [number for number in layer if first <= number < end]
+            else:
+                yield from [number for number in range(first, end) if number in layer]
+
+    def read_into(self, position: int, buffer: bytearray | memoryview) -> None:
+        """Fill all of `buffer`."""
+        view = memoryview(buffer).cast("B")
+        view[:] = self.read(position, len(view))
+
+    def iter_data(self, position: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yield the whole range."""
+        yield position, length
+
+    def zero(self, position: int, length: int) -> None:
+        """Write zeros at once, as `write` does."""
+        self.check()
+        try:
+            self.device.zero(position, length)
+        except DeviceError:
+            self.has_failed = True
+            raise
+
+    def close(self) -> None:
+        """Do nothing: the device below is closed by who opened it."""
