@@ -28,8 +28,10 @@ class CoalescingWriter:
     def __init__(self, device: Device, block_size: int) -> None:
         self._device = device
         self._block_size = block_size
-        # A memory map starts at a page, which writing past the page cache requires.
-        self._view = memoryview(mmap.mmap(-1, BUFFER_SIZE))
+        # A memory map starts at a page, which writing past the page cache requires.  Private:
+        # forked processes must not collect into the same memory.
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self._view = memoryview(mmap.mmap(-1, BUFFER_SIZE, flags=flags))
         self._start = 0
         self._used = 0
         self.written = 0  # bytes handed to the device

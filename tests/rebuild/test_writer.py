@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsdrivers.device import MemoryDevice
+from fsdrivers.device import FileDevice, MemoryDevice
+from rebuild.sharing import share
 from rebuild.writer import BUFFER_SIZE, CoalescingWriter
 
 
@@ -36,6 +39,26 @@ def test_neighbours_become_one_write_with_zeroed_tails() -> None:
         want = (b"x" * (100 + block)).ljust(4096, b"\0")
         assert device.read(block * 4096, 4096) == want
     assert device.read(8 * 4096, 4096) == b"\xff" * 4096
+
+
+def test_processes_collect_apart(tmp_path: Path) -> None:
+    """Two processes that write through one writer, made before the fork, do not mix."""
+    path = tmp_path / "image"
+    path.write_bytes(bytes(64 << 20))
+    with FileDevice.open(path, writable=True, direct=True) as device:
+        writer = CoalescingWriter(device, 4096)
+
+        def do(job: int) -> None:
+            for block in range(256):
+                position = (job * 256 + block) * 4096
+                writer.write(position, b"%d %d" % (job, block))
+
+        share(range(64), do, lambda job, result: None, lambda jobs: writer.flush(), 3)
+        writer.flush()
+
+        for block in range(64 * 256):
+            want = b"%d %d" % divmod(block, 256)
+            assert device.read(block * 4096, 4096) == want.ljust(4096, b"\0")
 
 
 def test_a_gap_of_whole_blocks_is_left_alone() -> None:
