@@ -4,7 +4,8 @@ SHELL := /bin/bash
 PYTHON ?= $(shell test -x /usr/bin/python3 && echo /usr/bin/python3 || echo python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
-SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
+# Making and mounting real disks takes root.
+SUDO := $(shell test "$$(id -u)" = 0 || echo sudo --preserve-env=REBUILDKIT_CACHE)
 WORKERS ?= 2
 DEMO ?= demo
 
@@ -12,7 +13,7 @@ DEMO ?= demo
 PACKAGES := python3-venv binutils qemu-system-x86 ovmf
 # Programs that only the tests and the demonstration use: makers of machines, judges of volumes.
 TEST_PACKAGES := acl attr dosfstools e2fsprogs fatcat fdisk file gdisk libcap2-bin mmdebstrap \
-	mtools sleuthkit util-linux xorriso zstd
+	mount mtools openssl sleuthkit util-linux xorriso zstd
 # Peers that the benchmarks run beside us.
 BENCH_PACKAGES := borgbackup restic
 
@@ -27,7 +28,7 @@ $(VENV)/.ready: pyproject.toml Makefile
 	@missing=$$(dpkg-query -W -f '$${Package} $${db:Status-Status}\n' $(PACKAGES) $(TEST_PACKAGES) \
 		2>/dev/null | awk '$$2=="installed"{n++} END{print n+0}'); \
 	if [ "$$missing" -lt $(words $(PACKAGES) $(TEST_PACKAGES)) ]; then \
-		$(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install \
+		$(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install \
 		-y -qq --no-install-recommends $(PACKAGES) $(TEST_PACKAGES); fi
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
@@ -49,13 +50,13 @@ types: ## Strict type check
 	$(BIN)/mypy
 
 unit: ## All tests that start no virtual machine
-	$(BIN)/pytest -q -n $(WORKERS) -m 'not vm'
+	$(SUDO) $(BIN)/pytest -q -n $(WORKERS) -m 'not vm'
 
 vm: ## Tests in virtual machines: the main job, end to end
-	$(BIN)/pytest -q -n $(WORKERS) --dist loadscope -m 'vm and not slow'
+	$(SUDO) $(BIN)/pytest -q -n $(WORKERS) --dist loadscope -m 'vm and not slow'
 
 matrix: setup ## All of them: more firmware, disks, sizes, media and filesystems; an hour
-	$(BIN)/pytest -q -n $(WORKERS) --dist loadscope -m vm
+	$(SUDO) $(BIN)/pytest -q -n $(WORKERS) --dist loadscope -m vm
 
 bench: setup ## Measure against the peers, side by side
 	$(SUDO) apt-get install -y -qq --no-install-recommends $(BENCH_PACKAGES)
