@@ -11,11 +11,14 @@ import contextlib
 import os
 import sys
 import threading
+import time
 from typing import NoReturn
 
 from rebuild import init
 from rebuild.kernel_modules import KernelModules
 
+# Time for the shell to ask its first question undisturbed; nobody types an id faster.
+PAUSE_S = 2.0
 # What the restore needs: importing it takes a second on a slow machine.
 HEAVY_IMPORTS = (
     "construct",
@@ -55,6 +58,7 @@ def _finish_start(modules: KernelModules) -> None:
     """Load what only a restore needs, beside the dialogue."""
     import importlib
 
+    time.sleep(PAUSE_S)
     for name in HEAVY_IMPORTS:
         # The shell imports it again when it needs it, and reports what is wrong then.
         with contextlib.suppress(ImportError):

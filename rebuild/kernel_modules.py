@@ -20,6 +20,9 @@ from typing import NamedTuple
 DIRECTORY = "/lib/modules"
 SYS_BUS = "/sys/bus"
 
+# Source: linux include/linux/pci_ids.h: network, display, SMBus.
+UNHURRIED_PCI_CLASSES = ("bc02", "bc03", "bc0Csc05")
+
 Loader = Callable[[str, bytes], None]  # name, image
 
 
@@ -156,7 +159,9 @@ def _modaliases(sys_bus: str) -> Iterator[str]:
 def is_needed_to_start(modalias: str) -> bool:
     """Tell whether a device can be the way to the disc or to a keyboard.
 
-    Everything can, but network adapters and displays, which cost seconds under emulation.
-    Source: linux include/linux/pci_ids.h (class 02 network, 03 display).
+    Everything can, but network adapters, displays and SMBus controllers, which cost a good part
+    of a second each under emulation.
     """
-    return not (modalias.startswith("pci:") and ("bc02" in modalias or "bc03" in modalias))
+    if not modalias.startswith("pci:"):
+        return True
+    return not any(kind in modalias for kind in UNHURRIED_PCI_CLASSES)

@@ -31,7 +31,7 @@ _ROWS = (
     (41, *range(2, 14)),
     tuple(range(16, 28)),
     (*range(30, 41), 43),
-    (86, *range(44, 54)),
+    (86, *range(44, 54), 89),  # 89: a key that only Brazilian keyboards have
 )
 
 
@@ -77,7 +77,7 @@ KEYMAPS: dict[str, Layout] = {
     "it": Layout(
         ("\\1234567890'ì", "qwertyuiopè+", "asdfghjklòàù", "<zxcvbnm,.-"),
         ('|!"£$%&/()=?^', "QWERTYUIOPé*", "ASDFGHJKLç°§", ">ZXCVBNM;:_"),
-        ("           `~", "  €       []", "         @# ", ""),
+        ("       {[]}`~", "  €       []", "         @# ", ""),
     ),
     "pt": Layout(
         ("\\1234567890'«", "qwertyuiop+´", "asdfghjklçº~", "<zxcvbnm,.-"),
@@ -104,7 +104,47 @@ KEYMAPS: dict[str, Layout] = {
         ('°+"*ç%&/()=?`', "QWERTZUIOPè!", "ASDFGHJKLéà£", ">YXCVBNM;:_"),
         (" ¦@#°§¬|¢  ´~", "  €       []", "          {}", "\\          "),
     ),
+    "pl": Layout(
+        ("`1234567890-=", "qwertyuiop[]", "asdfghjkl;'\\", " zxcvbnm,./"),
+        ("~!@#$%^&*()_+", "QWERTYUIOP{}", 'ASDFGHJKL:"|', " ZXCVBNM<>?"),
+        ("     €       ", "  ę     ó   ", "ąś      ł   ", " żźć  ń    "),
+    ),
+    "cz": Layout(
+        (";+ěščřžýáíé=´", "qwertzuiopú)", "asdfghjklů§¨", "\\yxcvbnm,.-"),
+        ("°1234567890%ˇ", "QWERTZUIOP/(", "ASDFGHJKL\"!'", "|YXCVBNM?:_"),
+        ("`!@#$%^&*{}  ", "\\|€       []", "~đĐ[]`'łŁ$'\\", "/°#&@{}^<>*"),
+    ),
+    "hu": Layout(
+        ("0123456789öüó", "qwertzuiopőú", "asdfghjkléáű", "íyxcvbnm,.-"),
+        ("§'\"+!%/=()ÖÜÓ", "QWERTZUIOPŐÚ", "ASDFGHJKLÉÁŰ", "ÍYXCVBNM?:_"),
+        (" ~ˇ^˘°˛`˙´˝¨¸", "\\|    €   ÷×", " đĐ[]  łŁ$ß¤", "<>#&@{} ;>*"),
+    ),
+    "tr": Layout(
+        ('"1234567890*-', "qwertyuıopğü", "asdfghjklşi,", "<zxcvbnmöç."),
+        ("é!'^+%&/()=?_", "QWERTYUIOPĞÜ", "ASDFGHJKLŞİ;", ">ZXCVBNMÖÇ:"),
+        ("<>£#$½ {[]}\\|", "@ €        ~", "          ´`", "|          "),
+    ),
+    "br": Layout(
+        ("'1234567890-=", "qwertyuiop´[", "asdfghjklç~]", "\\zxcvbnm,.;/"),
+        ('"!@#$%¨&*()_+', "QWERTYUIOP`{", "ASDFGHJKLÇ^}", "|ZXCVBNM<>:?"),
+        (" ¹²³£¢¬    \\§", "/?°         ", "            ", "           °"),
+    ),
+    "latam": Layout(
+        ("|1234567890'¿", "qwertyuiop´+", "asdfghjklñ{}", "<zxcvbnm,.-"),
+        ('°!"#$%&/()=?¡', "QWERTYUIOP¨*", "ASDFGHJKLÑ[]", ">ZXCVBNM;:_"),
+        ("¬|@  ¬ {[]}\\ ", "@          ~", "          ^`", "\\          "),
+    ),
+    "ca": Layout(
+        ("#1234567890-=", "qwertyuiop^¸", "asdfghjkl;`<", "«zxcvbnm,.é"),
+        ('|!"/$%?&*()_+', "QWERTYUIOP^¨", "ASDFGHJKL:`>", "»ZXCVBNM'.É"),
+        ("\\±@£¢¤¬¦²³¼½¾", "        §¶[]", "         ~{}", "°      µ   "),
+    ),
+    "dvorak": Layout(
+        ("`1234567890[]", "',.pyfgcrl/=", "aoeuidhtns-\\", " ;qjkxbmwvz"),
+        ("~!@#$%^&*(){}", '"<>PYFGCRL?+', "AOEUIDHTNS_|", " :QJKXBMWVZ"),
+    ),
 }
+KEYMAPS["fi"] = KEYMAPS["se"]
 
 
 def entries_of(layout: Layout) -> list[tuple[int, int, int]]:

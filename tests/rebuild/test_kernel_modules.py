@@ -139,3 +139,4 @@ def test_network_adapters_wait() -> None:
     assert is_needed_to_start("usb:v0627p0001d0000dc00dsc00dp00ic03isc01ip01in00")
     assert not is_needed_to_start(adapter)
     assert not is_needed_to_start(screen)
+    assert not is_needed_to_start("pci:v00008086d00002930sv00001AF4sd00001100bc0Csc05i00")
