@@ -24,6 +24,8 @@ from vm.debian import FULL_KERNEL, DiskLayout, RootRecipe, disk_digest, make_dis
 USER = "anna"
 PASSWORD = "correct horse battery staple"
 SERVER_START_TIMEOUT_S = 30.0
+# What a machine of ours says of itself once it is up; see vm/debian.py.
+UP = r"MACHINE-FILES-OK[\s\S]*MACHINE-SWAP [\s\S]*MACHINE-UP[\s\S]*login: "
 # What a server says at its start: where it is, and its certificate's fingerprint.
 SERVER_WORDS = re.compile(rb"(https://\S+)[\s\S]*?((?:[0-9A-Fa-f]{2}:){31}[0-9A-Fa-f]{2})")
 
@@ -216,3 +218,9 @@ def must(outcome: Outcome) -> Outcome:
     """Return an outcome that went well, or fail with what the command said."""
     assert outcome.code == 0, f"exit {outcome.code}\n{outcome.out}\n{outcome.err}"
     return outcome
+
+
+def pictures(name: str) -> list[str]:
+    """Options for screenshots, kept where REBUILDKIT_PICTURES says."""
+    place = os.environ.get("REBUILDKIT_PICTURES")
+    return ["--screenshots", os.path.join(place, name)] if place else []

@@ -22,15 +22,16 @@ from tests.vm.guest import Guest, make_agent_drive
 from tests.vm.judges import check_volumes, compare_disks
 from tests.vm.scenario import (
     PASSWORD,
+    UP,
     USER,
     Outcome,
     Scenario,
     Server,
     debian_disk,
     must,
+    pictures,
     run,
 )
-from tests.vm.test_main_job import UP, pictures
 from vm.debian import DiskLayout
 from vm.machine import Machine
 from vm.qemu import Disk, MachineConfig, variables_template

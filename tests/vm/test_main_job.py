@@ -7,20 +7,17 @@ firmware, a real system that starts.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.vm.judges import check_volumes, compare_disks
-from tests.vm.scenario import Scenario, Server, debian_disk, must, run
+from tests.vm.scenario import UP, Scenario, Server, debian_disk, must, pictures, run
 from vm.debian import DiskLayout
 
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.tools]
 SIZE_MIB, LARGER_MIB, SMALLER_MIB = 800, 1600, 600
-# What the machine says of itself once it is up; see vm/debian.py.
-UP = r"MACHINE-FILES-OK[\s\S]*MACHINE-SWAP [\s\S]*MACHINE-UP[\s\S]*login: "
 UP_SECURE = UP.replace("MACHINE-UP", r"MACHINE-SECURE-BOOT 1[\s\S]*MACHINE-UP")
 MBR, GPT = DiskLayout("mbr", SIZE_MIB), DiskLayout("gpt", SIZE_MIB)
 
@@ -45,12 +42,6 @@ def disc_of(scenario: Scenario, layout: DiskLayout, root: str = "plain") -> tupl
         must(scenario.backup(machine, disk))
         must(scenario.build(machine, disc))
     return disk, disc
-
-
-def pictures(name: str) -> list[str]:
-    """Options for screenshots, kept where REBUILDKIT_PICTURES says."""
-    place = os.environ.get("REBUILDKIT_PICTURES")
-    return ["--screenshots", os.path.join(place, name)] if place else []
 
 
 def prove(scenario: Scenario, disc: Path, size_mib: int, *options: str, expect: str = UP) -> None:
