@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plan a whole populated FAT volume, then give its metadata in the order of writing.
 
-The order on the volume: reserved sectors, FATs, fixed root, then in the clusters all
-directories in one run, then all files, each contiguous, without gaps.  Since every chain is
-contiguous and they follow each other, a FAT is a number range with end marks in it.
+The order on the volume: reserved sectors, FATs, fixed root, then in the clusters what a boot
+sector expects there, all directories in one run, then all files, each contiguous, without gaps.
+Since every chain is contiguous and they follow each other, a FAT is a number range with end
+marks in it; only files that must keep their place make exceptions.
 
 `plan_volume` and `minimum_size` are pure; nothing is written here.  The boot sector comes last:
 until it is there, the device holds no volume.
@@ -14,12 +15,12 @@ aligned to anything but what the old geometry happened to align them to.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import gcd
 
 from fsdrivers.errors import NoSpaceError
+from fsdrivers.fat.allocation import Allocation, allocate
 from fsdrivers.fat.codepage import code_page
 from fsdrivers.fat.description import Template, boot_sector_bytes, unpack_description
 from fsdrivers.fat.directory import pack_dots, pack_slots
@@ -37,7 +38,8 @@ from fsdrivers.fat.format import (
     FsInfo,
 )
 from fsdrivers.fat.geometry import Geometry, iter_bases, legal_clusters, resized, with_clusters
-from fsdrivers.fat.table import clean_heads, iter_contiguous_table
+from fsdrivers.fat.system import SystemFiles, arrange
+from fsdrivers.fat.table import Run, clean_heads, iter_contiguous_table
 from fsdrivers.fat.tree import Directory, Tree, build_tree
 from fsdrivers.volume import Description, Entry, Extent
 
@@ -53,8 +55,7 @@ class FatLayout:
         size: int,
         template: Template,
         tree: Tree,
-        first_clusters: dict[int, int],
-        ends: Sequence[int],
+        allocation: Allocation,
     ) -> None:
         self.template = template  # with the boot sector and geometry of the new volume
         self.tree = tree
@@ -63,20 +64,31 @@ class FatLayout:
         self.size = size
         # Clusters need not lie on multiples of their size: this is the grid they do lie on.
         self.block_size = gcd(self.geometry.cluster_size, self.geometry.data_position)
-        self.first_clusters = first_clusters  # by node number, without empty files
-        self.ends = ends  # last cluster of every chain, ascending
-        self.used_clusters = ends[-1] - FIRST_CLUSTER + 1 if ends else 0
+        self.allocation = allocation
+        self.first_clusters = allocation.first_clusters  # by node number, without empty files
+        self.used_clusters = allocation.used_clusters
         self.used_size = (
             self.geometry.metadata_size + self.used_clusters * self.geometry.cluster_size
         )
 
     def placements(self, number: int) -> Sequence[Extent]:
-        """Return where the content of a file goes: one extent of whole clusters, or none."""
+        """Return where the content of a file goes: whole clusters, side by side if it may move."""
         first = self.first_clusters.get(number)
         if first is None or number not in self.tree.files:
             return ()
+        if number in self.allocation.fixed:
+            return self._fixed_placements(number)
         size = self.geometry.clusters_of(self.tree.files[number].size) * self.geometry.cluster_size
         return (Extent(0, size, self.geometry.cluster_position(first)),)
+
+    def _fixed_placements(self, number: int) -> list[Extent]:
+        """Return where the content of a file lies that keeps its place."""
+        extents, offset, geometry = [], 0, self.geometry
+        for start, count in self.allocation.fixed[number]:
+            length = count * geometry.cluster_size
+            extents.append(Extent(offset, length, geometry.cluster_position(start)))
+            offset += length
+        return extents
 
     def iter_metadata(self) -> Iterator[tuple[int, bytes | bytearray | memoryview]]:
         """Yield (position, data) ascending, but the boot sector last: it is the commit point."""
@@ -87,7 +99,8 @@ class FatLayout:
         heads = clean_heads(template.heads, template.boot.media, geometry.bits)
         for index in range(geometry.fat_count):
             position = geometry.fat_position(index)
-            for data in iter_contiguous_table(geometry, heads, self.ends):
+            made = self.allocation
+            for data in iter_contiguous_table(geometry, heads, made.ends, made.gaps, made.links):
                 yield position, data
                 position += len(data)
         yield from self._iter_directories()
@@ -108,7 +121,7 @@ class FatLayout:
                 struct_signature=FSINFO_STRUCT_SIGNATURE,
                 trail_signature=FSINFO_TRAIL_SIGNATURE,
                 free_count=free,
-                next_free=max(FIRST_CLUSTER, FIRST_CLUSTER + self.used_clusters - 1),
+                next_free=max(FIRST_CLUSTER, *self.allocation.ends[-1:]),
             )
             rest = sectors.get(at, bytes(sector_size))[FsInfo.SIZE :]
             sectors[at] = fsinfo.pack() + rest
@@ -135,16 +148,23 @@ class FatLayout:
         if geometry.root_size:
             root = self._pack_directory(directories.pop(0))
             yield geometry.root_position, root.ljust(geometry.root_size, b"\0")
-        position, data = geometry.data_position, bytearray()
-        for directory in directories:
+        position, data = 0, bytearray()
+        for directory in sorted(directories, key=self._cluster_of):
+            start = geometry.cluster_position(self._cluster_of(directory))
+            if data and (len(data) >= _CHUNK_SIZE or start != position + len(data)):
+                yield position, data
+                data = bytearray()
+            if not data:
+                position = start
             slots = self._pack_directory(directory)
             size = max(1, geometry.clusters_of(len(slots))) * geometry.cluster_size
             data += slots.ljust(size, b"\0")
-            if len(data) >= _CHUNK_SIZE:
-                yield position, data
-                position, data = position + len(data), bytearray()
         if data:
             yield position, data
+
+    def _cluster_of(self, directory: Directory) -> int:
+        """Return the first cluster of a directory."""
+        return self.first_clusters[directory.node.number]
 
     def _pack_directory(self, directory: Directory) -> bytearray:
         """Return the slots of a directory in use."""
@@ -174,6 +194,9 @@ def plan_volume(
     entries: Iterable[Entry],
     order: Iterable[int],
     hidden_sectors: int | None = None,
+    bios_geometry: tuple[int, int] | None = None,
+    system: SystemFiles | None = None,
+    fixed: Mapping[int, Sequence[tuple[int, int]]] | None = None,
 ) -> FatLayout:
     """Plan the volume that `description` describes, in `size` bytes, with `entries` on it.
 
@@ -186,6 +209,11 @@ def plan_volume(
         order: node numbers of files in the order in which they are to lie; numbers of anything
             else are passed over, files that are missing follow in the order of `entries`.
         hidden_sectors: LBA of the new place; None keeps the recorded one.
+        bios_geometry: heads and sectors per track of the new disk; None keeps those recorded.
+        system: files that a boot sector finds by their places.
+        fixed: (position, length) in bytes of the extents of files that something finds by their
+            sectors.  They stay there if the new volume has the geometry of the old one, else
+            `layout.allocation.fixed` lacks them.
 
     Raises:
         NoSpaceError: it does not fit.
@@ -196,15 +224,37 @@ def plan_volume(
     tree = _tree_of(template, entries)
     geometry = plan_geometry(template, size=size, sector_size=sector_size)
     _check_space(geometry, tree)
-    first_clusters, ends = _allocate(geometry, tree, order)
-    planned = replace(
-        template,
-        boot=_plan_boot_sector(template.boot, geometry, hidden_sectors),
-        geometry=geometry,
+    system = system or SystemFiles()
+    old = template.geometry
+    is_same = replace(geometry, root_cluster=old.root_cluster) == old
+    allocation = allocate(
+        geometry,
+        tree,
+        order,
+        leading=system.contiguous,
+        fixed=_clusters_of(geometry, fixed) if fixed and is_same else None,
+        root_cluster=old.root_cluster,
     )
-    return FatLayout(
-        size=size, template=planned, tree=tree, first_clusters=first_clusters, ends=ends
-    )
+    geometry = allocation.geometry
+    boot = _plan_boot_sector(template.boot, geometry, hidden_sectors)
+    if bios_geometry is not None:
+        boot = replace(boot, heads=bios_geometry[0], sectors_per_track=bios_geometry[1])
+    planned = replace(_arrange_root(template, tree, system), boot=boot, geometry=geometry)
+    return FatLayout(size=size, template=planned, tree=tree, allocation=allocation)
+
+
+def _clusters_of(
+    geometry: Geometry, fixed: Mapping[int, Sequence[tuple[int, int]]]
+) -> dict[int, list[Run]]:
+    """Return the clusters of extents given in bytes, without files that lie on no cluster."""
+    size, runs_of = geometry.cluster_size, {}
+    for number, extents in fixed.items():
+        if all((position - geometry.data_position) % size == 0 for position, _ in extents):
+            runs_of[number] = [
+                (FIRST_CLUSTER + (position - geometry.data_position) // size, -(-length // size))
+                for position, length in extents
+            ]
+    return runs_of
 
 
 def plan_geometry(template: Template, *, size: int, sector_size: int) -> Geometry:
@@ -270,29 +320,25 @@ def _check_space(geometry: Geometry, tree: Tree) -> None:
         )
 
 
-def _allocate(
-    geometry: Geometry, tree: Tree, order: Iterable[int]
-) -> tuple[dict[int, int], array[int]]:
-    """Return the first cluster of every node that has one, and the last clusters ascending."""
-    cluster_size, cluster = geometry.cluster_size, FIRST_CLUSTER
-    first_clusters: dict[int, int] = {}
-    ends = array("I")
-    for number, directory in tree.directories.items():
-        if directory.is_root and geometry.bits != 32:
-            first_clusters[number] = 0
-            continue
-        first_clusters[number] = cluster
-        cluster += max(1, -(-directory.size // cluster_size))
-        ends.append(cluster - 1)
-    files = tree.files
-    for number in (*order, *files):
-        node = files.get(number)
-        if node is None or not node.size or number in first_clusters:
-            continue
-        first_clusters[number] = cluster
-        cluster += -(-node.size // cluster_size)
-        ends.append(cluster - 1)
-    return first_clusters, ends
+def _arrange_root(template: Template, tree: Tree, system: SystemFiles) -> Template:
+    """Order the root directory as `system` wants it; return the template with the label's place."""
+    root = tree.root
+    names = dict(zip([entry.node.number for entry in root.children], root.names, strict=True))
+    items: list[tuple[Entry | None, int | None, int]] = [
+        (entry, entry.node.number, names[entry.node.number].slot_count) for entry in root.children
+    ]
+    label = template.root_label
+    if label is not None:
+        items.insert(label[0], (None, None, 1))
+    children: list[Entry] = []
+    for entry, _, _ in arrange(items, system):
+        if entry is not None:
+            children.append(entry)
+        elif label is not None:
+            label = (len(children), label[1])
+    root.children = children
+    root.names = [names[entry.node.number] for entry in children]
+    return replace(template, root_label=label)
 
 
 def _plan_boot_sector(

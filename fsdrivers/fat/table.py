@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fsdrivers.errors import CorruptError
@@ -157,13 +157,24 @@ def pack_entries(entries: array[int], bits: int) -> bytes:
 
 
 def iter_contiguous_table(
-    geometry: Geometry, heads: tuple[int, int], ends: Sequence[int]
+    geometry: Geometry,
+    heads: tuple[int, int],
+    ends: Sequence[int],
+    gaps: Sequence[Run] = (),
+    links: Mapping[int, int] | None = None,
 ) -> Iterator[bytes]:
-    """Yield the bytes of a whole FAT, piece by piece, in which every chain is contiguous.
+    """Yield the bytes of a whole FAT, piece by piece, in which nearly every chain is contiguous.
 
-    Chains follow each other without a gap from FIRST_CLUSTER on; `ends` are their last clusters
-    in ascending order, so the first chain spans FIRST_CLUSTER..ends[0].  The pieces add up to
-    `geometry.fat_size` bytes.  Complexity: an array range per piece and a store per chain.
+    The pieces add up to `geometry.fat_size` bytes.  Complexity: an array range per piece and a
+    store per chain.
+
+    Args:
+        geometry: of the volume.
+        heads: FAT[0] and FAT[1].
+        ends: last clusters of all runs, ascending; a run starts where the one before ended, or
+            behind a gap, the first in FIRST_CLUSTER.
+        gaps: free runs in front of the last end, ascending.
+        links: successors of ends that are no ends of chains.
     """
     bits, code = geometry.bits, "H" if geometry.bits != 32 else "I"
     capacity = geometry.fat_size * 8 // bits
@@ -178,6 +189,14 @@ def iter_contiguous_table(
         end_mark = END[bits]
         for cluster in ends[low:high]:
             entries[cluster - start] = end_mark
+        for gap, count in gaps:
+            free = range(max(gap, start), min(gap + count, filled))
+            if free:
+                zeros = array(code, bytes(len(free) * entries.itemsize))
+                entries[free[0] - start : free[-1] + 1 - start] = zeros
+        for cluster, successor in (links or {}).items():
+            if start <= cluster < filled:
+                entries[cluster - start] = successor
         if start == 0:
             entries[:FIRST_CLUSTER] = array(code, heads)
         if stop > filled:

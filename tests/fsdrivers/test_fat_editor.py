@@ -85,9 +85,7 @@ def test_create_write_read(editor: FatEditor) -> None:
     expected = b"x" * 10 + b"yy" + b"x" * 988 + bytes(4000) + b"end"
     seen = seen_on(open_volume(editor.device))
     assert content(editor, "EIN LÄNGERER name.TEXT".encode()) == expected
-    assert (
-        seen_on(open_volume(editor.device))["/ein längerer Name.text".encode()].content == expected
-    )
+    assert seen["/ein längerer Name.text".encode()].content == expected
     assert_clean(editor.device)
 
 
