@@ -57,7 +57,7 @@ CHOSEN: Mapping[str, Sequence[str]] = {
     "checksums": ("arch/x86/crypto/crc*", "crypto/crc*", "lib/crc*"),
     "keyboards": (
         "drivers/hid/*",
-        "drivers/input/serio/*",
+        "drivers/input/serio/hyperv-keyboard.ko",
         "drivers/i2c/busses/i2c-i801*",
         "drivers/i2c/busses/i2c-designware*",
         "drivers/pinctrl/intel/*",
