@@ -61,12 +61,13 @@ def _loop_restore(image: Path, mount: Path, inner: str) -> str:
 class Server:
     """A `rebuildkit server` on a free port of this machine."""
 
-    def __init__(self, command: list[str | Path], data: Path) -> None:
+    def __init__(self, command: list[str | Path], data: Path, environment: dict[str, str]) -> None:
         self._process = subprocess.Popen(
             [*command, "server", "--data", data, "--listen", "127.0.0.1:0"],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            env={**os.environ, **environment},
         )
         self.pid = self._process.pid
         assert self._process.stdout is not None, "its output is a pipe"
@@ -97,9 +98,14 @@ class Ours:
         self._password = work / "password"
         self._password.write_text(PASSWORD + "\n")
         self._store = work / ("served" if is_served else "store")
-        self._environment = {"REBUILDKIT_STATE": str(work / "state")}
+        # Compiled modules are kept, as an installation has them; not between the sources.
+        self._environment = {
+            "REBUILDKIT_STATE": str(work / "state"),
+            "PYTHONPYCACHEPREFIX": str(work.parent / "compiled"),
+            "PYTHONDONTWRITEBYTECODE": "",
+        }
         self._command: list[str | Path] = [sys.executable, "-m", "imagebuilder.cli"]
-        self._server = Server(self._command, self._store) if is_served else None
+        self._server = Server(self._command, self._store, self._environment) if is_served else None
         if self._server is not None:
             subprocess.run(
                 [*self._command, "register", *self._place(), *self._credentials()],
