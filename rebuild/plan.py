@@ -158,7 +158,7 @@ def plan_restore(
     trees = [tree for tree in machine.trees.values() if tree.volume.disk in numbers]
     count = machine.object_count
     if len(chosen) < len(machine.disks):
-        count = len(chosen) + sum(1 + len(tree.nodes) + len(tree.markers) for tree in trees)
+        count = len(chosen) + sum(_object_count(machine, tree) for tree in trees)
     volumes = {tree.volume.number for tree in trees} | {
         item.number for tree in trees for item in tree.nodes
     }
@@ -170,6 +170,13 @@ def plan_restore(
     )
     left_out = tuple(disk.name for disk in machine.disks if disk.number not in targets)
     return RestorePlan(tuple(plans), count, content, left_out)
+
+
+def _object_count(machine: Machine, tree: VolumeTree) -> int:
+    """Return how many objects belong to a volume, itself among them."""
+    labels = sum(label.volume == tree.volume.number for label in machine.labels)
+    security = {item.security for item in tree.nodes if item.security}
+    return 1 + labels + len(security) + len(tree.nodes) + len(tree.markers)
 
 
 def _plan_disk(

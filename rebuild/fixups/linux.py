@@ -66,7 +66,7 @@ def add_fallback_loader(tree: VolumeTree) -> list[str]:
     boot = children[efi.number].get(b"boot")
     number = ADDED_NUMBERS_START
     if boot is None:
-        boot = replace(vendor, number=number, name=b"BOOT", short_name=b"")
+        boot = replace(vendor, number=number, name=b"BOOT", short_name=b"", name_flags=0)
         tree.nodes.append(boot)
         number += 1
     beside, present = children[vendor.number], children.get(boot.number, {})
@@ -75,7 +75,9 @@ def add_fallback_loader(tree: VolumeTree) -> list[str]:
         file = beside.get(source)
         if file is None or target in present or file.kind != ObjectKind.FILE:
             continue
-        copy = replace(file, number=number, parent=boot.number, name=target, short_name=b"")
+        flags = file.name_flags if target == file.name else 0  # of the case of a short name
+        copy = replace(file, number=number, parent=boot.number, name=target, name_flags=flags)
+        copy.short_name = b""
         tree.nodes.append(copy)
         number += 1
     return [f"Added \\EFI\\BOOT\\BOOTX64.EFI, a copy of the loader in \\EFI\\{_text(vendor.name)}."]
