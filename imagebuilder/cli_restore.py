@@ -248,7 +248,7 @@ def _target_of(path: str, disk: DiskObject, args: argparse.Namespace) -> tuple[T
         refuse_in_use(path)
     elif not stat.S_ISREG(mode):
         raise UsageError(f"{path} is neither a disk nor an image")
-    if os.path.exists(args.source) and Path(path).samefile(args.source):
+    if Path(path).resolve().is_relative_to(Path(args.source).resolve()):
         raise UnsafeTargetError(f"{path} is what the restore would read from")
     device = FileDevice.open(path)
     try:

@@ -22,9 +22,11 @@ from backup.objects.model import DiskObject, NodeObject, Piece
 from fsdrivers import driver_of
 from fsdrivers.device import Device, Window
 from fsdrivers.partitions import PartitionTable, plan_table
+from fsdrivers.partitions.chs import Geometry
 from fsdrivers.volume import Entry, Extent, Layout
 from rebuild.content import PieceOpener, PieceTarget, stream_pieces
 from rebuild.errors import RebuildError
+from rebuild.fixups.dos import layout_options, new_geometry
 from rebuild.fixups.grub import (
     CORE_SECTOR_SIZE,
     Move,
@@ -33,6 +35,7 @@ from rebuild.fixups.grub import (
     moved_core,
 )
 from rebuild.fixups.linux import add_fallback_loader
+from rebuild.fixups.windows9x import write_blank_files
 from rebuild.machine import Machine, VolumeTree, printable_path
 from rebuild.plan import BOOT_CODE_SIZE, ESP_TYPE, DiskPlan, PartitionPlan, RestorePlan
 from rebuild.progress import Part, Progress
@@ -59,6 +62,7 @@ class _DiskWork:
     plan: DiskPlan
     device: Device
     volumes: list[_VolumeWork] = field(default_factory=list)
+    geometry: Geometry | None = None  # of the target's BIOS, where DOS has to be told a new one
 
 
 def apply_plan(
@@ -116,6 +120,7 @@ def apply_plan(
 
 
 def _plan_volumes(machine: Machine, work: _DiskWork, is_blank: bool, report: RestoreReport) -> None:
+    work.geometry = new_geometry(machine, work.plan.disk, work.device.size)
     for part in work.plan.partitions:
         if not part.volume:
             continue
@@ -128,7 +133,7 @@ def _plan_volumes(machine: Machine, work: _DiskWork, is_blank: bool, report: Res
             if kind.startswith("fat") and _is_esp(work.plan.disk, part):
                 report.notes += add_fallback_loader(tree)
             entries = tree.entries(machine)
-            layout = _layout_of(tree, entries, part, work.plan.target.sector_size, is_blank)
+            layout = _layout_of(tree, entries, part, work, is_blank)
             block_size = layout.block_size
         elif kind not in ("raw", "empty"):
             raise RebuildError(f"this disc cannot restore a volume of type {kind}")
@@ -138,12 +143,18 @@ def _plan_volumes(machine: Machine, work: _DiskWork, is_blank: bool, report: Res
 
 
 def _layout_of(
-    tree: VolumeTree, entries: list[Entry], part: PartitionPlan, sector_size: int, is_blank: bool
+    tree: VolumeTree, entries: list[Entry], part: PartitionPlan, work: _DiskWork, is_blank: bool
 ) -> Layout:
     driver = driver_of(tree.volume.type)
+    sector_size = work.plan.target.sector_size
     options: dict[str, object] = {}
     if tree.volume.type.startswith("fat"):
-        options["hidden_sectors"] = part.new_start // sector_size
+        options = layout_options(
+            *(tree, work.plan.disk),
+            start=part.new_start,
+            sector_size=sector_size,
+            geometry=work.geometry,
+        )
     if tree.volume.type.startswith("ext"):
         options["regions"] = tree.regions()
         options["is_blank"] = is_blank
@@ -262,6 +273,7 @@ def _collect_volume(volume: _VolumeWork, targets: list[PieceTarget], names: _Nam
         return
     names.places[tree.volume.number] = volume.part.place
     names.nodes.update({item.number: item for item in tree.nodes})
+    write_blank_files(tree, volume.layout, volume.window)
     placements, append = volume.layout.placements, targets.append
     for item in tree.nodes:
         pieces = item.pieces
@@ -331,6 +343,7 @@ def _write_table(work: _DiskWork, area: _BootArea) -> list[str]:
         sector_size=device.sector_size,
         placements=places,
         boot_code=boot_code[:BOOT_CODE_SIZE],
+        bios_geometry=work.geometry,
     ):
         device.write(position, data)
     return notes

@@ -28,6 +28,7 @@ from rebuild.fixups.grub import (
     moved_core,
 )
 from rebuild.fixups.linux import add_fallback_loader
+from rebuild.fixups.windows9x import blank_files, first_nonzero
 from rebuild.machine import Machine, VolumeTree, node_of, printable_path
 from rebuild.plan import ESP_TYPE
 from rebuild.progress import Progress
@@ -266,6 +267,7 @@ class _TreeComparison:
         self._result = result
         self._shown = shown
         self._by_number = {item.number: item for item in tree.nodes}
+        self._blank = blank_files(tree)
 
     def run(self) -> None:
         found: dict[tuple[int, bytes], Entry] = {}
@@ -321,6 +323,10 @@ class _TreeComparison:
             actual = _actual_regions(self._volume, have)
             if expected != actual:
                 self._differs(item, f"allocated parts are {actual}, not {expected}")
+        if item.number in self._blank and have.size == item.size:
+            position = first_nonzero(self._volume, have)
+            if position is not None:
+                self._differs(item, f"is not blank at byte {position}")
         size = 0
         for piece in item.pieces:
             data = self._volume.read(have, piece.offset, piece.length)

@@ -21,6 +21,7 @@ from backup.objects.disc_files import COPIES, KEY_FILE, TABLE, pack_file
 from backup.objects.keys import MasterKey, add_recovery_key, bind, create_key_file
 from backup.objects.table import read_summary
 from backup.store import LocalStore
+from rebuild.machine import printable_path
 from rebuild.medium import DirectoryMedium
 from rebuild.restore import Unlocked, unlock
 
@@ -154,6 +155,25 @@ def back_up(directory: Path, disks: Sequence[Path], password: str = PASSWORD) ->
             (medium / pack_file(index)).write_bytes(data)
         repository.close()
     return SmallMachine(tuple(disks), store, medium, made.master, recovery_key, password)
+
+
+def names_in(unlocked: Unlocked, pack: int, begin: int, end: int) -> set[str]:
+    """Return the names of the objects with content in a part of a pack, as reports have them."""
+    found = set()
+    machine = unlocked.machine
+    owners: dict[int, str] = {disk.number: f"{disk.name}: boot area" for disk in machine.disks}
+    for tree in machine.trees.values():
+        by_number = {item.number: item for item in tree.nodes}
+        place = tree.volume.partition
+        owners[tree.volume.number] = f"partition {place}"
+        for item in tree.nodes:
+            owners[item.number] = f"{place}:{printable_path(item, by_number)}"
+    for number, pieces in machine.iter_content():
+        for piece in pieces:
+            last = piece.pack_offset + piece.sealed_length
+            if piece.pack == pack and piece.pack_offset < end and begin < last:
+                found.add(owners[number])
+    return found
 
 
 def make_mbr_machine(directory: Path, password: str = PASSWORD) -> SmallMachine:

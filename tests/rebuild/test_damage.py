@@ -20,13 +20,12 @@ from rebuild.apply import apply_plan
 from rebuild.compare import Comparison, compare_machine
 from rebuild.content import PieceOpener
 from rebuild.errors import MediumError
-from rebuild.machine import printable_path
 from rebuild.medium import DirectoryMedium
 from rebuild.plan import TargetDisk
 from rebuild.report import RestoreReport
 from rebuild.restore import Unlocked, make_plan, missing_content, unlock
 from tests.fsdrivers.faults import FaultyDevice
-from tests.rebuild.machines import SmallMachine
+from tests.rebuild.machines import SmallMachine, names_in
 
 pytestmark = pytest.mark.tools
 FLIPS = 40
@@ -65,25 +64,6 @@ def restore(
         PieceOpener(unlocked.master, unlocked.header.packs),
     )
     return report, compare_machine(unlocked.machine, {disk.number: device}, unlocked.master)
-
-
-def names_in(unlocked: Unlocked, pack: int, begin: int, end: int) -> set[str]:
-    """Return the names of the objects with content in a part of a pack, as reports have them."""
-    found = set()
-    machine = unlocked.machine
-    owners: dict[int, str] = {disk.number: f"{disk.name}: boot area" for disk in machine.disks}
-    for tree in machine.trees.values():
-        by_number = {item.number: item for item in tree.nodes}
-        place = tree.volume.partition
-        owners[tree.volume.number] = f"partition {place}"
-        for item in tree.nodes:
-            owners[item.number] = f"{place}:{printable_path(item, by_number)}"
-    for number, pieces in machine.iter_content():
-        for piece in pieces:
-            last = piece.pack_offset + piece.sealed_length
-            if piece.pack == pack and piece.pack_offset < end and begin < last:
-                found.add(owners[number])
-    return found
 
 
 def test_any_byte_of_a_pack_costs_the_objects_it_belongs_to(
