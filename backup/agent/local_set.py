@@ -269,13 +269,20 @@ class TreeScan:
         else:
             local.changed += 1
 
-    def add_new(self, obj: NodeObject, old: NodeObject | None, node: Node | None) -> None:
+    def add_new(
+        self,
+        obj: NodeObject,
+        old: NodeObject | None,
+        node: Node | None,
+        *,
+        has_content: bool = True,
+    ) -> None:
         """Add a node that has to be read or signed; `old` is its former state, if there is one."""
         local = self.local
         local.objects.append(obj)
         self.is_changed = True
         self.note_former(obj, old)
-        if obj.kind == ObjectKind.FILE and obj.size:
+        if obj.kind == ObjectKind.FILE and obj.size and has_content:
             try:
                 local.add_content(obj, self.reader, node)
             except FileNotFoundError:

@@ -10,14 +10,21 @@ from __future__ import annotations
 
 from backup.agent.exclusions import IsExcluded
 from backup.agent.local_set import LocalSet, TreeScan
-from backup.objects.model import NodeObject, ObjectKind, VolumeObject
+from backup.objects.model import MarkerObject, NodeObject, ObjectKind, Plain, VolumeObject
 from fsdrivers.errors import DeviceError, FilesystemError
-from fsdrivers.volume import Entry, Kind, Volume
+from fsdrivers.volume import Entry, Kind, Node, Volume
 
 RACY_NS = 20_000_000  # a kernel's clock tick, twice: two changes within one look the same
 RACY_WITHOUT_ZONE_NS = 15 * 3600 * 1_000_000_000
 
 KINDS = {kind: ObjectKind(kind) for kind in Kind}
+
+# On FAT: files that are zeros by design, here or in the root directory only, and files that
+# something finds by their sectors.  Source: EP1168174A1 [0073], [0074].
+SWAP_FILES = (b"win386.swp", b"swapper.dat")
+ROOT_SWAP_FILES = (b"386spart.par", b"pagefile.sys", b"hiberfil.sys", *SWAP_FILES)
+PLACED_FILES = (b"ldlinux.sys",)
+BLANK_FILE, PLACED_FILE = "blank-file", "placed-file"  # names of their markers
 
 
 def scan_volume(
@@ -42,6 +49,9 @@ def scan_volume(
     seen = scan.seen
     paths: dict[int, bytes] = {}  # of directories by object number, if anyone asks
     directory = Kind.DIRECTORY
+    root = 0  # object number of the root directory
+    has_special = volume.type.startswith("fat")
+    markers: list[tuple[int, str, dict[str, Plain]]] = []
     try:
         for entry in volume.walk():
             node = entry.node
@@ -57,7 +67,12 @@ def scan_volume(
             if first is not None:
                 scan.add_link(first, parent, entry.name, node.number)
                 continue
-            number = _add_entry(local, scan, entry, parent)
+            special = _special(entry, is_in_root=parent == root) if has_special else ""
+            number = _add_entry(local, scan, entry, parent, is_blank=special == BLANK_FILE)
+            if is_root:
+                root = number
+            elif special:
+                markers.append((number, special, _marker_data(volume, node, special)))
             if is_excluded is not None and node.kind == directory:
                 paths[number] = path
             if node.links > 1 or node.kind == directory:
@@ -65,17 +80,43 @@ def scan_volume(
     except (FilesystemError, DeviceError) as error:
         local.warnings.append(f"{obj.type} volume {obj.uuid or obj.partition}: {error}")
         local.missing += 1
+    for target, name, data in markers:
+        marker = MarkerObject(local.next_number(), obj.number, name, target, data)
+        local.add(marker)
 
 
-def _add_entry(local: LocalSet, scan: TreeScan, entry: Entry, parent: int) -> int:
-    """Add a node under its first name; return its object number."""
+def _special(entry: Entry, *, is_in_root: bool) -> str:
+    """Return the name of the marker that a file on FAT gets, empty for none."""
+    if entry.node.kind is not Kind.FILE or not entry.node.size:
+        return ""
+    name = entry.name.lower()
+    if name in (ROOT_SWAP_FILES if is_in_root else SWAP_FILES):
+        return BLANK_FILE
+    return PLACED_FILE if name in PLACED_FILES else ""
+
+
+def _marker_data(volume: Volume, node: Node, name: str) -> dict[str, Plain]:
+    """Return what a marker says of its file: of a placed one, where it is."""
+    if name != PLACED_FILE:
+        return {}
+    extents: list[Plain] = [[part.position, part.length] for part in volume.extents(node)]
+    return {"extents": extents}
+
+
+def _add_entry(
+    local: LocalSet, scan: TreeScan, entry: Entry, parent: int, *, is_blank: bool = False
+) -> int:
+    """Add a node under its first name; return its object number.
+
+    A blank file has its size, and no content.
+    """
     node = entry.node
     source = node.number
     xattrs = node.xattrs
     security = local.security_number(xattrs) if xattrs else 0
     number = len(local.objects) + 1
     old = scan.previous.nodes.pop(source, None)
-    if old is not None and _is_unread(local, old, entry):
+    if old is not None and _is_unread(local, old, entry) and (not is_blank or not old.pieces):
         same = _has_same_attributes(local, old, entry)
         old.number, old.parent, old.volume = number, parent, scan.volume
         old.name, old.security = entry.name, security
@@ -115,7 +156,7 @@ def _add_entry(local: LocalSet, scan: TreeScan, entry: Entry, parent: int) -> in
         entry.short_name,
         entry.name_flags,
     )
-    scan.add_new(obj, old, node)
+    scan.add_new(obj, old, node, has_content=not is_blank)
     return number
 
 

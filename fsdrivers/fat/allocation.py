@@ -13,6 +13,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from fsdrivers.errors import NoSpaceError
 from fsdrivers.fat.format import FIRST_CLUSTER, ROOT_CLUSTER
@@ -114,7 +115,7 @@ class _Allocator:
         self._ends: list[int] = []
         for number, runs in result.fixed.items():
             result.first_clusters[number] = runs[0][0]
-            for (start, count), following in zip(runs, runs[1:], strict=False):
+            for (start, count), following in pairwise(runs):
                 result.links[start + count - 1] = following[0]
 
     def give(self, number: int, count: int) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import gcd
 
 from fsdrivers.errors import NoSpaceError
@@ -227,14 +228,13 @@ def plan_volume(
     system = system or SystemFiles()
     old = template.geometry
     is_same = replace(geometry, root_cluster=old.root_cluster) == old
-    allocation = allocate(
-        geometry,
-        tree,
-        order,
-        leading=system.contiguous,
-        fixed=_clusters_of(geometry, fixed) if fixed and is_same else None,
-        root_cluster=old.root_cluster,
-    )
+    clusters = _clusters_of(geometry, fixed) if fixed and is_same else None
+    order = list(order)
+    make = partial(allocate, geometry, tree, order, leading=system.contiguous)
+    try:
+        allocation = make(fixed=clusters, root_cluster=old.root_cluster)
+    except NoSpaceError:  # the gaps before what is fixed were too much
+        allocation = make(root_cluster=old.root_cluster)
     geometry = allocation.geometry
     boot = _plan_boot_sector(template.boot, geometry, hidden_sectors)
     if bios_geometry is not None:

@@ -43,6 +43,7 @@ def arrange(
 
     Args:
         items: (entry, number of its node or None for the label, slots it takes).
+        system: what is wanted.
     """
     if complies(items, system):
         return list(items)

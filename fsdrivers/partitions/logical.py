@@ -151,6 +151,7 @@ class ChainPlan:
     old_sector_size: int
     sector_size: int
     geometry: Geometry
+    is_regauged: bool = False  # all CHS fields are made anew with `geometry`
 
     def sectors(self) -> Writes:
         """Return every EBR.
@@ -186,7 +187,8 @@ class ChainPlan:
 
     def _old(self, lba: int) -> int | None:
         """Return a recorded sector number if such numbers still mean anything."""
-        return lba if self.sector_size == self.old_sector_size else None
+        is_kept = self.sector_size == self.old_sector_size and not self.is_regauged
+        return lba if is_kept else None
 
     def _positions(self) -> dict[int, int]:
         """Return the position of each EBR by index of its link; empty links may be left out.

@@ -121,7 +121,11 @@ def geometry_of(description: Description) -> Geometry:
 
 
 def plan_sectors(
-    description: Description, places: Places, sector_size: int, boot_code: bytes
+    description: Description,
+    places: Places,
+    sector_size: int,
+    boot_code: bytes,
+    bios_geometry: Geometry | None = None,
 ) -> Writes:
     """Return the sectors of the whole table, sector 0 last.
 
@@ -130,10 +134,12 @@ def plan_sectors(
         places: of every partition.
         sector_size: of the target, in bytes; all places are multiples of it.
         boot_code: at most 440 bytes.
+        bios_geometry: makes all CHS fields anew; None keeps those of what does not move.
     """
     boot = boot_record_of(description, boot_code)
-    geometry = geometry_of(description)
+    geometry = bios_geometry or geometry_of(description)
     old_sector_size = get_integer(description, "sector_size")
+    is_kept = sector_size == old_sector_size and bios_geometry is None
     slots = []
     for number, entry in enumerate(boot.slots, 1):
         if number in places:
@@ -141,7 +147,7 @@ def plan_sectors(
             entry = place_entry(
                 entry,
                 geometry,
-                old_lba=entry.start_lba if sector_size == old_sector_size else None,
+                old_lba=entry.start_lba if is_kept else None,
                 new_lba=start // sector_size,
                 sectors=size // sector_size,
             )
@@ -159,6 +165,7 @@ def plan_sectors(
             old_sector_size,
             sector_size,
             geometry,
+            is_regauged=bios_geometry is not None,
         )
         writes += chain.sectors()
     writes.append((0, replace(boot, entries=b"".join(slot.pack() for slot in slots)).pack()))

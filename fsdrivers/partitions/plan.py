@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from fsdrivers.device import MemoryDevice
 from fsdrivers.errors import NoSpaceError, NotFoundError, UnsupportedError
 from fsdrivers.partitions import gpt, mbr
+from fsdrivers.partitions.chs import Geometry
 from fsdrivers.partitions.format import BOOT_CODE_SIZE
 from fsdrivers.partitions.logical import Places, Writes
 from fsdrivers.partitions.read import read_table
@@ -26,6 +27,7 @@ def plan_table(
     sector_size: int,
     placements: Mapping[int, tuple[int, int]] | None = None,
     boot_code: bytes = b"",
+    bios_geometry: Geometry | None = None,
 ) -> Writes:
     """Return (position, data) of every sector of the table, what makes it valid last.
 
@@ -36,6 +38,8 @@ def plan_table(
         placements: (start, size) in bytes by partition number; those that are missing stay
             where they were.
         boot_code: for the start of sector 0, at most 440 bytes are used.
+        bios_geometry: heads and sectors that all CHS fields of an MBR are made with; None keeps
+            those of partitions that stay where they are.
 
     Raises:
         NoSpaceError: a partition does not fit on the disk or into its extended partition, or
@@ -60,7 +64,7 @@ def plan_table(
     if table.scheme == "gpt":
         writes = gpt.plan_sectors(description, places, sector_size, boot_code, disk_size)
     else:
-        writes = mbr.plan_sectors(description, places, sector_size, boot_code)
+        writes = mbr.plan_sectors(description, places, sector_size, boot_code, bios_geometry)
     _verify(table, places, writes, disk_size, sector_size)
     return writes
 

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What DOS needs to start on the new disk: its files where its boot sector looks for them.
+
+The boot sector of DOS finds its two system files by their places, not by their names; which
+places, `fsdrivers.fat.system` says.  Here is which files they are, on a volume that is made anew
+and on one that is there; and what of the new place the boot sector must know: the sectors in
+front of it, and the geometry of the disk where that has become another one.
+
+Source: EP1168174A1 [0072] and claim 10.  Measured: MS-DOS 4, and boot sectors of every later
+generation read by cylinder, head and sector with the geometry they carry.
+
+Not done: boot sectors are not rewritten otherwise; one that was made for another version of DOS
+than its files stays so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from backup.objects.model import DiskObject
+from fsdrivers.fat.system import SystemFiles
+from fsdrivers.partitions import PartitionTable
+from fsdrivers.partitions.chs import Geometry, bios_geometry
+from rebuild.machine import Machine, VolumeTree
+
+# What the boot sector loads, and what that expects behind itself.
+SYSTEMS = (
+    (b"IO.SYS", b"MSDOS.SYS"),  # MS-DOS; on Windows 9x the second is a text
+    (b"IBMBIO.COM", b"IBMDOS.COM"),  # PC DOS, DR-DOS
+    (b"KERNEL.SYS", b""),  # FreeDOS, which finds it by its name
+)
+COMPRESSION_DRIVERS = (b"DRVSPACE.BIN", b"DBLSPACE.BIN")  # DOS 6 installs them as the third entry
+CONFIGURATION = b"CONFIG.SYS"  # the fourth
+FIXED_DISK_MEDIA = 0xF8
+PLACED_FILE = "placed-file"  # name of the marker of a file that is found by its sectors
+
+
+def find_system_files(names: Iterable[tuple[bytes, int]]) -> SystemFiles | None:
+    """Return what a volume's boot sector expects, None if no DOS is on it.
+
+    Args:
+        names: (name, number of the node) of the files in the root directory.
+    """
+    numbers: dict[bytes, int] = {}
+    for name, number in names:
+        numbers.setdefault(name.upper(), number)
+    for first, second in SYSTEMS:
+        if first not in numbers:
+            continue
+        third = next((numbers[name] for name in COMPRESSION_DRIVERS if name in numbers), None)
+        entries = (numbers[first], numbers.get(second), third, numbers.get(CONFIGURATION))
+        found = tuple(number for number in entries[:2] if number is not None)
+        return SystemFiles(entries, found)
+    return None
+
+
+def system_files_of(tree: VolumeTree) -> SystemFiles | None:
+    """Return what the boot sector of a recorded FAT volume expects, None if no DOS is on it."""
+    if not tree.volume.type.startswith("fat") or not tree.nodes:
+        return None
+    root = tree.nodes[0].number
+    return find_system_files(
+        (item.name, item.number) for item in tree.nodes if item.parent == root and item.kind == 2
+    )
+
+
+def new_geometry(machine: Machine, disk: DiskObject, size: int) -> Geometry | None:
+    """Return the geometry that a disk with DOS gets in a place of another size, else None.
+
+    Where nothing changes, what the disk recorded fits the machine it came from.
+    """
+    if size == disk.size:
+        return None
+    for tree in machine.volumes_of(disk):
+        is_fixed = tree.volume.description.get("media") == FIXED_DISK_MEDIA
+        if is_fixed and system_files_of(tree) is not None:
+            return bios_geometry(size)
+    return None
+
+
+def layout_options(
+    tree: VolumeTree,
+    disk: DiskObject,
+    *,
+    start: int,
+    sector_size: int,
+    geometry: Geometry | None = None,
+) -> dict[str, object]:
+    """Return what the FAT driver is told about a volume beside its description.
+
+    Args:
+        tree: the volume.
+        disk: that it was on.
+        start: bytes from the start of the new disk.
+        sector_size: of the new disk.
+        geometry: of the new disk, if it has become another one.
+    """
+    options: dict[str, object] = {"hidden_sectors": start // sector_size}
+    entry = None
+    if disk.scheme != "none":
+        entry = PartitionTable.from_description(disk.table).entry(tree.volume.partition)
+    if entry is not None and entry.container:
+        # DOS counts from the logical partition's own boot record: that distance stays.
+        bpb = tree.volume.description.get("bpb")
+        recorded = bpb.get("hidden_sectors") if isinstance(bpb, Mapping) else None
+        if recorded != entry.start // disk.sector_size:
+            options["hidden_sectors"] = None
+    if geometry is not None:
+        options["bios_geometry"] = tuple(geometry)
+    system = system_files_of(tree)
+    if system is not None:
+        options["system"] = system
+    fixed = placed_files(tree)
+    if fixed:
+        options["fixed"] = fixed
+    return options
+
+
+def placed_files(tree: VolumeTree) -> dict[int, list[tuple[int, int]]]:
+    """Return (position, length) of the extents of files that are found by their sectors."""
+    placed: dict[int, list[tuple[int, int]]] = {}
+    for marker in tree.markers:
+        extents = marker.data.get("extents")
+        if marker.name != PLACED_FILE or not isinstance(extents, list | tuple):
+            continue
+        pairs = [item for item in extents if isinstance(item, list | tuple) and len(item) == 2]
+        placed[marker.target] = [
+            (position, length)
+            for position, length in pairs
+            if isinstance(position, int) and isinstance(length, int)
+        ]
+    return placed
