@@ -84,7 +84,7 @@ def run_build(args: argparse.Namespace) -> int:
         info = choose_data_set(session.repository, args.machine, args.data_set)
         try:
             environment = prepare_boot_environment(
-                compression="zstd-fast" if args.fast else "xz", progress=status.show
+                compression="zstd-fast" if args.fast else "zstd", progress=status.show
             )
             built = build_disc(
                 session.repository,
@@ -143,7 +143,7 @@ def run_environment(args: argparse.Namespace) -> int:
     status = StatusLine()
     try:
         environment = prepare_boot_environment(
-            compression="zstd-fast" if args.fast else "xz", progress=status.show
+            compression="zstd-fast" if args.fast else "zstd", progress=status.show
         )
     finally:
         status.clear()
