@@ -254,12 +254,10 @@ class _Shell:
             )
         chosen: dict[int, TargetDisk] = {}
         for disk in disks:
-            about = f"{disk.name} ({size_text(disk.size)})"
-            hint = "no, or skip to leave it out" if len(disks) > 1 else "no"
+            self._screen.line(f"Recorded disk {disk.name}, {size_text(disk.size)}:")
+            hint = "no; skip leaves it out" if len(disks) > 1 else "no"
             while left:
-                answer = self._screen.ask(
-                    f"Which disk takes the place of {about}? [{hint}]: "
-                ).strip()
+                answer = self._screen.ask(f"Which disk takes its place? [{hint}]: ").strip()
                 if answer in ("", "no"):
                     return {}
                 if answer == "skip" and len(disks) > 1:

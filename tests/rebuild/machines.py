@@ -194,3 +194,12 @@ def make_gpt_machine(directory: Path) -> SmallMachine:
         *(Partition(LINUX, "ext4", 48), Partition(BIOS_BOOT, "raw", 1)),
     )
     return back_up(directory, [disk])
+
+
+def make_two_disk_machine(directory: Path) -> SmallMachine:
+    """A machine with two disks, the second of them one volume without a partition table."""
+    tree = make_tree(directory / "tree", 5)
+    first = make_disk(directory / "sda.img", "dos", tree, Partition("83", "ext4", 32))
+    second = directory / "sdb.img"
+    _make_volume(second, Partition("83", "ext4", 24), tree)
+    return back_up(directory, [first, second])

@@ -269,9 +269,9 @@ def test_one_of_several_disks_is_chosen(
     dialogue.start(mbr_machine.medium())
     dialogue.log_in(USER, mbr_machine.recovery_key)
     dialogue.terminal.wait_for("not offered: this recovery disc is on it")
-    dialogue.say("Which disk takes the place of sda.img", "STICK")
+    dialogue.say("Which disk takes its place", "STICK")
     dialogue.terminal.wait_for("neither the name nor the serial number of a free disk")
-    dialogue.say("Which disk takes the place of sda.img", "SN2")
+    dialogue.say("Which disk takes its place", "SN2")
     dialogue.say(r"\[stop\]: ", "vdb")
     dialogue.terminal.wait_for(r"Result: complete\.")
     dialogue.say(MENU, "p")
@@ -282,6 +282,48 @@ def test_one_of_several_disks_is_chosen(
     assert_blank(dialogue)
 
 
+def test_two_disks_go_to_two_of_three(two_disk_machine: SmallMachine, dialogue: Dialogue) -> None:
+    """Each recorded disk gets the one that is named for it, and each is typed once more."""
+    sizes = [disk.stat().st_size for disk in two_disk_machine.disks]
+    dialogue.targets = [
+        make_target("vda", 2 * sizes[0], "SN1"),
+        make_target("vdb", 2 * sizes[0], "SN2"),
+        make_target("vdc", 2 * sizes[0], "SN3"),
+    ]
+    dialogue.start(two_disk_machine.medium())
+    dialogue.log_in(USER, two_disk_machine.recovery_key)
+    dialogue.say(r"Recorded disk sda\.img, 34\.0 MiB:\s+Which disk takes its place", "SN3")
+    dialogue.say(r"Recorded disk sdb\.img, 24\.0 MiB:\s+Which disk takes its place", "vdc")
+    dialogue.terminal.wait_for("neither the name nor the serial number of a free disk")
+    dialogue.say(r"takes its place", "vda")
+    dialogue.say(r"Everything on vdc,[\s\S]*\[stop\]: ", "vdc")
+    dialogue.say(r"Everything on vda,[\s\S]*\[stop\]: ", "SN1")
+    dialogue.terminal.wait_for(r"sda\.img 1 ext4 root: [\s\S]*sdb\.img 0 ext4 root: ")
+    dialogue.say(MENU, "p")
+
+    assert dialogue.end() == 0
+    assert_restored(two_disk_machine, dialogue.targets[2], dialogue.targets[0])
+    dialogue.targets = [dialogue.targets[1]]
+    assert_blank(dialogue)
+
+
+def test_a_disk_may_be_left_out(two_disk_machine: SmallMachine, dialogue: Dialogue) -> None:
+    """With fewer disks than were recorded the rest is told, and one may be skipped."""
+    dialogue.start(two_disk_machine.medium())
+    dialogue.log_in(USER, two_disk_machine.recovery_key)
+    dialogue.terminal.wait_for("2 disks, this machine only 1 that may be written")
+    dialogue.say(r"takes its place", "skip")
+    dialogue.say(r"takes its place", "SN1")
+    dialogue.terminal.wait_for(r"Disk sda\.img is left out\.")
+    dialogue.say(r"\[stop\]: ", "vda")
+    dialogue.terminal.wait_for(r"Result: complete\.")
+    dialogue.say(MENU, "v")
+    dialogue.terminal.wait_for("all equal")
+    dialogue.say(MENU, "p")
+
+    assert dialogue.end() == 0
+
+
 def test_equal_serial_numbers_name_no_disk(
     mbr_machine: SmallMachine, dialogue: Dialogue, tmp_path: Path
 ) -> None:
@@ -289,9 +331,9 @@ def test_equal_serial_numbers_name_no_disk(
     dialogue.targets.append(make_target("vdb", dialogue.targets[0].size, "SN1"))
     dialogue.start(mbr_machine.medium())
     dialogue.log_in(USER, mbr_machine.recovery_key)
-    dialogue.say("Which disk takes the place", "SN1")
+    dialogue.say("Which disk takes its place", "SN1")
     dialogue.terminal.wait_for("neither the name nor")
-    dialogue.say("Which disk takes the place", "vda")
+    dialogue.say("Which disk takes its place", "vda")
     dialogue.say(r"type its name \[stop\]: ", "SN1")
     dialogue.terminal.wait_for("That is not this disk")
     dialogue.say(r"\[stop\]: ", "")
@@ -323,9 +365,9 @@ def test_after_a_refusal_another_disk_may_do(
     dialogue.targets.append(make_target("small", 16 << 20, "SN2"))
     dialogue.start(mbr_machine.medium())
     dialogue.log_in(USER, mbr_machine.recovery_key)
-    dialogue.say("Which disk takes the place", "small")
+    dialogue.say("Which disk takes its place", "small")
     dialogue.terminal.wait_for("That cannot be done: .* is too small")
-    dialogue.say("Which disk takes the place", "vda")
+    dialogue.say("Which disk takes its place", "vda")
     dialogue.say(r"\[stop\]: ", "vda")
     dialogue.terminal.wait_for(r"Result: complete\.")
     dialogue.say(MENU, "p")
