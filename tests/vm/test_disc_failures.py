@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from tests.rebuild.machines import (
 )
 from tests.vm.scenario import must, run
 from tests.vm.variables import read_variables
+from vm.errors import MachineError
 from vm.machine import Machine
 from vm.qemu import Disk, MachineConfig, variables_template
 from vm.rehearsal import CONFIRM_END, END_PROMPT, ID_PROMPT, KEYMAP_PROMPT, SECRET_PROMPT
@@ -91,6 +92,14 @@ def is_blank(path: Path) -> bool:
     return data.count(0) == len(data)
 
 
+def picture(machine: Machine, name: str) -> None:
+    """Take a picture, if they are wanted and the machine still has a screen."""
+    place = os.environ.get("REBUILDKIT_PICTURES")
+    if place:
+        with suppress(MachineError):
+            machine.screenshot(Path(place) / "failures" / f"{name}.png")
+
+
 @contextmanager
 def started(config: MachineConfig, name: str) -> Iterator[Machine]:
     """Start a machine; at the end take a picture, and check what no screen may show."""
@@ -98,9 +107,7 @@ def started(config: MachineConfig, name: str) -> Iterator[Machine]:
         try:
             yield machine
         finally:
-            place = os.environ.get("REBUILDKIT_PICTURES")
-            if place:
-                machine.screenshot(Path(place) / "failures" / f"{name}.png")
+            picture(machine, name)
         assert "Traceback" not in machine.text
         assert "panic" not in machine.text
 
@@ -212,6 +219,7 @@ def test_damaged_disc_restores_all_but_the_damaged_file(case: Case, tmp_path: Pa
         )
         machine.wait_for(r"Result: partial, 1 object failed\.", STEP_S)
         machine.wait_for(END_PROMPT, STEP_S)
+        picture(machine, "partial")
         machine.send("p\r")
         machine.wait_until_off(STEP_S)
 

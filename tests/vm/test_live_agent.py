@@ -9,6 +9,7 @@ disk as it was left, power cut, with the restored one.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -162,8 +163,9 @@ def test_restored_disk_is_the_lost_one(live: LiveRun, rehearsal: tuple[Outcome, 
 
 def test_mounted_over_directories_are_kept_as_they_are(live: LiveRun) -> None:
     """Of what is mounted elsewhere nothing is kept; what it covers is."""
-    listed = run("ls", *live.scenario.repository, "--machine", "live").out.splitlines()
-    paths = {line.split()[-1] for line in listed if line.startswith("2:")}
+    listed = run("ls", *live.scenario.repository, "--machine", "live", "--json").out
+    nodes = [json.loads(line) for line in listed.splitlines()]
+    paths = {node["path"] for node in nodes if node["partition"] == 2}
 
     assert {"/proc", "/sys", "/dev", "/run", "/opt", "/boot/efi", "/srv/covered"} <= paths
     below = [p for p in paths if p.startswith(("/proc/", "/sys/", "/run/", "/opt/", "/boot/efi/"))]
