@@ -53,6 +53,19 @@ class Extent(NamedTuple):
     is_unwritten: bool = False
 
 
+class Stream(NamedTuple):
+    """A stream of a file besides the one that is its content, as NTFS has them.
+
+    The stream with an empty name is the content itself; it is listed only if `flags` has
+    something to say of it.  Directories may have named streams too.
+    """
+
+    name: bytes
+    size: int  # bytes that reading it gives
+    flags: int = 0  # NTFS: AttributeFlag, how it is stored (compressed, sparse, encrypted)
+    padding: int = 0  # bytes of `size` that are kept but lie behind its end (encrypted streams)
+
+
 @dataclass(slots=True)
 class Node:
     """Everything a filesystem says of one object, but its names and its content.
@@ -77,6 +90,7 @@ class Node:
     flags: int = 0  # the filesystem's own: ext inode flags worth restoring; FAT attribute byte
     xattrs: tuple[tuple[bytes, bytes], ...] = ()  # full names as Linux gives them, sorted by name;
     # POSIX ACLs are system.posix_acl_access/default in Linux's 8-byte-entry format
+    streams: tuple[Stream, ...] = ()  # sorted by name; read by `StreamVolume.read_stream`
 
 
 @dataclass(slots=True)
@@ -91,8 +105,10 @@ class Entry:
     parent: int  # number of the directory node
     name: bytes
     node: Node  # one shared instance for all hard links of an object
-    short_name: bytes = b""  # FAT: the 11 raw bytes of the 8.3 entry; else empty
-    name_flags: int = 0  # FAT: the case bits of the 8.3 entry (DIR_NTRes)
+    short_name: bytes = b""  # FAT: the 11 raw bytes of the 8.3 entry; NTFS: the DOS name
+    name_flags: int = 0  # FAT: the case bits of the 8.3 entry (DIR_NTRes); NTFS: Namespace
+    name_times: tuple[int, int, int, int] | None = None  # NTFS: created, modified, changed and
+    # accessed as kept with the name, in ns like the node's own, from which they may differ
 
 
 class Volume(Protocol):
@@ -129,6 +145,18 @@ class Volume(Protocol):
 
         Thread-safe and safe after fork: uses positional reads only.
         """
+        ...
+
+
+class StreamVolume(Volume, Protocol):
+    """A volume whose nodes may have streams."""
+
+    def stream_extents(self, node: Node, name: bytes) -> list[Extent]:
+        """Return the mapped parts of a stream, as `extents` does for the content."""
+        ...
+
+    def read_stream(self, node: Node, name: bytes, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes of a stream from `offset`, as `read` does."""
         ...
 
 

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The description of an NTFS volume as plain data: what it takes to format the same one again.
+
+Keys:
+    type, size, sector_size, cluster_size, cluster_count, record_size, index_block_size,
+    serial, label, version ("3.1")
+                        for people, and to compare two volumes by
+    device_size         bytes of the device it was found on; may be larger than the volume
+    bpb                 every field of the boot sector's record by name; these count
+    boot                $Boot: boot sector with its code and what follows, trailing zeros cut
+    volume_flags        VolumeFlag
+    version_major, version_minor
+    object_id           the volume's $OBJECT_ID, empty if it has none
+    upcase              $UpCase, 131072 bytes: every directory is ordered by it
+    upcase_info         its stream $Info, empty if it has none
+    attribute_definitions  $AttrDef
+    log_file_size       bytes
+    log_state           "empty", "clean", "dirty", "damaged"
+    mft                 {"size", "allocated", "records": bytes and the count in use at the source}
+    system_files        for each system file that is in use: {"number", "sequence", "flags",
+                        "file_attributes", "created_ns", "modified_ns", "changed_ns",
+                        "accessed_ns", "security" (its descriptor), "has_own_security",
+                        "information_size" (48 or 72), "name" (in $Extend, else empty)}
+    quota               {"$O": [[key, data]...], "$Q": [...]} raw, None without $Extend\\$Quota
+    usn_maximum         the change journal's $Max, None without a journal
+    extend              names in $Extend
+    is_dirty, is_hibernated, is_deduplicated, was_mounted_by_nt4
+                        in what state it was when it was read
+
+This module is the only one that knows the keys.
+"""
+
+from __future__ import annotations
+
+from fsdrivers.ntfs.format import BootSector, VolumeFlag
+from fsdrivers.ntfs.format_attributes import AttributeType
+from fsdrivers.ntfs.geometry import Geometry
+from fsdrivers.ntfs.mft import FileRecord, Mft
+from fsdrivers.ntfs.nodes import XATTR_ACL, NodeReader
+from fsdrivers.ntfs.system import SystemFiles, VolumeFacts
+from fsdrivers.volume import Plain
+
+
+def serial_of(boot: BootSector) -> str:
+    """Return the serial as blkid prints it: 16 upper-case hexadecimal digits."""
+    return f"{boot.serial:016X}"
+
+
+def pack_description(
+    boot: BootSector,
+    mft: Mft,
+    facts: VolumeFacts,
+    system: SystemFiles,
+    nodes: NodeReader,
+    *,
+    is_hibernated: bool,
+) -> dict[str, Plain]:
+    """Return what describes a volume as plain data."""
+    geometry = mft.geometry
+    log_size, log = system.log_file()
+    extend = sorted(system.extend())
+    names = {number: name for name, (number, _) in system.extend().items()}
+    system_files: list[Plain] = [
+        _system_file(file, nodes, names.get(number, "")) for number, file in system.frames()
+    ]
+    quota: dict[str, Plain] | None = None
+    if "$Quota" in extend:
+        quota = {
+            name: [[key, data] for key, data in entries] for name, entries in system.quota().items()
+        }
+    return {
+        **_identity(boot, geometry, facts),
+        "device_size": mft.device.size,
+        "bpb": boot.to_plain(),
+        "boot": (system.boot_file() or mft.device.read(0, 512)).rstrip(b"\0"),
+        "volume_flags": facts.flags,
+        "version_major": facts.major,
+        "version_minor": facts.minor,
+        "object_id": facts.object_id,
+        "upcase": system.upcase(),
+        "upcase_info": system.upcase_info(),
+        "attribute_definitions": system.attribute_definitions(),
+        "log_file_size": log_size,
+        "log_state": log.value,
+        "mft": {
+            "size": mft.content.size,
+            "allocated": mft.content.clusters * geometry.cluster_size,
+            "records": mft.record_count,
+        },
+        "system_files": system_files,
+        "quota": quota,
+        "usn_maximum": system.usn_maximum(),
+        "extend": list(extend),
+        "is_dirty": facts.is_dirty,
+        "is_hibernated": is_hibernated,
+        "is_deduplicated": system.is_deduplicated(),
+        "was_mounted_by_nt4": bool(facts.flags & VolumeFlag.MOUNTED_ON_NT4.value),
+    }
+
+
+def _identity(boot: BootSector, geometry: Geometry, facts: VolumeFacts) -> dict[str, Plain]:
+    """Return what people compare volumes by."""
+    return {
+        "type": "ntfs",
+        "size": geometry.size,
+        "sector_size": geometry.sector_size,
+        "cluster_size": geometry.cluster_size,
+        "cluster_count": geometry.cluster_count,
+        "record_size": geometry.record_size,
+        "index_block_size": geometry.index_block_size,
+        "serial": serial_of(boot),
+        "label": facts.label,
+        "version": f"{facts.major}.{facts.minor}",
+    }
+
+
+def _system_file(file: FileRecord, nodes: NodeReader, name: str) -> dict[str, Plain]:
+    """Return what is to be kept of a system file."""
+    node = nodes.frame_node(file)
+    information = file.find(AttributeType.STANDARD_INFORMATION)
+    return {
+        "number": file.number,
+        "sequence": file.sequence,
+        "flags": file.flags,
+        "file_attributes": node.flags,
+        "created_ns": node.created_ns,
+        "modified_ns": node.modified_ns,
+        "changed_ns": node.changed_ns,
+        "accessed_ns": node.accessed_ns,
+        "security": dict(node.xattrs).get(XATTR_ACL, b""),
+        "has_own_security": bool(file.find(AttributeType.SECURITY_DESCRIPTOR)),
+        "information_size": information[0].value_length if information else 0,
+        "name": name,
+    }

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an MFT record to a `Node`: kind, sizes, times, attributes, streams, security.
+
+What a file has beyond names, content and times is kept as extended attributes under the names
+that Linux' NTFS drivers give them, values to the byte as they are on disk:
+
+    system.ntfs_acl           self-relative security descriptor, from $Secure or its own
+    system.ntfs_reparse_data  the whole $REPARSE_POINT
+    system.ntfs_object_id     the whole $OBJECT_ID, 16 to 64 bytes
+    system.ntfs_ea            the whole $EA
+    system.ntfs_efsinfo       the $EFS stream of an encrypted file
+    system.ntfs_information   fields of $STANDARD_INFORMATION nobody else shows, if not all
+                              zero: maximum_versions, version, class_id, owner_id, 4 bytes each
+
+Not kept: quota charged, update sequence numbers (their journal starts anew), $TXF_DATA
+(Windows makes a new transaction log), $PROPERTY_SET (no Windows has written one).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Final
+
+from fsdrivers.errors import CorruptError, UnsupportedError
+from fsdrivers.ntfs.attributes import Attribute
+from fsdrivers.ntfs.format import REFERENCE_MASK, FileAttribute, Namespace, RecordFlag
+from fsdrivers.ntfs.format_attributes import (
+    MAXIMUM_EA_SIZE,
+    AttributeFlag,
+    AttributeType,
+    FileName,
+    ReparseHead,
+    ReparseTag,
+    StandardInformation,
+    StandardInformation3,
+)
+from fsdrivers.ntfs.mft import FileRecord, Mft
+from fsdrivers.ntfs.names import name_of
+from fsdrivers.ntfs.times import EPOCH, UNIT_NS
+from fsdrivers.volume import Kind, Node, Stream
+
+XATTR_ACL: Final = b"system.ntfs_acl"
+XATTR_REPARSE: Final = b"system.ntfs_reparse_data"
+XATTR_OBJECT_ID: Final = b"system.ntfs_object_id"
+XATTR_EA: Final = b"system.ntfs_ea"
+XATTR_EFS: Final = b"system.ntfs_efsinfo"
+XATTR_INFORMATION: Final = b"system.ntfs_information"
+INFORMATION: Final = struct.Struct("<IIII")  # value of XATTR_INFORMATION
+EFS_STREAM: Final = "$EFS".encode("utf-16-le")
+
+_MODE: Final = 0o777
+_MAXIMUM_DESCRIPTOR: Final = 256 << 10
+_MAXIMUM_REPARSE: Final = 64 << 10
+_MAXIMUM_EFS: Final = 256 << 10
+_DIRECTORY: Final = RecordFlag.DIRECTORY.value
+_DOS: Final = Namespace.DOS.value
+_NAMESPACE_AT: Final = FileName.OFFSETS["namespace"]
+_STANDARD_INFORMATION: Final = AttributeType.STANDARD_INFORMATION.value
+_FILE_NAME: Final = AttributeType.FILE_NAME.value
+_DATA: Final = AttributeType.DATA.value
+_DESCRIPTOR: Final = AttributeType.SECURITY_DESCRIPTOR.value
+_REPARSE: Final = AttributeType.REPARSE_POINT.value
+_OBJECT_ID: Final = AttributeType.OBJECT_ID.value
+_EA: Final = AttributeType.EA.value
+_LOGGED: Final = AttributeType.LOGGED_UTILITY_STREAM.value
+_SMALL: Final = {
+    _REPARSE: (XATTR_REPARSE, _MAXIMUM_REPARSE),
+    _OBJECT_ID: (XATTR_OBJECT_ID, 256),
+    _EA: (XATTR_EA, 2 * MAXIMUM_EA_SIZE),
+}
+_KEPT_FLAGS: Final = (
+    AttributeFlag.COMPRESSED | AttributeFlag.ENCRYPTED | AttributeFlag.SPARSE
+).value
+_KNOWN_KINDS: Final = frozenset(_SMALL) | {_DATA, _DESCRIPTOR, _LOGGED}
+_FRAME_KINDS: Final = (_STANDARD_INFORMATION, _FILE_NAME, _DESCRIPTOR)
+_OLD_SIZE: Final = StandardInformation.SIZE
+_NEW_SIZE: Final = StandardInformation3.SIZE
+_NEW_CODEC, _OLD_CODEC, _NAME_CODEC = (
+    StandardInformation3.CODEC,
+    StandardInformation.CODEC,
+    FileName.CODEC,
+)
+assert _NEW_CODEC is not None
+assert _OLD_CODEC is not None
+assert _NAME_CODEC is not None
+_unpack_new, _unpack_old, _unpack_name = (
+    _NEW_CODEC.unpack_from,
+    _OLD_CODEC.unpack_from,
+    _NAME_CODEC.unpack_from,
+)
+
+Xattr = tuple[bytes, bytes]
+NameTimes = tuple[int, int, int, int]
+
+
+class NodeReader:
+    """Makes nodes of one volume."""
+
+    def __init__(self, mft: Mft, descriptors: Mapping[int, bytes]) -> None:
+        """Take what is shared.
+
+        Args:
+            mft: of the volume.
+            descriptors: security descriptors by their id.
+        """
+        self._mft = mft
+        self._descriptors = descriptors
+        self._acls: dict[int, tuple[Xattr, ...]] = {}
+
+    def node(self, file: FileRecord) -> Node:
+        """Return the node of a file or directory.
+
+        Raises:
+            CorruptError: an attribute is damaged or missing, or has no security descriptor.
+        """
+        attributes = file.attributes
+        first = attributes[0] if attributes else None
+        if first is None or first[0] != _STANDARD_INFORMATION or first[8] < _OLD_SIZE:
+            position = self._mft.record_position(file.number)
+            raise CorruptError(f"MFT record {file.number} has no information", position)
+        owner = security_id = 0
+        if first[8] >= _NEW_SIZE:
+            (
+                created, modified, changed, accessed, flags, maximum_versions, version, class_id,
+                owner, security_id, _, _,
+            ) = _unpack_new(first[4], first[7])  # fmt: skip
+        else:
+            (
+                created, modified, changed, accessed, flags, maximum_versions, version, class_id,
+            ) = _unpack_old(first[4], first[7])  # fmt: skip
+        is_directory = file.flags & _DIRECTORY
+        node = Node(
+            file.number,
+            Kind.DIRECTORY if is_directory else Kind.FILE,
+            mode=_MODE,
+            modified_ns=(modified - EPOCH) * UNIT_NS,
+            accessed_ns=(accessed - EPOCH) * UNIT_NS,
+            changed_ns=(changed - EPOCH) * UNIT_NS,
+            created_ns=(created - EPOCH) * UNIT_NS,
+            links=0,
+            flags=flags,
+        )
+        others: list[Attribute] = []
+        for part in attributes:
+            kind = part[0]
+            if kind == _FILE_NAME:
+                if part[8] >= FileName.SIZE and part[4][part[7] + _NAMESPACE_AT] != _DOS:
+                    node.links += 1
+            elif kind == _DATA and not part[1] and part[7] >= 0 and not part[2] & _KEPT_FLAGS:
+                node.size = part[8]  # nearly every small file
+            elif kind in _KNOWN_KINDS and not (kind == _DESCRIPTOR and security_id):
+                others.append(part)
+        if others:
+            self._add_streams(file, node, others)
+        if maximum_versions or version or class_id or owner:
+            value = INFORMATION.pack(maximum_versions, version, class_id, owner)
+            node.xattrs = ((XATTR_INFORMATION, value),)
+        if others:
+            node.xattrs += self._small(file, others)
+        if security_id:
+            acl = self._acls.get(security_id) or self._acl(file, security_id)
+            node.xattrs = acl if not node.xattrs else acl + node.xattrs
+        if len(node.xattrs) > 1:
+            node.xattrs = tuple(sorted(node.xattrs))
+        return node
+
+    def frame_node(self, file: FileRecord) -> Node:
+        """Return what a system file has of a node: flags, times, descriptor; no sizes.
+
+        Raises:
+            CorruptError: as `node`.
+        """
+        kept = [part for part in file.attributes if part[0] in _FRAME_KINDS]
+        return self.node(FileRecord(file.number, file.sequence, file.links, file.flags, kept))
+
+    def name_times(self, file: FileRecord, parent: int, units: bytes) -> NameTimes | None:
+        """Return created, modified, changed and accessed as the record of a name has them.
+
+        Args:
+            file: that has the name.
+            parent: number of the directory it is in.
+            units: the name.
+        """
+        for part in file.attributes:
+            if part[0] == _FILE_NAME and part[8] >= FileName.SIZE:
+                (
+                    reference, created, modified, changed, accessed, _, _, _, _, length, _,
+                ) = _unpack_name(part[4], part[7])  # fmt: skip
+                start = part[7] + FileName.SIZE
+                if part[4][start : start + 2 * length] == units and not (
+                    (reference ^ parent) & REFERENCE_MASK
+                ):
+                    return (
+                        (created - EPOCH) * UNIT_NS,
+                        (modified - EPOCH) * UNIT_NS,
+                        (changed - EPOCH) * UNIT_NS,
+                        (accessed - EPOCH) * UNIT_NS,
+                    )
+        return None
+
+    def _acl(self, file: FileRecord, security_id: int) -> tuple[Xattr, ...]:
+        """Return the descriptor of an id as the attribute it is shown as."""
+        descriptor = self._descriptors.get(security_id)
+        if descriptor is None:
+            raise CorruptError(
+                f"MFT record {file.number} has a security id that $Secure does not know",
+                self._mft.record_position(file.number),
+                None,
+                security_id,
+            )
+        made = ((XATTR_ACL, descriptor),)
+        self._acls[security_id] = made
+        return made
+
+    def _add_streams(self, file: FileRecord, node: Node, parts: list[Attribute]) -> None:
+        """Set the size and the streams of a node."""
+        extents: dict[bytes, list[Attribute]] = {}
+        for part in parts:
+            if part.type == _DATA:
+                extents.setdefault(part.name, []).append(part)
+        streams: list[Stream] = []
+        for units, found in extents.items():
+            content = self._mft.content_of_parts(file, found)
+            flags = found[0].flags & _KEPT_FLAGS
+            if not units:
+                node.size = content.size
+            if units or flags:
+                streams.append(Stream(name_of(units), content.size, flags, content.padding))
+        if node.kind is Kind.DIRECTORY and b"" in extents:
+            position = self._mft.record_position(file.number)
+            raise CorruptError(f"directory {file.number} has content", position)
+        streams.sort()
+        node.streams = tuple(streams)
+
+    def _small(self, file: FileRecord, parts: list[Attribute]) -> tuple[Xattr, ...]:
+        """Return the attributes that are shown as extended attributes."""
+        made: list[Xattr] = []
+        position = self._mft.record_position(file.number)
+        for part in parts:
+            kind = part.type
+            if kind in _SMALL:
+                name, limit = _SMALL[kind]
+            elif kind == _DESCRIPTOR:
+                name, limit = XATTR_ACL, _MAXIMUM_DESCRIPTOR
+            elif kind == _LOGGED and part.name == EFS_STREAM:
+                name, limit = XATTR_EFS, _MAXIMUM_EFS
+            else:
+                continue
+            if any(name == known for known, _ in made):
+                continue  # a further extent
+            same = [other for other in parts if other.type == kind and other.name == part.name]
+            made.append((name, self._mft.read_small(same, limit, position)))
+        return tuple(made)
+
+
+def reparse_tag_of(node: Node) -> int:
+    """Return the tag of a node's reparse point, 0 if it has none."""
+    if node.flags & FileAttribute.REPARSE_POINT.value:
+        for name, value in node.xattrs:
+            if name == XATTR_REPARSE and len(value) >= ReparseHead.SIZE:
+                return ReparseHead.unpack(value).tag
+    return 0
+
+
+def refuse_unreadable(node: Node) -> None:
+    """Raise UnsupportedError if the content of a node is kept elsewhere."""
+    if reparse_tag_of(node) == ReparseTag.DEDUP:
+        raise UnsupportedError("content of a deduplicated file")

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An opened NTFS volume, for reading everything there is on it.
+
+Names come from the indexes of directories, everything else from the MFT record a name leads
+to.  A volume that Windows did not unmount is shown as its structures are on the medium: the log
+is not replayed.  `warnings` says so, and says where a hibernated Windows still holds changes in
+memory.
+
+System files are not walked: $MFT to $Extend and what is in $Extend.  What is worth keeping of
+them is in `describe`.
+
+Content that `read` gives, and what `extents` says of it:
+
+* resident: one extent, at the position of the MFT record; not to be read from the device;
+* compressed (LZNT1): decompressed; whole units, `position` is where the compressed bytes are;
+* compressed by the Windows Overlay Filter: decompressed; no extents, since the stream itself is
+  one hole and its data is in the stream WofCompressedData, which is listed and read as it is;
+* encrypted: as stored, the last 512 bytes whole (`Stream.padding` bytes of them are no data).
+
+Refused by name: content of deduplicated files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from fsdrivers.device import Device
+from fsdrivers.errors import (
+    CorruptError,
+    DeviceError,
+    FilesystemError,
+    NotRecognisedError,
+    UnsupportedError,
+)
+from fsdrivers.ntfs.description import pack_description, serial_of
+from fsdrivers.ntfs.format import (
+    BOOT_SECTOR_SIZE,
+    OEM_ID,
+    REFERENCE_MASK,
+    SEQUENCE_SHIFT,
+    BootSector,
+    Namespace,
+    SystemRecord,
+)
+from fsdrivers.ntfs.format_attributes import AttributeType
+from fsdrivers.ntfs.geometry import Geometry, geometry_of
+from fsdrivers.ntfs.index import IndexedName, iter_names
+from fsdrivers.ntfs.logfile import LogState
+from fsdrivers.ntfs.mft import FileRecord, Mft
+from fsdrivers.ntfs.names import name_of, units_of
+from fsdrivers.ntfs.nodes import NodeReader, refuse_unreadable
+from fsdrivers.ntfs.streams import Content, extents_of, read_content
+from fsdrivers.ntfs.system import SystemFiles
+from fsdrivers.ntfs.wof import WofFile, open_wof
+from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
+
+_KEPT_CONTENTS: Final = 256
+_DOS: Final = Namespace.DOS.value
+_DATA: Final = AttributeType.DATA.value
+_ROOT: Final = SystemRecord.ROOT.value
+_LAST_SYSTEM_RECORD: Final = SystemRecord.FIRST_FREE.value - 1
+_HIBERNATION_FILE: Final = "hiberfil.sys"
+_HIBERNATED: Final = (b"hibr", b"HIBR")
+
+
+class NtfsVolume:
+    """See `fsdrivers.volume.StreamVolume` for what its methods promise."""
+
+    type = "ntfs"
+
+    def __init__(self, device: Device, boot: BootSector, mft: Mft) -> None:
+        """Show a volume whose MFT is found; made by `open_volume`."""
+        self.device = device
+        self.boot = boot
+        self.mft = mft
+        self.geometry: Geometry = mft.geometry
+        self.system = SystemFiles(mft)
+        self.facts = self.system.volume()
+        self.size = min(self.geometry.size, device.size)
+        self.uuid = serial_of(boot)
+        self.label = self.facts.label
+        self.block_size = self.geometry.cluster_size
+        self.is_dirty = self.facts.is_dirty
+        self.nodes = NodeReader(mft, self.system.descriptors())
+        self._contents: dict[tuple[int, bytes], Content | WofFile] = {}
+
+    def describe(self) -> dict[str, Plain]:
+        """Return all that formatting the same filesystem again needs; see `description`."""
+        return pack_description(
+            self.boot,
+            self.mft,
+            self.facts,
+            self.system,
+            self.nodes,
+            is_hibernated=self.is_hibernated(),
+        )
+
+    def used_size(self) -> int:
+        """Return the bytes in use by $Bitmap's account."""
+        return self.system.used_clusters() * self.block_size
+
+    def log_state(self) -> LogState:
+        """Return whether the log holds changes that are not yet in their places."""
+        return self.system.log_file()[1]
+
+    def is_hibernated(self) -> bool:
+        """Tell whether a Windows that is asleep (or started fast) has this volume mounted."""
+        for item in iter_names(self.mft, self.mft.file(_ROOT)):
+            if item.units.decode("utf-16-le", "replace").lower() == _HIBERNATION_FILE:
+                file = self._file(item)
+                content = self.mft.content_of(file, _DATA)
+                return (
+                    content is not None and read_content(self.device, content, 0, 4) in _HIBERNATED
+                )
+        return False
+
+    def warnings(self) -> list[str]:
+        """Return in sentences what makes the volume's state doubtful; none if nothing does."""
+        made = []
+        if self.is_dirty:
+            made.append("the volume is marked dirty: Windows would check it")
+        if self.is_hibernated():
+            made.append("Windows is hibernated: it holds changes that are not on the volume")
+        if self.log_state() is LogState.DIRTY:
+            made.append("the volume was not unmounted: its log holds changes that are not shown")
+        return made
+
+    def walk(self) -> Iterator[Entry]:
+        """Yield every name, the root first, parents before children.
+
+        Within a directory names come in the order of their MFT records, so that the MFT is
+        read front to back.
+
+        Raises:
+            CorruptError: at the directory that cannot be read, or the name that leads nowhere.
+            UnsupportedError: at a deduplicated file.
+        """
+        root = self.nodes.node(self.mft.file(_ROOT))
+        if root.kind is not Kind.DIRECTORY:
+            raise CorruptError("the root is not a directory", self.mft.record_position(_ROOT))
+        yield Entry(_ROOT, b"", root)
+        shared: dict[int, Node] = {}
+        seen = {_ROOT}
+        pending = [_ROOT]
+        while pending:
+            parent = pending.pop()
+            below: list[int] = []
+            for entry in self._iter_entries(parent, shared):
+                if entry.node.kind is Kind.DIRECTORY:
+                    number = entry.node.number
+                    if number in seen:
+                        raise CorruptError(f"directory {number} has more than one name")
+                    seen.add(number)
+                    below.append(number)
+                yield entry
+            pending.extend(reversed(below))
+
+    def _iter_entries(self, parent: int, shared: dict[int, Node]) -> Iterator[Entry]:
+        """Yield what is in a directory; `shared` holds the nodes with several names."""
+        names: list[IndexedName] = []
+        dos_names: dict[int, IndexedName] = {}
+        for item in iter_names(self.mft, self.mft.file(parent)):
+            number = item[0] & REFERENCE_MASK
+            if number <= _LAST_SYSTEM_RECORD:
+                continue
+            if item[1] == _DOS:
+                dos_names[number] = item
+            else:
+                names.append(item)
+        long_names = {item[0] & REFERENCE_MASK for item in names if item[1] == Namespace.WIN32}
+        names += [item for number, item in dos_names.items() if number not in long_names]
+        names.sort(key=_record_number)
+        node_of, times_of = self.nodes.node, self.nodes.name_times
+        for item in names:
+            reference, namespace, units = item
+            number = reference & REFERENCE_MASK
+            file = self._file(item)
+            node = shared.get(number)
+            if node is None:
+                node = node_of(file)
+                refuse_unreadable(node)
+                if node.links > 1:
+                    shared[number] = node
+            entry = Entry(
+                parent,
+                name_of(units),
+                node,
+                name_flags=namespace,
+                name_times=times_of(file, parent, units),
+            )
+            if namespace == Namespace.WIN32 and number in dos_names:
+                entry.short_name = name_of(dos_names[number].units)
+            yield entry
+
+    def _file(self, item: IndexedName) -> FileRecord:
+        """Return the record that a name leads to."""
+        reference = item.reference
+        try:
+            return self.mft.file(reference & REFERENCE_MASK, reference >> SEQUENCE_SHIFT)
+        except CorruptError as error:
+            error.add_note(f"the name {name_of(item.units)!r} leads there")
+            raise
+
+    def extents(self, node: Node) -> list[Extent]:
+        """Return the mapped parts of a file; see the module for streams that are not plain."""
+        return self.stream_extents(node, b"") if node.kind is Kind.FILE else []
+
+    def stream_extents(self, node: Node, name: bytes) -> list[Extent]:
+        """Return the mapped parts of a stream.
+
+        Raises:
+            CorruptError: the record or the runs are damaged.
+        """
+        content = self._content(node, name)
+        if isinstance(content, WofFile):
+            return []
+        if content.resident is not None:
+            position = self.mft.record_position(node.number)
+            return [Extent(0, content.size, position)] if content.size else []
+        return extents_of(content)
+
+    def read(self, node: Node, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes of content from `offset`."""
+        if node.kind is not Kind.FILE:
+            raise UnsupportedError(f"reading the content of a {node.kind.name.lower()}")
+        refuse_unreadable(node)
+        return self.read_stream(node, b"", offset, length)
+
+    def read_stream(self, node: Node, name: bytes, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes of a stream from `offset`.
+
+        Raises:
+            CorruptError: the record, the runs or what is compressed are damaged.
+            UnsupportedError: it is compressed by a method that is not known.
+        """
+        content = self._content(node, name)
+        if isinstance(content, WofFile):
+            return content.read(self.device, offset, length)
+        return read_content(self.device, content, offset, length)
+
+    def _content(self, node: Node, name: bytes) -> Content | WofFile:
+        """Return where a stream is, from the last few or from its record."""
+        key = node.number, name
+        found = self._contents.get(key)
+        if found is not None:
+            return found
+        file = self.mft.file(node.number)
+        content = self.mft.content_of(file, _DATA, units_of(name) if name else b"")
+        if content is None:
+            if name:
+                raise CorruptError(
+                    f"MFT record {node.number} has no stream {name!r}",
+                    self.mft.record_position(node.number),
+                )
+            content = Content(0, 0, resident=b"")
+        made: Content | WofFile = content
+        if not name:
+            made = open_wof(self.mft, file, node, content) or content
+        if len(self._contents) >= _KEPT_CONTENTS:
+            self._contents = {}  # replaced as a whole, so that other threads' use of it holds
+        self._contents[key] = made
+        return made
+
+
+def _record_number(item: IndexedName) -> int:
+    """Return the record that a name leads to."""
+    return item[0] & REFERENCE_MASK
+
+
+def open_volume(device: Device) -> NtfsVolume:
+    """Open the NTFS volume that starts at the start of `device`.
+
+    Where the boot sector is damaged its copy in the last sector is read.
+
+    Raises:
+        NotRecognisedError: this is no NTFS volume.
+        CorruptError: what is needed to read the rest is damaged.
+        DeviceError: the medium failed.
+    """
+    boot, geometry = read_boot_sector(device)
+    if geometry.total_sectors * geometry.sector_size > device.size:
+        raise CorruptError(
+            "volume larger than its device",
+            BootSector.OFFSETS["total_sectors"],
+            f"at most {device.size} bytes",
+            geometry.size,
+        )
+    return NtfsVolume(device, boot, Mft.open(device, geometry))
+
+
+def read_boot_sector(device: Device) -> tuple[BootSector, Geometry]:
+    """Read and validate the boot sector, or the copy at the end if the first is damaged."""
+    if device.size < BOOT_SECTOR_SIZE:
+        raise NotRecognisedError(f"{device.name} is too small for an NTFS volume")
+    failure: FilesystemError | DeviceError | None = None
+    for position in (0, device.size - device.size % 512 - 512, device.size // 4096 * 4096 - 4096):
+        if not 0 <= position <= device.size - BOOT_SECTOR_SIZE:
+            continue
+        try:
+            boot = BootSector.unpack(device.read(position, BOOT_SECTOR_SIZE))
+            if boot.oem_id != OEM_ID:
+                raise NotRecognisedError(f"{device.name} does not start with an NTFS boot sector")
+            return boot, geometry_of(boot)
+        except (FilesystemError, DeviceError) as error:
+            failure = failure or error
+    assert failure is not None, "the first position is always tried"
+    raise failure
