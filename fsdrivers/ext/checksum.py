@@ -199,27 +199,28 @@ def has_high_inode_checksum(inode: Buffer) -> bool:
     return extra >= _MIN_EXTRA_FOR_HIGH
 
 
-def inode_checksum(seed: int, number: int, inode: bytes | bytearray) -> int:
+def inode_checksum(
+    seed: int, number: int, inode: bytes | bytearray, has_high: bool | None = None
+) -> int:
     """Return the 32-bit checksum of an inode as long as on disk; `seed` is the volume's."""
-    parts = [
-        number.to_bytes(4, "little"),
-        inode[_INODE_GENERATION_AT : _INODE_GENERATION_AT + 4],
-        inode[:_INODE_LOW_AT],
-        b"\0\0",
-    ]
-    if has_high_inode_checksum(inode):
-        parts += (inode[_INODE_LOW_AT + 2 : _INODE_HIGH_AT], b"\0\0", inode[_INODE_HIGH_AT + 2 :])
-    else:
-        parts.append(inode[_INODE_LOW_AT + 2 :])
-    return crc32c(seed, b"".join(parts))
+    if has_high is None:
+        has_high = has_high_inode_checksum(inode)
+    start = number.to_bytes(4, "little")
+    generation = inode[_INODE_GENERATION_AT : _INODE_GENERATION_AT + 4]
+    head, rest = inode[:_INODE_LOW_AT], _INODE_LOW_AT + 2
+    if not has_high:
+        return crc32c(seed, b"".join((start, generation, head, b"\0\0", inode[rest:])))
+    middle, tail = inode[rest:_INODE_HIGH_AT], inode[_INODE_HIGH_AT + 2 :]
+    return crc32c(seed, b"".join((start, generation, head, b"\0\0", middle, b"\0\0", tail)))
 
 
 def is_inode_valid(seed: int, number: int, inode: bytes | bytearray) -> bool:
     """Compare an inode's checksum; `seed` is the volume's."""
-    value = inode_checksum(seed, number, inode)
+    has_high = has_high_inode_checksum(inode)
+    value = inode_checksum(seed, number, inode, has_high)
     if inode[_INODE_LOW_AT] | inode[_INODE_LOW_AT + 1] << 8 != value & 0xFFFF:
         return False
-    if not has_high_inode_checksum(inode):
+    if not has_high:
         return True
     return inode[_INODE_HIGH_AT] | inode[_INODE_HIGH_AT + 1] << 8 == value >> 16
 

@@ -39,11 +39,6 @@ _BLOCK_AT = ext.Inode.OFFSETS["block"]
 _HURD = 1  # Superblock.creator_os
 
 
-def time_ns(seconds: int, extra: int) -> int:
-    """Return nanoseconds since 1970 of signed 32-bit seconds and their extension word."""
-    return (seconds + ((extra & 3) << 32)) * _SECOND + (extra >> 2)
-
-
 def unpack_device(words: bytes) -> tuple[int, int]:
     """Return (major, minor) from the first two words of `i_block`; the first is the old form."""
     old, new = struct.unpack_from("<II", words)
@@ -74,7 +69,7 @@ class NodeReader:
             mode, uid_low, size_low, accessed_s, changed_s, modified_s, _deleted, gid_low,
             links, _blocks_low, flags, _version, block, generation, xattr_low, size_high,
             _fragment, _blocks_high, xattr_high, uid_high, gid_high, _checksum, _7e,
-            _extra_isize, _checksum_high, changed_extra, modified_extra, accessed_extra,
+            extra_isize, _checksum_high, changed_extra, modified_extra, accessed_extra,
             created_s, created_extra, _version_high, _project,
         ) = _unpack_inode(covered_inode(raw))  # fmt: skip
         kind = KINDS.get(mode & FORMAT_MASK)
@@ -86,22 +81,22 @@ class NodeReader:
         node = Node(
             number,
             kind,
-            mode=mode & 0o7777,
-            uid=uid_low | uid_high << 16,
-            gid=gid_low | gid_high << 16,
-            modified_ns=(modified_s + ((modified_extra & 3) << 32)) * _SECOND
-            + (modified_extra >> 2),
-            accessed_ns=(accessed_s + ((accessed_extra & 3) << 32)) * _SECOND
-            + (accessed_extra >> 2),
-            changed_ns=(changed_s + ((changed_extra & 3) << 32)) * _SECOND + (changed_extra >> 2),
+            0,
+            mode & 0o7777,
+            uid_low | uid_high << 16,
+            gid_low | gid_high << 16,
+            (modified_s + ((modified_extra & 3) << 32)) * _SECOND + (modified_extra >> 2),
+            (accessed_s + ((accessed_extra & 3) << 32)) * _SECOND + (accessed_extra >> 2),
+            (changed_s + ((changed_extra & 3) << 32)) * _SECOND + (changed_extra >> 2),
             links=links,
             flags=flags & _RESTORED,
         )
-        extra_isize = 0
-        if len(raw) > ext.OLD_INODE_SIZE:
-            extra_isize = extra_isize_of(raw, metadata.inode_position(number))
-            if extra_isize >= _MIN_EXTRA_CREATED:
-                node.created_ns = time_ns(created_s, created_extra)
+        if extra_isize > len(raw) - ext.OLD_INODE_SIZE or extra_isize & 3:
+            extra_isize_of(raw, metadata.inode_position(number))  # says what is wrong
+        if extra_isize >= _MIN_EXTRA_CREATED:
+            node.created_ns = (created_s + ((created_extra & 3) << 32)) * _SECOND + (
+                created_extra >> 2
+            )
         if kind is Kind.FILE:
             node.size = size_low | size_high << 32
             if node.size > self._max_size:
