@@ -12,8 +12,9 @@ DEMO ?= demo
 # Programs the product uses on the machine that builds and rehearses discs.
 PACKAGES := python3-venv binutils qemu-system-x86 ovmf
 # Programs that only the tests and the demonstration use: makers of machines, judges of volumes.
-TEST_PACKAGES := acl attr dosfstools e2fsprogs fatcat fdisk file gdisk libcap2-bin mmdebstrap \
-	mount mtools openssl sleuthkit util-linux xorriso zstd
+TEST_PACKAGES := acl attr dosfstools e2fsprogs fatcat fdisk file gdisk genisoimage \
+	libcap2-bin mmdebstrap mount mtools openssl p7zip-full sleuthkit util-linux xorriso \
+	zstd
 # Peers that the benchmarks run beside us.
 BENCH_PACKAGES := borgbackup restic
 

@@ -18,7 +18,7 @@ from fsdrivers.errors import NotRecognisedError, UnsupportedError
 from fsdrivers.probing import EMPTY, UNKNOWN, probe
 from fsdrivers.volume import Volume
 
-__all__ = ["READABLE_TYPES", "TYPES", "driver_of", "open_volume", "probe"]
+__all__ = ["ISO_TYPES", "READABLE_TYPES", "TYPES", "driver_of", "open_volume", "probe"]
 
 FAT_TYPES = ("fat12", "fat16", "fat32")
 EXT_TYPES = ("ext2", "ext3", "ext4")

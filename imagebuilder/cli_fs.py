@@ -144,11 +144,13 @@ def _open_tree(args: argparse.Namespace, device: Device) -> Tree:
     Raises:
         UsageError: there are partitions and none was named.
     """
-    from fsdrivers import open_volume
+    from fsdrivers import ISO_TYPES, open_volume, probe
     from fsdrivers.partitions import open_partition, read_table
     from fsdrivers.tree import Tree
 
     if args.partition == 0:
+        return Tree(open_volume(device))
+    if args.partition is None and probe(device) in ISO_TYPES:  # also where there are partitions
         return Tree(open_volume(device))
     table = read_table(device)
     if args.partition is None and table.entries:
@@ -198,12 +200,12 @@ def _by_name(item: tuple[bytes, object]) -> bytes:
 
 def _stat(args: argparse.Namespace, device: Device) -> int:
     from fsdrivers.volume import Kind
-    from imagebuilder.cli_fs_format import name_fields, node_fields, stat_lines
+    from imagebuilder.cli_fs_format import extents_of, name_fields, node_fields, stat_lines
 
     tree = _open_tree(args, device)
     path = _absolute(args.path)
     node = tree.find(path).node
-    extents = tree.volume.extents(node) if node.kind == Kind.FILE else []
+    extents = extents_of(tree, node) if node.kind == Kind.FILE else []
     if args.json:
         places = [list(extent) for extent in extents]
         print_json({**name_fields("path", path), **node_fields(node), "extents": places})
@@ -241,6 +243,7 @@ def _manifest(args: argparse.Namespace, device: Device) -> int:
 
 
 def _probe(args: argparse.Namespace, device: Device) -> int:
+    from fsdrivers import ISO_TYPES, probe
     from fsdrivers.partitions import read_table
     from imagebuilder.cli_fs_format import probe_lines
 
@@ -261,6 +264,10 @@ def _probe(args: argparse.Namespace, device: Device) -> int:
         fields, worst = _volume_fields(device)
         result.update(fields)
     else:
+        if args.partition is None and probe(device) in ISO_TYPES:  # of a hybrid disc
+            fields, worst = _volume_fields(device)
+            whole = {"number": 0, "start": 0, "size": device.size, "type": "", "name": ""}
+            rows.append({**whole, **fields})
         for entry in table.entries:
             if args.partition in (None, entry.number):
                 fields, code = _partition_fields(device, table, entry)
@@ -302,11 +309,11 @@ def _partition_fields(
 
 def _volume_fields(device: Device) -> tuple[dict[str, object], int]:
     """Return what a device holds, and an exit code: what we cannot open is no failure here."""
-    from fsdrivers import TYPES, open_volume, probe
+    from fsdrivers import READABLE_TYPES, open_volume, probe
     from imagebuilder.cli_fs_format import name_fields
 
     type = probe(device)
-    if type not in TYPES:
+    if type not in READABLE_TYPES:
         return {"filesystem": type}, 0
     try:
         volume = open_volume(device)

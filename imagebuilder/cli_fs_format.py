@@ -64,13 +64,21 @@ def _read(tree: Tree, item: ManifestItem) -> ManifestItem:
     """Return the item of a file with the hash of its content, or with why there is none."""
     extents = item.extents
     try:
-        extents = merge_extents(tree.volume.extents(item.node), item.node.size)
+        extents = merge_extents(extents_of(tree, item.node), item.node.size)
         state = hashlib.sha256()
         for piece in tree.iter_content(item.node):
             state.update(piece)
     except (CorruptError, DeviceError, UnsupportedError) as error:
         return replace(item, extents=extents, error=error)
     return replace(item, extents=extents, sha256=state.hexdigest())
+
+
+def extents_of(tree: Tree, node: Node) -> list[Extent]:
+    """Return the extents of a file; of a compressed one, one for all of it, at no position."""
+    try:
+        return tree.volume.extents(node)
+    except UnsupportedError:
+        return [Extent(0, node.size, 0)]
 
 
 def manifest_json(item: ManifestItem) -> str:

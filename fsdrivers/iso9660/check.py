@@ -137,8 +137,9 @@ def _check_size(check: Check, volume: IsoVolume, session: int) -> None:
         what = f"the volume has {volume.size} bytes, the image {check.device.size}"
         check.add("volume-size", what, position)
     last = max(claim.end for claim in check.claims)
-    if volume.size < last <= check.device.size:
-        what = f"the volume ends at byte {volume.size:#x}, what it holds at {last:#x}"
+    end = session * SECTOR_SIZE + volume.size
+    if end < last <= check.device.size:
+        what = f"the volume ends at byte {end:#x}, what it holds at {last:#x}"
         check.add("volume-size", what, position)
     rest = check.device.size - volume.size
     if rest >= volume.block_size and not _is_rest_explained(check.device, rest, session):

@@ -24,7 +24,7 @@ from fsdrivers.iso9660.format import (
 from fsdrivers.iso9660.geometry import Section, section_of
 from fsdrivers.iso9660.names import checked_name, order_key
 from fsdrivers.iso9660.rockridge import RockRidge, parse_entries
-from fsdrivers.iso9660.susp import differing, find_skip
+from fsdrivers.iso9660.susp import MAXIMUM_PAYLOAD_SIZE, differing, find_skip
 from fsdrivers.iso9660.times import is_short_time_legal
 from fsdrivers.iso9660.volume import IsoVolume, start_of
 
@@ -185,8 +185,8 @@ def _check_dots(
 ) -> None:
     """A directory starts with records of itself and its parent that say where they are.
 
-    Measured: libisofs 1.5.4 lets those of the parents in Joliet trees lead to the directories
-    themselves, which no reader minds.
+    Measured: libisofs 1.5.4 lets those of the parents in Joliet and enhanced trees lead to the
+    directories themselves, which no reader minds.
     """
     own = directories[index]
     parent = directories[own.parent]
@@ -199,7 +199,7 @@ def _check_dots(
         (items[1], parent, "its parent"),
     ):
         places = {(there.section.block, there.section.size)}
-        if volume.namespace == "joliet":
+        if volume.namespace in ("joliet", "enhanced"):
             places.add((own.section.block, own.section.size))
         if (item.record.block, item.record.size) not in places or not item.is_directory:
             check.add("dots", f"the record that {own.name!r} has of {what} is wrong", item.position)
@@ -243,6 +243,9 @@ def _check_rock_ridge(
         check.add_error("rockridge", error, item.position)
         return None
     for entry in entries:
+        if len(entry.payload) > MAXIMUM_PAYLOAD_SIZE:
+            what = f"the length of {entry.signature!r} in {item.name!r} has wrapped"
+            check.add("rockridge", what, entry.position)
         for name in differing(entry):
             what = f"the two copies of {name} in {entry.signature!r} differ in {item.name!r}"
             check.add("both-endian", what, entry.position)

@@ -185,14 +185,17 @@ def find_sessions(device: Device) -> list[int]:
     the start, so that one alone is found; those of a drive are in the disc's table of contents,
     which is not looked at.
 
+    Measured: genisoimage and xorriso count the size of a further session from where it starts,
+    although its blocks are counted from the start of the disc.
+
     Raises:
         NotRecognisedError: there is not even one.
     """
     sessions = [0]
     descriptors = read_descriptors(device)
     while len(sessions) < MAXIMUM_SESSIONS:
-        end = geometry_of(descriptors, device).size
-        for sector in next_session_sectors(end):
+        size = geometry_of(descriptors, device).size  # counted from the start of its session
+        for sector in next_session_sectors(sessions[-1] * SECTOR_SIZE + size):
             try:
                 descriptors = read_descriptors(device, sector)
             except (NotRecognisedError, CorruptError, UnsupportedError):
@@ -200,7 +203,5 @@ def find_sessions(device: Device) -> list[int]:
             sessions.append(sector)
             break
         else:
-            break
-        if geometry_of(descriptors, device).size <= end:  # sizes grow from session to session
             break
     return sessions

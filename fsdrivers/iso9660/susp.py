@@ -26,6 +26,7 @@ from fsdrivers.iso9660.susp_format import (
 
 MAXIMUM_CONTINUATIONS = 100  # of one record; a target of 4 KiB needs 20 entries of SL
 MAXIMUM_AREA_SIZE = 16 * SECTOR_SIZE  # bytes of one continuation
+MAXIMUM_PAYLOAD_SIZE = 255 - SuspHead.SIZE  # bytes; longer ones are mended, see `_symlink_length`
 _COMPONENT_SIZE = 2  # bytes of the head of a component of SL
 
 Reader = Callable[[int, int], bytes]  # (position, length) -> exactly that
@@ -69,15 +70,17 @@ def iter_area(data: bytes, position: int) -> Iterator[SuspEntry]:
 def _symlink_length(data: bytes, offset: int, length: int) -> int:
     """Return the true length of the SL entry at `offset`, which says `length`.
 
-    Measured: genisoimage 1.1.11 counts the last of several SL entries two bytes too long, into
-    the signature that follows.  Two bytes that start a component for which there is no room
-    are no part of the entry.
+    Measured: genisoimage 1.1.11 writes entries of more than 255 bytes for long targets, whose
+    length in one byte has wrapped.  Where the components do not end with the entry but do so
+    256 bytes further on, or a multiple of it, that is where it ends.
     """
     at, end = offset + SuspHead.SIZE + 1, offset + length
-    while at + _COMPONENT_SIZE < end:
-        at += _COMPONENT_SIZE + data[at + 1]
-    is_surplus = at + _COMPONENT_SIZE == end and data[at + 1] != 0
-    return length - _COMPONENT_SIZE if is_surplus else length
+    for wrapped in range(end, len(data) + 1, 256):
+        while at + 1 < wrapped:
+            at += _COMPONENT_SIZE + data[at + 1]
+        if at == wrapped:
+            return wrapped - offset
+    return length
 
 
 def iter_entries(
