@@ -4,6 +4,8 @@
 from fsdrivers.fat.check import Finding, check_volume
 from fsdrivers.fat.editor import FatEditor, open_editor
 from fsdrivers.fat.mkfs import FatLayout, minimum_size, plan_volume
+from fsdrivers.fat.relocate import fix_place, fix_system_files
+from fsdrivers.fat.system import SystemFiles
 from fsdrivers.fat.volume import FatVolume, open_volume
 
 __all__ = [
@@ -11,7 +13,10 @@ __all__ = [
     "FatLayout",
     "FatVolume",
     "Finding",
+    "SystemFiles",
     "check_volume",
+    "fix_place",
+    "fix_system_files",
     "minimum_size",
     "open_editor",
     "open_volume",

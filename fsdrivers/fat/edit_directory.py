@@ -192,6 +192,10 @@ class DirectoryState:
         self._room_from = min(self._room_from, group.start)
         return writes
 
+    def mark_deleted(self, index: int) -> list[Write]:
+        """Free a slot that belongs to no name: a part of a long name without its entry."""
+        return self._store(index, bytes([ENTRY_DELETED]) + self.slot(index)[1:])
+
     def replace(self, group: Group, entry: DirectoryEntry) -> list[Write]:
         """Change the 8.3 entry of a name in its place."""
         writes = self._store(group.end - 1, entry.pack())

@@ -296,7 +296,7 @@ class FatEditor(EditBase):
             boot = self.template.boot
             if boot.boot_signature == EXTENDED_SIGNATURES[-1]:
                 padded = label.ljust(len(NO_LABEL)) if label else NO_LABEL
-                self._patch_boot_sector("label", padded)
+                self.patch_boot_sector("label", padded)
             self.label = label_of(self.template)
 
     def set_uuid(self, uuid: str) -> None:
@@ -313,7 +313,7 @@ class FatEditor(EditBase):
             if self.template.boot.boot_signature not in EXTENDED_SIGNATURES:
                 raise UnsupportedError("a serial number in this old boot sector")
             serial = int(match[1] + match[2], 16)
-            self._patch_boot_sector("serial", serial.to_bytes(4, "little"))
+            self.patch_boot_sector("serial", serial.to_bytes(4, "little"))
             self.uuid = serial_of(self.template.boot)
 
     def flush(self) -> None:
@@ -536,11 +536,19 @@ class FatEditor(EditBase):
         index = sum(other.start < found.start for other in root.names)
         self.template = replace(self.template, root_label=(index, entry.pack()))
 
-    def _patch_boot_sector(self, field: str, data: bytes) -> None:
+    def patch_boot_sector(self, field: str, data: bytes) -> None:
         """Change a field of the boot sector and of its backup."""
         self.mark()
         self.marks.patch_boot_sector(field, data)
         self.template = replace(self.template, boot=self.marks.boot)
+
+    def move_root(self, cluster: int) -> None:
+        """Make a FAT32 root directory start in another cluster, which holds its content."""
+        self.patch_boot_sector("root_cluster", cluster.to_bytes(4, "little"))
+        geometry = replace(self.geometry, root_cluster=cluster)
+        self.geometry = self.table.geometry = self.fats.geometry = geometry
+        self.template = replace(self.template, geometry=geometry)
+        self.forget_all()
 
 
 def open_editor(
