@@ -2,9 +2,9 @@
 """The plan of a disc: which files, how large, under which name.  Pure.
 
 pycdlib lays files out directory by directory, ascending by ISO 9660 name.  So key file and table
-come first, then what starts the machine, then the packs in the order a restore reads them, and
-the second copies last, as far from the first as the disc allows: their directory's name sees
-to that.
+come first, then what the disc is told by and what starts the machine, then the packs in the order
+a restore reads them, and the second copies last, as far from the first as the disc allows: the
+names of directories see to that.
 
 Source: ECMA-119 6.8 (file sections), 7.4.1 (d-characters), 8.4 (volume descriptor).
 Not done yet: a data set over several discs; set size and sequence number are in the plan for it.
@@ -34,7 +34,8 @@ COPY_OF_TABLE = f"{disc_files.COPIES}/{disc_files.TABLE}"
 VOLUME_ID_PREFIX = "REBUILDKIT_"
 VOLUME_ID_DIGITS = 16  # of the data set's id
 FILE_LIMIT = 2 << 30  # bytes; some firmware and old readers fail at 2 GiB
-_ISO_NAMES = {disc_files.COPIES: "ZCOPIES"}  # other than the real name: where it sorts
+# Other than the real name: where it sorts.  What tells a disc ours must survive a cut one.
+_ISO_NAMES = {disc_files.COPIES: "ZCOPIES", ".disk": "A_DISK"}
 _ISO_NAME_LENGTH = 24  # of at most 30 characters with the extension, at interchange level 3
 
 _SYSTEM_AREA = 32768  # bytes before the volume descriptors

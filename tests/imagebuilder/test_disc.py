@@ -17,7 +17,7 @@ SET_ID = "00112233445566778899aabbccddeeff"
         ("hash.dat", "/HASH.DAT;1"),
         ("manifest.json", "/MANIFEST.JSO;1"),
         ("objects/00000001.pak", "/OBJECTS/00000001.PAK;1"),
-        (".disk/info", "/_DISK/INFO.;1"),
+        (".disk/info", "/A_DISK/INFO.;1"),
         ("boot/grub/grub.cfg", "/BOOT/GRUB/GRUB.CFG;1"),
         ("a.b.c/d-e.f.g", "/A_B_C/D_E_F.G;1"),
         ("copies/hash.dat", "/ZCOPIES/HASH.DAT;1"),
