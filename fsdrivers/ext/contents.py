@@ -16,6 +16,7 @@ from fsdrivers.volume import Extent
 
 _BLOCK_AT = ext.Inode.OFFSETS["block"]
 _BLOCK_END = _BLOCK_AT + 60
+_EXTENTS = int(InodeFlags.EXTENTS)  # an operation of the enumeration costs 1 us
 _FLAGS = struct.Struct(f"<{ext.Inode.OFFSETS['flags']}xI")
 # An extent tree of one leaf entry in the inode, as nearly all small files have it: header's
 # magic, entries, maximum and depth, then the entry.
@@ -38,7 +39,7 @@ def extents_of(
     """
     size = metadata.geometry.block_size
     (flags,) = _FLAGS.unpack_from(raw)
-    if flags & InodeFlags.EXTENTS:
+    if flags & _EXTENTS:
         magic, entries, slots, depth, logical, length, high, low = _ONE_LEAF.unpack_from(raw)
         if magic == ext.EXTENT_MAGIC and entries == 1 and slots <= 4 and depth == 0:
             start, geometry = low | high << 32, metadata.geometry
