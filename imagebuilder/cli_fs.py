@@ -6,8 +6,9 @@
     rebuildkit fs stat      IMAGE [--partition N] [PATH]     as stat
     rebuildkit fs cat       IMAGE [--partition N] PATH       content to standard output
     rebuildkit fs manifest  IMAGE [--partition N] [PATH]     one line for each object
+    rebuildkit fs fix-dos   IMAGE [--partition N]            make DOS start; writes
 
-Nothing is ever written to IMAGE.  Exit codes: EXIT_CODES.
+Nothing is ever written to IMAGE but by what says so.  Exit codes: EXIT_CODES.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from typing import TYPE_CHECKING
 
 from fsdrivers.device import Device, FileDevice, Window
 from fsdrivers.errors import (
+    AlreadyExistsError,
     CorruptError,
     DeviceError,
+    DirectoryNotEmptyError,
     FilesystemError,
+    InvalidNameError,
     IsADirectoryError_,
     NoSpaceError,
     NotADirectoryError_,
@@ -30,6 +34,8 @@ from fsdrivers.errors import (
     NotRecognisedError,
     UnsupportedError,
 )
+from imagebuilder import cli_fs_dos
+from imagebuilder import cli_fs_edit
 from imagebuilder.cli_common import UsageError, print_json, report_error
 
 if TYPE_CHECKING:
@@ -39,6 +45,9 @@ if TYPE_CHECKING:
 EXIT_CODES: dict[type[BaseException], int] = {
     UsageError: 2,
     IsADirectoryError_: 2,
+    AlreadyExistsError: 2,
+    DirectoryNotEmptyError: 2,
+    InvalidNameError: 2,
     NotRecognisedError: 4,
     CorruptError: 5,
     UnsupportedError: 6,
@@ -77,8 +86,8 @@ def add_parser(
     """Add `fs` to the commands and return its parser."""
     parser = commands.add_parser(
         "fs",
-        help="look into volumes",
-        description="Look into disks and images without mounting them; nothing is written.",
+        help="look into volumes and change them",
+        description="Look into disks and images, and change them, without mounting them.",
         epilog="Exit codes: 0 done, 2 usage, 4 not recognised, 5 corrupt, 6 not supported, "
         "7 no space, 8 not found, 9 the device failed.",
     )
@@ -92,24 +101,14 @@ def add_parser(
         ("cat", 1, "write the content of files to standard output"),
         ("manifest", "?", "list every object below PATH with the hash of its content"),
     ):
-        verb = actions.add_parser(action, help=text, description=text.capitalize() + ".")
-        verb.add_argument("image", metavar="IMAGE", help="image file or block device")
+        verb = _add_verb(actions, action, text)
         if path_count == 1:
             verb.add_argument("paths", metavar="PATH", nargs="+")
         elif path_count:
             verb.add_argument("path", metavar="PATH", nargs="?", default="/")
-        verb.add_argument(
-            "--partition", "-p", metavar="N", type=int, help="number as Linux counts; 0: the disk"
-        )
-        verb.add_argument(
-            "--sector-size",
-            metavar="BYTES",
-            type=int,
-            choices=(512, 4096),
-            help="of an image whose disk had other sectors than 512 bytes",
-        )
         if action != "cat":
             verb.add_argument("--json", action="store_true", help="print the result as JSON")
+    cli_fs_dos.add_verb(actions)
     return parser
 
 
@@ -123,6 +122,9 @@ def run(args: argparse.Namespace) -> int:
         "manifest": _manifest,
     }
     try:
+        if "fs_run" in args:
+            code: int = args.fs_run(args)
+            return code
         with FileDevice.open(args.image, sector_size=args.sector_size) as device:
             return actions[args.fs_action](args, device)
     except tuple(EXIT_CODES) as error:
@@ -144,24 +146,33 @@ def _open_tree(args: argparse.Namespace, device: Device) -> Tree:
     Raises:
         UsageError: there are partitions and none was named.
     """
-    from fsdrivers import ISO_TYPES, open_volume, probe
-    from fsdrivers.partitions import open_partition, read_table
+    from fsdrivers import open_volume
     from fsdrivers.tree import Tree
 
+    return Tree(open_volume(_open_window(args, device)))
+
+
+def _open_window(args: argparse.Namespace, device: Device) -> Device:
+    """Return the part of a device that the options name.
+
+    Raises:
+        UsageError: there are partitions and none was named.
+        NotFoundError: there is no such partition.
+    """
+    from fsdrivers import ISO_TYPES, probe
+    from fsdrivers.partitions import open_partition, read_table
+
     if args.partition == 0:
-        return Tree(open_volume(device))
+        return device
     if args.partition is None and probe(device) in ISO_TYPES:  # also where there are partitions
-        return Tree(open_volume(device))
+        return device
     table = read_table(device)
     if args.partition is None and table.entries:
         numbers = [str(entry.number) for entry in table.entries if not entry.is_extended]
         raise UsageError(
             f"{args.image} has partitions; name one with --partition: {', '.join(numbers)}"
         )
-    window: Device = device
-    if args.partition is not None:
-        window = open_partition(device, table, args.partition)
-    return Tree(open_volume(window))
+    return device if args.partition is None else open_partition(device, table, args.partition)
 
 
 def _finish(tree: Tree) -> int:
@@ -325,6 +336,8 @@ def _volume_fields(device: Device) -> tuple[dict[str, object], int]:
             "used_size": volume.used_size(),
             "block_size": volume.block_size,
         }
+        if problems := getattr(volume, "problems", ()):  # what the driver tolerated
+            fields["volume_problems"] = list(problems)
     except (FilesystemError, DeviceError) as error:
         return {"filesystem": type, "error": " ".join(str(error).split())}, _fail(error)
     return fields, 0
