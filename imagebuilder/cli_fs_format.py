@@ -219,6 +219,10 @@ def probe_lines(result: Mapping[str, object], rows: Sequence[Mapping[str, object
             for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ]
         lines.append("  ".join(padded).rstrip())
+    for row in rows:
+        found = row.get("volume_problems")
+        for problem in found if isinstance(found, list) else ():
+            lines.append(f"problem in {row['number']}: {problem}")
     return lines
 
 

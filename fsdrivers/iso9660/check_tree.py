@@ -110,6 +110,7 @@ def check_tree(check: Check, volume: IsoVolume) -> list[Directory]:
     directories, index = [root], 0
     seen = {root.section.block}
     relocation = _Relocation()
+    budget = check.device.size  # no byte belongs to two directories
     while index < len(directories):
         try:
             items = _read_items(check, volume, directories, index)
@@ -133,6 +134,10 @@ def check_tree(check: Check, volume: IsoVolume) -> list[Directory]:
             if section.block in seen:
                 check.add("directory", f"{item.name!r} is met a second time", item.position)
                 continue
+            budget -= section.size
+            if budget < 0:
+                check.add("directory", "directories larger than their volume", item.position)
+                return directories
             seen.add(section.block)
             directories.append(Directory(item.name, section, index))
         index += 1

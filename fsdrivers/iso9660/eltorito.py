@@ -9,7 +9,6 @@ Not here: what the boot images hold; the boot information table inside those of 
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 
 from fsdrivers.device import Device
@@ -34,7 +33,6 @@ from fsdrivers.volume import Plain
 
 MAXIMUM_SIZE = 16 * SECTOR_SIZE  # bytes of a catalogue that are looked at: 1024 entries
 _ENTRY = ValidationEntry.SIZE
-_WORDS = struct.Struct(f"<{_ENTRY // 2}H")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +105,7 @@ def read_catalogue(device: Device, position: int) -> BootCatalogue:
         position,
         end,
         validation.maker.rstrip(b"\0 "),
-        sum(_WORDS.unpack_from(data)) & 0xFFFF == 0,
+        validation.is_checksum_right,
         has_last_header,
         tuple(images),
     )

@@ -256,6 +256,12 @@ class ValidationEntry(Record):
     checksum: u16
     key: Annotated[bytes, construct.Bytes(2)]  # 55 AA
 
+    @property
+    def is_checksum_right(self) -> bool:
+        """Whether its sixteen-bit words add up to 0."""
+        data = self.pack()
+        return (sum(data[0::2]) + (sum(data[1::2]) << 8)) & 0xFFFF == 0
+
 
 @record(size=32)
 class SectionHeader(Record):

@@ -37,6 +37,7 @@ from fsdrivers.iso9660.format import (
     SECTOR_SIZE,
     SELF_NAME,
     FileFlag,
+    little,
 )
 from fsdrivers.iso9660.geometry import Geometry, Section, section_of
 from fsdrivers.iso9660.names import checked_name, joliet_name, plain_name
@@ -361,6 +362,10 @@ class IsoVolume:
             self.block_size,
             is_strict=self.is_strict,
         )
+        primary = self.descriptors.primary.descriptor
+        own = little(primary.sequence_both), 0
+        if little(primary.set_size_both) > 1 and little(file.item.record.sequence_both) not in own:
+            raise UnsupportedError("files on other discs of a set")
         attributes = self.attributes(file.item)
         compression = None
         if attributes is not None and attributes.is_sparse:

@@ -10,7 +10,6 @@ Not here: version 2 of libisofs.
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,8 +24,8 @@ from fsdrivers.record import Record, record, u8, u32
 
 MAGIC: Final = bytes.fromhex("37e45396c9dbd607")
 ALGORITHM: Final = b"pz"
+POINTER_SIZE: Final = 4  # bytes
 BLOCK_BITS: Final = range(15, 21)  # 32 KiB to 1 MiB
-_POINTERS = struct.Struct("<2I")
 
 Reader = Callable[[int, int], bytes]  # (offset in the stored file, length) -> at most that
 
@@ -40,6 +39,14 @@ class ZisofsHeader(Record):
     header_words: u8  # in 4 bytes
     block_bits: u8
     reserved_0e: Annotated[bytes, construct.Bytes(2)]
+
+
+@record(size=8)
+class BlockPointers(Record):
+    """Two neighbours in the list of pointers: where one block starts, and the next."""
+
+    start: u32  # bytes from the start of the stored file
+    end: u32
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +108,11 @@ def _read_block(
     stored: Reader, position: int, compression: Compression, number: int, count: int
 ) -> bytes:
     """Return the `count` bytes of one block."""
-    pointers = stored(compression.header_size + number * 4, _POINTERS.size)
-    if len(pointers) < _POINTERS.size:
+    data = stored(compression.header_size + number * POINTER_SIZE, BlockPointers.SIZE)
+    if len(data) < BlockPointers.SIZE:
         raise CorruptError("zisofs pointers pass the end of the file", position)
-    start, end = _POINTERS.unpack(pointers)
+    pointers = BlockPointers.unpack(data)
+    start, end = pointers.start, pointers.end
     if start == end:
         return bytes(count)
     if not start < end <= start + 2 * compression.block_size:

@@ -154,6 +154,7 @@ class Made:
     gap_blocks: int = 0
     use: bytes = b""
     time: bytes = ZERO_TIME
+    sequence: int = 1
 
     def pack(self) -> bytes:
         """Return the directory record."""
@@ -168,7 +169,7 @@ class Made:
             flags=self.flags,
             unit_blocks=self.unit_blocks,
             gap_blocks=self.gap_blocks,
-            sequence_both=both(1, 4),
+            sequence_both=both(self.sequence, 4),
             name_size=len(self.name),
         )
         return ((record.pack() + self.name).ljust(head, b"\0") + self.use).ljust(length, b"\0")

@@ -223,6 +223,18 @@ def test_sparse_files_are_refused() -> None:
         volume.read(node, 0, 10)
 
 
+def test_other_discs_of_a_set_are_refused() -> None:
+    """A file on another disc of the set is not read from this one."""
+    image = HandMade([Made(b"HERE.;1", 24, 4), Made(b"THERE.;1", 24, 4, sequence=2)], {24: b"here"})
+    device = device_of(image)
+    device.write(16 * SECTOR_SIZE, image.descriptor(set_size_both=both(2, 4)).pack())
+    volume = open_volume(device)
+
+    assert content(volume, b"HERE") == b"here"
+    with pytest.raises(UnsupportedError, match="other discs"):
+        volume.read(paths_of(volume)[b"THERE"].node, 0, 4)
+
+
 def test_serial_numbers_make_hard_links() -> None:
     """Names with one serial number share a node; equal content alone does not."""
 
