@@ -13,7 +13,7 @@ import hashlib
 import io
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
@@ -25,6 +25,7 @@ from backup.objects import disc_files
 from backup.objects.errors import MissingPackError
 from backup.objects.keys import is_intact
 from backup.objects.manifest import parse_manifest
+from backup.objects.pack import PackInfo
 from imagebuilder.boot_image import ISO_SECTOR
 from imagebuilder.disc import COPY_OF_KEY_FILE, COPY_OF_TABLE, VOLUME_ID_PREFIX
 from imagebuilder.errors import DiscImageError
@@ -179,6 +180,15 @@ class IsoMedium:
         if path not in self._image.files:
             raise MissingPackError(index, digest)
         return self._image.read(path, offset, length)
+
+    def missing_packs(self, packs: Sequence[PackInfo]) -> list[int]:
+        """Return the places in `packs` of those that the image lacks, wholly or in part."""
+        nothing = Extent(0, -1)
+        return [
+            index
+            for index, pack in enumerate(packs)
+            if self._image.files.get(disc_files.pack_file(index), nothing).size < pack.size
+        ]
 
     def close(self) -> None:
         """Close the image."""

@@ -11,6 +11,7 @@ import pytest
 
 from backup.objects.errors import MissingPackError, ObjectsError
 from backup.objects.keys import is_intact
+from backup.objects.pack import PackInfo
 from imagebuilder.boot_environment import BootEnvironment
 from imagebuilder.boot_image import ISO_SECTOR
 from imagebuilder.build import build_disc
@@ -117,6 +118,14 @@ def test_missing_pack(disc: Path) -> None:
     """A pack that is not there is an error of its own."""
     with IsoMedium.open(disc) as medium, pytest.raises(MissingPackError):
         medium.read_pack(99, bytes(32), 0, 1)
+
+
+def test_missing_packs_are_counted_before_they_are_read(disc: Path) -> None:
+    """Packs that are absent or shorter than the table says are told by their place."""
+    packs = [PackInfo(bytes(32), size, bytes(32)) for size in (100_000, 2049, 1, 1)]
+
+    with IsoMedium.open(disc) as medium:
+        assert medium.missing_packs(packs) == [1, 3]
 
 
 def test_table_seeks(disc: Path, repository: SmallRepository) -> None:
