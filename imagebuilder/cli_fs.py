@@ -8,6 +8,7 @@
     rebuildkit fs manifest  IMAGE [--partition N] [PATH]     one line for each object
     rebuildkit fs fix-dos   IMAGE [--partition N]            make DOS start; writes
 
+and the verbs of `cli_fs_edit`, which change, format, check and extract.
 Nothing is ever written to IMAGE but by what says so.  Exit codes: EXIT_CODES.
 """
 
@@ -34,8 +35,7 @@ from fsdrivers.errors import (
     NotRecognisedError,
     UnsupportedError,
 )
-from imagebuilder import cli_fs_dos
-from imagebuilder import cli_fs_edit
+from imagebuilder import cli_fs_dos, cli_fs_edit
 from imagebuilder.cli_common import UsageError, print_json, report_error
 
 if TYPE_CHECKING:
@@ -109,7 +109,33 @@ def add_parser(
         if action != "cat":
             verb.add_argument("--json", action="store_true", help="print the result as JSON")
     cli_fs_dos.add_verb(actions)
+
+    def add(action: str, text: str) -> argparse.ArgumentParser:
+        verb = _add_verb(actions, action, text)
+        verb.add_argument("--json", action="store_true", help="print the result as JSON")
+        return verb
+
+    cli_fs_edit.add_verbs(add)
     return parser
+
+
+def _add_verb(
+    actions: argparse._SubParsersAction[_VerbParser], action: str, text: str
+) -> argparse.ArgumentParser:
+    """Return the parser of a verb with what all verbs have."""
+    verb = actions.add_parser(action, help=text, description=text.capitalize() + ".")
+    verb.add_argument("image", metavar="IMAGE", help="image file or block device")
+    verb.add_argument(
+        "--partition", "-p", metavar="N", type=int, help="number as Linux counts; 0: the disk"
+    )
+    verb.add_argument(
+        "--sector-size",
+        metavar="BYTES",
+        type=int,
+        choices=(512, 4096),
+        help="of an image whose disk had other sectors than 512 bytes",
+    )
+    return verb
 
 
 def run(args: argparse.Namespace) -> int:
@@ -125,6 +151,8 @@ def run(args: argparse.Namespace) -> int:
         if "fs_run" in args:
             code: int = args.fs_run(args)
             return code
+        if args.fs_action in cli_fs_edit.VERBS:
+            return cli_fs_edit.run(args, _open_window)
         with FileDevice.open(args.image, sector_size=args.sector_size) as device:
             return actions[args.fs_action](args, device)
     except tuple(EXIT_CODES) as error:

@@ -16,11 +16,12 @@ from fsdrivers.editing import Clock
 from fsdrivers.volume import Description, Entry
 
 if TYPE_CHECKING:
+    from fsdrivers.ext.check import Finding
     from fsdrivers.ext.editor import ExtEditor
     from fsdrivers.ext.mkfs import ExtLayout, Regions
     from fsdrivers.ext.volume import ExtVolume
 
-__all__ = ["minimum_size", "open_editor", "open_volume", "plan_volume"]
+__all__ = ["check_volume", "minimum_size", "open_editor", "open_volume", "plan_volume"]
 
 
 def open_volume(device: Device) -> ExtVolume:
@@ -28,6 +29,13 @@ def open_volume(device: Device) -> ExtVolume:
     from fsdrivers.ext.volume import ExtVolume
 
     return ExtVolume.open(device)
+
+
+def check_volume(device: Device) -> list[Finding]:
+    """Return everything wrong with the ext volume on `device`; see `check.check`."""
+    from fsdrivers.ext.check import check
+
+    return check(device)
 
 
 def open_editor(device: Device, *, clock: Clock = time.time_ns) -> ExtEditor:

@@ -27,7 +27,7 @@ FEATURES = {
     "ext4-uninit-bg": ("-t", "ext4", "-b", "1024", "-O", "^metadata_csum,uninit_bg"),
     "ext4-no-journal": ("-t", "ext4", "-O", "^has_journal"),
     "ext4-inline": ("-t", "ext4", "-O", "inline_data,ea_inode,large_dir"),
-    "ext4-meta-bg": ("-t", "ext4", "-b", "1024", "-O", "meta_bg,^resize_inode,^extents"),
+    "ext4-meta-bg": ("-t", "ext4", "-b", "1024", "-O", "meta_bg,^resize_inode,^extents,^64bit"),
 }
 SIZE = 8 << 20
 

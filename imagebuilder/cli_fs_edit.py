@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`rebuildkit fs`, the verbs that write: edit, format, check and extract volumes.
+
+    rebuildkit fs put      IMAGE SOURCE PATH [-r]       copy a host file ("-": standard input) in
+    rebuildkit fs rm       IMAGE PATH... [-r]           remove files, with -r whole directories
+    rebuildkit fs mv       IMAGE FROM TO [-f]           rename, also across directories
+    rebuildkit fs mkdir    IMAGE PATH... [--parents]    make directories
+    rebuildkit fs ln       IMAGE TARGET PATH [-s]       another name, or a symbolic link
+    rebuildkit fs chmod    IMAGE MODE PATH...           permissions, octal
+    rebuildkit fs chown    IMAGE UID[:GID] PATH...      owner, by number
+    rebuildkit fs touch    IMAGE PATH... [--time T]     times; a missing file is made
+    rebuildkit fs attr     IMAGE PATH [--set N=V ...]   flags and extended attributes
+    rebuildkit fs label    IMAGE [LABEL] [--uuid U]     show or set the label, set UUID or serial
+    rebuildkit fs describe IMAGE                        all that formatting the same again needs
+    rebuildkit fs mkfs     IMAGE --like IMAGE           an empty volume like a recorded one
+    rebuildkit fs check    IMAGE                        what is wrong, exit code 5 if anything
+    rebuildkit fs extract  IMAGE PATH DIRECTORY         restore to a host directory
+
+Paths on the volume are from its root; links are not followed.  Not here: the verbs that only
+look (`cli_fs`), copying in (`cli_fs_put`) and out (`cli_fs_extract`), whole volumes
+(`cli_fs_volume`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from fsdrivers.device import Device, FileDevice
+from fsdrivers.errors import AlreadyExistsError, IsADirectoryError_, NotFoundError, UnsupportedError
+from imagebuilder.cli_common import print_json, size_of_text
+from imagebuilder.cli_fs_paths import destination, find_object, split_path
+from imagebuilder.cli_fs_put import put
+from imagebuilder.cli_fs_volume import OpenWindow, check, describe, run_mkfs
+
+if TYPE_CHECKING:
+    from fsdrivers.editing import Editor
+    from fsdrivers.volume import Node
+
+Action = Callable[[argparse.Namespace, Device], int]
+_SECOND = 1_000_000_000
+
+
+def add_verbs(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """Add the verbs; `add` makes the parser of one, with IMAGE and the common options."""
+    verb = add("put", "copy a host file or, with -r, a directory into the volume")
+    verb.add_argument("source", metavar="SOURCE", help='host file; "-" is standard input')
+    verb.add_argument("path", metavar="PATH", help="new name, or an existing directory")
+    verb.add_argument("-r", "--recursive", action="store_true")
+    verb.add_argument("-f", "--force", action="store_true", help="replace the content of a file")
+    verb = add("rm", "remove files, with -r directories and all below")
+    verb.add_argument("paths", metavar="PATH", nargs="+")
+    verb.add_argument("-r", "--recursive", action="store_true")
+    verb.add_argument("-d", "--dir", action="store_true", help="remove empty directories too")
+    verb = add("mv", "rename an object, also to another directory")
+    verb.add_argument("source", metavar="FROM")
+    verb.add_argument("path", metavar="TO", help="new name, or an existing directory")
+    verb.add_argument("-f", "--force", action="store_true", help="replace what is there")
+    verb = add("mkdir", "make directories")
+    verb.add_argument("paths", metavar="PATH", nargs="+")
+    verb.add_argument("--parents", action="store_true", help="and what is missing above")
+    verb.add_argument("-m", "--mode", metavar="MODE", type=_octal, default=0o755)
+    verb = add("ln", "give an object another name, or make a symbolic link")
+    verb.add_argument("source", metavar="TARGET")
+    verb.add_argument("path", metavar="PATH")
+    verb.add_argument("-s", "--symbolic", action="store_true")
+    verb = add("chmod", "set permissions")
+    verb.add_argument("mode", metavar="MODE", type=_octal, help="octal, as 0644")
+    verb.add_argument("paths", metavar="PATH", nargs="+")
+    verb = add("chown", "set owner and group by number")
+    verb.add_argument("owner", metavar="UID[:GID]", type=_owner)
+    verb.add_argument("paths", metavar="PATH", nargs="+")
+    verb = add("touch", "set the times of access and modification; make files that are missing")
+    verb.add_argument("paths", metavar="PATH", nargs="+")
+    verb.add_argument("--time", metavar="TIME", type=_time, help="ISO date, or @seconds; now")
+    verb.add_argument("-c", "--no-create", action="store_true")
+    _add_attribute_verbs(add)
+    _add_volume_verbs(add)
+
+
+def _add_attribute_verbs(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    verb = add("attr", "show or change the flags and extended attributes of an object")
+    verb.add_argument("path", metavar="PATH")
+    verb.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], type=_pair)
+    verb.add_argument(
+        "--set-hex", metavar="NAME=HEX", action="append", default=[], type=_hex_pair, dest="set_hex"
+    )
+    verb.add_argument("--remove", metavar="NAME", action="append", default=[])
+    verb.add_argument("--flags", metavar="N", type=lambda text: int(text, 0))
+    verb = add("label", "show or set the label of the volume")
+    verb.add_argument("label", metavar="LABEL", nargs="?")
+    verb.add_argument("--uuid", metavar="UUID", help="set UUID or serial number")
+
+
+def _add_volume_verbs(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    add("describe", "print as JSON all that formatting the same volume again needs")
+    verb = add("mkfs", "format an empty volume as recorded; what was there is lost")
+    verb.add_argument("--like", metavar="IMAGE", help="volume that is described")
+    verb.add_argument("--like-partition", metavar="N", type=int)
+    verb.add_argument("--description", metavar="FILE", help="what `describe` printed")
+    verb.add_argument("--size", metavar="SIZE", type=size_of_text, help="of a new image file")
+    add("check", "list everything that is wrong with the volume; exit code 5 if anything is")
+    verb = add("extract", "restore an object and all below it to a host directory")
+    verb.add_argument("path", metavar="PATH")
+    verb.add_argument("target", metavar="DIRECTORY", help="is made, or is empty")
+
+
+def _octal(text: str) -> int:
+    value = int(text, 8)
+    if not 0 <= value <= 0o7777:
+        raise ValueError(text)
+    return value
+
+
+def _owner(text: str) -> tuple[int | None, int | None]:
+    uid, _, gid = text.partition(":")
+    return (int(uid) if uid else None, int(gid) if gid else None)
+
+
+def _time(text: str) -> int:
+    if text.startswith("@"):
+        seconds, _, fraction = text[1:].partition(".")
+        return int(seconds) * _SECOND + int(fraction.ljust(9, "0")[:9] or 0)
+    moment = datetime.fromisoformat(text)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return int(moment.timestamp()) * _SECOND + moment.microsecond * 1000
+
+
+def _pair(text: str) -> tuple[bytes, bytes]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ValueError(text)
+    return os.fsencode(name), os.fsencode(value)
+
+
+def _hex_pair(text: str) -> tuple[bytes, bytes]:
+    name, value = _pair(text)
+    return name, bytes.fromhex(value.decode())
+
+
+def editing(action: Callable[[argparse.Namespace, Editor], list[str]]) -> Callable[..., int]:
+    """Return the verb that opens an editor, carries out `action` and prints the changed paths."""
+
+    def verb(args: argparse.Namespace, device: Device) -> int:
+        from fsdrivers import driver_of, probe
+
+        type = probe(device)
+        driver = driver_of(type)
+        if not hasattr(driver, "open_editor"):
+            raise UnsupportedError(f"editing a {type} volume")
+        editor: Editor = driver.open_editor(device)
+        try:
+            changed = action(args, editor)
+        finally:
+            editor.close()
+        if args.json:
+            print_json({"action": args.fs_action, "changed": changed})
+        return 0
+
+    return verb
+
+
+def _rm(args: argparse.Namespace, editor: Editor) -> list[str]:
+    from fsdrivers.editing import find_parent
+    from fsdrivers.volume import Kind
+
+    for path in args.paths:
+        node = find_object(editor, path)
+        parent, name = find_parent(editor, split_path(path))
+        if node.kind is not Kind.DIRECTORY:
+            editor.unlink(parent, name)
+        elif args.recursive:
+            _remove_below(editor, parent, name, node.number)
+        elif args.dir:
+            editor.rmdir(parent, name)
+        else:
+            raise IsADirectoryError_(f"{path} is a directory; -r removes it")
+    return list(args.paths)
+
+
+def _remove_below(editor: Editor, parent: int, name: bytes, number: int) -> None:
+    """Remove a directory and everything in it, depth first without recursion."""
+    from fsdrivers.volume import Kind
+
+    pending = [(parent, name, number, False)]
+    while pending:
+        above, own, here, is_emptied = pending.pop()
+        if is_emptied:
+            editor.rmdir(above, own)
+            continue
+        pending.append((above, own, here, True))
+        for child, below in editor.names(here):
+            if editor.node(below).kind is Kind.DIRECTORY:
+                pending.append((here, child, below, False))
+            else:
+                editor.unlink(here, child)
+
+
+def _mv(args: argparse.Namespace, editor: Editor) -> list[str]:
+    from fsdrivers.editing import find_parent
+
+    find_object(editor, args.source)
+    parent, name = find_parent(editor, split_path(args.source))
+    new_parent, new_name = destination(editor, args.path, name)
+    editor.rename(parent, name, new_parent, new_name, replace=args.force)
+    return [args.source, args.path]
+
+
+def _mkdir(args: argparse.Namespace, editor: Editor) -> list[str]:
+    from fsdrivers.volume import Kind, Node
+
+    changed = []
+    for path in args.paths:
+        parts, parent = split_path(path), editor.root
+        for index, name in enumerate(parts):
+            is_last = index == len(parts) - 1
+            try:
+                found = editor.lookup(parent, name)
+                if is_last and not (args.parents and found.kind is Kind.DIRECTORY):
+                    raise AlreadyExistsError(f"{path} is there already")
+            except NotFoundError:
+                if not is_last and not args.parents:
+                    raise NotFoundError(f"{path}: no such directory") from None
+                found = editor.create(parent, name, _new(Node, Kind.DIRECTORY, args.mode))
+                changed.append("/" + os.fsdecode(b"/".join(parts[: index + 1])))
+            parent = found.number
+    return changed
+
+
+def _new(make: type[Node], kind: int, mode: int) -> Node:
+    """Return a node to be made now, by who makes it."""
+    import time
+
+    from fsdrivers.volume import Kind
+
+    return make(
+        0, Kind(kind), mode=mode, uid=os.getuid(), gid=os.getgid(), modified_ns=time.time_ns()
+    )
+
+
+def _ln(args: argparse.Namespace, editor: Editor) -> list[str]:
+    from fsdrivers.volume import Kind, Node
+
+    if args.symbolic:
+        target = os.fsencode(args.source)
+        parent, name = destination(editor, args.path, os.path.basename(target.rstrip(b"/")))
+        node = _new(Node, Kind.SYMLINK, 0o777)
+        node.target = target
+        editor.create(parent, name, node)
+        return [args.path]
+    number = find_object(editor, args.source).number
+    base = (split_path(args.source) or [b""])[-1]
+    parent, name = destination(editor, args.path, base)
+    editor.link(number, parent, name)
+    return [args.path]
+
+
+def _chmod(args: argparse.Namespace, editor: Editor) -> list[str]:
+    for path in args.paths:
+        editor.set_attributes(find_object(editor, path).number, mode=args.mode)
+    return list(args.paths)
+
+
+def _chown(args: argparse.Namespace, editor: Editor) -> list[str]:
+    uid, gid = args.owner
+    for path in args.paths:
+        editor.set_attributes(find_object(editor, path).number, uid=uid, gid=gid)
+    return list(args.paths)
+
+
+def _touch(args: argparse.Namespace, editor: Editor) -> list[str]:
+    import time
+
+    from fsdrivers.volume import Kind, Node
+
+    now_ns = time.time_ns() if args.time is None else args.time
+    changed = []
+    for path in args.paths:
+        try:
+            node = find_object(editor, path)
+        except NotFoundError:
+            if args.no_create:
+                continue
+            parent, name = destination(editor, path, b"")
+            node = editor.create(parent, name, _new(Node, Kind.FILE, 0o644))
+        editor.set_attributes(node.number, modified_ns=now_ns, accessed_ns=now_ns)
+        changed.append(path)
+    return changed
+
+
+def _attr(args: argparse.Namespace, device: Device) -> int:
+    wants_change = args.set or args.set_hex or args.remove or args.flags is not None
+    return (editing(_set_attr) if wants_change else _show_attr)(args, device)
+
+
+def _set_attr(args: argparse.Namespace, editor: Editor) -> list[str]:
+    number = find_object(editor, args.path).number
+    for name in args.remove:
+        editor.remove_xattr(number, os.fsencode(name))
+    for pair in (*args.set, *args.set_hex):
+        editor.set_xattr(number, *pair)
+    if args.flags is not None:
+        editor.set_attributes(number, flags=args.flags)
+    return [args.path]
+
+
+def _show_attr(args: argparse.Namespace, device: Device) -> int:
+    from fsdrivers import open_volume
+    from fsdrivers.tree import Tree
+    from imagebuilder.cli_fs_format import node_fields, printable
+
+    node = Tree(open_volume(device)).find(b"/" + b"/".join(split_path(args.path))).node
+    if args.json:
+        fields = node_fields(node)
+        print_json({"flags": fields["flags"], "xattrs": fields["xattrs"]})
+        return 0
+    print(f"flags {node.flags:#x}")
+    for name, value in node.xattrs:
+        print(f"{printable(name)} {value.hex()}")
+    return 0
+
+
+def _label(args: argparse.Namespace, device: Device) -> int:
+    from fsdrivers import open_volume
+    from imagebuilder.cli_fs_format import name_fields, printable
+
+    if args.label is not None or args.uuid is not None:
+        return editing(_set_label)(args, device)
+    volume = open_volume(device)
+    if args.json:
+        print_json({**name_fields("label", volume.label), "uuid": volume.uuid})
+    else:
+        print(printable(volume.label))
+    return 0
+
+
+def _set_label(args: argparse.Namespace, editor: Editor) -> list[str]:
+    if args.label is not None:
+        editor.set_label(os.fsencode(args.label))
+    if args.uuid is not None:
+        editor.set_uuid(args.uuid)
+    return ["/"]
+
+
+def _extract(args: argparse.Namespace, device: Device) -> int:
+    from fsdrivers import open_volume
+    from fsdrivers.tree import Tree
+    from imagebuilder.cli_fs_extract import extract
+
+    tree = Tree(open_volume(device))
+    return extract(tree, b"/" + b"/".join(split_path(args.path)), args.target, json=args.json)
+
+
+READING: dict[str, Action] = {"describe": describe, "check": check, "extract": _extract}
+WRITING: dict[str, Action] = {
+    "put": editing(put),
+    "rm": editing(_rm),
+    "mv": editing(_mv),
+    "mkdir": editing(_mkdir),
+    "ln": editing(_ln),
+    "chmod": editing(_chmod),
+    "chown": editing(_chown),
+    "touch": editing(_touch),
+}
+EITHER: dict[str, Action] = {"attr": _attr, "label": _label}  # by their options
+VERBS: Sequence[str] = (*READING, *WRITING, *EITHER, "mkfs")
+
+
+def run(args: argparse.Namespace, open_window: OpenWindow) -> int:
+    """Carry out one of these verbs.
+
+    Args:
+        args: of the command line.
+        open_window: returns the part of a device that the options name.
+    """
+    action = args.fs_action
+    if action == "mkfs":
+        return run_mkfs(args, open_window)
+    is_writing = action in WRITING
+    if action == "label":
+        is_writing = args.label is not None or args.uuid is not None
+    elif action == "attr":
+        is_writing = bool(args.set or args.set_hex or args.remove or args.flags is not None)
+    with FileDevice.open(args.image, writable=is_writing, sector_size=args.sector_size) as device:
+        verbs = {**READING, **WRITING, **EITHER}
+        return verbs[action](args, open_window(args, device))

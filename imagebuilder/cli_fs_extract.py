@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`rebuildkit fs extract`: objects of a volume restored to a host directory.
+
+Restored is what a host directory can hold: names, content with its holes, hard links, symbolic
+links, devices, FIFOs, sockets, owners, permissions, times, extended attributes and ACLs.  What
+the host refuses (an owner without privilege, an attribute its filesystem lacks) is said, and the
+exit code is 3.  Not restored: inode flags, the time of creation, short names of FAT.
+
+Nothing that exists is overwritten, and no symbolic link is followed: the target must be new or
+empty, and every object is made exclusively.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from fsdrivers.errors import CorruptError, UnsupportedError
+from fsdrivers.tree import Tree, merge_extents
+from fsdrivers.volume import Kind, Node
+from imagebuilder.cli_common import PARTIAL, UsageError, print_json, report_error
+from imagebuilder.cli_fs_format import DEVICES, KIND_BITS, printable
+
+PIECE_SIZE = 1 << 20
+
+
+def extract(tree: Tree, path: bytes, target: str, *, json: bool) -> int:
+    """Restore what `path` names, and all below it, into the directory `target`.
+
+    Returns:
+        The exit code: 0, or 3 when something could not be restored.
+
+    Raises:
+        UsageError: `target` is there and not an empty directory.
+        NotFoundError, CorruptError, DeviceError: the volume has no such path.
+    """
+    found = tree.find(path)
+    base = os.fsencode(target)
+    if os.path.lexists(base):
+        is_directory = stat.S_ISDIR(os.lstat(base).st_mode)
+        if not is_directory or os.listdir(base):
+            raise UsageError(f"{target} is there and not an empty directory")
+    else:
+        os.mkdir(base)  # noqa: PTH102 (pathlib is no home for any bytes)
+    made = _Extraction(tree)
+    if found.node.kind is Kind.DIRECTORY:
+        prefix = len(path.rstrip(b"/")) + 1
+        for where, entry in tree.iter_below(path, found):
+            inner = where[prefix:]
+            made.restore(os.path.join(base, inner) if inner else base, entry.node, bool(inner))
+    else:
+        made.restore(os.path.join(base, path.rsplit(b"/", 1)[-1]), found.node, True)
+    made.finish()
+    if tree.error is not None:
+        made.say(base, tree.error)
+    if json:
+        print_json({"action": "extract", "objects": made.count, "problems": made.problems})
+    return PARTIAL if made.problems else 0
+
+
+class _Extraction:
+    """One run; remembers hard links, and directories whose times come last."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._first_paths: dict[int, bytes] = {}
+        self._directories: list[tuple[bytes, Node]] = []
+        self.count = 0
+        self.problems: list[str] = []
+
+    def say(self, path: bytes, error: Exception) -> None:
+        """Report one thing that could not be restored."""
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        text = f"{printable(path)}: {' '.join(reason.split())}"
+        self.problems.append(text)
+        report_error(text)
+
+    def restore(self, path: bytes, node: Node, is_new: bool) -> None:
+        """Restore one object; `is_new` unless it is the target directory itself."""
+        self.count += 1
+        try:
+            if node.kind is Kind.DIRECTORY:
+                if is_new:
+                    os.mkdir(path, 0o700)  # noqa: PTH102 (pathlib is no home for any bytes)
+                self._directories.append((path, node))
+                return
+            first = self._first_paths.get(node.number)
+            if first is not None:
+                os.link(first, path, follow_symlinks=False)
+                return
+            self._make(path, node)
+        except (OSError, CorruptError, UnsupportedError) as error:
+            self.say(path, error)
+            return
+        if node.links > 1:
+            self._first_paths[node.number] = path
+        self._set_attributes(path, node)
+
+    def _make(self, path: bytes, node: Node) -> None:
+        if node.kind is Kind.FILE:
+            self._copy(path, node)
+        elif node.kind is Kind.SYMLINK:
+            os.symlink(node.target, path)  # noqa: PTH211 (pathlib is no home for any bytes)
+        elif node.kind is Kind.FIFO:
+            os.mkfifo(path, 0o600)
+        else:
+            device = os.makedev(*node.device) if node.kind in DEVICES else 0
+            os.mknod(path, KIND_BITS[node.kind] | 0o600, device)
+
+    def _copy(self, path: bytes, node: Node) -> None:
+        """Copy content; what is not mapped stays a hole."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            os.ftruncate(descriptor, node.size)
+            extents = merge_extents(self._tree.volume.extents(node), node.size)
+            for offset, length, is_unwritten in extents:
+                if is_unwritten:
+                    continue
+                for at in range(offset, offset + length, PIECE_SIZE):
+                    count = min(PIECE_SIZE, offset + length - at)
+                    data = memoryview(self._tree.volume.read(node, at, count))
+                    while data:
+                        written = os.pwrite(descriptor, data, at)
+                        data, at = data[written:], at + written
+        finally:
+            os.close(descriptor)
+
+    def finish(self) -> None:
+        """Set what directories have, the deepest first: what is made in them changes times."""
+        for path, node in reversed(self._directories):
+            self._set_attributes(path, node)
+
+    def _set_attributes(self, path: bytes, node: Node) -> None:
+        """Set owner, permissions, attributes and times, in the order in which each survives."""
+        is_link = node.kind is Kind.SYMLINK
+        status = os.lstat(path)
+        try:
+            if (status.st_uid, status.st_gid) != (node.uid, node.gid):
+                os.chown(path, node.uid, node.gid, follow_symlinks=False)
+        except OSError as error:
+            self.say(path, error)
+        for name, value in node.xattrs:
+            try:
+                os.setxattr(path, name, value, follow_symlinks=False)
+            except OSError as error:
+                self.say(path + b" " + name, error)
+        try:
+            if not is_link:
+                os.chmod(path, stat.S_IMODE(node.mode))  # noqa: PTH101 (pathlib is no home for any bytes)
+            accessed = node.modified_ns if node.accessed_ns is None else node.accessed_ns
+            os.utime(path, ns=(accessed, node.modified_ns), follow_symlinks=False)
+        except (OSError, OverflowError) as error:
+            self.say(path, error)

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`rebuildkit fs describe`, `mkfs` and `check`: whole volumes.
+
+A description is what a driver's `Volume.describe` gives, as JSON; formatting from it gives the
+same kind of volume again, not what a newer tool would make.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fsdrivers.device import Device, FileDevice
+from fsdrivers.errors import UnsupportedError
+from imagebuilder.cli_common import UsageError, print_json
+
+if TYPE_CHECKING:
+    from fsdrivers.volume import Description, Layout, Plain
+
+OpenWindow = Callable[[argparse.Namespace, Device], Device]
+CORRUPT = 5  # exit code of `check` when it finds something
+
+
+def pack_description(description: Description) -> str:
+    """Return a description as JSON; bytes become {"base64": text}."""
+
+    def plain(value: object) -> object:
+        assert isinstance(value, bytes), "all else is plain"
+        return {"base64": base64.b64encode(value).decode()}
+
+    return json.dumps(dict(description), indent=2, sort_keys=True, default=plain)
+
+
+def unpack_description(text: str) -> dict[str, Plain]:
+    """Return the description that `pack_description` made a text of.
+
+    Raises:
+        UsageError: it is none.
+    """
+
+    def restored(value: dict[str, Plain]) -> Plain:
+        coded = value.get("base64")
+        if len(value) == 1 and isinstance(coded, str):
+            return base64.b64decode(coded)
+        return value
+
+    try:
+        made = json.loads(text, object_hook=restored)
+    except ValueError as error:
+        raise UsageError(f"the description is no JSON: {error}") from error
+    if not isinstance(made, dict) or not isinstance(made.get("type"), str):
+        raise UsageError("the description names no type of volume")
+    return made
+
+
+def describe(args: argparse.Namespace, device: Device) -> int:
+    """Print the description of a volume."""
+    from fsdrivers import open_volume
+
+    print(pack_description(open_volume(device).describe()))
+    return 0
+
+
+def _description_of(args: argparse.Namespace, open_window: OpenWindow) -> dict[str, Plain]:
+    """Return the description that the options name."""
+    from fsdrivers import open_volume
+
+    if (args.like is None) == (args.description is None):
+        raise UsageError("name either --like or --description")
+    if args.description is not None:
+        return unpack_description(Path(args.description).read_text(encoding="utf-8"))
+    chosen = argparse.Namespace(image=args.like, partition=args.like_partition)
+    with FileDevice.open(args.like, sector_size=args.sector_size) as device:
+        return open_volume(open_window(chosen, device)).describe()
+
+
+def run_mkfs(args: argparse.Namespace, open_window: OpenWindow) -> int:
+    """Format a volume; IMAGE is made if it does not exist."""
+    from fsdrivers import driver_of
+
+    description = _description_of(args, open_window)
+    type = str(description["type"])
+    driver = driver_of(type)
+    if not hasattr(driver, "plan_volume"):
+        raise UnsupportedError(f"formatting a {type} volume")
+    path = Path(args.image)
+    if not path.exists():
+        recorded = description.get("size")
+        size = args.size or (recorded if isinstance(recorded, int) else 0)
+        if not size:
+            raise UsageError(f"{path} does not exist; name its size with --size")
+        with open(path, "xb") as file:
+            file.truncate(size)
+    elif args.size:
+        raise UsageError(f"{path} is there already and has a size")
+    with FileDevice.open(path, writable=True, sector_size=args.sector_size) as device:
+        window = open_window(args, device)
+        _format(driver.plan_volume, description, window)
+        window.flush()
+        if args.json:
+            print_json({"action": "mkfs", "type": type, "size": window.size})
+    return 0
+
+
+def _format(plan: Callable[..., Layout], description: Description, device: Device) -> None:
+    import time
+
+    from fsdrivers.volume import Entry, Kind, Node
+
+    root = Node(1, Kind.DIRECTORY, mode=0o755, modified_ns=time.time_ns())
+    entries = [] if description["type"] == "swap" else [Entry(1, b"", root)]
+    layout: Layout = plan(
+        description, size=device.size, sector_size=device.sector_size, entries=entries, order=()
+    )
+    for position, data in layout.iter_metadata():
+        device.write(position, data)
+
+
+def check(args: argparse.Namespace, device: Device) -> int:
+    """Print what is wrong with a volume; return 5 if anything is."""
+    from fsdrivers import driver_of, probe
+
+    type = probe(device)
+    driver = driver_of(type)
+    if not hasattr(driver, "check_volume"):
+        raise UnsupportedError(f"checking a {type} volume")
+    findings = driver.check_volume(device)
+    if args.json:
+        print_json([{"what": item.what, "position": item.position} for item in findings])
+    else:
+        for item in findings:
+            where = "" if item.position is None else f" (byte {item.position:#x})"
+            print(f"{item.what}{where}")
+    return CORRUPT if findings else 0
