@@ -300,4 +300,6 @@ def _open_target(target: TargetDisk) -> FileDevice:
         if error.errno == errno.EBUSY:
             raise UnsafeTargetError(f"{target.path} is in use") from error
         reason = os.strerror(error.errno or errno.EIO)
-        raise TargetFailedError(f"{target.path} cannot be opened: {reason}") from error
+        raise TargetFailedError(
+            f"{target.path} cannot be opened: {reason}; nothing was written to it"
+        ) from error

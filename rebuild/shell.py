@@ -133,7 +133,7 @@ class _Shell:
         except InputClosedError:
             raise
         except Exception as error:
-            return self._fail(error, "The target disk holds no usable machine now.")
+            return self._fail(error, "" if _says_state(error) else "No target is usable now.")
         self._finish(_conclusion(report), report, lambda: self._verify(unlocked, plan, report))
         return 0 if report.is_complete else 3
 
@@ -371,7 +371,8 @@ class _Shell:
 
         steps = [step for kind, step in NEXT_STEPS.items() if isinstance(error, kind)]
         codes = [code for kind, code in EXIT_CODES.items() if isinstance(error, kind)]
-        self._finish([f"The recovery stopped: {_sentence(error)}.", state, *steps[:1]])
+        lines = [f"The recovery stopped: {_sentence(error)}.", state, *steps[:1]]
+        self._finish([line for line in lines if line])
         return codes[0] if codes else 1
 
     def _finish(
@@ -414,6 +415,13 @@ def _conclusion(report: RestoreReport) -> list[str]:
     if report.is_complete:
         return ["Take this disc out, then restart."]
     return ["The log names what is missing. Another copy of this disc may have it."]
+
+
+def _says_state(error: Exception) -> bool:
+    """Tell whether an error's sentence says what is on the target now."""
+    from rebuild.errors import TargetFailedError, TargetFullError
+
+    return isinstance(error, TargetFailedError | TargetFullError)
 
 
 def _names_of(target: TargetDisk, among: Sequence[TargetDisk]) -> tuple[str, ...]:

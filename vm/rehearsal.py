@@ -28,6 +28,7 @@ CHOICE_PROMPT = r"Which disk takes its place\?"
 CONFIRM_PROMPT = r"Everything on /dev/(\w+),"
 CONFIRM_END = r"name \[stop\]: "
 INCOMPLETE = r"Restore what there is\? "
+PROGRESS = r"[1-9]\d?%, "
 RESULT = r"Result: (?:complete|partial)[^\r\n]*"
 NEXT = r"Next: (?:reboot|poweroff)\."  # the disc was told beforehand how to go on
 END_PROMPT = r"power off \(p\)\?"
@@ -238,10 +239,10 @@ class _Rehearsal:
         config = self._config
         timeout_s = config.prompt_timeout_s
         confirmed = 0
+        questions = f"{REFUSED}|{INCOMPLETE}|{CHOICE_PROMPT}|{CONFIRM_PROMPT}|{RESULT}"
+        awaited = f"{questions}|{PROGRESS}"
         while True:
-            said = machine.wait_for(
-                f"{REFUSED}|{INCOMPLETE}|{CHOICE_PROMPT}|{CONFIRM_PROMPT}|{RESULT}", timeout_s
-            )
+            said = machine.wait_for(awaited, timeout_s)
             if said.group(1):
                 self._picture(machine, "plan")
                 machine.wait_for(CONFIRM_END, 60)
@@ -257,6 +258,9 @@ class _Rehearsal:
                 self._choices += 1
             elif said.group().startswith("Result"):
                 return said.group()
+            elif re.match(PROGRESS, said.group()):
+                self._picture(machine, "progress")
+                awaited = questions
             else:
                 raise MachineError(f"the disc said: {said.group()}")
 

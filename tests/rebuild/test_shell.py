@@ -435,8 +435,8 @@ def test_failing_target_keeps_the_reason_on_the_screen(
     dialogue.terminal.wait_for(MENU)
 
     assert dialogue.lines[-4:] == [
-        "The recovery stopped: vda cannot be opened: No such file or directory.",
-        "The target disk holds no usable machine now.",
+        "The recovery stopped: vda cannot be opened: No such file or directory; nothing",
+        "  was written to it.",
         "Replace the target disk and start from this disc again.",
         "Log (l), restart (r) or power off (p)?",
     ]
