@@ -133,7 +133,7 @@ class _Shell:
         except InputClosedError:
             raise
         except Exception as error:
-            return self._fail(error, "" if _says_state(error) else "No target is usable now.")
+            return self._fail(error, _state_after(error))
         self._finish(_conclusion(report), report, lambda: self._verify(unlocked, plan, report))
         return 0 if report.is_complete else 3
 
@@ -417,11 +417,16 @@ def _conclusion(report: RestoreReport) -> list[str]:
     return ["The log names what is missing. Another copy of this disc may have it."]
 
 
-def _says_state(error: Exception) -> bool:
-    """Tell whether an error's sentence says what is on the target now."""
-    from rebuild.errors import TargetFailedError, TargetFullError
+def _state_after(error: Exception) -> str:
+    """Return what a failed restore left on the targets; empty where the error says it."""
+    from fsdrivers.errors import FilesystemError
+    from rebuild.errors import RebuildError, TargetFailedError, TargetFullError
 
-    return isinstance(error, TargetFailedError | TargetFullError)
+    if isinstance(error, TargetFailedError | TargetFullError):
+        return ""
+    if isinstance(error, FilesystemError | RebuildError):  # raised by planning alone
+        return "Nothing was written."
+    return "The target disk holds no usable machine now."
 
 
 def _names_of(target: TargetDisk, among: Sequence[TargetDisk]) -> tuple[str, ...]:
