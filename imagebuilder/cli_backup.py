@@ -29,7 +29,12 @@ if TYPE_CHECKING:
     from backup.objects.model import NodeObject
 
 # What every backup uses; the drivers of ext are those most machines need.
-AGENT_MODULES = ("backup.agent.backup", "backup.agent.sources", "fsdrivers.ext.volume")
+AGENT_MODULES = (
+    "backup.agent.backup",
+    "backup.agent.sources",
+    "fsdrivers.ext.volume",
+    "fsdrivers.ext.mkfs",
+)
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
