@@ -24,8 +24,9 @@ FAT_TYPES = ("fat12", "fat16", "fat32")
 EXT_TYPES = ("ext2", "ext3", "ext4")
 SWAP_TYPES = ("swap",)
 ISO_TYPES = ("iso9660",)
+NTFS_TYPES = ("ntfs",)
 TYPES = (*FAT_TYPES, *EXT_TYPES, *SWAP_TYPES)  # everything that can be read and laid out again
-READABLE_TYPES = (*TYPES, *ISO_TYPES)  # everything that can be read
+READABLE_TYPES = (*TYPES, *ISO_TYPES, *NTFS_TYPES)  # everything that can be read
 
 
 def driver_of(type: str) -> ModuleType:
@@ -53,6 +54,10 @@ def driver_of(type: str) -> ModuleType:
         from fsdrivers import iso9660
 
         return iso9660
+    if type in NTFS_TYPES:
+        from fsdrivers import ntfs
+
+        return ntfs
     if type in (EMPTY, UNKNOWN):
         raise NotRecognisedError("nothing there that any driver knows")
     raise UnsupportedError(type)

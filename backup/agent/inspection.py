@@ -44,6 +44,7 @@ REASONS = {
     "bitlocker": "it is encrypted with BitLocker",
     "bcache": "it belongs to bcache",
     "iso9660": "it holds a disc image, which can be read but not made again",
+    "ntfs": "it holds ntfs, which can be read but not made again",
     UNKNOWN: "its content is of no known type",
 }
 _HINT = "rebuildkit cannot restore that yet"

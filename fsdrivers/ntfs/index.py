@@ -136,7 +136,7 @@ def iter_nodes(
     if bitmap is None:
         raise CorruptError(f"MFT record {file.number} has an index without a bitmap", position)
     step = max(size, _READ_SIZE // size * size)
-    for offset in range(0, blocks.size - size + 1, step):
+    for offset in range(0, min(blocks.size, 8 * len(bitmap) * size) - size + 1, step):
         length = min(step, (blocks.size - offset) // size * size)
         first = offset // size
         if not any(bitmap[first >> 3 : (first + length // size + 7) >> 3]):

@@ -118,13 +118,14 @@ class Mft:
                 if item.type == _DATA and not item.name and item.lowest_vcn
             )
             for lowest_vcn, reference in wanted:
+                if number_of(reference) >= mft.record_count:
+                    mft = cls(device, geometry, _partial(parts, geometry, position))
                 found = mft.extension(number_of(reference), SystemRecord.MFT)
                 parts += [
                     part
                     for part in found
                     if part.type == _DATA and not part.name and part.lowest_vcn == lowest_vcn
                 ]
-                mft = cls(device, geometry, _partial(parts, geometry, position))
         return cls(device, geometry, content_of(parts, geometry, position))
 
     def record_position(self, number: int) -> int:

@@ -6,7 +6,8 @@ that Linux' NTFS drivers give them, values to the byte as they are on disk:
 
     system.ntfs_acl           self-relative security descriptor, from $Secure or its own
     system.ntfs_reparse_data  the whole $REPARSE_POINT
-    system.ntfs_object_id     the whole $OBJECT_ID, 16 to 64 bytes
+    system.ntfs_object_id     the object id, and the ids of its birth if the index of $ObjId or
+                              the attribute has them: 16 or 64 bytes
     system.ntfs_ea            the whole $EA
     system.ntfs_efsinfo       the $EFS stream of an encrypted file
     system.ntfs_information   fields of $STANDARD_INFORMATION nobody else shows, if not all
@@ -19,7 +20,8 @@ Not kept: quota charged, update sequence numbers (their journal starts anew), $T
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Final
 
 from fsdrivers.errors import CorruptError, UnsupportedError
@@ -30,6 +32,7 @@ from fsdrivers.ntfs.format_attributes import (
     AttributeFlag,
     AttributeType,
     FileName,
+    ObjectId,
     ReparseHead,
     ReparseTag,
     StandardInformation,
@@ -74,6 +77,7 @@ _KEPT_FLAGS: Final = (
 ).value
 _KNOWN_KINDS: Final = frozenset(_SMALL) | {_DATA, _DESCRIPTOR, _LOGGED}
 _FRAME_KINDS: Final = (_STANDARD_INFORMATION, _FILE_NAME, _DESCRIPTOR)
+_OBJECT_ID_SIZE: Final = ObjectId.OFFSETS["birth_volume_id"]
 _OLD_SIZE: Final = StandardInformation.SIZE
 _NEW_SIZE: Final = StandardInformation3.SIZE
 _NEW_CODEC, _OLD_CODEC, _NAME_CODEC = (
@@ -97,13 +101,21 @@ NameTimes = tuple[int, int, int, int]
 class NodeReader:
     """Makes nodes of one volume."""
 
-    def __init__(self, mft: Mft, descriptors: Mapping[int, bytes]) -> None:
+    def __init__(
+        self,
+        mft: Mft,
+        descriptors: Mapping[int, bytes],
+        birth_ids: Callable[[], Mapping[bytes, bytes]],
+    ) -> None:
         """Take what is shared.
 
         Args:
             mft: of the volume.
             descriptors: security descriptors by their id.
+            birth_ids: gives the 48 bytes that an index has beside each object id; called once,
+                and only if a file has an object id.
         """
+        self._birth_ids: Callable[[], Mapping[bytes, bytes]] = lru_cache(birth_ids)
         self._mft = mft
         self._descriptors = descriptors
         self._acls: dict[int, tuple[Xattr, ...]] = {}
@@ -250,7 +262,10 @@ class NodeReader:
             if any(name == known for known, _ in made):
                 continue  # a further extent
             same = [other for other in parts if other.type == kind and other.name == part.name]
-            made.append((name, self._mft.read_small(same, limit, position)))
+            value = self._mft.read_small(same, limit, position)
+            if kind == _OBJECT_ID and len(value) == _OBJECT_ID_SIZE:
+                value += self._birth_ids().get(value, b"")
+            made.append((name, value))
         return tuple(made)
 
 

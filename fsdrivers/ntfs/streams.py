@@ -137,7 +137,7 @@ def map_parts(
     return mapped, vcn, clusters
 
 
-def extents_of(content: Content) -> list[Extent]:
+def extents_of(content: Content, cluster_size: int) -> list[Extent]:
     """Return the mapped parts of a stream that is not resident.
 
     Of a compressed stream they are whole units, and `position` is where their bytes start.
@@ -145,7 +145,8 @@ def extents_of(content: Content) -> list[Extent]:
     if content.unit:
         return _compressed_extents(content)
     made: list[Extent] = []
-    initialised = content.initialised
+    # What is behind the initialised size in its last cluster reads as zeros all the same.
+    initialised = -(-content.initialised // cluster_size) * cluster_size
     for offset, length, position in content.mapped:
         written = min(max(initialised - offset, 0), length)
         if written:

@@ -20,7 +20,7 @@ from fsdrivers.ntfs.format import (
     sequence_of,
 )
 from fsdrivers.ntfs.format_attributes import AttributeType, ReparseTag, VolumeInformation
-from fsdrivers.ntfs.format_index import ReparseKey
+from fsdrivers.ntfs.format_index import ObjectIdData, ReparseKey
 from fsdrivers.ntfs.index import iter_names, iter_view
 from fsdrivers.ntfs.logfile import PAGE_SIZE, LogState, log_state
 from fsdrivers.ntfs.mft import FileRecord, Mft
@@ -153,6 +153,18 @@ class SystemFiles:
         """Return a file of $Extend, None if there is no such."""
         found = self.extend().get(name)
         return self._mft.file(*found) if found else None
+
+    def birth_ids(self) -> dict[bytes, bytes]:
+        """Return the 48 bytes of ids that $ObjId:$O has beside each object id."""
+        file = self.extend_file("$ObjId")
+        if file is None:
+            return {}
+        skipped = ObjectIdData.OFFSETS["birth_volume_id"]
+        return {
+            key: data[skipped:]
+            for key, data in iter_view(self._mft, file, "$O")
+            if len(data) >= ObjectIdData.SIZE
+        }
 
     def is_deduplicated(self) -> bool:
         """Tell whether $Reparse lists a file whose content Data Deduplication took away."""

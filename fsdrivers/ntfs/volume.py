@@ -82,7 +82,7 @@ class NtfsVolume:
         self.label = self.facts.label
         self.block_size = self.geometry.cluster_size
         self.is_dirty = self.facts.is_dirty
-        self.nodes = NodeReader(mft, self.system.descriptors())
+        self.nodes = NodeReader(mft, self.system.descriptors(), self.system.birth_ids)
         self._contents: dict[tuple[int, bytes], Content | WofFile] = {}
 
     def describe(self) -> dict[str, Plain]:
@@ -218,7 +218,7 @@ class NtfsVolume:
         if content.resident is not None:
             position = self.mft.record_position(node.number)
             return [Extent(0, content.size, position)] if content.size else []
-        return extents_of(content)
+        return extents_of(content, self.block_size)
 
     def read(self, node: Node, offset: int, length: int) -> bytes:
         """Return up to `length` bytes of content from `offset`."""
@@ -301,7 +301,10 @@ def read_boot_sector(device: Device) -> tuple[BootSector, Geometry]:
             boot = BootSector.unpack(device.read(position, BOOT_SECTOR_SIZE))
             if boot.oem_id != OEM_ID:
                 raise NotRecognisedError(f"{device.name} does not start with an NTFS boot sector")
-            return boot, geometry_of(boot)
+            geometry = geometry_of(boot)
+            if position and geometry.backup_position != position:
+                raise NotRecognisedError(f"{device.name} does not end with an NTFS boot sector")
+            return boot, geometry
         except (FilesystemError, DeviceError) as error:
             failure = failure or error
     assert failure is not None, "the first position is always tried"
