@@ -70,8 +70,9 @@ class Machine:
             self._connect(qmp).close()
             self._loop.run_until_complete(self._client.connect(str(qmp)))
         except (MachineError, OSError, QMPError) as error:
+            words = self._words()
             self.close()
-            raise MachineError(f"cannot talk to QEMU: {error}") from error
+            raise MachineError(f"cannot talk to QEMU: {error} {words}".rstrip()) from error
 
     def __enter__(self) -> Self:
         return self
@@ -183,6 +184,11 @@ class Machine:
             self._serial.close()
         self._remove()
 
+    def _words(self) -> str:
+        """Return what QEMU had to say on its standard error."""
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace").strip()
+
     def _remove(self) -> None:
         self._errors.close()
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -197,9 +203,7 @@ class Machine:
             except OSError:
                 link.close()
             if self._process.poll() is not None:
-                self._errors.seek(0)
-                words = self._errors.read().decode(errors="replace").strip()
-                raise MachineError(f"QEMU ended at once: {words}")
+                raise MachineError("QEMU ended at once")
             if time.monotonic() > deadline:
                 raise MachineError(f"QEMU did not open {path.name}")
             time.sleep(0.02)

@@ -78,7 +78,7 @@ def arguments_of(config: MachineConfig, *, serial: Path, qmp: Path, log: Path) -
     arguments += _firmware_arguments(config)
     arguments += _controller_arguments(config)
     for index, disk in enumerate(config.disks):
-        arguments += _disk_arguments(index, disk, boot_index=_disk_boot_index(config, index))
+        arguments += _disk_arguments(config, index, disk)
     arguments += _disc_arguments(config)
     if config.network:
         arguments += ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile="]
@@ -141,7 +141,14 @@ def _disk_boot_index(config: MachineConfig, index: int) -> int:
     return index + (1 if config.disc is not None and config.boots_disc else 0)
 
 
-def _disk_arguments(index: int, disk: Disk, *, boot_index: int) -> list[str]:
+def _port_of(config: MachineConfig, bus: str, index: int) -> str:
+    """Return where an IDE or AHCI disk is plugged in; QEMU itself tries the same place twice."""
+    if _machine_of(config) != "pc":
+        return f"bus=ide.{index}"
+    return f"bus=ahci0.{index}" if bus == "ahci" else f"bus=ide.{index // 2},unit={index % 2}"
+
+
+def _disk_arguments(config: MachineConfig, index: int, disk: Disk) -> list[str]:
     name = f"disk{index}"
     # A comma in a path ends an option's value for QEMU unless it is doubled.
     path = str(disk.path).replace(",", ",,")
@@ -161,7 +168,9 @@ def _disk_arguments(index: int, disk: Disk, *, boot_index: int) -> list[str]:
         "usb": "usb-storage,bus=xhci.0",
         "scsi": "scsi-hd,bus=scsi0.0",
     }[disk.bus]
-    device += f",drive={name},bootindex={boot_index}"
+    device += f",drive={name},bootindex={_disk_boot_index(config, index)}"
+    if disk.bus in ("ahci", "ide"):
+        device += f",{_port_of(config, disk.bus, index)}"
     serial = disk.serial or f"REBUILD{index:04}"
     device += f",serial={serial}"
     if disk.sector_size != 512:
@@ -181,5 +190,6 @@ def _disc_arguments(config: MachineConfig) -> list[str]:
         device = f"usb-storage,bus=xhci.0,drive=disc,bootindex={boot_index},serial=RECOVERY"
     else:
         drive += ",media=cdrom"
-        device = f"ide-cd,drive=disc,bootindex={boot_index}"
+        port = "bus=ide.1,unit=1" if _machine_of(config) == "pc" else "bus=ide.5"  # the last one
+        device = f"ide-cd,drive=disc,bootindex={boot_index},{port}"
     return ["-drive", drive, "-device", device]
