@@ -32,13 +32,14 @@ class DecodeTable:
             if length > bits:
                 raise CorruptError("length of a code", None, f"at most {bits}", length)
             by_length[length].append(symbol)
+        filled = sum(len(by_length[length]) << bits - length for length in range(1, bits + 1))
+        if filled not in (0, 1 << bits):
+            raise CorruptError("codes of a table", None, 1 << bits, filled)
         entries: list[int] = []
         for length in range(1, bits + 1):
             count = 1 << (bits - length)
             for symbol in by_length[length]:
                 entries += [symbol << 4 | length] * count
-        if entries and len(entries) != 1 << bits:
-            raise CorruptError("codes of a table", None, 1 << bits, len(entries))
         self.bits = bits
         self.entries = entries  # symbol << 4 | length of its code
 

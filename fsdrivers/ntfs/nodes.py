@@ -32,6 +32,7 @@ from fsdrivers.ntfs.format_attributes import (
     AttributeFlag,
     AttributeType,
     FileName,
+    NonResidentHead,
     ObjectId,
     ReparseHead,
     ReparseTag,
@@ -94,6 +95,12 @@ _unpack_new, _unpack_old, _unpack_name = (
     _NAME_CODEC.unpack_from,
 )
 
+# Of a non-resident attribute's first extent: lowest VCN, allocated and data size.
+_HEAD: Final = NonResidentHead.OFFSETS
+_unpack_sizes = struct.Struct(
+    f"<{_HEAD['lowest_vcn']}xQ{_HEAD['allocated_size'] - _HEAD['lowest_vcn'] - 8}xQQ"
+).unpack_from
+
 Xattr = tuple[bytes, bytes]
 NameTimes = tuple[int, int, int, int]
 
@@ -119,6 +126,7 @@ class NodeReader:
         self._mft = mft
         self._descriptors = descriptors
         self._acls: dict[int, tuple[Xattr, ...]] = {}
+        self._own_acls: dict[bytes, tuple[Xattr, ...]] = {}
 
     def node(self, file: FileRecord) -> Node:
         """Return the node of a file or directory.
@@ -159,23 +167,42 @@ class NodeReader:
             if kind == _FILE_NAME:
                 if part[8] >= FileName.SIZE and part[4][part[7] + _NAMESPACE_AT] != _DOS:
                     node.links += 1
-            elif kind == _DATA and not part[1] and part[7] >= 0 and not part[2] & _KEPT_FLAGS:
-                node.size = part[8]  # nearly every small file
-            elif kind in _KNOWN_KINDS and not (kind == _DESCRIPTOR and security_id):
+            elif kind == _DATA and not part[1] and not part[2] & _KEPT_FLAGS:
+                if part[7] >= 0:
+                    node.size = part[8]
+                else:
+                    lowest_vcn, allocated, size = _unpack_sizes(part[4], part[5])
+                    if not lowest_vcn:
+                        node.size = size if size <= allocated else self._bad_size(file, size)
+            elif kind == _DESCRIPTOR and (security_id or part[7] >= 0):
+                if not security_id:  # one of its own, as before version 3
+                    node.xattrs = self._own_acl(part)
+            elif kind in _KNOWN_KINDS:
                 others.append(part)
-        if others:
-            self._add_streams(file, node, others)
+        if security_id:
+            node.xattrs = self._acls.get(security_id) or self._acl(file, security_id)
         if maximum_versions or version or class_id or owner:
             value = INFORMATION.pack(maximum_versions, version, class_id, owner)
-            node.xattrs = ((XATTR_INFORMATION, value),)
+            node.xattrs += ((XATTR_INFORMATION, value),)
         if others:
+            self._add_streams(file, node, others)
             node.xattrs += self._small(file, others)
-        if security_id:
-            acl = self._acls.get(security_id) or self._acl(file, security_id)
-            node.xattrs = acl if not node.xattrs else acl + node.xattrs
         if len(node.xattrs) > 1:
             node.xattrs = tuple(sorted(node.xattrs))
         return node
+
+    def _bad_size(self, file: FileRecord, size: int) -> int:
+        """Raise CorruptError for content that is larger than its clusters."""
+        position = self._mft.record_position(file.number)
+        raise CorruptError(f"size of MFT record {file.number}", position, None, size)
+
+    def _own_acl(self, part: Attribute) -> tuple[Xattr, ...]:
+        """Return a resident descriptor as the attribute it is shown as; equal ones are shared."""
+        descriptor = part.value
+        made = self._own_acls.get(descriptor)
+        if made is None:
+            made = self._own_acls[descriptor] = ((XATTR_ACL, descriptor),)
+        return made
 
     def frame_node(self, file: FileRecord) -> Node:
         """Return what a system file has of a node: flags, times, descriptor; no sizes.
