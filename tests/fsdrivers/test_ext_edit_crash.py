@@ -120,7 +120,11 @@ def _cut_power(features: str, operation: str, tmp_path: Path, *, most: int) -> N
     editor.close()
     writes = sum(1 for entry in recorder.log if entry is not None)
     allowed: list[object] | None = None
-    is_atomic = features in ("ext4", "ext4-1k", "ext3") and operation not in ("index", "write", "truncate")
+    is_atomic = features in ("ext4", "ext4-1k", "ext3") and operation not in (
+        "index",
+        "write",
+        "truncate",
+    )
     if is_atomic and operation != "unlink-write":
         allowed = [shown_tree(start), shown_tree(recorder.device)]
     assert complaints(dump(recorder.device, tmp_path / "done")) == []
