@@ -38,9 +38,9 @@ $(VENV)/.ready: pyproject.toml Makefile
 demo: setup ## Lose a small Debian machine and get it back from its disc, in QEMU
 	$(SUDO) $(BIN)/python -m tests.vm.demo $(DEMO)
 
-test: setup check ## Set everything up, then run every check and every test
+test: setup check ## Set everything up, then run the checks and tests that CI runs
 
-check: lint types unit vm ## Linters, types and all tests; what CI runs
+check: lint types unit vm ## Linters, types and tests; what CI runs
 
 lint: ## Linters
 	$(BIN)/ruff check .
@@ -50,14 +50,14 @@ lint: ## Linters
 types: ## Strict type check
 	$(BIN)/mypy
 
-unit: ## All tests that start no virtual machine
-	$(SUDO) $(BIN)/pytest -q -n $(WORKERS) -m 'not vm'
+unit: ## Tests that start no virtual machine
+	$(SUDO) $(BIN)/pytest -q -n $(WORKERS) -m 'not vm and not slow'
 
 vm: ## Tests in virtual machines: the main job, end to end
 	$(SUDO) $(BIN)/pytest -q -n $(WORKERS) --dist loadscope -m 'vm and not slow'
 
-matrix: setup ## All of them: more firmware, disks, sizes, media and filesystems; an hour
-	$(SUDO) $(BIN)/pytest -q -n $(WORKERS) --dist loadscope -m vm
+matrix: setup ## The slow ones: more firmware, disks, media, filesystems and random trees; hours
+	$(SUDO) $(BIN)/pytest -q -n $(WORKERS) --dist loadscope -m slow
 
 bench: setup ## Measure against the peers, side by side
 	$(SUDO) apt-get install -y -qq --no-install-recommends $(BENCH_PACKAGES)
