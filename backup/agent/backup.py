@@ -205,9 +205,7 @@ class _Run:
                 system=dict(system),
                 options=_plain_options(self.options),
             )
-            add = writer.add
-            for obj in objects:
-                add(obj)
+            writer.add_all(objects)
             writer.finish(packs)
             table: bytes | Path
             if stream is not None:
