@@ -47,6 +47,11 @@ _FORBIDDEN: Final = bytes(range(32)) + b'"*+,./:;<=>?[\\]|'
 _FORBIDDEN_LONG: Final = bytes(range(32)) + b'"*/:<>?\\|\x7f'
 _LEGAL: Final = bytes(value for value in range(256) if value not in _FORBIDDEN)
 _PLAIN_SHORT: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'()-@^_`{}~")
+_PLAIN_ASCII: Final = {
+    value: None if chr(value) in " ." else "_"
+    for value in range(128)
+    if chr(value) not in _PLAIN_SHORT
+}
 _PLAIN_TAILS: Final = 4  # ~1 to ~4 before the hash comes in
 _HASHED_TAILS: Final = 9
 _MOST_TAILS: Final = 999_999
@@ -274,6 +279,9 @@ def _escaped(short_name: bytes) -> bytes:
 
 def _encode(text: str, page: CodePage) -> bytes | None:
     """Return `text` in upper case as an 8.3 name has it, None if a character has no byte."""
+    if text.isascii():
+        upper = text.upper()
+        return upper.encode() if _PLAIN_SHORT.issuperset(upper) else None
     packed = bytearray()
     for character in text:
         if character.isascii():
@@ -289,5 +297,7 @@ def _encode(text: str, page: CodePage) -> bytes | None:
 
 def _plain(text: str, page: CodePage) -> bytes:
     """Return `text` as bytes that any 8.3 name may have; the rest becomes "_"."""
+    if text.isascii():
+        return text.upper().translate(_PLAIN_ASCII).encode()
     pieces = (_encode(character, page) for character in text if character not in " .")
     return b"".join([b"_" if piece is None else piece for piece in pieces])

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
+
 import pytest
 
 from backup.objects.model import DiskObject, MarkerObject, NodeObject, ObjectKind, VolumeObject
 from fsdrivers.device import MemoryDevice
-from fsdrivers.fat import SystemFiles, open_volume, plan_volume
+from fsdrivers.fat import SystemFiles, open_editor, open_volume, plan_volume
 from fsdrivers.partitions.chs import Geometry, bios_geometry
 from rebuild.fixups.dos import (
     find_system_files,
@@ -18,7 +21,13 @@ from rebuild.fixups.dos import (
 )
 from rebuild.fixups.windows9x import blank_files, first_nonzero, write_blank_files
 from rebuild.machine import Machine, VolumeTree
-from tests.fsdrivers.fat_images import description_of, geometry_for
+from tests.fsdrivers.fat_images import (
+    description_of,
+    geometry_for,
+    tree_entries,
+    volume_in_memory,
+)
+from tests.vm.scenario import PASSWORD, USER, must, run
 
 GIB = 1 << 30
 FILE, DIRECTORY = ObjectKind.FILE, ObjectKind.DIRECTORY
@@ -124,3 +133,31 @@ def test_blank_files_are_zeroed() -> None:
     assert blank_files(tree) == {4}
     assert first_nonzero(volume, nodes[b"WIN386.SWP"]) is None
     assert first_nonzero(volume, nodes[b"OTHER"]) == 0
+
+
+def test_swap_file_through_backups(tmp_path: Path) -> None:
+    """A swap file is backed up without content, is no change the next time, and compares blank."""
+    image, new = tmp_path / "disk.img", tmp_path / "new.img"
+    names = [("WIN386.SWP", 0), ("DIR/", 0), ("DIR/PAGEFILE.SYS", 0)]
+    geometry = geometry_for(16, 8000)
+    made = volume_in_memory(geometry, tree_entries(names))
+    editor = open_editor(made)
+    content = random.Random(5).randbytes(1 << 20)
+    inner = editor.lookup(editor.lookup(1, b"DIR").number, b"PAGEFILE.SYS")
+    for number in (editor.lookup(1, b"WIN386.SWP").number, inner.number):
+        editor.write(number, 0, content)
+    editor.close()
+    image.write_bytes(made.read(0, made.size))
+    (tmp_path / "password").write_text(PASSWORD)
+    credentials = ("--user", USER, "--password-file", tmp_path / "password")
+    backup = ("backup", "--store", tmp_path / "store", *credentials, "--machine", "m")
+    must(run(*backup, "--disk", image))
+    again = must(run(*backup, "--disk", image, "--json")).json
+    source = ("--from", tmp_path / "store", *credentials, "--machine", "m")
+    must(run("restore", *source, "--disk", new, "--yes", "--verify"))
+    volume = open_volume(MemoryDevice.of(new.read_bytes()))
+    found = {entry.name: volume.read(entry.node, 0, 1 << 20) for entry in volume.walk()
+             if entry.node.size}  # fmt: skip
+
+    assert again["changed"] == again["new"] == 0
+    assert found == {b"WIN386.SWP": bytes(1 << 20), b"PAGEFILE.SYS": content}
