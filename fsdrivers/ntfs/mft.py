@@ -85,6 +85,7 @@ class Mft:
         self.geometry = geometry
         self.content = content  # of $MFT's data
         self.record_count = content.size // geometry.record_size
+        self.is_from_mirror = False  # its first record is damaged: the copy was read
         self._per_piece = max(1, _PIECE_SIZE // geometry.record_size)
         self._pieces: dict[int, tuple[bytes, bytearray]] = {}
 
@@ -95,7 +96,7 @@ class Mft:
         Raises:
             CorruptError: its first record and the copy of that are damaged.
         """
-        position = geometry.position(geometry.mft_lcn)
+        is_from_mirror, position = False, geometry.position(geometry.mft_lcn)
         try:
             attributes = _first_record(device, geometry, position)
         except CorruptError as error:
@@ -104,7 +105,7 @@ class Mft:
                 attributes = _first_record(device, geometry, mirror)
             except CorruptError:
                 raise error from None
-            position = mirror
+            is_from_mirror, position = True, mirror
         parts = [part for part in attributes if part.type == _DATA and not part.name]
         if not parts or parts[0].is_resident:
             raise CorruptError("$MFT has no runs", position)
@@ -126,7 +127,9 @@ class Mft:
                     for part in found
                     if part.type == _DATA and not part.name and part.lowest_vcn == lowest_vcn
                 ]
-        return cls(device, geometry, content_of(parts, geometry, position))
+        mft = cls(device, geometry, content_of(parts, geometry, position))
+        mft.is_from_mirror = is_from_mirror
+        return mft
 
     def record_position(self, number: int) -> int:
         """Return where a record starts on the volume, for messages; 0 if it is nowhere."""

@@ -118,6 +118,8 @@ class NtfsVolume:
     def warnings(self) -> list[str]:
         """Return in sentences what makes the volume's state doubtful; none if nothing does."""
         made = []
+        if self.mft.is_from_mirror:
+            made.append("the first MFT record is damaged: its copy in $MFTMirr was read")
         if self.is_dirty:
             made.append("the volume is marked dirty: Windows would check it")
         if self.is_hibernated():

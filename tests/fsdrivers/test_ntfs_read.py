@@ -257,3 +257,4 @@ def test_first_record_from_the_mirror(tmp_path: Path) -> None:
     volume = open_image(image)
 
     assert [entry.name for entry in volume.walk() if entry.node.kind is Kind.FILE] == [b"file"]
+    assert "$MFTMirr" in volume.warnings()[0]
