@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from backup.objects.errors import DamagedError, MissingPackError
@@ -97,7 +97,7 @@ class Run(NamedTuple):
     previous: int  # number of the object of the piece before; 0 for none
 
 
-_Opened = list[tuple[PieceTarget, bytes | None, str]]  # plain bytes, or None and the reason
+_Opened = tuple[PieceTarget, bytes | None, str]  # plain bytes, or None and the reason
 
 
 def stream_pieces(
@@ -148,7 +148,8 @@ def stream_pieces(
         _flush(runs)  # a forked process would write it once more
         share(shared, do, take, _flush, processes)
     else:
-        for run, opened in _run_ahead((run, open_run(run, medium, opener)) for run in runs):
+        opened_runs = ((run, list(open_run(run, medium, opener))) for run in runs)
+        for run, opened in _run_ahead(opened_runs):
             take(run, write_run(run, opened))
     return losses
 
@@ -187,7 +188,7 @@ def cut_runs(order: Sequence[PieceTarget]) -> list[Run]:
     return runs
 
 
-def write_run(run: Run, opened: _Opened) -> Written:
+def write_run(run: Run, opened: Iterable[_Opened]) -> Written:
     """Write opened pieces to their places; zeros where a piece is lost.
 
     Raises:
@@ -215,8 +216,11 @@ def write_run(run: Run, opened: _Opened) -> Written:
     return size, objects, losses
 
 
-def open_run(run: Run, medium: Medium, opener: PieceOpener) -> _Opened:
-    """Read and open the pieces of a run; what is lost comes with the reason."""
+def open_run(run: Run, medium: Medium, opener: PieceOpener) -> Iterator[_Opened]:
+    """Read a run and open its pieces one by one; what is lost comes with the reason.
+
+    Taken one by one, each piece is written while the processor's cache still has it.
+    """
     return _open_run(run.targets, run.pack, run.begin, run.length, medium, opener)
 
 
@@ -227,26 +231,25 @@ def _open_run(
     length: int,
     medium: Medium,
     opener: PieceOpener,
-) -> _Opened:
+) -> Iterator[_Opened]:
     reader = opener.reader(pack)
     digest = opener.packs[pack].digest
     data: memoryview | None = None
     try:
         data = memoryview(medium.read_pack(pack, digest, begin, length))
     except MissingPackError as error:
-        return [(target, None, str(error)) for target in run]
+        reason = str(error)
+        yield from ((target, None, reason) for target in run)
+        return
     except OSError:
         if run[0].piece.pack_offset == run[-1].piece.pack_offset:
-            return [(target, None, "the medium cannot be read there") for target in run]
+            yield from ((target, None, "the medium cannot be read there") for target in run)
+            return
     if data is None:
         middle = _middle_of(run)
-        return [
-            opened
-            for half in (run[:middle], run[middle:])
-            for opened in _open_run(half, pack, *_range_of(half), medium, opener)
-        ]
-    result: _Opened = []
-    append = result.append
+        for half in (run[:middle], run[middle:]):
+            yield from _open_run(half, pack, *_range_of(half), medium, opener)
+        return
     open_piece = reader.open
     previous: Piece | None = None
     plain: bytes | None = None
@@ -260,8 +263,7 @@ def _open_run(
             except DamagedError:
                 plain, reason = None, "its content on the medium is damaged"
             previous = piece
-        append((target, plain, reason))
-    return result
+        yield target, plain, reason
 
 
 def _middle_of(run: Sequence[PieceTarget]) -> int:
