@@ -321,17 +321,27 @@ class _Checker:
         return clusters
 
     def _account_xattr_block(self, number: int, raw: bytes, inode: ext.InodeExtended) -> int:
-        """Check an inode's attributes, mark their block; return its clusters."""
+        """Check an inode's attributes, mark their block; return the clusters they count for.
+
+        Values in inodes of their own count for each inode that has them.
+        """
         position = self.metadata.inode_position(number)
-        xattrs.unpack_inode_list(raw, extra_isize_of(raw, position), position)
+        listed = xattrs.unpack_inode_list(raw, extra_isize_of(raw, position), position)
         block = inode.xattr_block
         if not block:
-            return 0
+            return self._value_clusters(listed)
         if block not in self._xattr_references:
             self.volume.nodes.block_xattrs(block, number)
             self._use(block, 1, f"attributes of inode {number}")
         self._xattr_references[block] = self._xattr_references.get(block, 0) + 1
-        return 1
+        data = self.metadata.read_block(block)
+        listed += xattrs.unpack_block_list(data, block * self.geometry.block_size)
+        return 1 + self._value_clusters(listed)
+
+    def _value_clusters(self, listed: list[xattrs.RawXattr]) -> int:
+        """Return the clusters of values in inodes of their own."""
+        size = self.geometry.cluster_size
+        return sum(-(-raw.value_size // size) for raw in listed if raw.value_inode)
 
     # Bitmaps and counts.
 

@@ -174,8 +174,8 @@ class Contents:
                 continue
             if groups:
                 return run.logical + run.blocks
-            keep = max(run.blocks - most_groups // 2 * geometry.blocks_per_group, 0)
-            return run.logical + keep
+            lowest = geometry.group_start(touched[-1] - most_groups + 1)
+            return run.logical + max(lowest - run.start, 0)
         return first
 
     def has_blocks(self, inode: OpenInode) -> bool:

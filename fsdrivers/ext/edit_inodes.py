@@ -14,7 +14,7 @@ from fsdrivers.errors import NotFoundError, UnsupportedError
 from fsdrivers.ext import checksum
 from fsdrivers.ext import format as ext
 from fsdrivers.ext.edit_store import Role, Store
-from fsdrivers.ext.flags import InodeFlags, RoCompat
+from fsdrivers.ext.flags import InodeFlags, InodeNumber, RoCompat
 from fsdrivers.ext.metadata import Metadata, covered_inode
 from fsdrivers.ext.nodes import FORMAT_MASK, KINDS
 from fsdrivers.volume import Kind
@@ -90,7 +90,7 @@ class Inodes:
         self._open: dict[int, OpenInode] = {}
 
     def open(self, number: int) -> OpenInode:
-        """Return an inode in use; the same object each time in one operation.
+        """Return the inode of an object; the same instance each time in one operation.
 
         Raises:
             NotFoundError: there is no such inode, or it is not in use.
@@ -99,12 +99,15 @@ class Inodes:
         found = self._open.get(number)
         if found is not None:
             return found
-        if not 0 < number <= self._metadata.geometry.inodes_count:
-            raise NotFoundError(f"no inode {number}")
+        geometry = self._metadata.geometry
+        is_reserved = number < geometry.first_inode and number != InodeNumber.ROOT
+        if is_reserved or number > geometry.inodes_count:
+            raise NotFoundError(f"no object {number}")
         raw = self._metadata.inode_bytes(number)
         record = ext.InodeExtended.unpack(covered_inode(raw))
-        if KINDS.get(record.mode & FORMAT_MASK) is None or record.links_count == 0:
-            raise NotFoundError(f"inode {number} is not in use")
+        is_object = KINDS.get(record.mode & FORMAT_MASK) is not None and record.links_count
+        if not is_object or record.flags & InodeFlags.EA_INODE:
+            raise NotFoundError(f"no object {number}")
         return self._remember(number, record, raw)
 
     def open_any(self, number: int) -> OpenInode:

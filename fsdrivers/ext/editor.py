@@ -79,9 +79,6 @@ class ExtEditor(ExtVolume):
 
     def node(self, number: int) -> Node:
         """Return the object with this number as it is now."""
-        first = self.metadata.geometry.first_inode
-        if number != self.root and number < first:
-            raise NotFoundError(f"no object {number}")
         self._session.look(lambda: self._session.inodes.open(number))
         return self.nodes.node(number)
 
