@@ -208,6 +208,11 @@ class Machine:
                 raise MachineError(f"QEMU did not open {path.name}")
             time.sleep(0.02)
 
+    def _last_words(self) -> str:
+        """Return what QEMU itself said."""
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace").strip()
+
     def _receive(self, deadline: float) -> bool:
         """Take what the serial line has; False when `deadline` passed with nothing."""
         assert self._serial is not None

@@ -42,6 +42,7 @@ class MachineConfig:
     disks: tuple[Disk, ...] = ()
     disc: Path | None = None  # a recovery disc's image
     disc_medium: str = "cd"  # or "usb": the same file as a USB stick
+    disc_error_rules: Path | None = None  # as those of a disk
     variables: Path | None = None  # UEFI variable store of this machine, written to
     boots_disc: bool = True  # the disc before the disks
     network: bool = False  # user-mode network; the host is 10.0.2.2
@@ -150,15 +151,7 @@ def _port_of(config: MachineConfig, bus: str, index: int) -> str:
 
 def _disk_arguments(config: MachineConfig, index: int, disk: Disk) -> list[str]:
     name = f"disk{index}"
-    # A comma in a path ends an option's value for QEMU unless it is doubled.
-    path = str(disk.path).replace(",", ",,")
-    file = f"file.driver=file,file.filename={path}"
-    if disk.error_rules is not None:
-        rules = str(disk.error_rules).replace(",", ",,")
-        file = (
-            f"file.driver=blkdebug,file.config={rules},"
-            f"file.image.driver=file,file.image.filename={path}"
-        )
+    file = _file_options(disk.path, disk.error_rules)
     drive = f"if=none,id={name},format=raw,{file},cache=unsafe,discard=unmap,detect-zeroes=off"
     device = {
         "virtio": "virtio-blk-pci",
@@ -180,12 +173,28 @@ def _disk_arguments(config: MachineConfig, index: int, disk: Disk) -> list[str]:
     return ["-drive", drive, "-device", device]
 
 
+def _file_options(path: Path, error_rules: Path | None, options: str = "") -> str:
+    """Return the options of a drive that say where its bytes are.
+
+    A comma in a path ends an option's value for QEMU unless it is doubled.
+    """
+    name = str(path).replace(",", ",,")
+    if error_rules is None:
+        return f"file.driver=file,file.filename={name}" + (options and f",file.{options}")
+    rules = str(error_rules).replace(",", ",,")
+    return (
+        f"file.driver=blkdebug,file.config={rules},"
+        f"file.image.driver=file,file.image.filename={name}"
+        + (options and f",file.image.{options}")
+    )
+
+
 def _disc_arguments(config: MachineConfig) -> list[str]:
     if config.disc is None:
         return []
-    path = str(config.disc).replace(",", ",,")
     boot_index = 0 if config.boots_disc else len(config.disks) + 1
-    drive = f"if=none,id=disc,format=raw,readonly=on,file.locking=off,file={path}"
+    file = _file_options(config.disc, config.disc_error_rules, "locking=off")
+    drive = f"if=none,id=disc,format=raw,readonly=on,{file}"
     if config.disc_medium == "usb":
         device = f"usb-storage,bus=xhci.0,drive=disc,bootindex={boot_index},serial=RECOVERY"
     else:

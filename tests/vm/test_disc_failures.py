@@ -284,15 +284,7 @@ def test_disc_with_unreadable_sectors_is_partial(case: Case, tmp_path: Path) -> 
         )
     )
     disk = blank(tmp_path / "disk.img", case.size)
-    config = MachineConfig(
-        disks=(Disk(disk),),
-        extra=(
-            *("-drive", f"if=none,id=disc,format=raw,readonly=on,media=cdrom,"
-              f"file.driver=blkdebug,file.config={rules},"
-              f"file.image.driver=file,file.image.filename={case.disc}"),
-            *("-device", "ide-cd,drive=disc,bootindex=0"),
-        ),
-    )  # fmt: skip
+    config = MachineConfig(disks=(Disk(disk),), disc=case.disc, disc_error_rules=rules)
 
     with started(config, "unreadable") as machine:
         log_in(machine)
