@@ -11,7 +11,7 @@
     rebuildkit restore      restore onto a disk or an image, on any Linux host
     rebuildkit compare      compare a disk with a data set, object by object
     rebuildkit rehearse     boot a disc in QEMU, restore, compare, boot the result
-    rebuildkit fs           look into volumes
+    rebuildkit fs           look into volumes, change, format and check them
 
 Exit codes: 0 done; 1 another failure; 2 usage; 3 partial; 10 no such data set; 12 wrong id or
 password; 20 medium incomplete or wrong; 21 object damaged; 22 target too small; 23 layout not
