@@ -101,7 +101,7 @@ def test_power_cut_at_a_write(features: str, operation: str, tmp_path: Path) -> 
 
     With a journal the volume is as before or as after the operation.
     """
-    _cut_power(features, operation, tmp_path, most=5)
+    _cut_power(features, operation, tmp_path, most=3)
 
 
 @pytest.mark.slow
