@@ -265,24 +265,27 @@ def verify(
 ) -> None:
     """Read back what `plan` wrote, from the disks and not from memory; add to `report`.
 
-    What is known to have failed is not reported a second time.
-
-    Raises:
-        DeviceError: a disk cannot be read.
+    What is known to have failed is not reported a second time.  A disk that cannot be read is
+    a difference like any other.
     """
-    with ExitStack() as stack:
-        devices: dict[int, Device] = {}
-        for disk_plan in plan.disks:
-            target = disk_plan.target
-            device = FileDevice.open(target.path, sector_size=target.sector_size)
-            stack.callback(device.close)
-            # Everything was flushed: what is dropped here is read from the medium again.
-            os.posix_fadvise(device.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            devices[disk_plan.disk.number] = device
-        comparison = compare_machine(unlocked.machine, devices, unlocked.master, progress=progress)
-    report.verified_count = comparison.object_count
+    try:
+        with ExitStack() as stack:
+            devices: dict[int, Device] = {}
+            for disk_plan in plan.disks:
+                target = disk_plan.target
+                device = FileDevice.open(target.path, sector_size=target.sector_size)
+                stack.callback(device.close)
+                # Everything was flushed: what is dropped here is read from the medium again.
+                os.posix_fadvise(device.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                devices[disk_plan.disk.number] = device
+            found = compare_machine(unlocked.machine, devices, unlocked.master, progress=progress)
+    except DeviceError as error:
+        report.verified_count = 0
+        report.differences = [f"{os.fsdecode(error.filename)}: {error.strerror}"]
+        return
+    report.verified_count = found.object_count
     known = tuple(f"{failure.path}: " for failure in report.failures)
-    report.differences = [text for text in comparison.differences if not text.startswith(known)]
+    report.differences = [text for text in found.differences if not text.startswith(known)]
 
 
 def _open_target(target: TargetDisk) -> FileDevice:

@@ -398,11 +398,7 @@ class _Shell:
             if answer == "l":
                 screen.page(list(screen.log))
             elif answer == "v" and verify is not None and report is not None:
-                try:
-                    verify()
-                except OSError as error:
-                    screen.line(f"Verifying stopped: {_sentence(error)}.")
-                    continue
+                verify()
                 self._show_report(report)
                 conclusion = _conclusion(report)
                 screen.lines(conclusion)
@@ -414,6 +410,8 @@ class _Shell:
 def _conclusion(report: RestoreReport) -> list[str]:
     if report.is_complete:
         return ["Take this disc out, then restart."]
+    if report.differences:
+        return ["The log names what the target disk gave back wrong. Replace that disk."]
     return ["The log names what is missing. Another copy of this disc may have it."]
 
 

@@ -22,7 +22,7 @@ from rebuild.medium import DirectoryMedium
 from rebuild.plan import RestorePlan, TargetDisk
 from rebuild.restore import Unlocked
 from rebuild.shell import Surroundings
-from tests.rebuild.machines import PASSWORD, USER, SmallMachine, names_in
+from tests.rebuild.machines import PASSWORD, SHARED_CONTENT, USER, SmallMachine, names_in
 from tests.rebuild.terminal import Background, Terminal, screen_of
 
 pytestmark = pytest.mark.tools
@@ -144,6 +144,42 @@ def test_whole_dialogue(mbr_machine: SmallMachine, dialogue: Dialogue) -> None:
     assert "A note on firmware." in dialogue.terminal.text
     assert "Result: complete." in dialogue.terminal.text
     assert_restored(mbr_machine, dialogue.targets[0])
+
+
+def test_disk_that_cannot_be_read_back_is_no_success(
+    mbr_machine: SmallMachine, dialogue: Dialogue
+) -> None:
+    """A disk that is gone when it is verified makes the result partial, and ends nothing."""
+    dialogue.start(mbr_machine.medium())
+    dialogue.log_in(USER, mbr_machine.recovery_key)
+    dialogue.say(r"\[stop\]: ", "vda")
+    dialogue.terminal.wait_for(MENU)
+    os.unlink("vda")
+    dialogue.terminal.type("v\r")
+    dialogue.terminal.wait_for(r"DIFFERS vda: cannot open: No such file or directory")
+    dialogue.terminal.wait_for(r"Result: partial, 1 difference found\.")
+    dialogue.say(MENU, "p")
+
+    dialogue.end()
+
+
+def test_a_changed_byte_is_found_by_verifying(
+    mbr_machine: SmallMachine, dialogue: Dialogue
+) -> None:
+    """What a disk gives back other than it was given is named, by file."""
+    dialogue.start(mbr_machine.medium())
+    dialogue.log_in(USER, mbr_machine.recovery_key)
+    dialogue.say(r"\[stop\]: ", "vda")
+    dialogue.terminal.wait_for(MENU)
+    with open("vda", "r+b") as file:
+        at = file.read().index(SHARED_CONTENT)
+        file.seek(at + 3)
+        file.write(b"?")
+    dialogue.terminal.type("v\r")
+    dialogue.terminal.wait_for(r"DIFFERS 2:/(one|two|link to one): content differs at byte 0")
+    dialogue.say(MENU, "p")
+
+    dialogue.end()
 
 
 def test_plan_fits_the_screen(mbr_machine: SmallMachine, dialogue: Dialogue) -> None:
