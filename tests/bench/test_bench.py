@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark itself: what it measures is what was spent, what it prints is what it measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.bench.measure import CommandFailedError, Cost, measure
+from tests.bench.report import BEGIN, END, lines_of, update_page
+
+SPIN = """python3 -c '
+import time
+while time.process_time() < 0.3: pass
+'"""
+
+
+def test_processor_time_includes_children() -> None:
+    """A shell that only waits for a busy child is charged with the child's time."""
+    cost = measure(SPIN)
+
+    assert 0.3 <= cost.cpu_s < 1.0
+    assert cost.wall_s >= 0.3
+    assert cost.rss_bytes > 1 << 20
+
+
+def test_a_failing_step_is_a_failure() -> None:
+    """The first command of a script that fails fails the script, and its words are kept."""
+    with pytest.raises(CommandFailedError, match="no luck"):
+        measure("echo no luck; false; true")
+
+
+def test_best_run_counts_and_goals_are_judged() -> None:
+    """The run of the least wall time is shown; a goal is reached over HTTPS or not at all."""
+
+    def runs(*walls: float) -> dict[str, list[Cost]]:
+        return {"S": [Cost(wall, wall / 2, 50 << 20, 0.25) for wall in walls]}
+
+    text = "\n".join(
+        lines_of(
+            {
+                "first": {
+                    "rebuildkit, HTTPS server": runs(2.0, 1.0),
+                    "rebuildkit, local store": runs(0.5),
+                    "restic, local repository": runs(3.0, 2.5),
+                    "borg, local repository": runs(1.5),
+                }
+            }
+        )
+    )
+
+    assert "| rebuildkit, HTTPS server | **1.00 s** (0.50 CPU s, 50 MiB; 0.2) |" in text
+    assert "| First backup, S, against restic | 2.0 x | 2.50 x | 5.00 x | yes |" in text
+    assert "| First backup, S, against borg | 2.0 x | 1.50 x | 3.00 x | **not yet** |" in text
+
+
+def test_only_the_measured_part_of_a_page_is_replaced(tmp_path: Path) -> None:
+    """What people wrote before and behind the table stays."""
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nbehind\n")
+
+    update_page(page, ["new", "lines"])
+
+    assert page.read_text() == f"before\n{BEGIN}\nnew\nlines\n{END}\nbehind\n"
