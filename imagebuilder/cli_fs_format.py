@@ -138,6 +138,11 @@ def node_fields(node: Node) -> dict[str, object]:
             for name, value in node.xattrs
         },
     }
+    if node.streams:
+        fields["streams"] = [
+            {**name_fields("name", stream.name), "size": stream.size, "flags": stream.flags}
+            for stream in node.streams
+        ]
     if node.kind in DEVICES:
         fields["device"] = list(node.device)
     if node.kind == Kind.SYMLINK:
@@ -177,6 +182,9 @@ def stat_lines(path: bytes, node: Node, extents: Sequence[Extent]) -> list[str]:
     ]
     for name, value in node.xattrs:
         lines.append(f" Xattr: {printable(name)} = {value.hex()}")
+    for stream in node.streams:
+        stored = f", stored as {stream.flags:#x}" if stream.flags else ""
+        lines.append(f"Stream: {printable(stream.name) or '(content)'} {stream.size}{stored}")
     for extent in extents:
         unwritten = ", unwritten" if extent.is_unwritten else ""
         lines.append(
