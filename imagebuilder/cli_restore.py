@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -90,11 +91,15 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--disk-size", metavar="SIZE", type=size_of_text, help="default: as the recorded disk"
     )
     rehearse.add_argument("--memory", metavar="MIB", type=int, default=512)
-    rehearse.add_argument(
+    expected = rehearse.add_mutually_exclusive_group()
+    expected.add_argument(
         "--expect",
-        metavar="REGEX",
+        metavar="TEXT",
         default="login: ",
         help="what the restored machine says on its serial line when it is up",
+    )
+    expected.add_argument(
+        "--expect-pattern", metavar="REGEX", help="the same as a regular expression"
     )
     rehearse.add_argument("--screenshots", metavar="DIR", type=Path)
     rehearse.add_argument("--work", metavar="DIR", type=Path, help="keep disks and logs here")
@@ -308,7 +313,7 @@ def run_rehearse(args: argparse.Namespace) -> int:
             bus=args.bus,
             medium=args.medium,
             memory_mib=args.memory,
-            expect=args.expect,
+            expect=args.expect_pattern or re.escape(args.expect),
             screenshots=args.screenshots,
             work_directory=args.work,
             restore_timeout_s=args.timeout,

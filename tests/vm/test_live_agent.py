@@ -125,7 +125,7 @@ def rehearsal(live: LiveRun) -> tuple[Outcome, Path]:
     must(live.scenario.build("live", disc))
     outcome = live.scenario.rehearse(
         *(disc, "--firmware", "uefi", "--disk-size", f"{LAYOUT.size_mib}M", "--work", work),
-        *("--expect", UP, *pictures("live")),
+        *("--expect-pattern", UP, *pictures("live")),
     )
     return outcome, work / "disk0.img"
 

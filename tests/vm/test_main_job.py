@@ -47,7 +47,7 @@ def disc_of(scenario: Scenario, layout: DiskLayout, root: str = "plain") -> tupl
 def prove(scenario: Scenario, disc: Path, size_mib: int, *options: str, expect: str = UP) -> None:
     """Rehearse a disc, and have every part of the result be as it must."""
     name = "-".join((disc.stem, *options[1::2], str(size_mib)))
-    size = ("--disk-size", f"{size_mib}M", "--expect", expect)
+    size = ("--disk-size", f"{size_mib}M", "--expect-pattern", expect)
     outcome = scenario.rehearse(disc, *options, *size, *pictures(name))
     assert outcome.code == 0, outcome.out + outcome.err
     report = outcome.json
