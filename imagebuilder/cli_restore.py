@@ -292,6 +292,20 @@ def _compare(unlocked: Unlocked, paths: Sequence[str | Path], status: StatusLine
         return compare_machine(unlocked.machine, devices, unlocked.master, progress=status.show)
 
 
+def _expected_pattern(args: argparse.Namespace) -> str:
+    """Return what to wait for as a regular expression.
+
+    Raises:
+        UsageError: the one given is none.
+    """
+    pattern: str = args.expect_pattern or re.escape(args.expect)
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"--expect-pattern {pattern!r}: {error}") from error
+    return pattern
+
+
 def run_rehearse(args: argparse.Namespace) -> int:
     """Prove a disc in QEMU."""
     from imagebuilder.iso_reader import IsoMedium
@@ -313,7 +327,7 @@ def run_rehearse(args: argparse.Namespace) -> int:
             bus=args.bus,
             medium=args.medium,
             memory_mib=args.memory,
-            expect=args.expect_pattern or re.escape(args.expect),
+            expect=_expected_pattern(args),
             screenshots=args.screenshots,
             work_directory=args.work,
             restore_timeout_s=args.timeout,
