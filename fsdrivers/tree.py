@@ -33,7 +33,7 @@ class Tree:
         self.root: Entry | None = None
         self.error: CorruptError | DeviceError | None = None
         self._children: dict[int, list[Entry]] = {}
-        self._ignores_case = volume.type.startswith("fat")
+        self._ignores_case = volume.type.startswith(("fat", "ntfs"))
         try:
             for entry in volume.walk():
                 if self.root is None:
@@ -62,7 +62,8 @@ class Tree:
         """Return what `path` names, from the root with or without a leading slash.
 
         Args:
-            path: names between slashes; FAT volumes ignore the case of ASCII letters.
+            path: names between slashes; FAT and NTFS volumes ignore the case of ASCII
+                letters where no name is written exactly so.
             follow: follow a symbolic link that the whole path names, as those on the way are.
 
         Raises:

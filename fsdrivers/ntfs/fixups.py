@@ -34,8 +34,6 @@ def open_record(data: bytes | memoryview, position: int | None = None) -> bytear
     """
     record = bytearray(data)
     at, count = _PLACE.unpack_from(record)
-    if count == 0:
-        return record  # not guarded
     if count != len(record) // FIXUP_STRIDE + 1 or at + 2 * count > len(record) or at & 1:
         raise CorruptError(
             "update sequence of a record", position, len(record) // FIXUP_STRIDE + 1, count

@@ -15,11 +15,12 @@ Records are read in pieces of 64 KiB, the last few of which are kept.
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from fsdrivers.device import Device
-from fsdrivers.errors import CorruptError
+from fsdrivers.errors import CorruptError, DeviceError
 from fsdrivers.ntfs import fixups
 from fsdrivers.ntfs.attributes import Attribute, unpack_attribute_list, unpack_attributes
 from fsdrivers.ntfs.format import (
@@ -99,11 +100,11 @@ class Mft:
         is_from_mirror, position = False, geometry.position(geometry.mft_lcn)
         try:
             attributes = _first_record(device, geometry, position)
-        except CorruptError as error:
+        except (CorruptError, DeviceError) as error:
             mirror = geometry.position(geometry.mft_mirror_lcn)
             try:
                 attributes = _first_record(device, geometry, mirror)
-            except CorruptError:
+            except (CorruptError, DeviceError):
                 raise error from None
             is_from_mirror, position = True, mirror
         parts = [part for part in attributes if part.type == _DATA and not part.name]
@@ -144,6 +145,7 @@ class Mft:
 
         Raises:
             CorruptError: there is no such record, or it was written in part.
+            DeviceError: the medium does not give it.
         """
         index, slot = divmod(number, self._per_piece)
         piece = self._pieces.get(index)
@@ -157,6 +159,7 @@ class Mft:
         if not verdict[slot]:
             position = self.record_position(number)
             if record[:4] not in (FILE_MAGIC, BAD_MAGIC):
+                read_mapped(self.device, self.content.mapped, number * size, size)  # may raise
                 raise CorruptError(f"MFT record {number} is none", position, FILE_MAGIC, record[:4])
             return fixups.open_record(record, position)  # raises
         return bytearray(record)
@@ -309,7 +312,10 @@ class Mft:
             return b"", bytearray()
         offset, length = first * size, count * size
         written = max(0, min(length, self.content.initialised - offset))
-        data = bytearray(read_mapped(self.device, self.content.mapped, offset, written))
+        try:
+            data = bytearray(read_mapped(self.device, self.content.mapped, offset, written))
+        except DeviceError:
+            data = self._read_singly(offset, written)
         data += bytes(length - written)
         verdict = fixups.open_all(data, size)
         piece = bytes(data), verdict
@@ -317,6 +323,16 @@ class Mft:
             self._pieces = {}  # replaced as a whole, so that other threads' use of it holds
         self._pieces[index] = piece
         return piece
+
+    def _read_singly(self, offset: int, length: int) -> bytearray:
+        """Read records one by one where the medium fails; what it does not give is zeros."""
+        data, size = bytearray(length), self.geometry.record_size
+        for at in range(0, length, size):
+            count = min(size, length - at)
+            with suppress(DeviceError):
+                part = read_mapped(self.device, self.content.mapped, offset + at, count)
+                data[at : at + count] = part
+        return data
 
 
 def _first_record(device: Device, geometry: Geometry, position: int) -> list[Attribute]:

@@ -4,7 +4,8 @@
 Every volume brings its own table; Windows versions differ in hundreds of places, and so does
 Python.  `UpCase` keeps that of the volume and makes sort keys from it.
 
-Source: [ntfs-3g] libntfs-3g/unistr.c; Measured: a key takes 0.6 microseconds for ASCII names.
+Source: [ntfs-3g] libntfs-3g/unistr.c.  Measured: a key takes 0.8 microseconds for ASCII names,
+2 for others.
 """
 
 from __future__ import annotations

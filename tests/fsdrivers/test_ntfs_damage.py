@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fsdrivers.device import MemoryDevice
-from fsdrivers.errors import CorruptError, FilesystemError, NotRecognisedError
+from fsdrivers.errors import CorruptError, DeviceError, FilesystemError, NotRecognisedError
 from fsdrivers.ntfs import fixups
 from fsdrivers.ntfs.attributes import unpack_attributes
 from fsdrivers.ntfs.format import BootSector, NumberedRecordHead, RecordFlag
@@ -29,6 +29,7 @@ from fsdrivers.ntfs.runs import Run, pack_runs
 from fsdrivers.ntfs.volume import open_volume
 from fsdrivers.volume import Kind
 from tests.fsdrivers.ext_volumes import run
+from tests.fsdrivers.faults import FaultyDevice
 from tests.fsdrivers.ntfs_volumes import MIB, make_image, mounted, seen_by_us
 
 pytestmark = pytest.mark.tools
@@ -144,6 +145,26 @@ def test_not_ntfs() -> None:
     for size in (0, 511, 4096):
         with pytest.raises(NotRecognisedError):
             open_volume(MemoryDevice(size))
+
+
+@pytest.mark.root
+def test_bad_sector_in_the_mft(small: bytes) -> None:
+    """A sector of the MFT that the medium does not give costs its record, not its neighbours."""
+    volume = open_volume(MemoryDevice.of(small))
+    names = [entry.name for entry in volume.walk()]
+    free = volume.mft.record_position(16)
+    first = volume.mft.record_position(0)
+    inside = next(e.node.number for e in volume.walk() if e.name == b"stream")
+    for position, is_lost in ((free, False), (volume.mft.record_position(inside), True)):
+        device = FaultyDevice(MemoryDevice.of(small), bad_ranges=[(position, 512)])
+        opened = open_volume(device)
+        if is_lost:
+            with pytest.raises(DeviceError):
+                list(opened.walk())
+        else:
+            assert [entry.name for entry in opened.walk()] == names
+    with pytest.raises(DeviceError):  # the record itself is read again for the attributes
+        open_volume(FaultyDevice(MemoryDevice.of(small), bad_ranges=[(first, 512)])).mft.file(0)
 
 
 @pytest.mark.root
