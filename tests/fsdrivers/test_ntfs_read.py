@@ -258,3 +258,20 @@ def test_first_record_from_the_mirror(tmp_path: Path) -> None:
 
     assert [entry.name for entry in volume.walk() if entry.node.kind is Kind.FILE] == [b"file"]
     assert "$MFTMirr" in volume.warnings()[0]
+
+
+@pytest.mark.root
+def test_allocated_and_not_written(tmp_path: Path) -> None:
+    """What is behind the initialised size is unwritten and reads as zeros."""
+    image = make_image(tmp_path / "image", 16 * MIB)
+    with mounted(image, tmp_path / "mount") as root:
+        (root / "file").write_bytes(b"q" * 10000)
+    run("ntfsfallocate", "-f", "-l", 200_000, image, "/file")
+    volume = open_image(image)
+    node = entries_of(volume)[b"file"].node
+    written, unwritten = volume.extents(node)
+
+    assert node.size == 200_000
+    assert (written.offset, written.length, written.is_unwritten) == (0, 12288, False)
+    assert (unwritten.offset, unwritten.length, unwritten.is_unwritten) == (12288, 188_416, True)
+    assert volume.read(node, 0, node.size) == b"q" * 10000 + bytes(190_000)
