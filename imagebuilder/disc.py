@@ -22,7 +22,10 @@ from imagebuilder.errors import DiscPlanError
 
 KERNEL = "boot/vmlinuz"
 INITRD = "boot/initrd.img"
-GRUB_CONFIG = "boot/grub/grub.cfg"
+GRUB_CONFIG = ".disk/grub.cfg"
+# Names that share another file's content.  GRUB looks for its configuration two directories deep,
+# where it would lie behind the packs; GRUB without it shows a prompt, on a disc cut short too.
+LINKS = {"boot/grub/grub.cfg": GRUB_CONFIG}
 EFI_IMAGE = "boot/efi.img"
 ISOLINUX = "isolinux/isolinux.bin"
 ISOLINUX_CONFIG = "isolinux/isolinux.cfg"
@@ -66,7 +69,7 @@ class DiscPlan:
         """Return the directories the files need, parents first."""
         found = {
             "/".join(parts[:depth])
-            for parts in (file.path.split("/") for file in self.files)
+            for parts in (path.split("/") for path in (*(f.path for f in self.files), *LINKS))
             for depth in range(1, len(parts))
         }
         return sorted(found)

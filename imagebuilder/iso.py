@@ -191,6 +191,12 @@ def _add_files(
             rr_name=file.path.rpartition("/")[2],
             file_mode=_FILE_MODE,
         )
+    for link, path in disc.LINKS.items():
+        iso.add_hard_link(
+            iso_old_path=iso_path(path),
+            iso_new_path=iso_path(link),
+            rr_name=link.rpartition("/")[2],
+        )
     return buffers
 
 

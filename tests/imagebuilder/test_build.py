@@ -16,6 +16,7 @@ from backup.objects.table import TableReader
 from imagebuilder import iso
 from imagebuilder.boot_environment import BootEnvironment
 from imagebuilder.build import BuiltDisc, build_disc
+from imagebuilder.disc import LINKS
 from imagebuilder.errors import DiscPlanError, NotEnoughRoomError
 from imagebuilder.iso_reader import IsoImage, IsoMedium, verify_disc
 from imagebuilder.medium_files import DiscOptions
@@ -70,7 +71,11 @@ def test_manifest_lists_every_file(hollow_environment: BootEnvironment, tmp_path
         assert {file.path for file in manifest.files} == image.files.keys() - {
             "manifest.json",
             "isolinux/boot.cat",
+            *LINKS,
         }
+        for link, shared in LINKS.items():
+            assert image.extent_of(link) == image.extent_of(shared)
+            assert image.extent_of(link).position < image.extent_of("objects/00000000.pak").position
 
 
 @pytest.mark.tools
