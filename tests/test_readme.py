@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the README promises is what the Makefile does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("variable", ["PACKAGES", "TEST_PACKAGES"])
+def test_packages_are_named(variable: str) -> None:
+    """Every Debian package that set-up installs is named in the README."""
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    listed = re.search(rf"^{variable} := (.*)$", makefile, re.MULTILINE)
+    assert listed is not None
+
+    named = set(re.findall(r"[a-z0-9.+-]*[a-z0-9]", (ROOT / "README.md").read_text()))
+
+    assert set(listed[1].split()) - named == set()
+
+
+def test_commands_exist() -> None:
+    """Every `make` command that the README shows is a target."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    shown = set(re.findall(r"make ([a-z]+) +#|`make ([a-z]+)`", (ROOT / "README.md").read_text()))
+
+    assert {name for pair in shown for name in pair if name} - targets == set()
