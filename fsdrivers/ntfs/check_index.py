@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from fsdrivers.errors import CorruptError, FilesystemError
 from fsdrivers.ntfs import fixups
-from fsdrivers.ntfs.format import INDEX_MAGIC, REFERENCE_MASK, Namespace, SystemRecord
+from fsdrivers.ntfs.format import (
+    INDEX_MAGIC,
+    MAXIMUM_INDEX_BLOCK_SIZE,
+    REFERENCE_MASK,
+    Namespace,
+    SystemRecord,
+)
 from fsdrivers.ntfs.format_attributes import AttributeType, FileName
 from fsdrivers.ntfs.format_index import (
     SECURITY_BLOCK_SIZE,
@@ -59,6 +65,9 @@ class _Tree:
             raise CorruptError("there is no index", self.position)
         self.root = IndexRoot.unpack(roots[0].value)
         self.value = roots[0].value
+        size = self.root.block_size
+        if not 512 <= size <= MAXIMUM_INDEX_BLOCK_SIZE or size.bit_count() != 1:
+            raise CorruptError("size of index blocks", self.position, None, size)
         self.blocks: Content | None = self.mft.content_of(
             file, AttributeType.INDEX_ALLOCATION, name
         )
@@ -189,7 +198,17 @@ def _check_directory(check: Check, file: FileRecord) -> None:
 def _units_of(key: bytes) -> bytes:
     """Return the name in a key of a directory."""
     length = FileName.unpack(key).name_length
-    return key[FileName.SIZE : FileName.SIZE + 2 * length]
+    units = key[FileName.SIZE : FileName.SIZE + 2 * length]
+    if len(units) != 2 * length:
+        raise CorruptError("a name leaves its key", None, 2 * length, len(units))
+    return units
+
+
+def _words_of(key: bytes) -> Key:
+    """Return the 32-bit words by which views are ordered."""
+    if len(key) % 4:
+        raise CorruptError("length of a key", None, "a multiple of 4", len(key))
+    return struct.unpack(f"<{len(key) // 4}I", key)
 
 
 def _check_secure(check: Check) -> None:
@@ -212,7 +231,7 @@ def _check_secure(check: Check) -> None:
         heads[item.id] = head
     for name, id_at in (("$SDH", 4), ("$SII", 0)):
         units = name.encode("utf-16-le")
-        _Tree(check, file, units, lambda key: struct.unpack(f"<{len(key) // 4}I", key)).run()
+        _Tree(check, file, units, _words_of).run()
         listed = {
             int.from_bytes(key[id_at : id_at + 4], "little"): data[: SecurityHead.SIZE]
             for key, data in iter_view(volume.mft, file, name)
@@ -229,9 +248,7 @@ def _check_object_ids(check: Check) -> None:
     file = check.volume.system.extend_file("$ObjId")
     if file is None:
         return
-    _Tree(
-        check, file, "$O".encode("utf-16-le"), lambda key: struct.unpack(f"<{len(key) // 4}I", key)
-    ).run()
+    _Tree(check, file, "$O".encode("utf-16-le"), _words_of).run()
     listed = {
         key: int.from_bytes(data[:8], "little")
         for key, data in iter_view(check.volume.mft, file, "$O")
@@ -246,9 +263,7 @@ def _check_reparse_points(check: Check) -> None:
     file = check.volume.system.extend_file("$Reparse")
     if file is None:
         return
-    _Tree(
-        check, file, "$R".encode("utf-16-le"), lambda key: struct.unpack(f"<{len(key) // 4}I", key)
-    ).run()
+    _Tree(check, file, "$R".encode("utf-16-le"), _words_of).run()
     listed = {}
     for raw, _ in iter_view(check.volume.mft, file, "$R"):
         key = ReparseKey.unpack(raw)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from fsdrivers.device import MemoryDevice
+from fsdrivers.device import Device, MemoryDevice
 from fsdrivers.errors import CorruptError, DeviceError, FilesystemError, NotRecognisedError
-from fsdrivers.ntfs import fixups
+from fsdrivers.ntfs import check_volume, fixups
 from fsdrivers.ntfs.attributes import unpack_attributes
 from fsdrivers.ntfs.format import BootSector, NumberedRecordHead, RecordFlag
 from fsdrivers.ntfs.format_attributes import (
@@ -56,7 +56,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return image.read_bytes()
 
 
-def read_everything(device: MemoryDevice) -> None:
+def read_everything(device: Device) -> None:
     """Read what there is on a volume, but no more than the start of each stream."""
     volume = open_volume(device)
     volume.describe()
@@ -113,6 +113,32 @@ def test_bytes_flipped(small: bytes, mask: int) -> None:
 
     assert refused > len(positions) // 20
     assert slowest < 3.0
+
+
+@pytest.mark.root
+def test_sealed_damage(small: bytes) -> None:
+    """Nonsense under valid fixups is read, checked or refused, and never anything else."""
+    draw = random.Random("sealed")
+    areas = [item for item in places(small) if item[0] != "boot sector"]
+    device = MemoryDevice.of(small)
+    for _ in range(250):
+        what, start, length = draw.choice(areas)
+        size = 4096 if what == "index" else RECORD
+        try:
+            record = fixups.open_record(small[start : start + size])
+        except CorruptError:
+            continue  # "INDX" in the content of something
+        at = draw.randrange(8, length - 8)
+        width = draw.choice((1, 2, 4, 8))
+        record[at : at + width] = draw.choice(
+            (b"\xff" * width, bytes(width), draw.randbytes(width))
+        )
+        fixups.seal(record)
+        device.write(start, bytes(record))
+        for read in (read_everything, check_volume):
+            with contextlib.suppress(FilesystemError):
+                read(device)
+        device.write(start, small[start : start + size])
 
 
 @pytest.mark.root
