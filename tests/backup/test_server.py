@@ -253,7 +253,8 @@ def test_damaged_pack(client: Client) -> None:
     """A pack that does not have its digest is refused and not kept; a good one is kept once."""
     data, digest = make_pack()
     path = "/v1/machines/host/packs"
-    status, answer, _ = client.send("POST", path, data[:-1] + bytes((data[-1] ^ 1,)), pack_headers(digest))
+    damaged = data[:-1] + bytes((data[-1] ^ 1,))
+    status, answer, _ = client.send("POST", path, damaged, pack_headers(digest))
 
     assert (status, json.loads(answer)["kind"]) == (422, "digest-mismatch")
     assert client.send("GET", f"/v1/packs/{digest.hex()}")[0] == 404
