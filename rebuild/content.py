@@ -135,18 +135,20 @@ def stream_pieces(
         last = run.targets[-1]
         shown.advance_part(last.writer, size, objects, name_of(last.number))
 
-    def do(run: Run) -> Written:
-        return write_run(run, open_run(run, medium, opener))
+    def work(some: Sequence[Run]) -> Iterator[Written]:
+        for run, data in _run_ahead((run, _read(run, medium, opener)) for run in some):
+            yield write_run(run, _open(run, data, medium, opener))
 
     if processes > 1:
         shared: list[Run] = []
+        alone: list[Run] = []
         for run in runs:
-            if all(target[1].is_shared for target in run.targets):
-                shared.append(run)
-            else:
-                take(run, do(run))
+            is_shared = all(target[1].is_shared for target in run.targets)
+            (shared if is_shared else alone).append(run)
+        for run, written in zip(alone, work(alone), strict=True):
+            take(run, written)
         _flush(runs)  # a forked process would write it once more
-        share(shared, do, take, _flush, processes)
+        share(shared, work, take, _flush, processes, lambda run: run.length)
     else:
         opened_runs = ((run, list(open_run(run, medium, opener))) for run in runs)
         for run, opened in _run_ahead(opened_runs):
@@ -217,44 +219,43 @@ def write_run(run: Run, opened: Iterable[_Opened]) -> Written:
 
 
 def open_run(run: Run, medium: Medium, opener: PieceOpener) -> Iterator[_Opened]:
-    """Read a run and open its pieces one by one; what is lost comes with the reason.
+    """Read a run and open its pieces one by one; what is lost comes with the reason."""
+    return _open(run, _read(run, medium, opener), medium, opener)
+
+
+def _read(run: Run, medium: Medium, opener: PieceOpener) -> memoryview | str | None:
+    """Return a run's part of the pack, or why all of it is lost; None if halves may be read."""
+    digest = opener.packs[run.pack].digest
+    try:
+        return memoryview(medium.read_pack(run.pack, digest, run.begin, run.length))
+    except MissingPackError as error:
+        return str(error)
+    except OSError:
+        is_one_piece = run.targets[0].piece.pack_offset == run.targets[-1].piece.pack_offset
+        return "the medium cannot be read there" if is_one_piece else None
+
+
+def _open(
+    run: Run, data: memoryview | str | None, medium: Medium, opener: PieceOpener
+) -> Iterator[_Opened]:
+    """Yield the opened pieces of what `_read` returned.
 
     Taken one by one, each piece is written while the processor's cache still has it.
     """
-    return _open_run(run.targets, run.pack, run.begin, run.length, medium, opener)
-
-
-def _open_run(
-    run: Sequence[PieceTarget],
-    pack: int,
-    begin: int,
-    length: int,
-    medium: Medium,
-    opener: PieceOpener,
-) -> Iterator[_Opened]:
-    reader = opener.reader(pack)
-    digest = opener.packs[pack].digest
-    data: memoryview | None = None
-    try:
-        data = memoryview(medium.read_pack(pack, digest, begin, length))
-    except MissingPackError as error:
-        reason = str(error)
-        yield from ((target, None, reason) for target in run)
+    if isinstance(data, str):
+        yield from ((target, None, data) for target in run.targets)
         return
-    except OSError:
-        if run[0].piece.pack_offset == run[-1].piece.pack_offset:
-            yield from ((target, None, "the medium cannot be read there") for target in run)
-            return
     if data is None:
-        middle = _middle_of(run)
-        for half in (run[:middle], run[middle:]):
-            yield from _open_run(half, pack, *_range_of(half), medium, opener)
+        middle = _middle_of(run.targets)
+        for half in (run.targets[:middle], run.targets[middle:]):
+            begin, length = _range_of(half)
+            yield from open_run(Run(half, run.pack, begin, length, 0), medium, opener)
         return
-    open_piece = reader.open
+    open_piece, begin = opener.reader(run.pack).open, run.begin
     previous: Piece | None = None
     plain: bytes | None = None
     reason = ""
-    for target in run:
+    for target in run.targets:
         piece = target[0]
         offset = piece[4] - begin
         if previous is None or piece[4] != previous[4] or plain is None:

@@ -20,7 +20,7 @@ import marshal
 import os
 import signal
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 MAXIMUM_PROCESSES = 4
@@ -45,36 +45,43 @@ def useful_processes() -> int:
 
 def share(
     jobs: Sequence[_Job],
-    do: Callable[[_Job], Any],
+    work: Callable[[Sequence[_Job]], Iterator[Any]],
     take: Callable[[_Job, Any], None],
     finish: Callable[[Sequence[_Job]], None],
     count: int,
+    weight: Callable[[_Job], int] = lambda job: 1,
 ) -> None:
     """Have all jobs done by `count` processes.
 
     Args:
         jobs: in the order in which they are best done.
-        do: does a job, perhaps in a forked process; returns what `marshal` can carry.
-        take: called here with every job and what `do` returned.
+        work: does jobs, perhaps in a forked process; yields for each what `marshal` can carry.
+        take: called here with every job and what `work` yielded for it.
         finish: called in a forked process with its jobs when all are done.
         count: processes, this one among them.
+        weight: about how much of the work a job is.
 
     Raises:
-        Exception: what `do` or `finish` raise.
+        Exception: what `work` raises.
     """
-    count = max(1, min(count, len(jobs)))
+    shares: list[list[_Job]] = [[] for _ in range(max(1, min(count, len(jobs))))]
+    totals = [0] * len(shares)
+    for job in jobs:
+        least = totals.index(min(totals))
+        shares[least].append(job)
+        totals[least] += weight(job)
     helpers: list[_Helper[_Job]] = []
     try:
-        for number in range(1, count):
-            helpers.append(_Helper(jobs[number::count], do, finish, helpers))
-        for job in jobs[::count]:
-            take(job, do(job))
+        for jobs_there in shares[1:]:
+            helpers.append(_Helper(jobs_there, work, finish, helpers))
+        for job, result in zip(shares[0], work(shares[0]), strict=True):
+            take(job, result)
             for helper in helpers:
                 helper.take_ready(take)
         for helper in helpers:
             if not helper.take_all(take):
-                for job in helper.jobs:
-                    take(job, do(job))
+                for job, result in zip(helper.jobs, work(helper.jobs), strict=True):
+                    take(job, result)
     finally:
         for helper in helpers:
             helper.close()
@@ -86,7 +93,7 @@ class _Helper(Generic[_Job]):
     def __init__(
         self,
         jobs: Sequence[_Job],
-        do: Callable[[_Job], Any],
+        work: Callable[[Sequence[_Job]], Iterator[Any]],
         finish: Callable[[Sequence[_Job]], None],
         others: Sequence[_Helper[_Job]],
     ) -> None:
@@ -105,8 +112,8 @@ class _Helper(Generic[_Job]):
             for other in others:
                 os.close(other._pipe)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-            for job in jobs:
-                _send(answers, (do(job),))
+            for result in work(jobs):
+                _send(answers, (result,))
             finish(jobs)
             _send(answers, None)
         finally:

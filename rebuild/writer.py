@@ -9,6 +9,7 @@ all the planning of it; 4 MiB at a time costs nothing that shows.
 from __future__ import annotations
 
 import mmap
+import threading
 
 from fsdrivers.device import Device
 
@@ -32,6 +33,9 @@ class CoalescingWriter:
         # forked processes must not collect into the same memory.
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         self._view = memoryview(mmap.mmap(-1, BUFFER_SIZE, flags=flags))
+        self._spare = memoryview(mmap.mmap(-1, BUFFER_SIZE, flags=flags))
+        self._writing: threading.Thread | None = None  # what was handed to the device last
+        self._error: Exception | None = None
         self._start = 0
         self._used = 0
         self.written = 0  # bytes handed to the device
@@ -51,10 +55,11 @@ class CoalescingWriter:
                 self._view[self._used : self._used + gap] = bytes(gap)
                 self._used += gap
             else:
-                self.flush()
+                self._hand_over()
         if self._used + length > BUFFER_SIZE:
-            self.flush()
+            self._hand_over()
             if length >= BUFFER_SIZE:
+                self._wait()
                 self._device.write(position, data)
                 self.written += length
                 self._write_tail(position + length)
@@ -65,7 +70,16 @@ class CoalescingWriter:
         self._used += length
 
     def flush(self) -> None:
-        """Hand everything collected to the device, with the last block's tail zeroed."""
+        """Hand everything collected to the device, with the last block's tail zeroed.
+
+        Raises:
+            DeviceError: the device failed, perhaps on data of an earlier call.
+        """
+        self._hand_over()
+        self._wait()
+
+    def _hand_over(self) -> None:
+        """Have what was collected written by a thread, while more is collected."""
         if not self._used:
             return
         end = self._start + self._used
@@ -74,11 +88,35 @@ class CoalescingWriter:
             self._view[self._used : self._used + tail] = bytes(tail)
             self._used += tail
             tail = 0
-        used, self._used = self._used, 0
-        self._device.write(self._start, self._view[:used])
-        self.written += used
-        if tail:
-            self._write_tail(end)
+        self._wait()
+        start, view = self._start, self._view[: self._used]
+        self.written += self._used
+        self._used = 0
+        self._view, self._spare = self._spare, self._view
+
+        def write() -> None:
+            try:
+                self._device.write(start, view)
+                if tail:
+                    self._write_tail(end)
+            except Exception as error:  # raised again by who waits
+                self._error = error
+
+        self._writing = threading.Thread(target=write, name="write")
+        self._writing.start()
+
+    def _wait(self) -> None:
+        """Return when the device has taken what was handed over.
+
+        Raises:
+            DeviceError: it failed.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.join()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def _write_tail(self, end: int) -> None:
         """Zero from `end`, the end of a file's bytes, to the end of its block."""

@@ -6,13 +6,18 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from rebuild.collector import paused_collector
 from rebuild.sharing import share, useful_processes
+
+
+def _work(do: Callable[[int], object]) -> Callable[[Sequence[int]], Iterator[object]]:
+    """Return what does jobs one by one."""
+    return lambda jobs: (do(job) for job in jobs)
 
 
 def _nothing(jobs: Sequence[int]) -> None:
@@ -29,7 +34,7 @@ def test_every_job_is_taken_once(jobs: int, count: int) -> None:
         assert job not in taken
         taken[job] = result
 
-    share(range(jobs), lambda job: job * job, take, _nothing, count)
+    share(range(jobs), _work(lambda job: job * job), take, _nothing, count)
 
     assert taken == {job: job * job for job in range(jobs)}
 
@@ -40,7 +45,7 @@ def test_helpers_finish_their_own_jobs(tmp_path: Path) -> None:
     def finish(jobs: Sequence[int]) -> None:
         (tmp_path / str(os.getpid())).write_text(" ".join(map(str, jobs)))
 
-    share(range(6), lambda job: None, lambda job, result: None, finish, 3)
+    share(range(6), _work(lambda job: None), lambda job, result: None, finish, 3)
 
     said = sorted(path.read_text() for path in tmp_path.iterdir())
     assert said == ["1 4", "2 5"]
@@ -65,7 +70,7 @@ def test_jobs_of_a_helper_that_ends_early_are_done_again(death: str) -> None:
         if death == "finish":
             raise OSError("out of order")
 
-    share(range(6), do, lambda job, result: taken.add(job), finish, 2)
+    share(range(6), _work(do), lambda job, result: taken.add(job), finish, 2)
 
     assert taken == set(range(6))
     assert sorted(done_here) == list(range(6))
@@ -79,7 +84,7 @@ def test_an_error_that_lasts_is_raised() -> None:
             raise OSError("broken for good")
 
     with pytest.raises(OSError, match="broken for good"):
-        share(range(4), do, lambda job, result: None, _nothing, 2)
+        share(range(4), _work(do), lambda job, result: None, _nothing, 2)
 
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, 0)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hypothesis import given
@@ -48,12 +49,14 @@ def test_processes_collect_apart(tmp_path: Path) -> None:
     with FileDevice.open(path, writable=True, direct=True) as device:
         writer = CoalescingWriter(device, 4096)
 
-        def do(job: int) -> None:
-            for block in range(256):
-                position = (job * 256 + block) * 4096
-                writer.write(position, b"%d %d" % (job, block))
+        def work(jobs: Sequence[int]) -> Iterator[None]:
+            for job in jobs:
+                for block in range(256):
+                    position = (job * 256 + block) * 4096
+                    writer.write(position, b"%d %d" % (job, block))
+                yield None
 
-        share(range(64), do, lambda job, result: None, lambda jobs: writer.flush(), 3)
+        share(range(64), work, lambda job, result: None, lambda jobs: writer.flush(), 3)
         writer.flush()
 
         for block in range(64 * 256):
