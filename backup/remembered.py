@@ -20,13 +20,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from backup.repository import DataSetInfo, RepositoryError
+from backup.repository import DataSetInfo
 
 STATE_FILE = "data-sets.json"
 
 
-class RolledBackError(RepositoryError):
-    """The newest data set offered is older than one this computer has seen."""
+class RolledBackError(Exception):
+    """The newest data set offered is older than one this computer has seen.
+
+    No RepositoryError: no repository raises it, it is what a client concludes.
+    """
 
 
 def state_directory() -> Path:
