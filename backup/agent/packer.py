@@ -74,6 +74,7 @@ class Packer:
         placed: dict[bytes, tuple[int, int]] = {}  # content id -> place in this pack
         outcomes: list[Outcome] = []
         read = 0
+        key = self._master.content_id_key
         for place in range(start, end):
             loaded = self._load(place)
             if isinstance(loaded, str):
@@ -83,7 +84,7 @@ class Packer:
             for offset, data in loaded.chunks:
                 length = len(data)
                 read += length
-                content = blake3(data, key=self._master.content_id_key).digest()
+                content = blake3(data, key=key).digest()
                 if content in placed:
                     pieces.append((offset, length, content, *placed[content]))
                 elif content in self._known:

@@ -36,10 +36,12 @@ class VolumeReader:
         """Return the content of a file, or of parts of it."""
         assert node is not None, "files of volumes come with their node"
         regions = None
-        if ranges is None:
-            regions = self.map(obj, node)
-            ranges = tuple(iter_pieces(regions, node.size))
         read = self._volume.read
+        if ranges is None:
+            regions, size = self.map(obj, node), node.size
+            if regions is None and size <= PIECE_SIZE:
+                return Loaded([(0, read(node, 0, size))] if size else [], None)
+            ranges = tuple(iter_pieces(regions, size))
         return Loaded([(offset, read(node, offset, length)) for offset, length in ranges], regions)
 
 
