@@ -108,7 +108,7 @@ def _head(sets: list[DataSet], rounds: int) -> list[str]:
     ).stdout.strip()
     return [
         f"Measured {today} at commit {commit or 'unknown'} with "
-        f"`python -m tests.bench {' '.join(sys.argv[1:])}`.".replace(" `", " `", 1),
+        f"`python -m tests.bench --data {''.join(data.name for data in sets)} --rounds {rounds}`.",
         "",
         f"Machine: {os.cpu_count()} processors ({cpu}), {memory} GiB. "
         f"Versions: {', '.join(versions())}.",
