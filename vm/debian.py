@@ -124,8 +124,8 @@ def make_root(output: Path, recipe: RootRecipe) -> None:
     arguments += ['--customize-hook=echo root:root | chroot "$1" chpasswd']
     arguments += ['--customize-hook=rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*.bin']
     arguments += [_release(), str(partial), *_sources()]
-    _run(arguments)
-    partial.replace(output)
+    with _kept_when_complete(partial, output):
+        _run(arguments)
 
 
 def make_disk(root: Path, output: Path, layout: DiskLayout) -> None:
@@ -137,10 +137,16 @@ def make_disk(root: Path, output: Path, layout: DiskLayout) -> None:
     partial = output.with_suffix(".partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
     partial.unlink(missing_ok=True)
-    with partial.open("wb") as file:
+    with _kept_when_complete(partial, output):
+        _fill_disk(partial, root, layout)
+
+
+def _fill_disk(image: Path, root: Path, layout: DiskLayout) -> None:
+    """Make the disk at `image`."""
+    with image.open("wb") as file:
         file.truncate(layout.size_mib * MIB)
-    _partition(partial, layout)
-    with _loop(partial) as device, tempfile.TemporaryDirectory() as temporary:
+    _partition(image, layout)
+    with _loop(image) as device, tempfile.TemporaryDirectory() as temporary:
         root_part, swap_part = ("1", "5") if layout.scheme == "mbr" else ("2", "3")
         volume = f"{device}p{root_part}"
         _run([f"mkfs.{layout.filesystem}", "-q", "-F", "-L", "rescued-root", volume])
@@ -159,8 +165,17 @@ def make_disk(root: Path, output: Path, layout: DiskLayout) -> None:
             _enrich(mount)
             _install_loader(mount, device, uuid, layout)
         if layout.scheme == "gpt":
-            _fill_esp(partial, mount, volume, uuid, layout)
-    partial.replace(output)
+            _fill_esp(image, mount, volume, uuid, layout)
+
+
+@contextlib.contextmanager
+def _kept_when_complete(partial: Path, output: Path) -> Iterator[None]:
+    """Give `partial` its final name in the end, or remove it when something fails."""
+    try:
+        yield
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _partition(image: Path, layout: DiskLayout) -> None:

@@ -51,7 +51,7 @@ ROOTS = {
     "agent": RootRecipe(extra_packages=("python3",), is_small=True),
     "full": RootRecipe(kernel=FULL_KERNEL),  # starts from every kind of disk
 }
-UNUSED_AFTER_S = 7 * 24 * 3600.0
+UNUSED_AFTER_S = 24 * 3600.0
 
 
 def debian_root(name: str = "plain") -> Path:
