@@ -235,6 +235,43 @@ class Editor(Volume, Protocol):
         ...
 
 
+class StreamEditor(Editor, Protocol):
+    """An editor of a filesystem whose nodes may have streams; the empty name is the content."""
+
+    def write_stream(
+        self, number: int, name: bytes, offset: int, data: bytes | bytearray | memoryview
+    ) -> None:
+        """Write into a stream, as `write` does; one that is not there is made.
+
+        Raises:
+            InvalidNameError: the filesystem cannot hold the name.
+            Else as `write`.
+        """
+        ...
+
+    def truncate_stream(self, number: int, name: bytes, size: int) -> None:
+        """Make a stream `size` bytes long, as `truncate` does; one that is not there is made."""
+        ...
+
+    def remove_stream(self, number: int, name: bytes) -> None:
+        """Remove a named stream.
+
+        Raises:
+            NotFoundError: the object has none of that name.
+        """
+        ...
+
+    def set_short_name(self, parent: int, name: bytes, short_name: bytes) -> None:
+        """Set the DOS name that goes with a name; empty takes it away.
+
+        Raises:
+            NotFoundError: no such name.
+            AlreadyExistsError: another object of the directory has the DOS name.
+            InvalidNameError: it is no 8.3 name.
+        """
+        ...
+
+
 def find(editor: Editor, path: Sequence[bytes]) -> Node:
     """Return the object at the end of `path`, components from the root; links are not followed.
 

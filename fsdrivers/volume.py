@@ -159,6 +159,22 @@ class StreamVolume(Volume, Protocol):
         """Return up to `length` bytes of a stream from `offset`, as `read` does."""
         ...
 
+    def stored_extents(self, node: Node, name: bytes) -> list[Extent]:
+        """Return the allocated parts of a stream as they are stored; empty name: the content.
+
+        They differ from `stream_extents` where a stream is compressed: of each compression unit
+        only the clusters that are allocated, which start at the unit's own offset.  The last
+        one may lie behind the stream's size.  Of a resident stream: one extent of its size.
+        """
+        ...
+
+    def read_stored(self, node: Node, name: bytes, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes of a stream as stored, zeros where nothing is allocated.
+
+        What `plan_volume` is given as the content of a compressed or encrypted stream.
+        """
+        ...
+
 
 class Layout(Protocol):
     """A planned volume: every metadata byte is decided, nothing is written yet.
@@ -191,4 +207,25 @@ class Layout(Protocol):
         The commit point (superblock, boot sector) is what makes the rest reachable.  Ranges
         that must read as zeros are yielded too unless the device is known to be blank.
         """
+        ...
+
+
+class StreamLayout(Layout, Protocol):
+    """A planned volume whose nodes may have streams, and content inside its metadata.
+
+    Content that is kept inside metadata has no placement on the volume: it has a place in
+    `resident`, and must be there before `iter_metadata` is called.
+    """
+
+    resident: memoryview  # bytes, zero at first; shared with processes forked later
+
+    def stream_placements(self, number: int, name: bytes) -> Sequence[Extent]:
+        """Return where a stream goes, as `placements` does for the content (the empty name).
+
+        Of a compressed stream, its stored form: see `StreamVolume.stored_extents`.
+        """
+        ...
+
+    def resident_place(self, number: int, name: bytes) -> int | None:
+        """Return where in `resident` a stream begins, None if it has placements instead."""
         ...
