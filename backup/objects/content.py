@@ -28,16 +28,20 @@ from backup.objects.model import (
     NodeObject,
     Piece,
     SecurityObject,
+    StreamContent,
     VolumeObject,
 )
+from backup.objects.records import stream_fields
 
 PIECE_SIZE: Final = (
     1 << 20
 )  # bytes; content is cut at multiples of it, so equal content is cut alike
 CONTENT_ID_SIZE: Final = 32
 SIGNATURE_SIZE: Final = 32
+DESCRIPTOR_XATTR: Final = b"system.ntfs_acl"  # as what a descriptor is seen among the others
 
 Buffer = bytes | bytearray | memoryview
+Xattrs = tuple[tuple[bytes, bytes], ...]
 
 
 def content_id(master: MasterKey, plain: Buffer) -> bytes:
@@ -84,9 +88,8 @@ class Signer:
             self._identification(node.target_number),
             node.regions,
             [piece[:3] for piece in pieces] if pieces else (),
-            [(name, size, _content(parts)) for name, size, parts in node.streams]
-            if node.streams
-            else (),
+            [_stream(stream) for stream in node.streams] if node.streams else (),
+            *((node.name_times, node.xattrs) if node.name_times or node.xattrs else ()),
         )
 
     def _other(self, obj: BackupObject) -> tuple[object, ...]:
@@ -163,8 +166,8 @@ def iter_pieces(obj: BackupObject) -> Iterator[Piece]:
     match obj:
         case NodeObject():
             yield from obj.pieces
-            for _, _, pieces in obj.streams:
-                yield from pieces
+            for stream in obj.streams:
+                yield from stream.pieces
         case DiskObject() | VolumeObject() | MarkerObject():
             yield from obj.pieces
 
@@ -177,6 +180,27 @@ def content_size(obj: BackupObject) -> int:
 def sealed_size(obj: BackupObject) -> int:
     """Return the bytes that an object's pieces take in packs."""
     return sum(piece.sealed_length for piece in iter_pieces(obj))
+
+
+def xattrs_of(node: NodeObject, security: SecurityObject | None) -> Xattrs:
+    """Return all extended attributes of a node, sorted by name.
+
+    Args:
+        node: that has them.
+        security: the object that its `security` names.
+    """
+    if security is None:
+        return node.xattrs
+    shared = security.xattrs
+    if security.descriptor:
+        shared = ((DESCRIPTOR_XATTR, security.descriptor), *shared)
+    return tuple(sorted(shared + node.xattrs)) if node.xattrs else shared
+
+
+def _stream(stream: StreamContent) -> tuple[object, ...]:
+    """Return what a signature covers of a stream; as in records, defaults are left out."""
+    name, size, pieces, *rest = stream_fields(stream)
+    return (name, size, _content(pieces), *rest)
 
 
 def _content(pieces: tuple[Piece, ...]) -> list[tuple[object, ...]]:

@@ -61,6 +61,22 @@ class Region(NamedTuple):
     is_unwritten: bool
 
 
+class StreamContent(NamedTuple):
+    """A named stream of a node; or, without a name, how the node's own content is stored.
+
+    That one has no regions and no pieces here: they are the node's.  Content of a compressed
+    stream is what is stored of it, unit by unit, so pieces may lie behind `size`.
+    """
+
+    name: bytes
+    size: int  # bytes that reading it gives
+    pieces: tuple[Piece, ...] = ()
+    flags: int = 0  # of the driver: compressed, sparse, encrypted
+    padding: int = 0  # bytes of `size` that lie behind its end (encrypted streams)
+    regions: tuple[Region, ...] | None = None  # None: dense; of a compressed one: kept whole
+    # inside the filesystem's record
+
+
 @dataclass(slots=True)
 class DiskObject:
     """A whole disk: identity, partition table, and the bytes outside every partition.
@@ -122,7 +138,11 @@ class LabelObject:
 
 @dataclass(slots=True)
 class SecurityObject:
-    """Security attributes and other extended attributes, stored once, shared by many nodes."""
+    """Security attributes, stored once, shared by many nodes.
+
+    On Linux' filesystems all extended attributes; on NTFS the descriptor alone, so that equal
+    identification means the same binary descriptor.  See `xattrs_of` in `objects.content`.
+    """
 
     number: int
     xattrs: tuple[tuple[bytes, bytes], ...]
@@ -155,8 +175,8 @@ class NodeObject:
     """A directory, file, link or special file under one of its names.
 
     A further name of an object already listed is a HARD_LINK whose `target_number` is that
-    object; its other attributes stay at their defaults.  A volume's root directory has an
-    empty name and parent 0.
+    object; beside it only what belongs to the name (`short_name`, `name_flags`, `name_times`)
+    is not at its default.  A volume's root directory has an empty name and parent 0.
     """
 
     number: int
@@ -182,7 +202,10 @@ class NodeObject:
     name_flags: int = 0
     regions: tuple[Region, ...] | None = None  # None: dense, no hole and nothing unwritten
     pieces: tuple[Piece, ...] = ()
-    streams: tuple[tuple[bytes, int, tuple[Piece, ...]], ...] = ()  # name, size, pieces
+    streams: tuple[StreamContent, ...] = ()  # sorted by name
+    name_times: tuple[int, int, int, int] | None = None  # created, modified, changed, accessed
+    # as kept with the name, where a filesystem does that
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()  # of this node alone, beside those of `security`
     signature: bytes = b""
 
 

@@ -13,16 +13,16 @@ import struct
 from backup.objects.errors import DamagedError, UnknownVersionError
 
 MAJOR = 1
-MINOR = 0
+MINOR = 0  # of everything but object tables, which have their own
 _PREAMBLE = struct.Struct("<6sBB")  # magic, major version, minor version
 PREAMBLE_SIZE = _PREAMBLE.size
 
 Buffer = bytes | bytearray | memoryview
 
 
-def make_preamble(magic: bytes) -> bytes:
+def make_preamble(magic: bytes, minor: int = MINOR) -> bytes:
     """Return the preamble of a new file.  `magic`: six bytes."""
-    return _PREAMBLE.pack(magic, MAJOR, MINOR)
+    return _PREAMBLE.pack(magic, MAJOR, minor)
 
 
 def check_preamble(data: Buffer, magic: bytes, what: str) -> bytes:

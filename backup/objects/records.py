@@ -26,6 +26,7 @@ from backup.objects.model import (
     Piece,
     Region,
     SecurityObject,
+    StreamContent,
     VolumeObject,
 )
 
@@ -39,8 +40,12 @@ _COMMON: Final = (
 # ... and left out from the end while at their default.
 _RARE: Final = (
     "target", "device", "target_number", "short_name", "name_flags", "regions", "streams",
+    "name_times", "xattrs",
 )  # fmt: skip
-_RARE_DEFAULTS: Final = (b"", (0, 0), 0, b"", 0, None, ())
+_RARE_DEFAULTS: Final = (b"", (0, 0), 0, b"", 0, None, (), None, ())
+_STREAMS_AT: Final = _RARE.index("streams")
+_STREAM_HEAD: Final = 3  # fields of a stream that are always present
+_STREAM_DEFAULTS: Final = (0, 0, None)  # of those that follow
 _COMMON_END: Final = 4 + len(_COMMON)
 
 _common_of: Callable[[NodeObject], Record] = attrgetter(*_COMMON)
@@ -59,12 +64,22 @@ def record_of(obj: BackupObject) -> Record:
         rare = _rare_of(obj)
         if rare == _RARE_DEFAULTS:
             return (obj.kind, obj.number, obj.signature, obj.pieces, *_common_of(obj))
+        if obj.streams:
+            streams = tuple([stream_fields(stream) for stream in obj.streams])
+            rare = (*rare[:_STREAMS_AT], streams, *rare[_STREAMS_AT + 1 :])
         count = len(rare)
         while rare[count - 1] == _RARE_DEFAULTS[count - 1]:
             count -= 1
         head = (obj.kind, obj.number, obj.signature, obj.pieces)
         return (*head, *_common_of(obj), *rare[:count])
     return _other_record(obj)
+
+
+def stream_fields(stream: StreamContent) -> Record:
+    """Return a stream's fields without those at their defaults at the end."""
+    if stream[_STREAM_HEAD:] == _STREAM_DEFAULTS:
+        return stream[:_STREAM_HEAD]
+    return stream[:-1] if stream.regions is None else stream
 
 
 def _other_record(obj: BackupObject) -> Record:
@@ -130,8 +145,17 @@ def _set_rare(obj: NodeObject, values: Record) -> None:
         if name == "regions" and value is not None:
             value = tuple(map(Region._make, value))
         elif name == "streams":
-            value = tuple((stream, size, _pieces(pieces)) for stream, size, pieces in value)
+            value = tuple(map(_stream_of, value))
         setattr(obj, name, value)
+
+
+def _stream_of(fields: Record) -> StreamContent:
+    """Return a stream; fields of later minor versions are ignored."""
+    name, size, pieces, *rest = fields[: len(StreamContent._fields)]
+    stream = StreamContent(name, size, _pieces(pieces), *rest)
+    if stream.regions is not None:
+        return stream._replace(regions=tuple(map(Region._make, stream.regions)))
+    return stream
 
 
 def _other_object(record: Record) -> BackupObject:

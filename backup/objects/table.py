@@ -43,6 +43,7 @@ from backup.objects.preamble import PREAMBLE_SIZE, check_preamble, make_preamble
 from backup.objects.records import iter_objects, record_of
 
 TABLE_MAGIC: Final = b"RKOBJT"
+TABLE_MINOR: Final = 1  # 1: how streams are stored, times of names, attributes of one node
 SEGMENT_SIZE: Final = 256 << 10  # bytes of records after which a segment is closed
 MAX_SEGMENT_SIZE: Final = 256 << 20  # one record (a file of 4 TiB) may pass SEGMENT_SIZE by far
 
@@ -143,7 +144,7 @@ class TableWriter:
             "system": pack_plain(system or {}),
             "options": pack_plain(options or {}),
         }
-        preamble = make_preamble(TABLE_MAGIC)
+        preamble = make_preamble(TABLE_MAGIC, TABLE_MINOR)
         self._cipher = AESGCM(master.table_key(preamble, self.data_set_id))
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL)
         self._packer = make_packer(autoreset=False)

@@ -35,11 +35,13 @@ from backup.objects.model import (
     Piece,
     Region,
     SecurityObject,
+    StreamContent,
     VolumeObject,
 )
 
 MASTER = MasterKey(bytes(range(32)))
 PIECE = Piece(0, 100, b"C" * 32, 1, 40, 90)
+STREAM = StreamContent(b"s", 100, (PIECE,))
 
 
 def machine(shift: int = 0) -> dict[str, BackupObject]:
@@ -58,7 +60,7 @@ def machine(shift: int = 0) -> dict[str, BackupObject]:
         "file": NodeObject(
             n[7], ObjectKind.FILE, n[2], n[6], b"pass\xff\nwd", 100, 0o644, 1, 2, 3, 4, 5, 6, 7,
             security=n[4], source_number=shift, pieces=(piece,),
-            streams=((b"s", 100, (piece,)),), regions=(Region(0, 100, False),),
+            streams=(StreamContent(b"s", 100, (piece,)),), regions=(Region(0, 100, False),),
         ),
         "link": NodeObject(n[8], ObjectKind.HARD_LINK, n[2], n[5], b"l", target_number=n[7]),
         "marker": MarkerObject(n[9], n[2], "blank-file", n[7], {"k": b"v"}, (piece,)),
@@ -145,8 +147,16 @@ NODE_CHANGES: list[dict[str, Any]] = [
     {"regions": (Region(0, 100, True),)}, {"target_number": 5}, {"pieces": ()},
     {"pieces": (PIECE._replace(content_id=b"D" * 32),)}, {"pieces": (PIECE._replace(offset=1),)},
     {"pieces": (PIECE._replace(length=1),)}, {"pieces": (PIECE, PIECE._replace(offset=100))},
-    {"streams": ()}, {"streams": ((b"t", 100, (PIECE,)),)}, {"streams": ((b"s", 9, (PIECE,)),)},
-    {"streams": ((b"s", 100, ()),)},
+    *(
+        {"streams": streams}
+        for streams in (
+            (), (STREAM._replace(name=b"t"),), (STREAM._replace(size=9),),
+            (STREAM._replace(pieces=()),), (STREAM._replace(flags=1),),
+            (STREAM._replace(padding=1),), (STREAM._replace(regions=()),), (STREAM, STREAM),
+        )
+    ),
+    {"name_times": (1, 2, 3, 4)}, {"name_times": (1, 2, 3, 5)}, {"xattrs": ((b"user.z", b""),)},
+    {"name_times": (1, 2, 3, 4), "xattrs": ((b"user.z", b""),)},
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import io
 import itertools
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -27,6 +28,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from backup.objects import keys
 from backup.objects.content import Signer, content_id
 from backup.objects.keys import MasterKey
+from backup.objects.model import BackupObject, NodeObject, Piece, StreamContent
 from backup.objects.pack import PackReader, PackWriter
 from backup.objects.table import TableReader
 from tests.backup.test_objects_content import lookup_in, machine
@@ -54,7 +56,7 @@ PACK = bytes.fromhex(
     "6b33573b57a6a2e85dfcd1da7270d7ee1086882d4294f20d4b583ffd64c7e1787392f3ed6532cd43752327dc"
     "e96a50035c17b1bbbdc574c4b714f63b0ed49381cabbf6e4bc60000000"
 )
-TABLE = bytes.fromhex(
+FIRST_TABLE = bytes.fromhex(
     "524b4f424a5401004e42be3e5a776f84eaafe20b7cf83dbd01d7010000f4bab781366879169dead9736d68d5"
     "948035427d478f7f1134cc82a319fff988ebf82a070859a5f952f41ce7e35a7bea27c952f5ab1a5cdd8edee5"
     "2084a1647381915df103731cb99da18eae027c390e7f00039ace1306ef219418a795b5d69ad0ab83fe233078"
@@ -73,6 +75,27 @@ TABLE = bytes.fromhex(
     "251c9df051d3cd832316a52c896ddfe090faf1b1eb182e7ca334cc9ee82d280633612e4ad22d5bb64491aa84"
     "a101092509c4a0ed24389fbeedf13232b54a6da87f050ecda7a2b6aa407d0d5802606e071a5bca09ca1e0b46"
     "08da5489411c62e2696ebb16e04ca8f401000000000000524b4f424a454e44"
+)
+TABLE = bytes.fromhex(
+    "524b4f424a5401012976112d29b3865b99a715079213f4fe0103020000b3b764cb1d1ab78c3bb25ad2d32241"
+    "7d49ea976429ab5f8fa339ef31a5816427b6b32611dea64430905886570ce7ec6498636df6a3ced0dc60b29a"
+    "7f8ba2b0b72a721eb3b8854c613ee6c5f296377fe16dafe4dee37a964c91e274ff3c4477980e78e4ac435f27"
+    "6d0ff936226a0201caae3462685a577f1d5f1258974743a58a4f72fd32bd9c2ccf4599aa366783708f60df7c"
+    "e863fb5a8e688fbd8c8f90c1fb0cb649850612fbf8b139267ec56a95f5fe4692b871e3a967e7771a7a34b3a6"
+    "3bfa3b2dba51e59d120b886d77b87ece7d4ad44fed9b556c08d06c8ce4f70095c59bbec38dbfeb88a9d463a2"
+    "c95a03c0f9243588b892ef13761a5df1c43771e4d40feb441b9b1b0b7a3d950008761e0069b2c50e3c7671fc"
+    "26b2cc85c3ffa6425ef749db5df604b6332359dff3de8b40011fb34b4f79b057cf6a3e0dafaa2357143a2ff6"
+    "7ffee1b35a53bda044e430dc63e972ae611e4217cbd09ad9aa1a74c9634492356a80fe5f2e9ade0590cd9c99"
+    "cb3578da38f5ab427b558a42bbbc52a24ea1971d26be13829233f020147e792511186428ea4cf78572f732dc"
+    "cc205c3e7b70096f5701d4861a81b89a977b41f7ed2e073ffc105aafa653fde6ad6c28d1d5f7170e7aa6a7c9"
+    "5a5c17d9a80664f05a4121f281361905b3604962112bcd830ea1a863c64d12934ad3eadade70cfe33df83adf"
+    "1fea96987b8416bfc957c5b9c9e2857e0202010000c0f5338adb4812c0a42ceb9efe091c97318499c322c735"
+    "0b16632a95e625b254318c4cb2d23880a680c64e03fdfe39cbf9e373a16101cf3a4d2157472f03dcaa0f03c5"
+    "2ad60a3021a5705c6dbd23e021d272ad10af63c88837e5e8a31dd781949d1a20dbb8c3ae869dde274d9de01a"
+    "e4b0fb46438ad3d0b8167fab129872319af282252b383d8c7e4e801c0b8ef355a9a99010bd8d7e7388a6e0d6"
+    "45120c2ed8eb42501db30b1959396e46ce8c22c6a7e9922e514d3df23e349f7c6ede9c0b287a2f1908382084"
+    "9c81a735d5163900e53006d2a5764a1481cf4da5efcfa4a5a8d57348dc9afcdb26ee74e2851414f159d5f209"
+    "5c2b681d8d54cb5d026f0ec9f41b152002000000000000524b4f424a454e44"
 )
 SIGNATURES = {
     "disk": "864255724d73f2e7eb37c55933d5aa80044e880a154c299b1af8521350bde20b",
@@ -206,40 +229,79 @@ def test_the_document_describes_the_pack() -> None:
     assert tuple(opened) == PLAINS
 
 
-def test_the_table_is_still_read() -> None:
-    """All objects of the frozen table come back."""
-    reader = TableReader(MasterKey(MASTER), io.BytesIO(TABLE))
+def first_sample() -> list[BackupObject]:
+    """Return the objects of the table of version 1.0, which had less to say of a node."""
+    piece = Piece(0, 100, b"C" * 32, 1, 40, 90)
+    objects = []
+    for obj in sample():
+        if isinstance(obj, NodeObject):
+            obj = replace(obj, name_times=None, xattrs=())
+            if obj.streams:
+                obj.streams = (
+                    StreamContent(b"stream", 100, (piece,)),
+                    StreamContent(b"empty", 0),
+                )
+        objects.append(obj)
+    return objects
 
-    assert list(reader) == sample()
+
+@pytest.mark.parametrize(
+    ("frozen", "expected"), [(FIRST_TABLE, first_sample), (TABLE, sample)], ids=["1.0", "1.1"]
+)
+def test_the_table_is_still_read(frozen: bytes, expected: Callable[[], list[BackupObject]]) -> None:
+    """All objects of the frozen tables come back."""
+    reader = TableReader(MasterKey(MASTER), io.BytesIO(frozen))
+
+    assert list(reader) == expected()
     assert reader.summary.machine == "kiste"
     assert reader.summary.packs[0].digest == hashlib.sha256(PACK).digest()
 
 
-def test_the_document_describes_the_table() -> None:
+@pytest.mark.parametrize("frozen", [FIRST_TABLE, TABLE], ids=["1.0", "1.1"])
+def test_the_document_describes_the_table(frozen: bytes) -> None:
     """A reader written from docs/formats.md alone gets summary and records."""
-    cipher = AESGCM(hkdf(MASTER, b"table " + TABLE[:8], TABLE[8:24]))
+    cipher = AESGCM(hkdf(MASTER, b"table " + frozen[:8], frozen[8:24]))
 
     def opened(position: int) -> tuple[int, bytes, int]:
-        kind, length = struct.unpack_from("<BI", TABLE, position)
-        prefix, end = TABLE[position : position + 5], position + 5 + length
-        packed = cipher.decrypt(nonce(position), TABLE[position + 5 : end], prefix)
+        kind, length = struct.unpack_from("<BI", frozen, position)
+        prefix, end = frozen[position : position + 5], position + 5 + length
+        packed = cipher.decrypt(nonce(position), frozen[position + 5 : end], prefix)
         return kind, zstandard.decompress(packed), end
 
-    at, magic = struct.unpack("<Q8s", TABLE[-16:])
+    at, magic = struct.unpack("<Q8s", frozen[-16:])
     kind, plain, end = opened(at)
     summary: Any = msgpack.unpackb(plain)
     records_kind, records, records_end = opened(24)
     unpacker = msgpack.Unpacker(unicode_errors="surrogatepass")
     unpacker.feed(records)
-    heads = [(record[0], record[1], record[2]) for record in unpacker]
+    decoded = list(unpacker)
+    heads = [record[:3] for record in decoded]
 
-    assert (magic, kind, end) == (b"RKOBJEND", 2, len(TABLE) - 16)
+    assert (magic, kind, end) == (b"RKOBJEND", 2, len(frozen) - 16)
     assert (summary["machine"], summary["objects"]) == ("kiste", len(sample()))
     assert summary["packs"] == struct.pack(
         "<32sQ32s", hashlib.sha256(PACK).digest(), len(PACK), PACK[8:40]
     )
     assert (records_kind, records_end) == (1, at)
-    assert heads == [(obj.kind, obj.number, obj.signature) for obj in sample()]
+    assert heads == [[obj.kind, obj.number, obj.signature] for obj in sample()]
+    (streams,) = [record[24] for record in decoded if len(record) > 24 and record[24]]
+    if frozen[7] == 0:
+        assert [stream[:2] for stream in streams] == [[b"stream", 100], [b"empty", 0]]
+        return
+    assert [stream[:2] + stream[3:] for stream in streams] == [
+        [b"", 1 << 50, 0x8001, 300],
+        [b"empty", 0],
+        [b"holes", 1 << 40, 1, 0, [[4096, 5, True]]],
+        [b"stream", 100],
+    ]
+    assert [record[25:] for record in decoded if record[0] in (2, 8)] == [
+        [
+            [1, msgpack.ExtType(1, (-(2**70)).to_bytes(9, "little", signed=True)), 3, 4],
+            [[b"user.z", b"\xff"]],
+        ],
+        [[1, 2, 3, 4]],
+        [],
+    ]
 
 
 def test_signatures_are_still_the_same() -> None:

@@ -29,6 +29,7 @@ from backup.objects.model import (
     Piece,
     Region,
     SecurityObject,
+    StreamContent,
     VolumeObject,
 )
 from backup.objects.pack import PackInfo
@@ -38,6 +39,12 @@ from backup.objects.table import Summary, TableReader, TableWriter, read_summary
 MASTER = MasterKey(bytes(range(32)))
 PACKS = [PackInfo(b"D" * 32, 1000, b"S" * 32), PackInfo(b"E" * 32, 1 << 40, b"T" * 32)]
 PIECE = Piece(0, 100, b"C" * 32, 1, 40, 90)
+STREAMS = (
+    StreamContent(b"", 1 << 50, (), 0x8001, 300),
+    StreamContent(b"empty", 0),
+    StreamContent(b"holes", 1 << 40, (PIECE,), 1, 0, (Region(4096, 5, True),)),
+    StreamContent(b"stream", 100, (PIECE,)),
+)
 
 
 def sample() -> list[BackupObject]:
@@ -55,9 +62,12 @@ def sample() -> list[BackupObject]:
             7, ObjectKind.FILE, 2, 5, b"\xff\n\xed\xa0\x80", 1 << 50, 0o7777, 1, 2,
             -5, 2**64, -(2**70), 10**30, 0xFFFFFFFF, (8, 1), b"target", 4, 99, 6,
             b"SHORT   TXT", 0x18, (Region(0, 10, False), Region(4096, 5, True)),
-            (PIECE, PIECE), ((b"stream", 100, (PIECE,)), (b"empty", 0, ())), b"6",
+            (PIECE, PIECE), STREAMS, (1, -(2**70), 3, 4), ((b"user.z", b"\xff"),), b"6",
         ),
-        NodeObject(8, ObjectKind.HARD_LINK, 2, 5, b"link", target_number=7, signature=b"7"),
+        NodeObject(
+            8, ObjectKind.HARD_LINK, 2, 5, b"link", target_number=7, name_times=(1, 2, 3, 4),
+            signature=b"7",
+        ),
         NodeObject(9, ObjectKind.FILE, 2, 5, b"hole", 1 << 30, regions=(), signature=b"8"),
         NodeObject(10, ObjectKind.BLOCK_DEVICE, 2, 5, b"sda", device=(8, 0), signature=b"9"),
         NodeObject(11, ObjectKind.SYMLINK, 2, 5, b"l", 2, target=b"\xff/", signature=b"10"),
@@ -200,6 +210,18 @@ pieces = st.lists(
     ),
     max_size=4,
 ).map(tuple)
+regions = st.none() | st.lists(
+    st.builds(Region, st.integers(0, 2**63), st.integers(1, 2**63), st.booleans()), max_size=3
+).map(tuple)
+streams = st.builds(
+    StreamContent,
+    names,
+    st.integers(0, 2**63),
+    pieces,
+    st.integers(0, 0xFFFF),
+    st.integers(0, 511),
+    regions,
+)
 nodes = st.builds(
     NodeObject,
     number=st.just(5),
@@ -219,12 +241,11 @@ nodes = st.builds(
     target_number=st.integers(0, 4),
     short_name=st.binary(max_size=11),
     name_flags=st.integers(0, 255),
-    regions=st.none()
-    | st.lists(st.builds(Region, st.integers(0, 2**63), st.integers(1, 2**63), st.booleans())).map(
-        tuple
-    ),
+    regions=regions,
     pieces=pieces,
-    streams=st.lists(st.tuples(names, st.integers(0, 2**63), pieces), max_size=2).map(tuple),
+    streams=st.lists(streams, max_size=2).map(tuple),
+    name_times=st.none() | st.tuples(*[st.integers(-(2**80), 2**80)] * 4),
+    xattrs=st.lists(st.tuples(names, st.binary(max_size=20)), max_size=2).map(tuple),
     signature=st.binary(max_size=32),
 )
 
