@@ -13,6 +13,7 @@
     rebuildkit fs label    IMAGE [LABEL] [--uuid U]     show or set the label, set UUID or serial
     rebuildkit fs describe IMAGE                        all that formatting the same again needs
     rebuildkit fs mkfs     IMAGE --like IMAGE           an empty volume like a recorded one
+    rebuildkit fs mkfs     IMAGE --like IMAGE --from DIRECTORY          the same, filled
     rebuildkit fs check    IMAGE                        what is wrong, exit code 5 if anything
     rebuildkit fs extract  IMAGE PATH DIRECTORY         restore to a host directory
 
@@ -97,11 +98,12 @@ def _add_attribute_verbs(add: Callable[[str, str], argparse.ArgumentParser]) -> 
 
 def _add_volume_verbs(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     add("describe", "print as JSON all that formatting the same volume again needs")
-    verb = add("mkfs", "format an empty volume as recorded; what was there is lost")
+    verb = add("mkfs", "format a volume as recorded; what was there is lost")
     verb.add_argument("--like", metavar="IMAGE", help="volume that is described")
     verb.add_argument("--like-partition", metavar="N", type=int)
     verb.add_argument("--description", metavar="FILE", help="what `describe` printed")
     verb.add_argument("--size", metavar="SIZE", type=size_of_text, help="of a new image file")
+    verb.add_argument("--from", metavar="DIRECTORY", dest="source", help="what to fill it with")
     add("check", "list everything that is wrong with the volume; exit code 5 if anything is")
     verb = add("extract", "restore an object and all below it to a host directory")
     verb.add_argument("path", metavar="PATH")

@@ -88,7 +88,8 @@ def run_mkfs(args: argparse.Namespace, open_window: OpenWindow) -> int:
     if not hasattr(driver, "plan_volume"):
         raise UnsupportedError(f"formatting a {type} volume")
     path = Path(args.image)
-    if not path.exists():
+    is_blank = not path.exists()
+    if is_blank:
         recorded = description.get("size")
         size = args.size or (recorded if isinstance(recorded, int) else 0)
         if not size:
@@ -97,8 +98,15 @@ def run_mkfs(args: argparse.Namespace, open_window: OpenWindow) -> int:
             file.truncate(size)
     elif args.size:
         raise UsageError(f"{path} is there already and has a size")
-    with FileDevice.open(path, writable=True, sector_size=args.sector_size) as device:
+    is_direct = args.source is not None
+    with FileDevice.open(
+        path, writable=True, sector_size=args.sector_size, direct=is_direct
+    ) as device:
         window = open_window(args, device)
+        if args.source is not None:
+            from imagebuilder.cli_fs_populate import populate
+
+            return populate(args, driver.plan_volume, description, window, is_blank=is_blank)
         _format(driver.plan_volume, description, window)
         window.flush()
         if args.json:
