@@ -159,6 +159,10 @@ class StreamVolume(Volume, Protocol):
         """Return up to `length` bytes of a stream from `offset`, as `read` does."""
         ...
 
+    def is_resident(self, node: Node, name: bytes) -> bool:
+        """Tell whether a stream is kept inside the metadata, and so never as it was compressed."""
+        ...
+
     def stored_extents(self, node: Node, name: bytes) -> list[Extent]:
         """Return the allocated parts of a stream as they are stored; empty name: the content.
 

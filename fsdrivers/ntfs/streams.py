@@ -159,6 +159,31 @@ def extents_of(content: Content, cluster_size: int) -> list[Extent]:
     return made
 
 
+def stored_extents_of(content: Content, cluster_size: int) -> list[Extent]:
+    """Return the allocated parts of a stream that is not resident, as they are stored.
+
+    Of a compressed stream they end with the last unit that has data of it.
+    """
+    if not content.unit:
+        return extents_of(content, cluster_size)
+    made: list[Extent] = []
+    for offset, length, position in _stored_parts(content):
+        if made and _continues(made[-1], offset, position):
+            made[-1] = made[-1]._replace(length=made[-1].length + length)
+        else:
+            made.append(Extent(offset, length, position))
+    return made
+
+
+def _stored_parts(content: Content) -> Sequence[tuple[int, int, int]]:
+    """Return what is mapped of a compressed stream, up to the end of its last unit in use."""
+    limit = -(-content.initialised // content.unit) * content.unit
+    mapped = content.mapped
+    if not mapped or mapped[-1][0] + mapped[-1][1] <= limit:
+        return mapped
+    return [(at, min(size, limit - at), place) for at, size, place in mapped if at < limit]
+
+
 def _continues(last: Extent, offset: int, position: int) -> bool:
     """Tell whether a written part goes on where `last` ends."""
     return (
@@ -198,6 +223,14 @@ def read_content(device: Device, content: Content, offset: int, length: int) -> 
     else:
         data = read_mapped(device, content.mapped, offset, written)
     return data if written == length else data + bytes(length - written)
+
+
+def read_stored(device: Device, content: Content, offset: int, length: int) -> bytes:
+    """Return exactly `length` bytes from `offset` of what is stored of a stream."""
+    if content.unit:
+        return read_mapped(device, _stored_parts(content), offset, length)
+    data = read_content(device, content, offset, length)
+    return data if len(data) == length else data.ljust(length, b"\0")
 
 
 def read_mapped(

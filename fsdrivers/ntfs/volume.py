@@ -43,14 +43,20 @@ from fsdrivers.ntfs.format import (
     Namespace,
     SystemRecord,
 )
-from fsdrivers.ntfs.format_attributes import AttributeType
+from fsdrivers.ntfs.format_attributes import AttributeType, ReparseTag
 from fsdrivers.ntfs.geometry import Geometry, geometry_of
 from fsdrivers.ntfs.index import IndexedName, iter_names
 from fsdrivers.ntfs.logfile import LogState
 from fsdrivers.ntfs.mft import FileRecord, Mft
 from fsdrivers.ntfs.names import name_of, units_of
-from fsdrivers.ntfs.nodes import NodeReader, refuse_unreadable
-from fsdrivers.ntfs.streams import Content, extents_of, read_content
+from fsdrivers.ntfs.nodes import NodeReader, refuse_unreadable, reparse_tag_of
+from fsdrivers.ntfs.streams import (
+    Content,
+    extents_of,
+    read_content,
+    read_stored,
+    stored_extents_of,
+)
 from fsdrivers.ntfs.system import SystemFiles
 from fsdrivers.ntfs.wof import WofFile, open_wof
 from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
@@ -83,7 +89,8 @@ class NtfsVolume:
         self.block_size = self.geometry.cluster_size
         self.is_dirty = self.facts.is_dirty
         self.nodes = NodeReader(mft, self.system.descriptors(), self.system.birth_ids)
-        self._contents: dict[tuple[int, bytes], Content | WofFile] = {}
+        # By number and name; without a name also of what the Overlay Filter compressed.
+        self._contents: dict[tuple[int, bytes | None], Content | WofFile] = {}
 
     def describe(self) -> dict[str, Plain]:
         """Return all that formatting the same filesystem again needs; see `description`."""
@@ -218,9 +225,13 @@ class NtfsVolume:
         if isinstance(content, WofFile):
             return []
         if content.resident is not None:
-            position = self.mft.record_position(node.number)
-            return [Extent(0, content.size, position)] if content.size else []
+            return self._resident_extents(node, content)
         return extents_of(content, self.block_size)
+
+    def _resident_extents(self, node: Node, content: Content) -> list[Extent]:
+        """Return what stands for the place of a resident stream."""
+        position = self.mft.record_position(node.number)
+        return [Extent(0, content.size, position)] if content.size else []
 
     def read(self, node: Node, offset: int, length: int) -> bytes:
         """Return up to `length` bytes of content from `offset`."""
@@ -241,11 +252,45 @@ class NtfsVolume:
             return content.read(self.device, offset, length)
         return read_content(self.device, content, offset, length)
 
+    def is_resident(self, node: Node, name: bytes) -> bool:
+        """Tell whether a stream is kept inside the MFT record; one that is not there is."""
+        return self._stored(node, name).resident is not None
+
+    def stored_extents(self, node: Node, name: bytes) -> list[Extent]:
+        """Return the allocated parts of a stream as they are stored.
+
+        Of content that the Windows Overlay Filter compressed: what the content itself has,
+        which is nothing.
+
+        Raises:
+            CorruptError: the record or the runs are damaged.
+        """
+        content = self._stored(node, name)
+        if content.resident is not None:
+            return self._resident_extents(node, content)
+        return stored_extents_of(content, self.block_size)
+
+    def read_stored(self, node: Node, name: bytes, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes of a stream as stored, zeros where nothing is."""
+        return read_stored(self.device, self._stored(node, name), offset, length)
+
     def _content(self, node: Node, name: bytes) -> Content | WofFile:
+        """Return where the bytes that reading a stream gives are."""
+        if name or reparse_tag_of(node) != ReparseTag.WOF:
+            return self._stored(node, name)
+        key = node.number, None
+        found = self._contents.get(key)
+        if found is None:
+            content = self._stored(node, name)
+            found = open_wof(self.mft, self.mft.file(node.number), node, content) or content
+            self._keep(key, found)
+        return found
+
+    def _stored(self, node: Node, name: bytes) -> Content:
         """Return where a stream is, from the last few or from its record."""
         key = node.number, name
         found = self._contents.get(key)
-        if found is not None:
+        if isinstance(found, Content):
             return found
         file = self.mft.file(node.number)
         content = self.mft.content_of(file, _DATA, units_of(name) if name else b"")
@@ -256,13 +301,14 @@ class NtfsVolume:
                     self.mft.record_position(node.number),
                 )
             content = Content(0, 0, resident=b"")
-        made: Content | WofFile = content
-        if not name:
-            made = open_wof(self.mft, file, node, content) or content
+        self._keep(key, content)
+        return content
+
+    def _keep(self, key: tuple[int, bytes | None], content: Content | WofFile) -> None:
+        """Keep what was found for the next read."""
         if len(self._contents) >= _KEPT_CONTENTS:
             self._contents = {}  # replaced as a whole, so that other threads' use of it holds
-        self._contents[key] = made
-        return made
+        self._contents[key] = content
 
 
 def _record_number(item: IndexedName) -> int:
