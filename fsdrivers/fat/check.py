@@ -31,10 +31,13 @@ from fsdrivers.fat.format import (
     DirectoryEntry,
     FsInfo,
 )
-from fsdrivers.fat.names import is_legal_short_name
+from fsdrivers.fat.names import BASE_SIZE, is_legal_short_name
 from fsdrivers.fat.table import is_cluster_bad, table_size
 from fsdrivers.fat.volume import FatVolume, active_fats, open_volume
 
+# DIR_NTRes: the 8.3 name is no name.  Source: Linux fs/fat patents work-around, as fsck.fat has it.
+_NO_SHORT_NAME = 0x20
+_EA_DATA = b"EA DATA  SF"  # of OS/2, with a space inside
 _COMPARE_SIZE = 1 << 20  # bytes of two FATs compared at a time
 
 
@@ -96,6 +99,12 @@ def _check_boot_sector(check: _Check) -> None:
     if signature != BOOT_SIGNATURE:
         check.add("boot-signature", f"the boot sector ends in {signature.hex()}, not 55aa", 510)
     if boot.boot_signature not in EXTENDED_SIGNATURES:
+        if boot.type_text.startswith(b"FAT"):  # fields that only an extended boot sector has
+            check.add(
+                "boot-signature",
+                f"the extended boot signature is {boot.boot_signature:#x}, not 0x29",
+                boot.OFFSETS["boot_signature"],
+            )
         return
     if boot.boot_flags & BootFlag.DIRTY.value:
         check.add("dirty", "the boot sector says the volume is in use", boot.OFFSETS["boot_flags"])
@@ -200,8 +209,8 @@ def _check_tree(check: _Check) -> None:
             cluster = _check_entry(check, slot)
             if cluster and slot.is_directory:
                 pending.append((cluster, slot.position, 0 if position is None else first))
-    for at, what in faults:
-        check.add("long-name", what, at)
+    for fault in faults:
+        check.add(fault.rule, fault.what, fault.position)
 
 
 def _check_dots(check: _Check, listed: list[Slot], position: int, first: int, parent: int) -> None:
@@ -210,6 +219,8 @@ def _check_dots(check: _Check, listed: list[Slot], position: int, first: int, pa
     found = [(slot.entry.name, slot.entry.first_cluster(bits)) for slot in listed[:2]]
     if found != [(DOT, first), (DOT_DOT, parent)]:
         check.add("dots", f"directory in cluster {first} starts with {found}", position)
+    elif not all(slot.is_directory for slot in listed[:2]):
+        check.add("dots", f"a dot entry of the directory in cluster {first} is a file", position)
     if any(slot.is_dots for slot in listed[2:]):
         check.add("dots", f"directory in cluster {first} has more than two dot entries", position)
 
@@ -218,18 +229,39 @@ def _check_names(check: _Check, listed: list[Slot], *, is_root: bool) -> None:
     """8.3 names are legal and unique; only the root has a label, and one."""
     seen: set[bytes] = set()
     labels = 0
+    is_fat32 = check.volume.geometry.bits == 32
     for slot in listed:
+        if is_fat32 and slot.entry.first_cluster_high & ~(END[32] >> 16):
+            what = f"{slot.name!r} starts in a cluster with a number of more than 28 bits"
+            check.add("chain", what, slot.position)
         if slot.is_label:
             labels += 1
             if not is_root or labels > 1:
                 check.add("label", "a volume label where none belongs", slot.position)
+            if slot.entry.first_cluster(32) or slot.entry.size:
+                check.add("label", "a volume label with a cluster or a size", slot.position)
             continue
         name = slot.entry.name
-        if not slot.is_dots and not is_legal_short_name(name):
+        if slot.entry.case_flags & _NO_SHORT_NAME and not slot.has_long_name:
+            check.add("short-name", f"{name!r} is said to be no name, and is all", slot.position)
+        elif not slot.is_dots and not _is_sound_short_name(slot):
             check.add("short-name", f"illegal 8.3 name {name!r}", slot.position)
         if name in seen:
             check.add("short-name", f"8.3 name {name!r} twice in one directory", slot.position)
         seen.add(name)
+
+
+def _is_sound_short_name(slot: Slot) -> bool:
+    """Whether an 8.3 name is one that DOS makes: legal, and spaces at the ends of its parts only.
+
+    Where the entry says that it has no 8.3 name, any bytes will do.
+    """
+    name = slot.entry.name
+    if slot.entry.case_flags & _NO_SHORT_NAME:
+        return True
+    parts = (name[:BASE_SIZE].rstrip(b" "), name[BASE_SIZE:].rstrip(b" "))
+    is_spaced = any(b" " in part for part in parts) and name != _EA_DATA
+    return is_legal_short_name(name) and not is_spaced and 0x7F not in name
 
 
 def _check_entry(check: _Check, slot: Slot) -> int:

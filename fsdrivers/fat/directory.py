@@ -41,7 +41,13 @@ _LONG_NAME = Attribute.LONG_NAME.value
 _LONG_NAME_MASK = Attribute.LONG_NAME_MASK.value
 _ATTRIBUTES_AT = DirectoryEntry.OFFSETS["attributes"]
 
-Fault = tuple[int, str]  # position, what is wrong
+
+class Fault(NamedTuple):
+    """Something wrong in a directory that does not keep it from being read."""
+
+    position: int  # bytes from the start of the volume
+    what: str
+    rule: str = "long-name"  # as in the findings of `check`
 
 
 class Slot(NamedTuple):
@@ -50,6 +56,7 @@ class Slot(NamedTuple):
     position: int  # bytes from the start of the volume; the node's number
     entry: DirectoryEntry
     name: bytes
+    has_long_name: bool = False
 
     @property
     def is_directory(self) -> bool:
@@ -76,16 +83,19 @@ def iter_slots(
 
     Args:
         segments: (position, data) of the directory's parts, whole slots each.
-        faults: gets the damaged long names, if given.
+        faults: gets the damaged long names, and what stands behind the end mark, if given.
         page: OEM code page of the 8.3 names.
     """
     parts: list[bytes] = []
     expected = checksum = -1  # ordinal and checksum of the part read last
-    for base, data in segments:
+    remaining = iter(segments)
+    for base, data in remaining:
         for at in range(0, len(data), DirectoryEntry.SIZE):
             first = data[at]
             if first == ENTRY_END:
                 _note(faults, base + at, "long name without an entry", parts)
+                if faults is not None:
+                    _note_behind_end(faults, [(base + at, data[at:]), *remaining])
                 return
             if first == ENTRY_DELETED:
                 _note(faults, base + at, "long name before a deleted entry", parts)
@@ -93,6 +103,8 @@ def iter_slots(
                 continue
             if data[at + _ATTRIBUTES_AT] & _LONG_NAME_MASK == _LONG_NAME:
                 part = LongNameEntry.unpack(data, at)
+                if part.kind or part.first_cluster_low:
+                    _note(faults, base + at, "part of a long name with a type or cluster", [data])
                 if part.ordinal & LONG_NAME_LAST:
                     _note(faults, base + at, "long name without an entry", parts)
                     parts, expected = [part.units], part.ordinal & LONG_NAME_ORDINAL
@@ -112,7 +124,8 @@ def iter_slots(
                 if name is None:
                     _note(faults, base + at, "long name that does not fit its entry", parts)
                 parts = []
-            yield Slot(base + at, entry, name or shown_name(entry.name, entry.case_flags, page))
+            shown = name or shown_name(entry.name, entry.case_flags, page)
+            yield Slot(base + at, entry, shown, name is not None)
     if parts:
         _note(faults, base, "long name without an entry", parts)
 
@@ -177,4 +190,13 @@ def pack_dots(node: Node, first_cluster: int, parent_cluster: int, bits: int) ->
 def _note(faults: list[Fault] | None, position: int, what: str, parts: list[bytes]) -> None:
     """Record that `parts` are lost, if there are any and somebody wants to know."""
     if parts and faults is not None:
-        faults.append((position, what))
+        faults.append(Fault(position, what))
+
+
+def _note_behind_end(faults: list[Fault], segments: Iterable[tuple[int, bytes]]) -> None:
+    """Record the first slot in use behind the end mark: DOS does not see it, Linux does."""
+    for base, data in segments:
+        for at in range(0, len(data), DirectoryEntry.SIZE):
+            if data[at] not in (ENTRY_END, ENTRY_DELETED):
+                faults.append(Fault(base + at, "entry behind the end of a directory", "end"))
+                return

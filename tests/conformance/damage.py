@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Damaged volumes, drawn by seed: small changes in the metadata of a volume in memory.
+
+Metadata is whatever holds something and is no content of a file; so the same code serves every
+filesystem.  Most changes hit bytes that are not zero, where fields are.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from fsdrivers.device import MemoryDevice
+from fsdrivers.volume import Kind, Volume
+
+UNIT = 512  # bytes: metadata is looked for in pieces of this size
+_SLOT = 32  # bytes: what is wiped as a whole
+
+
+class Damage(NamedTuple):
+    """Bytes that replace others."""
+
+    position: int
+    data: bytes
+
+
+def metadata_units(device: MemoryDevice, volume: Volume) -> list[int]:
+    """Return the positions of all pieces of UNIT bytes that hold metadata."""
+    content = set()
+    for entry in volume.walk():
+        if entry.node.kind is Kind.FILE:
+            for extent in volume.extents(entry.node):
+                first, end = extent.position // UNIT, extent.position + extent.length
+                content.update(range(first, -(-end // UNIT)))
+    return [
+        position
+        for position in range(0, device.size, UNIT)
+        if position // UNIT not in content and any(device.read(position, UNIT))
+    ]
+
+
+def draw_damages(
+    device: MemoryDevice, units: Sequence[int], count: int, seed: int
+) -> Iterator[Damage]:
+    """Yield `count` changes, each of one to UNIT bytes, the same for the same seed."""
+    choices = random.Random(seed)
+    while count:
+        unit = choices.choice(units)
+        old = device.read(unit, UNIT)
+        filled = [at for at, value in enumerate(old) if value]
+        at = choices.choice(filled) if choices.random() < 0.7 else choices.randrange(UNIT - 4)
+        value = old[at]
+        step = int.from_bytes(old[at : at + 2], "little") + choices.choice((-1, 1)) & 0xFFFF
+        slot = at - at % _SLOT
+        at, new = choices.choice(
+            (
+                (at, bytes([value ^ 1 << choices.randrange(8)])),
+                (at, bytes([value ^ 0xFF])),
+                (at, bytes(2)),
+                (at, b"\xff" * 4),
+                (at, step.to_bytes(2, "little")),
+                (at, choices.randbytes(2)),
+                (slot, bytes(_SLOT)),
+                (slot, device.read(choices.choice(units), _SLOT)),
+            )
+        )
+        new = new[: UNIT - at]
+        if new != old[at : at + len(new)]:
+            count -= 1
+            yield Damage(unit + at, new)
+
+
+@contextmanager
+def damaged(device: MemoryDevice, damage: Damage) -> Iterator[bytes]:
+    """Apply a change for the time of the block; gives what was there before."""
+    before = device.read(damage.position, len(damage.data))
+    device.write(damage.position, damage.data)
+    try:
+        yield before
+    finally:
+        device.write(damage.position, before)

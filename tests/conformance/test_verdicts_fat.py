@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Damaged FAT volumes: whatever fsck.fat finds, our checker finds too.
+
+Compared is "clean or not".  fsck.fat's verdict is its text: anything beyond its greeting and its
+summary is a complaint.  That we find more (boot signature, lost clusters that it frees without a
+word) is as it should be.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fsdrivers.device import MemoryDevice
+from fsdrivers.errors import FilesystemError
+from fsdrivers.fat import check_volume, open_volume
+from fsdrivers.fat.format import BootSector16
+from tests.conformance.damage import damaged, draw_damages, metadata_units
+from tests.fsdrivers.fat_images import geometry_for, tree_entries, volume_in_memory
+from tests.fsdrivers.test_fat_editor_faults import save
+
+CLUSTERS = {12: 150, 16: 4200, 32: 66_000}
+TREE = [
+    *[("A long name.txt", 1700), ("dir/", 0), ("dir/B.TXT", 600), ("dir/sub/", 0), ("C", 3000)],
+    *[("EMPTY", 0), ("e/", 0), ("dir/sub/deep and long", 40), ("lower.txt", 5)],
+    *[(f"dir/many files with names {index}", index * 100) for index in range(20)],
+]
+
+
+def complaints(path: Path) -> list[str]:
+    """Return what fsck.fat has to say against a volume."""
+    done = subprocess.run(
+        ["fsck.fat", "-n", path], capture_output=True, env={**os.environ, "LC_ALL": "C.UTF-8"}
+    )
+    text = (done.stdout + done.stderr).decode("utf-8", "replace")
+    lines = [line for line in text.splitlines() if line and not line.startswith("fsck.fat ")]
+    lines = [line for line in lines if not (line.startswith(str(path)) and " clusters" in line)]
+    return lines or ["exit code"] * bool(done.returncode)
+
+
+def findings(device: MemoryDevice) -> list[str]:
+    """Return what our checker has to say against a volume."""
+    try:
+        return [finding.what for finding in check_volume(device)]
+    except FilesystemError as error:
+        return [str(error)]
+
+
+def is_label_without_place(device: MemoryDevice, found: list[str]) -> bool:
+    """Whether fsck.fat misses a label in a boot sector that has no field for it.
+
+    Boot sectors of DOS 3 end before the label, and their volumes may have one in the root.
+    """
+    boot = BootSector16.unpack(device.read(0, BootSector16.SIZE))
+    is_old = not boot.boot_signature and not boot.type_text.startswith(b"FAT")
+    return is_old and found[0].startswith("Volume label ") and "''" in found[0]
+
+
+def compare(bits: int, count: int, seed: int, image: Path, *, sector_size: int = 512) -> None:
+    geometry = geometry_for(bits, CLUSTERS[bits], sector_size=sector_size)
+    device = volume_in_memory(geometry, tree_entries(TREE))
+    save(device, image)
+    assert complaints(image) == []
+    assert findings(device) == []
+    units = metadata_units(device, open_volume(device))
+    missed, found_count = [], 0
+    with open(image, "r+b", buffering=0) as file:
+        for damage in draw_damages(device, units, count, seed):
+            with damaged(device, damage) as before:
+                os.pwrite(file.fileno(), damage.data, damage.position)
+                theirs = complaints(image)
+                found_count += bool(theirs)
+                if theirs and not findings(device) and not is_label_without_place(device, theirs):
+                    missed.append((damage, before, theirs))
+                os.pwrite(file.fileno(), before, damage.position)
+
+    assert missed == []
+    assert found_count > count // 4, "the damage is such as a checker can see"
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize("bits", CLUSTERS)
+def test_a_sample(bits: int, tmp_path: Path) -> None:
+    """Of some hundred damaged volumes, none that fsck.fat objects to is clean to us."""
+    compare(bits, 250, 1, tmp_path / "image")
+
+
+@pytest.mark.tools
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 6))
+@pytest.mark.parametrize(("bits", "sector_size"), [(12, 512), (16, 512), (32, 512), (16, 4096)])
+def test_a_large_corpus(bits: int, sector_size: int, seed: int, tmp_path: Path) -> None:
+    """The same for thousands, on larger sectors too."""
+    compare(bits, 5000, seed, tmp_path / "image", sector_size=sector_size)
