@@ -28,7 +28,7 @@ class Damage(NamedTuple):
 
 def metadata_units(device: MemoryDevice, volume: Volume) -> list[int]:
     """Return the positions of all pieces of UNIT bytes that hold metadata."""
-    content = set()
+    content: set[int] = set()
     for entry in volume.walk():
         if entry.node.kind is Kind.FILE:
             for extent in volume.extents(entry.node):
