@@ -244,14 +244,14 @@ def _check_names(check: _Check, listed: list[Slot], *, is_root: bool) -> None:
         name = slot.entry.name
         if slot.entry.case_flags & _NO_SHORT_NAME and not slot.has_long_name:
             check.add("short-name", f"{name!r} is said to be no name, and is all", slot.position)
-        elif not slot.is_dots and not _is_sound_short_name(slot):
+        elif not slot.is_dots and not _is_sound_short_name(check, slot):
             check.add("short-name", f"illegal 8.3 name {name!r}", slot.position)
         if name in seen:
             check.add("short-name", f"8.3 name {name!r} twice in one directory", slot.position)
         seen.add(name)
 
 
-def _is_sound_short_name(slot: Slot) -> bool:
+def _is_sound_short_name(check: _Check, slot: Slot) -> bool:
     """Whether an 8.3 name is one that DOS makes: legal, and spaces at the ends of its parts only.
 
     Where the entry says that it has no 8.3 name, any bytes will do.
@@ -261,7 +261,8 @@ def _is_sound_short_name(slot: Slot) -> bool:
         return True
     parts = (name[:BASE_SIZE].rstrip(b" "), name[BASE_SIZE:].rstrip(b" "))
     is_spaced = any(b" " in part for part in parts) and name != _EA_DATA
-    return is_legal_short_name(name) and not is_spaced and 0x7F not in name
+    has_pairs = bool(check.volume.page.first_bytes)
+    return is_legal_short_name(name, has_pairs=has_pairs) and not is_spaced and 0x7F not in name
 
 
 def _check_entry(check: _Check, slot: Slot) -> int:

@@ -4,7 +4,9 @@
 No volume says which code page its names were written in.  437 is taken unless another one is
 asked for; where a long name exists the choice does not matter.
 
-Not done: double-byte code pages (932, 936, 949, 950).
+In the pages of East Asia a byte above 80 may be the first of a pair that is one character.  Its
+second byte may be one that is forbidden elsewhere ("\\" in 932), so what is legal in an 8.3 name
+depends on the page; names that were recorded are kept if any page allows them.
 """
 
 from __future__ import annotations
@@ -22,9 +24,17 @@ CODE_PAGES: Final = (
     *("cp862", "cp863", "cp864", "cp865", "cp866", "cp869", "cp874"),
     *("cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1257"),
 )
+# The double-byte pages of Japan, China, Korea and Taiwan: which bytes are the first of a pair.
+DOUBLE_BYTE_PAGES: Final = {
+    "cp932": (*range(0x81, 0xA0), *range(0xE0, 0xFD)),
+    "cp936": tuple(range(0x81, 0xFF)),
+    "cp949": tuple(range(0x81, 0xFF)),
+    "cp950": tuple(range(0x81, 0xFF)),
+}
 # What stands for characters that no path could hold, or that would end up as two names.
 _GRAPHICS: Final = "␀☺☻♥♦♣♠•◘○◙♂♀♪♫☼►◄↕‼¶§▬↨↑↓→←∟↔▲▼"
 _INSTEAD: Final = {"/": "⁄", ".": "․", "\x7f": "⌂"}  # noqa: RUF001
+_LEAST_SECOND: Final = 0x40  # of the second bytes of pairs, in all pages
 _UNASSIGNED_START: Final = 0xE000  # of the private use area, one character for each byte
 
 
@@ -35,11 +45,46 @@ class CodePage:
     name: str  # as Python calls the codec: "cp437"
     shown: tuple[str, ...]  # by byte
     shown_lower: tuple[str, ...]  # by byte, where the case bits ask for lower case
-    bytes_of: dict[str, int]  # by upper-case character, those above 7F
+    bytes_of: dict[str, bytes]  # by upper-case character, those above 7F
+    first_bytes: frozenset[int] = frozenset()  # of pairs
 
-    def encode(self, character: str) -> int | None:
-        """Return the byte of the upper-case form of `character` above 7F, None if there is none."""
+    def encode(self, character: str) -> bytes | None:
+        """Return the bytes of the upper-case form of `character`, None if there are none.
+
+        For characters above 7F.
+        """
         return self.bytes_of.get(upper_of(character))
+
+    def show(self, data: bytes, *, is_lower: bool) -> str:
+        """Return what bytes of a short name show; `is_lower` as the case bits say."""
+        glyphs = self.shown_lower if is_lower else self.shown
+        if not self.first_bytes:
+            return "".join(map(glyphs.__getitem__, data))
+        pieces, at = [], 0
+        while at < len(data):
+            pair = data[at : at + 2]
+            character = self._character(pair)
+            pieces.append(character or glyphs[pair[0]])
+            at += 2 if character else 1
+        return "".join(pieces)
+
+    def cut(self, data: bytes, size: int) -> bytes:
+        """Return at most `size` bytes from the start of `data`, no pair of them torn."""
+        at = 0
+        while self.first_bytes and at < min(size, len(data)):
+            width = 2 if self._character(data[at : at + 2]) else 1
+            if at + width > size:
+                return data[:at]
+            at += width
+        return data[:size]
+
+    def _character(self, pair: bytes) -> str:
+        """Return the character of two bytes, nothing if they are no pair."""
+        if len(pair) < 2 or pair[0] not in self.first_bytes:
+            return ""
+        character = pair.decode(self.name, "ignore")
+        is_one = len(character) == 1 and character.isprintable()
+        return character if is_one and not character.isascii() else ""
 
 
 @lru_cache(maxsize=8)
@@ -50,8 +95,9 @@ def code_page(name: str) -> CodePage:
         UnsupportedError: it is not one of CODE_PAGES.
     """
     name = f"cp{name}" if name.isdigit() else name.lower()
-    if name not in CODE_PAGES:
+    if name not in CODE_PAGES and name not in DOUBLE_BYTE_PAGES:
         raise UnsupportedError(f"OEM code page {name}")
+    first_bytes = frozenset(DOUBLE_BYTE_PAGES.get(name, ()))
     characters = [
         bytes([byte]).decode(name, "replace").replace("�", chr(_UNASSIGNED_START + byte))
         for byte in range(256)
@@ -59,16 +105,24 @@ def code_page(name: str) -> CodePage:
     shown = list(_GRAPHICS) + [_INSTEAD.get(character, character) for character in characters[32:]]
     # C1 control characters are what some pages have where they have nothing.
     for byte in range(0x80, 0x100):
-        if "\x80" <= shown[byte] <= "\x9f":
+        if "\x80" <= shown[byte] <= "\x9f" or byte in first_bytes:
             shown[byte] = chr(_UNASSIGNED_START + byte)
     known = set(characters)
     lower = [c.lower() if c.lower() in known and len(c.lower()) == 1 else c for c in shown]
     bytes_of = {
-        character: byte
+        character: bytes([byte])
         for byte, character in enumerate(characters)
         if byte > 0x7F and upper_of(character) == character and shown[byte] == character
     }
-    return CodePage(name, tuple(shown), tuple(lower), bytes_of)
+    page = CodePage(name, tuple(shown), tuple(lower), bytes_of, first_bytes)
+    for first in sorted(first_bytes):
+        for second in range(_LEAST_SECOND, 0x100):
+            pair = bytes((first, second))
+            character = page.show(pair, is_lower=False)
+            # Of two pairs for one character the one counts that encoding gives.
+            if len(character) == 1 and upper_of(character) == character:
+                bytes_of[character] = character.encode(name)
+    return page
 
 
 def upper_of(character: str) -> str:

@@ -19,6 +19,7 @@ and ~1 to ~9.  Windows' own hash is documented nowhere; any unique name serves.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -46,6 +47,7 @@ _LOWER_EXTENSION: Final = CaseFlag.LOWER_EXTENSION.value
 _FORBIDDEN: Final = bytes(range(32)) + b'"*+,./:;<=>?[\\]|'
 _FORBIDDEN_LONG: Final = bytes(range(32)) + b'"*/:<>?\\|\x7f'
 _LEGAL: Final = bytes(value for value in range(256) if value not in _FORBIDDEN)
+_PAIR: Final = re.compile(rb"[\x81-\xfe][\x40-\x7e\x80-\xfe]")  # in any double-byte code page
 _PLAIN_SHORT: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'()-@^_`{}~")
 _PLAIN_ASCII: Final = {
     value: None if chr(value) in " ." else "_"
@@ -80,22 +82,27 @@ def shown_name(short_name: bytes, case_flags: int, page: CodePage = _OEM_437) ->
         base = base.lower() if case_flags & _LOWER_BASE else base
         extension = extension.lower() if case_flags & _LOWER_EXTENSION else extension
         return base + b"." + extension if extension else base or _SHOWN_EMPTY
-    glyphs = page.shown_lower if case_flags & _LOWER_BASE else page.shown
-    shown = "".join(map(glyphs.__getitem__, base))
+    shown = page.show(base, is_lower=bool(case_flags & _LOWER_BASE))
     if extension:
-        glyphs = page.shown_lower if case_flags & _LOWER_EXTENSION else page.shown
-        shown += "." + "".join(map(glyphs.__getitem__, extension))
+        shown += "." + page.show(extension, is_lower=bool(case_flags & _LOWER_EXTENSION))
     return shown.encode()
 
 
-def is_legal_short_name(short_name: bytes) -> bool:
-    """Whether the eleven bytes may be written as an 8.3 name (no lower-case test)."""
-    return (
-        len(short_name) == SHORT_NAME_SIZE
-        and not short_name.translate(None, _LEGAL + b"\x05" if short_name[0] == 5 else _LEGAL)
-        and short_name[0] not in (ENTRY_DELETED, 0x20)
-        and ENTRY_KANJI_E5 not in short_name[1:]
-    )
+def is_legal_short_name(short_name: bytes, *, has_pairs: bool = False) -> bool:
+    """Whether the eleven bytes may be written as an 8.3 name (no lower-case test).
+
+    Args:
+        short_name: as in the entry.
+        has_pairs: whether a byte above 80 may be the first of a pair, whose second byte is not
+            looked at then.
+    """
+    text = short_name
+    if text[:1] == bytes([ENTRY_KANJI_E5]):
+        text = bytes([ENTRY_DELETED]) + text[1:]
+    if has_pairs:
+        text = _PAIR.sub(b"", text)
+    is_whole = len(short_name) == SHORT_NAME_SIZE and short_name[0] not in (ENTRY_DELETED, 0x20)
+    return is_whole and not text.translate(None, _LEGAL)
 
 
 def checksum_of(short_name: bytes) -> int:
@@ -164,7 +171,8 @@ def store_names(entries: Sequence[Entry], page: CodePage = _OEM_437) -> Iterator
     tails: dict[tuple[bytes, bytes], int] = {}
     for entry in entries:
         short_name, case_flags = entry.short_name, entry.name_flags
-        is_recorded = short_name not in seen and is_legal_short_name(short_name)
+        is_legal = is_legal_short_name(short_name, has_pairs=True)
+        is_recorded = is_legal and short_name not in seen
         if not is_recorded:
             short_name, case_flags = _make_short_name(entry.name, taken, tails, page)
             taken.add(short_name)
@@ -226,14 +234,16 @@ def _make_short_name(
     stem, _, suffix = text.lstrip(". ").rpartition(".")
     if not stem:
         stem, suffix = suffix, ""
-    base = _plain(stem, page)[: BASE_SIZE - 2] or b"_"
-    extension = _plain(suffix, page)[: SHORT_NAME_SIZE - BASE_SIZE].ljust(3)
-    short = base[:2] + b"%04X" % _hash_of(name)
+    base = page.cut(_plain(stem, page), BASE_SIZE - 2) or b"_"
+    extension = page.cut(_plain(suffix, page), SHORT_NAME_SIZE - BASE_SIZE).ljust(3)
+    short = page.cut(base, 2) + b"%04X" % _hash_of(name)
     for stem_, most in ((base, _PLAIN_TAILS), (short, _HASHED_TAILS), (base, _MOST_TAILS)):
         key = (stem_, extension)
         for number in range(tails.get(key, 0) + 1, most + 1):
             tail = b"~%d" % number
-            short_name = (stem_[: BASE_SIZE - len(tail)] + tail).ljust(BASE_SIZE) + extension
+            short_name = (page.cut(stem_, BASE_SIZE - len(tail)) + tail).ljust(
+                BASE_SIZE
+            ) + extension
             short_name = _escaped(short_name)
             if short_name not in taken:
                 tails[key] = number
@@ -286,12 +296,12 @@ def _encode(text: str, page: CodePage) -> bytes | None:
     for character in text:
         if character.isascii():
             upper = character.upper()
-            byte = ord(upper) if upper in _PLAIN_SHORT else None
+            piece = upper.encode() if upper in _PLAIN_SHORT else None
         else:
-            byte = page.encode(character)
-        if byte is None:
+            piece = page.encode(character)
+        if piece is None:
             return None
-        packed.append(byte)
+        packed += piece
     return bytes(packed)
 
 

@@ -17,7 +17,7 @@ import pytest
 from fsdrivers.device import MemoryDevice
 from fsdrivers.errors import FilesystemError
 from fsdrivers.fat import check_volume, open_volume
-from fsdrivers.fat.format import BootSector16
+from fsdrivers.fat.format import EXTENDED_SIGNATURES, BootSector16
 from tests.conformance.damage import damaged, draw_damages, metadata_units
 from tests.fsdrivers.fat_images import geometry_for, tree_entries, volume_in_memory
 from tests.fsdrivers.test_fat_editor_faults import save
@@ -55,7 +55,7 @@ def is_label_without_place(device: MemoryDevice, found: list[str]) -> bool:
     Boot sectors of DOS 3 end before the label, and their volumes may have one in the root.
     """
     boot = BootSector16.unpack(device.read(0, BootSector16.SIZE))
-    is_old = not boot.boot_signature and not boot.type_text.startswith(b"FAT")
+    is_old = boot.boot_signature not in EXTENDED_SIGNATURES
     return is_old and found[0].startswith("Volume label ") and "''" in found[0]
 
 

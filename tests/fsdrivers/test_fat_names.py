@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsdrivers.errors import InvalidNameError, UnsupportedError
-from fsdrivers.fat.codepage import CODE_PAGES, code_page
+from fsdrivers.fat.codepage import CODE_PAGES, DOUBLE_BYTE_PAGES, code_page
 from fsdrivers.fat.directory import iter_slots, pack_slots
 from fsdrivers.fat.names import (
     checksum_of,
@@ -154,14 +156,16 @@ def test_many_similar_names() -> None:
     assert all(short[:2] == b"SI" and short[6:7] == b"~" for short in shorts[4:])
 
 
-@pytest.mark.parametrize("page", CODE_PAGES)
+@pytest.mark.parametrize("page", [*CODE_PAGES, *DOUBLE_BYTE_PAGES])
 def test_code_pages(page: str) -> None:
     """Whatever the code page, 8.3 names show what a path can hold, new names are found again."""
     chosen = code_page(page)
     shown = {shown_name(bytes([byte]) * 11, 0, chosen) for byte in range(256)}
 
     assert not any(b"/" in name or b"\0" in name for name in shown)
-    for character in chosen.bytes_of:
+    for character in random.Random(1).sample(
+        sorted(chosen.bytes_of), min(500, len(chosen.bytes_of))
+    ):
         stored_name = store_name(character.encode(), set(), chosen)
         assert shown_name(stored_name.short_name, 0, chosen) == character.encode()
 
@@ -178,9 +182,39 @@ def test_chosen_code_page(page: str, short_name: bytes) -> None:
 
 
 def test_unknown_code_page() -> None:
-    """A code page of two bytes a character is refused by name."""
-    with pytest.raises(UnsupportedError, match="cp932"):
-        code_page("932")
+    """A code page that no DOS had is refused by name."""
+    with pytest.raises(UnsupportedError, match="utf-8"):
+        code_page("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "short_name"),
+    [
+        ("932", "表示.txt", b"\x95\x5c\x8e\xa6    TXT"),  # the second byte is a backslash
+        ("932", "ｱｲｳ.Txt", b"\xb1\xb2\xb3     TXT"),  # half as wide, one byte each
+        ("932", "日本語の名前.txt", b"\x93\xfa\x96\x7b\x8c\xea~1TXT"),
+        ("932", "a日本語の名前.txt", b"A\x93\xfa\x96\x7b~1 TXT"),  # no character is torn
+        ("932", "蝦.txt", b"\x89\xda      TXT"),
+        ("936", "文件.txt", b"\xce\xc4\xbc\xfe    TXT"),
+        ("949", "한글.txt", b"\xc7\xd1\xb1\xdb    TXT"),
+        ("950", "功能.txt", b"\xa5\x5c\xaf\xe0    TXT"),
+        ("932", "蕁.txt", b"\x05\x40      TXT"),  # its first byte would mean "deleted"
+    ],
+)
+def test_double_byte_code_pages(page: str, name: str, short_name: bytes) -> None:
+    """8.3 names of East Asia are made, shown and kept, whatever their second bytes are."""
+    chosen = code_page(page)
+    made = store_name(name.encode(), set(), chosen)
+    without_long = shown_name(made.short_name, 0, chosen).decode()
+
+    assert made.short_name == short_name
+    if "~" not in name and b"~" not in short_name:
+        assert without_long == name.upper()
+    assert is_legal_short_name(short_name, has_pairs=True)
+    kept = list(store_names([entry(without_long.encode(), short_name)], chosen))
+    assert [(item.short_name, item.units) for item in kept] == [(short_name, b"")]
+    blind = shown_name(short_name, 0)  # by who does not know the code page
+    assert next(store_names([entry(blind, short_name)])).short_name == short_name
 
 
 @pytest.mark.parametrize("name", [b"", b"a/b", b"a\0b", b".", b"..", b"\xff", b"x" * 256])
