@@ -17,7 +17,7 @@ TEST_PACKAGES := acl attr dosfstools e2fsprogs fatcat fdisk file forensics-sampl
 	openssl p7zip-full sleuthkit syslinux syslinux-common util-linux wimtools xorriso xz-utils \
 	zstd
 # Peers that the benchmarks run beside us.
-BENCH_PACKAGES := borgbackup restic
+BENCH_PACKAGES := borgbackup partclone restic
 
 .PHONY: help setup demo test check lint types unit vm matrix bench clean
 
@@ -63,6 +63,7 @@ matrix: setup ## The slow ones: more firmware, disks, media, filesystems and ran
 bench: setup ## Measure against the peers, side by side
 	$(SUDO) apt-get install -y -qq --no-install-recommends $(BENCH_PACKAGES)
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench fs
 
 clean: ## Remove what was built here
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -7,7 +7,6 @@ Needs root, for loop mounts.  The first run makes the data sets (minutes, 9 GiB 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -15,9 +14,11 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.bench.contestants import Contestant, Ours, contestants, versions
+from tests.bench import filesystems
+from tests.bench.contestants import VERSIONS, Contestant, Ours, contestants
 from tests.bench.data import DataSet, make_data_set
-from tests.bench.measure import CommandFailedError, Cost, measure, settle, warm
+from tests.bench.fs_contestants import KINDS as KINDS_OF_FS
+from tests.bench.measure import CommandFailedError, Cost, head_lines, measure, settle, warm
 from tests.bench.report import KINDS, lines_of, update_page
 
 Measured = dict[str, dict[str, dict[str, list[Cost]]]]
@@ -29,9 +30,11 @@ def main() -> int:
     if os.geteuid():
         print("bench: needs root, for loop mounts", file=sys.stderr)
         return 2
+    args.scratch.mkdir(parents=True, exist_ok=True)
+    if args.what == "fs":
+        return filesystems.run(args)
     rounds = 1 if args.quick and args.rounds is None else args.rounds or 3
     scratch = args.scratch
-    scratch.mkdir(parents=True, exist_ok=True)
     sets = [make_data_set(name, scratch, is_quick=args.quick) for name in args.data]
     results: Measured = {kind: {} for kind in KINDS}
     for number in range(rounds):
@@ -42,7 +45,8 @@ def main() -> int:
                     if kind != "first" and kind in args.skip:
                         continue
                     _measure_kind(kind, data, everyone, results, is_checked=not number)
-    lines = [*_head(sets, rounds), "", *lines_of(results)]
+    command = f"--data {args.data} --rounds {rounds}"
+    lines = [*head_lines(sets, command, VERSIONS), "", *lines_of(results)]
     print("\n".join(lines))
     if args.json:
         args.json.write_text(json.dumps(results, default=asdict, indent=2))
@@ -95,41 +99,19 @@ def _check(contestant: Ours, image: Path) -> None:
     measure(cell.script, environment=cell.environment)
 
 
-def _head(sets: list[DataSet], rounds: int) -> list[str]:
-    cpu = next(
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    )
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
-    today = datetime.datetime.now(datetime.UTC).date()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return [
-        f"Measured {today} at commit {commit or 'unknown'} with "
-        f"`python -m tests.bench --data {''.join(data.name for data in sets)} --rounds {rounds}`.",
-        "",
-        f"Machine: {os.cpu_count()} processors ({cpu}), {memory} GiB. "
-        f"Versions: {', '.join(versions())}.",
-        "",
-        *(f"- {data.name}: {data.about}" for data in sets),
-        "",
-        f"A cell is the best of {rounds} in wall time: wall time (processor time with that of "
-        "children and server, peak memory of the largest process; processors that other "
-        "programs used meanwhile).",
-    ]
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     default = Path(os.environ.get("REBUILDKIT_CACHE") or Path.home() / ".cache/rebuildkit")
+    parser.add_argument(
+        "what", nargs="?", choices=["machines", "fs"], default="machines", help="which comparison"
+    )
     parser.add_argument("--quick", action="store_true", help="a twentieth of M and L, once")
-    parser.add_argument("--rounds", type=int, help="how often; the best counts; 3")
+    parser.add_argument("--rounds", type=int, help="how often; the best counts; 3, of fs 1")
     parser.add_argument("--data", default="SML", help="which data sets; SML")
     parser.add_argument("--scratch", type=Path, default=default / "bench", help="for data")
     parser.add_argument("--without-peers", action="store_true", help="only rebuildkit")
     parser.add_argument("--skip", nargs="*", default=[], choices=["unchanged", "restore"])
+    parser.add_argument("--kinds", nargs="*", choices=list(KINDS_OF_FS), help="of fs, which")
     parser.add_argument("--json", type=Path, help="write every single run to this file")
     parser.add_argument("--update", type=Path, help="page whose measured part is replaced")
     return parser

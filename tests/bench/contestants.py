@@ -50,7 +50,7 @@ class Contestant(Protocol):
     def close(self) -> None: ...
 
 
-def _loop_restore(image: Path, mount: Path, inner: str) -> str:
+def loop_restore(image: Path, mount: Path, inner: str) -> str:
     """Return a script that makes an ext4 in an image, fills it and lets go of it."""
     return (
         f"mke2fs -q -F -t ext4 {image}; mount -o loop {image} {mount}; "
@@ -201,7 +201,7 @@ class Restic:
         image, mount = self._work / "restic.img", self._work / "mount"
         make_image(image, self._data.image_size)
         cell = self._cell(
-            _loop_restore(image, mount, f"restic restore -q latest --target {mount}"),
+            loop_restore(image, mount, f"restic restore -q latest --target {mount}"),
             self._repository,
         )
         cell.made = image
@@ -247,7 +247,7 @@ class Borg:
         image, mount = self._work / "borg.img", self._work / "mount"
         make_image(image, self._data.image_size)
         inner = f"(cd {mount}; borg extract ::run{self._runs})"
-        script = _loop_restore(image, mount, inner)
+        script = loop_restore(image, mount, inner)
         return Cell(script, self._repository, self._environment, made=image)
 
     def close(self) -> None:
@@ -295,7 +295,7 @@ class Tar:
         image, mount = self._work / "tar.img", self._work / "mount"
         make_image(image, self._data.image_size)
         inner = f"tar -C {mount} {' '.join(TAR_OPTIONS)} -xpf {self._data.tar}"
-        return Cell(_loop_restore(image, mount, inner), self._data.tar, made=image)
+        return Cell(loop_restore(image, mount, inner), self._data.tar, made=image)
 
     def close(self) -> None:
         pass
@@ -322,17 +322,9 @@ def contestants(data: DataSet, work: Path, *, without_peers: bool) -> Iterator[l
         shutil.rmtree(work, ignore_errors=True)
 
 
-def versions() -> list[str]:
-    """Return what is measured, and on what kernel and interpreter, each with its version."""
-    found = []
-    for command, pattern in (
-        (["restic", "version"], r"restic \S+"),
-        (["borg", "--version"], r"borg \S+"),
-        (["mke2fs", "-V"], r"mke2fs \S+"),
-        (["tar", "--version"], r"tar \(GNU tar\) \S+"),
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        match = re.search(pattern, done.stdout + done.stderr)
-        found.append(match[0] if match else f"{command[0]}, absent")
-    python = ".".join(map(str, sys.version_info[:3]))
-    return [*found, f"Python {python}", f"Linux {os.uname().release}"]
+VERSIONS = (
+    (["restic", "version"], r"restic \S+"),
+    (["borg", "--version"], r"borg \S+"),
+    (["mke2fs", "-V"], r"mke2fs \S+"),
+    (["tar", "--version"], r"tar \(GNU tar\) \S+"),
+)

@@ -8,12 +8,19 @@ write-back) counts as foreign, whoever caused it.
 
 from __future__ import annotations
 
+import datetime
 import os
+import re
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.bench.data import DataSet
 
 TICKS = os.sysconf("SC_CLK_TCK")
 READ_SIZE = 1 << 20
@@ -90,6 +97,56 @@ def warm(path: Path) -> None:
 def settle() -> None:
     """Have everything written out that earlier commands left to the kernel."""
     os.sync()
+
+
+def head_lines(
+    sets: Sequence[DataSet], command: str, versions: Sequence[tuple[list[str], str]]
+) -> list[str]:
+    """Return what was measured, when, where and with what, as Markdown.
+
+    Args:
+        sets: the data sets.
+        command: the options behind `python -m tests.bench`, `--rounds N` last.
+        versions: commands that say a version, and what to look for in their words.
+    """
+    cpu = next(
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    )
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
+    today = datetime.datetime.now(datetime.UTC).date()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return [
+        f"Measured {today} at commit {commit or 'unknown'} with `python -m tests.bench {command}`.",
+        "",
+        f"Machine: {os.cpu_count()} processors ({cpu}), {memory} GiB. "
+        f"Versions: {', '.join(_versions(versions))}.",
+        "",
+        *(f"- {data.name}: {data.about}" for data in sets),
+        "",
+        f"A cell is the best of {command.rpartition(' ')[2]} in wall time: wall time (processor "
+        "time with that of children and server, peak memory of the largest process; processors "
+        "that other programs used meanwhile).",
+    ]
+
+
+def _versions(wanted: Sequence[tuple[list[str], str]]) -> list[str]:
+    """Return what is measured, and on what kernel and interpreter, each with its version."""
+    found = []
+    for command, pattern in wanted:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            found.append(f"{command[0]}, absent")
+            continue
+        match = re.search(pattern, done.stdout + done.stderr)
+        text = match[0] if match else "unknown"
+        found.append(text if command[0][:4] in text else f"{command[0]} {text.split()[-1]}")
+    python = ".".join(map(str, sys.version_info[:3]))
+    return [*found, f"Python {python}", f"Linux {os.uname().release}"]
 
 
 def _read(path: str) -> None:

@@ -14,7 +14,7 @@ KINDS = {
     "unchanged": "Second backup, nothing changed",
     "restore": "Restore onto an empty ext4 image, flushed",
 }
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+MACHINES, FILESYSTEMS = "measured", "filesystems"  # the parts of the page that are replaced
 
 # kind -> contestant -> data set -> runs
 Results = Mapping[str, Mapping[str, Mapping[str, list[Cost]]]]
@@ -52,18 +52,7 @@ def best(runs: list[Cost]) -> Cost:
 
 def lines_of(results: Results) -> list[str]:
     """Return everything as Markdown."""
-    lines: list[str] = []
-    for kind, title in KINDS.items():
-        rows = results.get(kind, {})
-        names = sorted({name for row in rows.values() for name in row}, key="SML".find)
-        if not rows:
-            continue
-        lines += [f"### {title}", "", "| | " + " | ".join(names) + " |"]
-        lines.append("| --- |" + " --- |" * len(names))
-        for contestant, row in rows.items():
-            cells = [_cell(row[name]) if name in row else "" for name in names]
-            lines.append(f"| {contestant} | " + " | ".join(cells) + " |")
-        lines.append("")
+    lines = table_lines(results, KINDS)
     lines += [
         "### Goals",
         "",
@@ -76,6 +65,23 @@ def lines_of(results: Results) -> list[str]:
     return lines
 
 
+def table_lines(results: Results, titles: Mapping[str, str]) -> list[str]:
+    """Return a table for each kind of run that was measured."""
+    lines: list[str] = []
+    for kind, title in titles.items():
+        rows = results.get(kind, {})
+        names = sorted({name for row in rows.values() for name in row}, key="SML".find)
+        if not rows:
+            continue
+        lines += [f"### {title}", "", "| | " + " | ".join(names) + " |"]
+        lines.append("| --- |" + " --- |" * len(names))
+        for contestant, row in rows.items():
+            cells = [_cell(row[name]) if name in row else "" for name in names]
+            lines.append(f"| {contestant} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return lines
+
+
 def _cell(runs: list[Cost]) -> str:
     run = best(runs)
     rss = run.rss_bytes >> 20
@@ -84,9 +90,9 @@ def _cell(runs: list[Cost]) -> str:
 
 def _goal(results: Results, goal: Goal, name: str) -> list[str]:
     rows = results.get(goal.kind, {})
-    ours = _runs(rows, OURS, name)
-    local = _runs(rows, OURS_LOCAL, name)
-    peers = _runs(rows, goal.peer, name)
+    ours = find_runs(rows, OURS, name)
+    local = find_runs(rows, OURS_LOCAL, name)
+    peers = find_runs(rows, goal.peer, name)
     if not ours or not local or not peers:
         return []
     ratio = best(peers).wall_s / best(ours).wall_s
@@ -96,17 +102,24 @@ def _goal(results: Results, goal: Goal, name: str) -> list[str]:
     return [f"| {about} | {goal.ratio:.1f} x | {ratio:.2f} x | {ratio_local:.2f} x | {verdict} |"]
 
 
-def _runs(
+def find_runs(
     rows: Mapping[str, Mapping[str, list[Cost]]], prefix: str, name: str
 ) -> list[Cost] | None:
+    """Return the runs on data set `name` of the first contestant whose name begins so."""
     for contestant, row in rows.items():
         if contestant.startswith(prefix):
             return row.get(name)
     return None
 
 
-def update_page(path: Path, lines: list[str]) -> None:
-    """Replace the measured part of a page."""
-    head, _, rest = path.read_text().partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    path.write_text(head + BEGIN + "\n" + "\n".join(lines) + "\n" + END + tail)
+def marks_of(part: str) -> tuple[str, str]:
+    """Return the lines between which a measured part of the page stands."""
+    return f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
+
+
+def update_page(path: Path, lines: list[str], part: str = MACHINES) -> None:
+    """Replace a measured part of a page."""
+    begin, end = marks_of(part)
+    head, _, rest = path.read_text().partition(begin)
+    _, _, tail = rest.partition(end)
+    path.write_text(head + begin + "\n" + "\n".join(lines) + "\n" + end + tail)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.filesystems import goal_lines
 from tests.bench.measure import CommandFailedError, Cost, measure
-from tests.bench.report import BEGIN, END, lines_of, update_page
+from tests.bench.report import FILESYSTEMS, MACHINES, lines_of, marks_of, update_page
 
 SPIN = """python3 -c '
 import time
@@ -55,11 +56,34 @@ def test_best_run_counts_and_goals_are_judged() -> None:
     assert "| First backup, S, against borg | 2.0 x | 1.50 x | 3.00 x | **not yet** |" in text
 
 
-def test_only_the_measured_part_of_a_page_is_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", [MACHINES, FILESYSTEMS])
+def test_only_the_measured_part_of_a_page_is_replaced(tmp_path: Path, part: str) -> None:
     """What people wrote before and behind the table stays."""
+    begin, end = marks_of(part)
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nbehind\n")
+    page.write_text(f"before\n{begin}\nold\n{end}\nbehind\n")
 
-    update_page(page, ["new", "lines"])
+    update_page(page, ["new", "lines"], part)
 
-    assert page.read_text() == f"before\n{BEGIN}\nnew\nlines\n{END}\nbehind\n"
+    assert page.read_text() == f"before\n{begin}\nnew\nlines\n{end}\nbehind\n"
+
+
+def test_goals_of_filesystems_are_judged_by_wall_time() -> None:
+    """The ratio of processor time is shown beside, from the cheapest run of each."""
+
+    def runs(*costs: tuple[float, float]) -> dict[str, list[Cost]]:
+        return {"M": [Cost(wall, cpu, 50 << 20, 0.0) for wall, cpu in costs]}
+
+    lines = goal_lines(
+        {
+            "populate-ext4": {
+                "rebuildkit": runs((1.0, 1.2), (1.1, 1.0)),
+                "mke2fs -d": runs((1.9, 2.5)),
+                "mke2fs, mount, tar x": runs((3.0, 2.0)),
+            }
+        },
+        {"populate-ext4": "Filled"},
+    )
+
+    assert "| Filled, M, against mke2fs -d | 2.0 x | 1.90 x | 2.50 x | **not yet** |" in lines
+    assert "| Filled, M, against mke2fs, mount | 3.0 x | 3.00 x | 2.00 x | yes |" in lines
