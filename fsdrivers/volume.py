@@ -53,6 +53,9 @@ class Extent(NamedTuple):
     is_unwritten: bool = False
 
 
+STREAM_COMPRESSED = 0x0001  # flag of a stream that has a stored form of its own, as on NTFS
+
+
 class Stream(NamedTuple):
     """A stream of a file besides the one that is its content, as NTFS has them.
 

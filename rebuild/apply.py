@@ -16,14 +16,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from backup.objects.medium import Medium
 from backup.objects.model import DiskObject, NodeObject, Piece
 from fsdrivers import driver_of
 from fsdrivers.device import Device, Window
 from fsdrivers.partitions import PartitionTable, plan_table
-from fsdrivers.partitions.chs import Geometry
-from fsdrivers.volume import Entry, Extent, Layout
+from fsdrivers.partitions.chs import Geometry, bios_geometry
+from fsdrivers.volume import Entry, Extent, Layout, StreamLayout
 from rebuild.content import PieceOpener, PieceTarget, stream_pieces
 from rebuild.errors import RebuildError
 from rebuild.fixups.dos import layout_options, new_geometry
@@ -43,7 +44,7 @@ from rebuild.report import Failure, RestoreReport, VolumeResult
 from rebuild.writer import CoalescingWriter
 
 WIPED_AT_EACH_END = 1 << 20  # bytes; holds every table and signature that probing looks at
-DRIVEN_TYPES = ("ext2", "ext3", "ext4", "fat12", "fat16", "fat32", "swap")
+DRIVEN_TYPES = ("ext2", "ext3", "ext4", "fat12", "fat16", "fat32", "ntfs", "swap")
 
 
 @dataclass(slots=True)
@@ -55,6 +56,7 @@ class _VolumeWork:
     window: Device
     layout: Layout | None  # None for a raw volume
     writer: CoalescingWriter
+    resident: _ResidentWriter | None = None  # for content inside the metadata
 
 
 @dataclass(slots=True)
@@ -137,9 +139,10 @@ def _plan_volumes(machine: Machine, work: _DiskWork, is_blank: bool, report: Res
             block_size = layout.block_size
         elif kind not in ("raw", "empty"):
             raise RebuildError(f"this disc cannot restore a volume of type {kind}")
-        work.volumes.append(
-            _VolumeWork(tree, part, window, layout, CoalescingWriter(window, block_size))
-        )
+        volume = _VolumeWork(tree, part, window, layout, CoalescingWriter(window, block_size))
+        if kind == "ntfs":
+            volume.resident = _ResidentWriter(cast(StreamLayout, layout).resident)
+        work.volumes.append(volume)
 
 
 def _layout_of(
@@ -148,16 +151,21 @@ def _layout_of(
     driver = driver_of(tree.volume.type)
     sector_size = work.plan.target.sector_size
     options: dict[str, object] = {}
-    if tree.volume.type.startswith("fat"):
+    if tree.volume.type.startswith(("fat", "ntfs")):
+        geometry = work.geometry
+        if tree.volume.type == "ntfs" and work.device.size != work.plan.disk.size:
+            geometry = geometry or bios_geometry(work.device.size)
         options = layout_options(
             *(tree, work.plan.disk),
             start=part.new_start,
             sector_size=sector_size,
-            geometry=work.geometry,
+            geometry=geometry,
         )
-    if tree.volume.type.startswith("ext"):
+    if tree.volume.type.startswith("ext") or tree.volume.type == "ntfs":
         options["regions"] = tree.regions()
         options["is_blank"] = is_blank
+    if tree.volume.type == "ntfs":
+        options["stream_regions"] = tree.stream_regions()
     layout: Layout = driver.plan_volume(
         tree.volume.description,
         size=part.new_size,
@@ -205,6 +213,22 @@ class _BootArea:
         """Do nothing: the parts are written with the partition table."""
 
 
+class _ResidentWriter:
+    """Collects content that goes into a volume's metadata, in memory that processes share."""
+
+    is_shared = True
+
+    def __init__(self, buffer: memoryview) -> None:
+        self._buffer = buffer
+
+    def write(self, position: int, data: bytes | bytearray | memoryview) -> None:
+        """Keep `data` for the metadata to be made."""
+        self._buffer[position : position + len(data)] = data
+
+    def flush(self) -> None:
+        """Do nothing: the metadata is written with the rest of it."""
+
+
 def _restore_content(
     works: list[_DiskWork],
     boot_areas: Mapping[int, _BootArea],
@@ -232,9 +256,11 @@ def _restore_content(
             first = len(targets)
             _collect_volume(volume, targets, names)
             part = parts[volume.writer] = _part_of(volume.part.title, targets, first)
+            if volume.resident is not None:
+                parts[volume.resident] = part
             count = 1 + len(volume.tree.nodes)
             report.volumes.append(VolumeResult(volume.part.title, count, part.total))
-    total = sum(part.total for part in parts.values())
+    total = sum(target.piece.length for target in targets)
     shown.begin("Restoring", total, len(targets), parts)
     failed = stream_pieces(targets, medium, opener, shown, names.of, processes=processes)
     for work in works:
@@ -273,6 +299,9 @@ def _collect_volume(volume: _VolumeWork, targets: list[PieceTarget], names: _Nam
         return
     names.places[tree.volume.number] = volume.part.place
     names.nodes.update({item.number: item for item in tree.nodes})
+    if volume.resident is not None:
+        _collect_streams(volume, volume.resident, targets)
+        return
     write_blank_files(tree, volume.layout, volume.window)
     placements, append = volume.layout.placements, targets.append
     for item in tree.nodes:
@@ -289,6 +318,30 @@ def _collect_volume(volume: _VolumeWork, targets: list[PieceTarget], names: _Nam
         targets += [
             PieceTarget(piece, writer, number, tuple(_split(piece, extents))) for piece in pieces
         ]
+
+
+def _collect_streams(
+    volume: _VolumeWork, resident: _ResidentWriter, targets: list[PieceTarget]
+) -> None:
+    """Say where content goes on a volume whose nodes have streams."""
+    layout = cast(StreamLayout, volume.layout)
+    for item in volume.tree.nodes:
+        number = item.number
+        contents = [(b"", item.pieces)] if item.pieces else []
+        contents += [(stream.name, stream.pieces) for stream in item.streams if stream.pieces]
+        for name, pieces in contents:
+            place = layout.resident_place(number, name)
+            if place is not None:
+                targets += [
+                    PieceTarget(piece, resident, number, ((place + piece[0], 0, piece[1]),))
+                    for piece in pieces
+                ]
+                continue
+            extents = layout.stream_placements(number, name)
+            targets += [
+                PieceTarget(piece, volume.writer, number, tuple(_split(piece, extents)))
+                for piece in pieces
+            ]
 
 
 def _part_of(name: str, targets: Sequence[PieceTarget], first: int) -> Part:

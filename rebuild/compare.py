@@ -11,15 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
-from backup.objects.content import content_id
+from backup.objects.content import content_id, content_size
 from backup.objects.keys import MasterKey
-from backup.objects.model import DiskObject, NodeObject, ObjectKind, Piece
+from backup.objects.model import DiskObject, NodeObject, ObjectKind, Piece, Region
 from fsdrivers import open_volume, probe
 from fsdrivers.device import Device
 from fsdrivers.errors import FilesystemError
 from fsdrivers.partitions import PartitionTable, open_partition, read_table
-from fsdrivers.volume import Entry, Kind, Node, Volume
+from fsdrivers.volume import Entry, Kind, Node, StreamVolume, Volume
+from rebuild.compare_streams import (
+    NTFS_FORMAT_KEYS,
+    content_differences,
+    merge_parts,
+    name_differences,
+)
 from rebuild.fixups.grub import (
     CORE_SECTOR_SIZE,
     Move,
@@ -32,13 +39,13 @@ from rebuild.fixups.windows9x import blank_files, first_nonzero
 from rebuild.machine import Machine, VolumeTree, node_of, printable_path
 from rebuild.plan import ESP_TYPE
 from rebuild.progress import Progress
-from rebuild.text import printable
+from rebuild.text import cut, printable
 
 DIFFERENCES_SHOWN = 40
 READ_SIZE = 1 << 20  # bytes
 NODE_FIELDS = (
     *("kind", "size", "mode", "uid", "gid", "modified_ns", "accessed_ns", "changed_ns"),
-    *("created_ns", "device", "target", "flags", "xattrs"),
+    *("created_ns", "device", "target", "flags", "xattrs", "streams"),
 )
 # What of an ext volume's description must be as it was whatever the size of the new volume.
 FORMAT_KEYS = (
@@ -167,7 +174,7 @@ def _compare_disk(
         result.object_count += 1
         shown.begin(
             f"Comparing {place} {tree.volume.type}",
-            sum(p.length for n in tree.nodes for p in n.pieces),
+            sum(content_size(item) for item in tree.nodes),
         )
         entry = found.entry(number) if found is not None else None
         if found is not None and entry is None:
@@ -237,11 +244,10 @@ def _compare_volume(
         if want != have:
             result.differences.append(f"{name}: {what} is {have!r}, not {want!r}")
     description = opened.describe()
-    for key in FORMAT_KEYS:
+    for key in NTFS_FORMAT_KEYS if kind == "ntfs" else FORMAT_KEYS:
         if key in volume.description and volume.description[key] != description.get(key):
-            result.differences.append(
-                f"{name}: {key} is {description.get(key)!r}, not {volume.description[key]!r}"
-            )
+            want, have = cut(repr(volume.description[key]), 80), cut(repr(description.get(key)), 80)
+            result.differences.append(f"{name}: {key} is {have}, not {want}")
     if tree.nodes:
         _TreeComparison(machine, tree, opened, place, master, result, shown).run()
 
@@ -268,6 +274,7 @@ class _TreeComparison:
         self._shown = shown
         self._by_number = {item.number: item for item in tree.nodes}
         self._blank = blank_files(tree)
+        self._has_streams = volume.type == "ntfs"
 
     def run(self) -> None:
         found: dict[tuple[int, bytes], Entry] = {}
@@ -290,6 +297,9 @@ class _TreeComparison:
             if item.kind == ObjectKind.HARD_LINK:
                 if numbers.get(item.target_number) != there.node.number:
                     self._differs(item, "is no link to the same object")
+                if self._has_streams:
+                    for text in name_differences(item, there):
+                        self._differs(item, text)
             else:
                 self._compare_node(item, there)
         parents = {numbers[i.number]: i for i in self._tree.nodes if i.number in numbers}
@@ -310,12 +320,29 @@ class _TreeComparison:
                 continue  # the source could not tell this time
             if expected != actual:
                 self._differs(item, f"{name} is {actual!r}, not {expected!r}")
+        if self._has_streams:
+            self._compare_streams(item, there)
+            return
         if item.short_name and item.short_name != there.short_name:
             self._differs(item, f"short name is {there.short_name!r}, not {item.short_name!r}")
         if item.name_flags != there.name_flags:
             self._differs(item, f"case bits are {there.name_flags}, not {item.name_flags}")
         if want.kind == Kind.FILE:
             self._compare_content(item, have)
+
+    def _compare_streams(self, item: NodeObject, there: Entry) -> None:
+        for text in name_differences(item, there):
+            self._differs(item, text)
+        if tuple(stream[:2] for stream in there.node.streams) != tuple(
+            stream[:2] for stream in item.streams
+        ):
+            return  # reported already, and there is nothing to read
+        volume = cast(StreamVolume, self._volume)
+        for text in content_differences(item, there.node, volume, self._master):
+            self._differs(item, text)
+        size = content_size(item)
+        self._result.content_size += size
+        self._shown.advance(size, 1)
 
     def _compare_content(self, item: NodeObject, have: Node) -> None:
         if self._volume.type.startswith("ext"):
@@ -374,26 +401,13 @@ def _expected_regions(item: NodeObject) -> list[tuple[int, int, bool]]:
     """Return the recorded map of allocated parts, which ends at the end of the file."""
     if item.regions is None:
         return [(0, item.size, False)] if item.size else []
-    return _merge([(part.offset, part.length, part.is_unwritten) for part in item.regions])
+    return merge_parts(item.regions)
 
 
 def _actual_regions(volume: Volume, node: Node) -> list[tuple[int, int, bool]]:
     """Return the map on the volume in the same form."""
-    return _merge(
-        [
-            (part.offset, min(part.length, node.size - part.offset), part.is_unwritten)
-            for part in volume.extents(node)
-            if part.offset < node.size
-        ]
+    return merge_parts(
+        Region(part.offset, min(part.length, node.size - part.offset), part.is_unwritten)
+        for part in volume.extents(node)
+        if part.offset < node.size
     )
-
-
-def _merge(parts: list[tuple[int, int, bool]]) -> list[tuple[int, int, bool]]:
-    """Join neighbours of one kind."""
-    merged: list[tuple[int, int, bool]] = []
-    for offset, length, is_unwritten in parts:
-        if merged and merged[-1][0] + merged[-1][1] == offset and merged[-1][2] == is_unwritten:
-            offset, length = merged[-1][0], merged[-1][1] + length
-            merged.pop()
-        merged.append((offset, length, is_unwritten))
-    return merged

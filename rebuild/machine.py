@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from backup.objects.content import iter_pieces, xattrs_of
 from backup.objects.model import (
     BackupObject,
     DiskObject,
@@ -21,7 +22,7 @@ from backup.objects.model import (
     SecurityObject,
     VolumeObject,
 )
-from fsdrivers.volume import Entry, Kind, Node
+from fsdrivers.volume import Entry, Kind, Node, Stream
 
 _KINDS = {int(kind): kind for kind in Kind}  # calling the enumeration costs 1 us
 
@@ -45,7 +46,9 @@ class VolumeTree:
             else:
                 node = made[item.number] = node_of(item, machine.security)
             parent = item.parent or item.number
-            entries.append(Entry(parent, item.name, node, item.short_name, item.name_flags))
+            entries.append(
+                Entry(parent, item.name, node, item.short_name, item.name_flags, item.name_times)
+            )
         return entries
 
     def content_order(self) -> list[int]:
@@ -55,8 +58,15 @@ class VolumeTree:
             for item in self.nodes
             if item.pieces
         ]
+        keyed += [
+            (stream.pieces[0].pack, stream.pieces[0].pack_offset, item.number)
+            for item in self.nodes
+            if item.streams and not item.pieces
+            for stream in item.streams
+            if stream.pieces
+        ]
         keyed.sort()
-        return [number for _, _, number in keyed]
+        return list(dict.fromkeys(number for _, _, number in keyed))
 
     def regions(self) -> dict[int, list[tuple[int, int, bool]]]:
         """Return the allocated regions of the nodes that have holes or unwritten parts."""
@@ -64,6 +74,17 @@ class VolumeTree:
             item.number: [(part.offset, part.length, part.is_unwritten) for part in item.regions]
             for item in self.nodes
             if item.regions is not None
+        }
+
+    def stream_regions(self) -> dict[tuple[int, bytes], list[tuple[int, int, bool]]]:
+        """Return the allocated regions of the streams that are not dense, by node and name."""
+        return {
+            (item.number, stream.name): [
+                (part.offset, part.length, part.is_unwritten) for part in stream.regions
+            ]
+            for item in self.nodes
+            for stream in item.streams
+            if stream.regions is not None
         }
 
 
@@ -91,7 +112,10 @@ class Machine:
             if tree.volume.pieces:
                 yield tree.volume.number, tree.volume.pieces
             for item in tree.nodes:
-                if item.pieces:
+                if item.streams:
+                    if pieces := tuple(iter_pieces(item)):
+                        yield item.number, pieces
+                elif item.pieces:
                     yield item.number, item.pieces
 
     @classmethod
@@ -134,7 +158,10 @@ def node_of(item: NodeObject, security: dict[int, SecurityObject]) -> Node:
         item.device,
         item.target,
         item.flags,
-        security[item.security].xattrs if item.security else (),
+        xattrs_of(item, security[item.security] if item.security else None),
+        tuple([Stream(s.name, s.size, s.flags, s.padding) for s in item.streams])
+        if item.streams
+        else (),
     )
 
 

@@ -18,7 +18,7 @@ from rebuild.machine import Machine, VolumeTree
 from rebuild.placement import ALIGNMENT, NewPlace, OldPartition, place_partitions
 from rebuild.text import cut, pad, plural, printable, size_text
 
-GROWABLE_TYPES = ("ext2", "ext3", "ext4")
+GROWABLE_TYPES = ("ext2", "ext3", "ext4", "ntfs")
 ESP_TYPE = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"  # Source: UEFI 2.10, 13.3.3
 SHRINK_MARGIN = ALIGNMENT  # bytes left free on a volume shrunk to its data
 FREE_SIZE_SHOWN = 16 << 20  # bytes; less at a disk's end is nothing to speak of
@@ -310,7 +310,8 @@ def _whole_disk(
 
 def _check_sector_size(tree: VolumeTree, target: TargetDisk) -> None:
     """Refuse a volume whose own block is smaller than the target's sector."""
-    block = tree.volume.description.get("block_size")
+    is_ntfs = tree.volume.type == "ntfs"
+    block = tree.volume.description.get("cluster_size" if is_ntfs else "block_size")
     if isinstance(block, int) and tree.volume.type != "swap" and block < target.sector_size:
         raise LayoutUnsupportedError(
             f"a {tree.volume.type} volume with {block}-byte blocks cannot live on {target.path}, "

@@ -205,9 +205,13 @@ def make_plan(
             continue
         # Only a smaller target needs the exact figure, which costs as much as planning.
         for tree in machine.volumes_of(disk):
-            if tree.volume.type.startswith("ext"):
-                minimum_sizes[tree.volume.number] = driver_of(tree.volume.type).minimum_size(
-                    tree.volume.description, tree.entries(machine), regions=tree.regions()
+            kind = tree.volume.type
+            if kind.startswith(("ext", "ntfs")):
+                options: dict[str, object] = {"regions": tree.regions()}
+                if kind == "ntfs":
+                    options["stream_regions"] = tree.stream_regions()
+                minimum_sizes[tree.volume.number] = driver_of(kind).minimum_size(
+                    tree.volume.description, tree.entries(machine), **options
                 )
     return plan_restore(machine, targets, minimum_sizes=minimum_sizes, grow=grow)
 

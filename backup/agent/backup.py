@@ -32,6 +32,7 @@ from backup.agent.remote import load_previous, read_pending
 from backup.agent.result import BackupOptions, BackupResult
 from backup.agent.sending import Sender, Sent
 from backup.agent.sources import Source
+from backup.objects.content import iter_pieces
 from backup.objects.identification import identification
 from backup.objects.keys import MasterKey
 from backup.objects.model import (
@@ -314,6 +315,8 @@ def _compact_packs(
         if type(obj) is NodeObject:
             for piece in obj.pieces:
                 used.add(piece[3])
+            if obj.streams:
+                used.update(piece.pack for piece in iter_pieces(obj))
         elif not isinstance(obj, LabelObject | SecurityObject | NodeObject):
             used.update(piece.pack for piece in obj.pieces)
     kept = [index for index in range(len(packs)) if index in used]
@@ -322,6 +325,11 @@ def _compact_packs(
         for obj in objects:
             if not isinstance(obj, LabelObject | SecurityObject) and obj.pieces:
                 obj.pieces = tuple(_moved(piece, numbers) for piece in obj.pieces)
+            if isinstance(obj, NodeObject) and obj.streams:
+                obj.streams = tuple(
+                    stream._replace(pieces=tuple(_moved(p, numbers) for p in stream.pieces))
+                    for stream in obj.streams
+                )
     listed = []
     for index in kept:
         pack = packs[index]

@@ -44,7 +44,6 @@ REASONS = {
     "bitlocker": "it is encrypted with BitLocker",
     "bcache": "it belongs to bcache",
     "iso9660": "it holds a disc image, which can be read but not made again",
-    "ntfs": "it holds ntfs, which can be read but not made again",
     UNKNOWN: "its content is of no known type",
 }
 _HINT = "rebuildkit cannot restore that yet"
@@ -160,8 +159,11 @@ def _decide(
     if type in TYPES:
         try:
             volume = open_volume(device)
-            check_description(volume.type, volume.describe())
-            return Partition(number, device, volume.type, volume, entry)
+            description = volume.describe()
+            if not description.get("is_deduplicated"):
+                check_description(volume.type, description)
+                return Partition(number, device, volume.type, volume, entry)
+            reason = f"its {type} is deduplicated: most content of files is kept elsewhere"
         except FilesystemError as error:
             reason = f"its {type} cannot be read or made again: {error}"
     if allow_raw or (type == UNKNOWN and device.size <= SMALL_SIZE and number):

@@ -30,7 +30,7 @@ from backup.objects.model import (
     VolumeObject,
 )
 from fsdrivers.errors import FilesystemError
-from fsdrivers.volume import Node
+from fsdrivers.volume import Entry, Node
 
 SLICE_SIZE = 8 * PIECE_SIZE  # bytes of content that one worker packs at a time
 SLICE_COUNT = 4096  # files in one slice at most
@@ -78,6 +78,22 @@ class Reader(Protocol):
         ...
 
 
+class StreamsReader(Reader, Protocol):
+    """A reader of files with streams."""
+
+    def map_stream(self, node: Node, name: bytes) -> tuple[Region, ...] | None:
+        """Return the regions of a large stream; None when it is dense."""
+        ...
+
+    def load_stream(self, node: Node, name: bytes, ranges: Ranges | None) -> Loaded:
+        """Return content of a stream, as `load` does.
+
+        Raises:
+            OSError, FilesystemError: it cannot be read.
+        """
+        ...
+
+
 class Work(NamedTuple):
     """Content to be read and packed: that of a file, or a part of a large one."""
 
@@ -86,6 +102,7 @@ class Work(NamedTuple):
     node: Node | None  # what the reader's driver calls it
     ranges: Ranges | None  # None: all of it
     size: int  # bytes, at most
+    stream: bytes = b""  # the stream that is read; empty: the content
 
 
 class LocalSet:
@@ -111,6 +128,7 @@ class LocalSet:
         self.signer = Signer(master, self.lookup)
         self._securities = SecuritySets(self.next_number)
         self._security_numbers: dict[Xattrs, int] = {(): 0}
+        self._descriptor_numbers: dict[bytes, int] = {}
 
     def lookup(self, number: int) -> BackupObject:
         """Return the object with that number."""
@@ -140,13 +158,18 @@ class LocalSet:
         if count > 1:
             self.parts[index] = count
 
-    def add_content(self, obj: NodeObject, reader: int, node: Node | None) -> None:
-        """Have a file's content read.
+    def add_content(
+        self, obj: NodeObject, reader: int, node: Node | None, *, only_streams: bool = False
+    ) -> None:
+        """Have a file's content read, and that of its streams.
 
         Raises:
             OSError, FilesystemError: it is large and cannot be mapped.
         """
         index, size = obj.number - 1, obj.size
+        if obj.streams:
+            self._add_streams(obj, reader, node, only_streams=only_streams)
+            return
         if size <= SLICE_SIZE:
             self.work.append(Work(index, reader, node, None, size))
             return
@@ -161,6 +184,52 @@ class LocalSet:
         elif not count:
             self.sign(obj)
 
+    def _add_streams(
+        self, obj: NodeObject, reader: int, node: Node | None, *, only_streams: bool
+    ) -> None:
+        """Have the content of a node read, and that of its streams right behind it.
+
+        Raises: as `add_content`.
+        """
+        index, first = obj.number - 1, len(self.work)
+        source: StreamsReader = self.readers[reader]  # type: ignore[assignment]
+        assert node is not None, "files with streams come with their node"
+        if not only_streams:
+            if obj.size > SLICE_SIZE:
+                obj.regions = source.map(obj, node)
+            self._add_parts(index, reader, node, b"", obj.size, obj.regions)
+        mapped = []
+        for stream in obj.streams:
+            if stream.name:
+                if stream.size > SLICE_SIZE:
+                    stream = stream._replace(regions=source.map_stream(node, stream.name))
+                self._add_parts(index, reader, node, stream.name, stream.size, stream.regions)
+            mapped.append(stream)
+        obj.streams = tuple(mapped)
+        count = len(self.work) - first
+        if count > 1:
+            self.parts[index] = count
+        elif not count:
+            self.sign(obj)
+
+    def _add_parts(
+        self,
+        index: int,
+        reader: int,
+        node: Node,
+        name: bytes,
+        size: int,
+        regions: tuple[Region, ...] | None,
+    ) -> None:
+        """Have a stream read, at once if it is small; an empty one has nothing to read."""
+        if size <= SLICE_SIZE:
+            if size:
+                self.work.append(Work(index, reader, node, None, size, name))
+            return
+        for ranges in group_pieces(iter_pieces(regions, size), SLICE_SIZE):
+            total = sum(length for _, length in ranges)
+            self.work.append(Work(index, reader, node, ranges, total, name))
+
     def kept_minimum(self, volume: VolumeObject) -> int:
         """Return the minimum size the volume had, 0 if it has changed or has none."""
         scan = self.scans.get(volume.number)
@@ -172,12 +241,23 @@ class LocalSet:
         """Return the number of the object with these attributes, adding it where it is new."""
         number = self._security_numbers.get(xattrs)
         if number is None:
-            security, is_new = self._securities.share(xattrs)
-            if is_new:
-                security.signature = self.signer.signature_of(security)
-                self.objects.append(security)
-            number = self._security_numbers[xattrs] = security.number
+            number = self._security_numbers[xattrs] = self._share(xattrs, b"")
         return number
+
+    def descriptor_number(self, descriptor: bytes) -> int:
+        """Return the number of the object of a security descriptor, adding it where it is new."""
+        number = self._descriptor_numbers.get(descriptor)
+        if number is None:
+            number = self._descriptor_numbers[descriptor] = self._share((), descriptor)
+        return number
+
+    def _share(self, xattrs: Xattrs, descriptor: bytes) -> int:
+        """Return the number of a security object, adding it where it is new."""
+        security, is_new = self._securities.share(xattrs, descriptor)
+        if is_new:
+            security.signature = self.signer.signature_of(security)
+            self.objects.append(security)
+        return security.number
 
     def lose(self, place: int, reason: str) -> None:
         """Leave an object out of the set after all; without a reason it is simply gone."""
@@ -245,8 +325,10 @@ class TreeScan:
         obj = self.local.lookup(parent) if parent else None
         return obj.source_number if isinstance(obj, NodeObject) else None
 
-    def add_link(self, first: int, parent: int, name: bytes, source: int) -> None:
-        """Add a further name of object `first`."""
+    def add_link(
+        self, first: int, parent: int, name: bytes, source: int, entry: Entry | None = None
+    ) -> None:
+        """Add a further name of object `first`; `entry` if the filesystem says more of names."""
         local = self.local
         old = self.previous.links.pop((source, name), None)
         number = local.next_number()
@@ -259,6 +341,9 @@ class TreeScan:
             source_number=source,
             target_number=first,
         )
+        if entry is not None:
+            link.short_name, link.name_flags = entry.short_name, entry.name_flags
+            link.name_times = entry.name_times
         local.objects.append(link)
         local.sign(link)
         if old is None:
@@ -282,9 +367,10 @@ class TreeScan:
         local.objects.append(obj)
         self.is_changed = True
         self.note_former(obj, old)
-        if obj.kind == ObjectKind.FILE and obj.size and has_content:
+        has_content = has_content and obj.kind == ObjectKind.FILE and obj.size > 0
+        if has_content or obj.streams:
             try:
-                local.add_content(obj, self.reader, node)
+                local.add_content(obj, self.reader, node, only_streams=not has_content)
             except FileNotFoundError:
                 local.lose(obj.number - 1, "")
             except (OSError, FilesystemError) as error:

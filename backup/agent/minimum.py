@@ -11,15 +11,17 @@ from collections.abc import Mapping, Sequence
 
 from backup.agent.errors import Problem
 from backup.agent.local_set import LocalSet
+from backup.objects.content import xattrs_of
 from backup.objects.model import NodeObject, ObjectKind, SecurityObject, VolumeObject
-from fsdrivers import EXT_TYPES, TYPES, driver_of
+from fsdrivers import EXT_TYPES, NTFS_TYPES, TYPES, driver_of
 from fsdrivers.errors import FilesystemError, NoSpaceError
-from fsdrivers.volume import Description, Entry, Kind, Node
+from fsdrivers.volume import Description, Entry, Kind, Node, Stream
 
 KIND_OF = {ObjectKind(kind): kind for kind in Kind}
 ROOT_ONLY = (Entry(2, b"", Node(2, Kind.DIRECTORY)),)
 
 Regions = Mapping[int, Sequence[tuple[int, int, bool]]]
+StreamRegions = Mapping[tuple[int, bytes], Sequence[tuple[int, int, bool]]]
 
 
 def check_description(type: str, description: Description) -> None:
@@ -47,15 +49,19 @@ def set_minimum_sizes(local: LocalSet) -> list[Problem]:
         return []
     entries: dict[int, list[Entry]] = {number: [] for number in wanted}
     regions: dict[int, Sequence[tuple[int, int, bool]]] = {}
+    streams: dict[tuple[int, bytes], Sequence[tuple[int, int, bool]]] = {}
     nodes: dict[int, Node] = {}
     for obj in local.objects:
         if type(obj) is NodeObject and obj.volume in wanted:
             entries[obj.volume].append(_entry_of(local, obj, nodes))
             if obj.regions is not None:
                 regions[obj.number] = obj.regions
+            for stream in obj.streams:
+                if stream.regions is not None:
+                    streams[obj.number, stream.name] = stream.regions
     for number, volume in wanted.items():
         try:
-            volume.minimum_size = _minimum_size(volume, entries[number], regions)
+            volume.minimum_size = _minimum_size(volume, entries[number], regions, streams)
         except NoSpaceError:
             volume.minimum_size = volume.size
         except FilesystemError as error:
@@ -64,13 +70,18 @@ def set_minimum_sizes(local: LocalSet) -> list[Problem]:
     return problems
 
 
-def _minimum_size(volume: VolumeObject, entries: Sequence[Entry], regions: Regions) -> int:
+def _minimum_size(
+    volume: VolumeObject, entries: Sequence[Entry], regions: Regions, streams: StreamRegions
+) -> int:
     """Ask the volume's driver."""
     if volume.type in EXT_TYPES:
         from fsdrivers import ext
 
         return ext.minimum_size(volume.description, entries, regions)
-    size: int = driver_of(volume.type).minimum_size(volume.description, entries)
+    options = {}
+    if volume.type in NTFS_TYPES:
+        options = {"regions": regions, "stream_regions": streams}
+    size: int = driver_of(volume.type).minimum_size(volume.description, entries, **options)
     return size
 
 
@@ -78,7 +89,8 @@ def _entry_of(local: LocalSet, obj: NodeObject, nodes: dict[int, Node]) -> Entry
     """Return what the driver knows an object as: numbered like the object."""
     parent = obj.parent or obj.number
     if obj.kind is ObjectKind.HARD_LINK:
-        return Entry(parent, obj.name, nodes[obj.target_number], obj.short_name, obj.name_flags)
+        node = nodes[obj.target_number]
+        return Entry(parent, obj.name, node, obj.short_name, obj.name_flags, obj.name_times)
     security = local.lookup(obj.security) if obj.security else None
     node = Node(
         obj.number,
@@ -95,7 +107,8 @@ def _entry_of(local: LocalSet, obj: NodeObject, nodes: dict[int, Node]) -> Entry
         obj.device,
         obj.target,
         obj.flags,
-        security.xattrs if isinstance(security, SecurityObject) else (),
+        xattrs_of(obj, security if isinstance(security, SecurityObject) else None),
+        tuple([Stream(s.name, s.size, s.flags, s.padding) for s in obj.streams]),
     )
     nodes[obj.number] = node
-    return Entry(parent, obj.name, node, obj.short_name, obj.name_flags)
+    return Entry(parent, obj.name, node, obj.short_name, obj.name_flags, obj.name_times)

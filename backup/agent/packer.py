@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from blake3 import blake3
 
-from backup.agent.local_set import SLICE_SIZE, Loaded, LocalSet
+from backup.agent.local_set import SLICE_SIZE, Loaded, LocalSet, StreamsReader, Work
 from backup.objects.content import PIECE_SIZE
 from backup.objects.keys import MasterKey
 from backup.objects.pack import PackWriter
@@ -136,8 +136,16 @@ class Packer:
         work = self._local.work[place]
         reader = self._local.readers[work.reader]
         try:
+            if work.stream:
+                return self._load_stream(work)
             return reader.load(self._local.objects[work.place], work.node, work.ranges)
         except FileNotFoundError:
             return VANISHED
         except (OSError, FilesystemError) as error:
             return str(error) or type(error).__name__
+
+    def _load_stream(self, work: Work) -> Loaded:
+        """Return the content of a stream."""
+        reader: StreamsReader = self._local.readers[work.reader]  # type: ignore[assignment]
+        assert work.node is not None, "streams come with their node"
+        return reader.load_stream(work.node, work.stream, work.ranges)

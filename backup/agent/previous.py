@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from backup.objects.content import iter_pieces, shared_xattrs
 from backup.objects.identification import identification
 from backup.objects.model import (
     BackupObject,
@@ -106,6 +107,9 @@ def index_objects(
                 directories[obj.number] = obj.source_number
             for piece in obj.pieces:
                 pieces[piece[2]] = piece
+            if obj.streams:
+                for piece in iter_pieces(obj):
+                    pieces[piece[2]] = piece
             continue
         others.append(obj)
         if isinstance(obj, VolumeObject):
@@ -143,7 +147,7 @@ def give_up_packs(previous: PreviousSet, packs: set[int]) -> None:
     }
     for volume in previous.volumes.values():
         for node in volume.nodes.values():
-            if any(piece.pack in packs for piece in node.pieces):
+            if any(piece.pack in packs for piece in iter_pieces(node)):
                 previous.stale.add(node.number)
 
 
@@ -154,7 +158,7 @@ def _index_others(
     for obj in others:
         previous.signatures[identification(obj, by_number.__getitem__)] = obj.signature
         if isinstance(obj, SecurityObject):
-            previous.xattrs[obj.number] = obj.xattrs
+            previous.xattrs[obj.number] = shared_xattrs(obj)
         elif not isinstance(obj, LabelObject):
             for piece in obj.pieces:
                 previous.pieces[piece.content_id] = piece

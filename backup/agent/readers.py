@@ -7,11 +7,11 @@ Both read at positions only, so that processes forked after they were made can s
 from __future__ import annotations
 
 from backup.agent.local_set import Loaded
-from backup.agent.regions import Ranges, iter_pieces, regions_of
+from backup.agent.regions import Ranges, iter_pieces, regions_of, stored_regions_of
 from backup.objects.content import PIECE_SIZE
 from backup.objects.model import BackupObject, Region
 from fsdrivers.device import Device
-from fsdrivers.volume import Node, Volume
+from fsdrivers.volume import STREAM_COMPRESSED, Node, StreamVolume, Volume
 
 _ZEROS = bytes(PIECE_SIZE)
 
@@ -43,6 +43,56 @@ class VolumeReader:
                 return Loaded([(0, read(node, 0, size))] if size else [], None)
             ranges = tuple(iter_pieces(regions, size))
         return Loaded([(offset, read(node, offset, length)) for offset, length in ranges], regions)
+
+
+class StreamVolumeReader(VolumeReader):
+    """Reads files with streams, as they are stored."""
+
+    def __init__(self, volume: StreamVolume) -> None:
+        super().__init__(volume)
+        self._streams = volume
+
+    def map(self, obj: BackupObject, node: Node | None) -> tuple[Region, ...] | None:
+        """Return the regions of a file."""
+        assert node is not None, "files of volumes come with their node"
+        return self.map_stream(node, b"")
+
+    def load(self, obj: BackupObject, node: Node | None, ranges: Ranges | None) -> Loaded:
+        """Return the content of a file, or of parts of it."""
+        assert node is not None, "files of volumes come with their node"
+        return self.load_stream(node, b"", ranges)
+
+    def map_stream(self, node: Node, name: bytes) -> tuple[Region, ...] | None:
+        """Return the regions of a stream; of a compressed one None if it is kept in metadata."""
+        size, flags = _size_and_flags(node, name)
+        if flags & STREAM_COMPRESSED:
+            if self._streams.is_resident(node, name):
+                return None
+            return stored_regions_of(self._streams.stored_extents(node, name))
+        extents = self._streams.stored_extents(node, name)
+        if len(extents) == 1:
+            offset, length, _, is_unwritten = extents[0]
+            if offset == 0 and length >= size and not is_unwritten:
+                return None  # nearly every stream
+        return regions_of(((e.offset, e.length, e.is_unwritten) for e in extents), size)
+
+    def load_stream(self, node: Node, name: bytes, ranges: Ranges | None) -> Loaded:
+        """Return the content of a stream, or of parts of it."""
+        regions = None
+        read = self._streams.read_stored
+        if ranges is None:
+            regions = self.map_stream(node, name)
+            ranges = tuple(iter_pieces(regions, _size_and_flags(node, name)[0]))
+        chunks = [(offset, read(node, name, offset, length)) for offset, length in ranges]
+        return Loaded(chunks, regions)
+
+
+def _size_and_flags(node: Node, name: bytes) -> tuple[int, int]:
+    """Return size and flags of a stream; the content has flags only if it is listed."""
+    for stream in node.streams:
+        if stream.name == name:
+            return stream.size, stream.flags
+    return node.size, 0
 
 
 class DeviceReader:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from backup.objects.content import PIECE_SIZE
 from backup.objects.model import Region
+from fsdrivers.volume import Extent
 
 Extents = Iterable[tuple[int, int, bool]]  # offset, length, is_unwritten; ascending
 Ranges = tuple[tuple[int, int], ...]  # offset, length
@@ -36,6 +37,18 @@ def regions_of(extents: Extents, size: int) -> tuple[Region, ...] | None:
         return None
     if not size:
         return None
+    return tuple(regions)
+
+
+def stored_regions_of(extents: Iterable[Extent]) -> tuple[Region, ...]:
+    """Return what is stored of a compressed stream; it may reach behind the stream's size."""
+    regions: list[Region] = []
+    for offset, length, _, _ in extents:
+        last = regions[-1] if regions else None
+        if last and last.offset + last.length == offset:
+            regions[-1] = Region(last.offset, last.length + length, False)
+        else:
+            regions.append(Region(offset, length, False))
     return tuple(regions)
 
 

@@ -68,6 +68,8 @@ class Sender:
         self._base = len(packs)
         self._parts: dict[int, list[Piece]] = {}
         self._parts_left = dict(local.parts)
+        # Of nodes with streams: by stream, the pieces so far, and the regions if read at once.
+        self._streams: dict[int, dict[bytes, tuple[list[Piece], tuple[Region, ...] | None]]] = {}
         self._announced: list[bytes] = []
         self._told: dict[int, int] = {}  # worker -> how many of the announced ids it knows
         self._sent = Sent([*packs])
@@ -152,6 +154,10 @@ class Sender:
         obj = self._local.objects[place]
         pieces = [self._piece(pack, piece) for piece in sent]
         if isinstance(obj, NodeObject):
+            if obj.streams:
+                made = None if regions is None else tuple(Region(*r) for r in regions)
+                self._take_stream(obj, work, pieces, made)
+                return
             if work.ranges is None:
                 obj.regions = None if regions is None else tuple(Region(*r) for r in regions)
             if facts is not None:
@@ -166,6 +172,37 @@ class Sender:
         assert not hasattr(obj, "xattrs"), "security objects have no content to read"
         obj.pieces = tuple(pieces)  # type: ignore[union-attr]
         if isinstance(obj, NodeObject) and obj.number not in self._local.lost:
+            self._local.sign(obj)
+
+    def _take_stream(
+        self, obj: NodeObject, work: Work, pieces: list[Piece], regions: tuple[Region, ...] | None
+    ) -> None:
+        """Put pieces of a node with streams in place: of its content or of a stream."""
+        place = work.place
+        gathered = self._streams.setdefault(place, {})
+        known = gathered.setdefault(work.stream, ([], regions))
+        known[0].extend(pieces)
+        is_whole = work.ranges is None
+        if is_whole and not work.stream:
+            obj.regions = regions
+        left = self._parts_left.get(place, 1) - 1
+        self._parts_left[place] = left
+        if left:
+            return
+        del self._streams[place]
+        streams = []
+        for stream in obj.streams:
+            if stream.name and stream.name in gathered:
+                found, mapped = gathered[stream.name]
+                stream = stream._replace(
+                    pieces=tuple(sorted(found)),
+                    regions=stream.regions if stream.regions is not None else mapped,
+                )
+            streams.append(stream)
+        obj.streams = tuple(streams)
+        if b"" in gathered:
+            obj.pieces = tuple(sorted(gathered[b""][0]))
+        if obj.number not in self._local.lost:
             self._local.sign(obj)
 
     def _piece(self, pack: int, sent: SentPiece) -> Piece:

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 from backup.agent.errors import NoSourceError, Problem
 from backup.agent.exclusions import IsExcluded
 from backup.agent.inspection import EMPTY, RAW, InspectedDisk, Partition, inspect_disk
 from backup.agent.local_set import LocalSet
 from backup.agent.operating_system import find_system
-from backup.agent.readers import DeviceReader, VolumeReader
+from backup.agent.readers import DeviceReader, StreamVolumeReader, VolumeReader
 from backup.agent.regions import iter_pieces
 from backup.agent.volume_scan import scan_volume
 from backup.objects.model import DiskObject, LabelObject, Plain, VolumeObject
+from fsdrivers import NTFS_TYPES
 from fsdrivers.device import Device, FileDevice
 from fsdrivers.errors import DeviceError
 from fsdrivers.partitions import outside_regions
-from fsdrivers.volume import Volume
+from fsdrivers.volume import StreamVolume, Volume
 
 
 class Source(Protocol):
@@ -152,6 +153,23 @@ def _add_partition(local: LocalSet, disk: int, partition: Partition, scan_tree: 
     scan_tree(local, partition, obj)
 
 
+def reader_of(volume: Volume) -> VolumeReader:
+    """Return what reads the files of an opened volume."""
+    if volume.type in NTFS_TYPES:
+        return StreamVolumeReader(cast(StreamVolume, volume))
+    return VolumeReader(volume)
+
+
+def warnings_of(volume: Volume, obj: VolumeObject) -> list[str]:
+    """Return what makes the state of a volume doubtful, as far as its driver can tell."""
+    tell = getattr(volume, "warnings", None)
+    return (
+        [f"{obj.type} volume {obj.uuid or obj.partition}: {text}" for text in tell()]
+        if tell
+        else []
+    )
+
+
 def _add_raw(local: LocalSet, place: int, device: Device) -> None:
     """Have all bytes of a partition read that are not zero."""
     reader = local.add_reader(DeviceReader(device, skip_zeros=True))
@@ -171,5 +189,6 @@ def scan_partition(
     assert volume is not None, "only what a driver opened has nodes"
     if volume.type == "swap":
         return
-    reader = local.add_reader(VolumeReader(volume))
+    local.warnings += warnings_of(volume, obj)
+    reader = local.add_reader(reader_of(volume))
     scan_volume(local, volume, obj, reader, is_excluded, prefix)

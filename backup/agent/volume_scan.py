@@ -4,14 +4,28 @@
 An object is taken over unread when its source number, size and times are the same, and its
 change time is older than the previous run.  FAT has no change time and counts in steps of two
 seconds of an unknown zone: there name and parent must agree too, and recent files are read again.
+NTFS moves the change time with every change of any stream.
 """
 
 from __future__ import annotations
 
+import re
+
+from backup.agent.errors import NotRecoverableError, Problem
 from backup.agent.exclusions import IsExcluded
 from backup.agent.local_set import LocalSet, TreeScan
-from backup.objects.model import MarkerObject, NodeObject, ObjectKind, Plain, VolumeObject
-from fsdrivers.errors import DeviceError, FilesystemError
+from backup.objects.content import DESCRIPTOR_XATTR
+from backup.objects.model import (
+    MarkerObject,
+    NodeObject,
+    ObjectKind,
+    Plain,
+    Region,
+    StreamContent,
+    VolumeObject,
+)
+from fsdrivers import NTFS_TYPES
+from fsdrivers.errors import DeviceError, FilesystemError, UnsupportedError
 from fsdrivers.volume import Entry, Kind, Node, Volume
 
 RACY_NS = 20_000_000  # a kernel's clock tick, twice: two changes within one look the same
@@ -25,6 +39,14 @@ SWAP_FILES = (b"win386.swp", b"swapper.dat")
 ROOT_SWAP_FILES = (b"386spart.par", b"pagefile.sys", b"hiberfil.sys", *SWAP_FILES)
 PLACED_FILES = (b"ldlinux.sys",)
 BLANK_FILE, PLACED_FILE = "blank-file", "placed-file"  # names of their markers
+
+# On NTFS: files of the root directory that are zeros by design, and what is left out of the
+# directory where Windows keeps the changes that its shadow copies need: of a restored volume
+# they would be changes of something else.  Source: [libvshadow] "Store".
+NTFS_BLANK_FILES = (b"pagefile.sys", b"hiberfil.sys", b"swapfile.sys")
+SNAPSHOT_DIRECTORY = b"system volume information"
+_GUID = rb"\{[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\}"
+_SNAPSHOT = re.compile(rb"(%b)?\{3808876b-c176-4e48-b7ae-04046e6cc752\}" % _GUID, re.IGNORECASE)
 
 
 def scan_volume(
@@ -50,7 +72,9 @@ def scan_volume(
     paths: dict[int, bytes] = {}  # of directories by object number, if anyone asks
     directory = Kind.DIRECTORY
     root = 0  # object number of the root directory
-    has_special = volume.type.startswith("fat")
+    is_ntfs = volume.type in NTFS_TYPES
+    has_special = is_ntfs or volume.type.startswith("fat")
+    snapshots = _Snapshots() if is_ntfs else None
     markers: list[tuple[int, str, dict[str, Plain]]] = []
     try:
         for entry in volume.walk():
@@ -63,11 +87,13 @@ def scan_volume(
                 path = prefix if is_root else paths[parent] + b"/" + entry.name
                 if path and is_excluded(path):
                     continue
+            if snapshots is not None and snapshots.leaves_out(entry, is_in_root=parent == root):
+                continue
             first = seen.get(node.number)
             if first is not None:
-                scan.add_link(first, parent, entry.name, node.number)
+                scan.add_link(first, parent, entry.name, node.number, entry if is_ntfs else None)
                 continue
-            special = _special(entry, is_in_root=parent == root) if has_special else ""
+            special = _special(entry, parent == root, is_ntfs) if has_special else ""
             number = _add_entry(local, scan, entry, parent, is_blank=special == BLANK_FILE)
             if is_root:
                 root = number
@@ -78,18 +104,46 @@ def scan_volume(
             if node.links > 1 or node.kind == directory:
                 seen[node.number] = number
     except (FilesystemError, DeviceError) as error:
-        local.warnings.append(f"{obj.type} volume {obj.uuid or obj.partition}: {error}")
+        place = f"{obj.type} volume {obj.uuid or obj.partition}"
+        if is_ntfs and isinstance(error, UnsupportedError):
+            raise NotRecoverableError([Problem(place, f"it holds {error.feature}")]) from error
+        local.warnings.append(f"{place}: {error}")
         local.missing += 1
+    if snapshots is not None and snapshots.count:
+        local.notes.append(
+            f"{obj.type} volume {obj.uuid}: {snapshots.count} files of shadow copies are left out"
+        )
     for target, name, data in markers:
         marker = MarkerObject(local.next_number(), obj.number, name, target, data)
         local.add(marker)
 
 
-def _special(entry: Entry, *, is_in_root: bool) -> str:
-    """Return the name of the marker that a file on FAT gets, empty for none."""
+class _Snapshots:
+    """Knows the files that hold the shadow copies of one volume."""
+
+    def __init__(self) -> None:
+        self.count = 0  # of those left out
+        self._directory = 0  # number of the directory that has them
+
+    def leaves_out(self, entry: Entry, *, is_in_root: bool) -> bool:
+        """Tell whether an entry is such a file, and count it; sees every entry once."""
+        if is_in_root and entry.name.lower() == SNAPSHOT_DIRECTORY:
+            self._directory = entry.node.number
+        elif entry.parent == self._directory and _SNAPSHOT.fullmatch(entry.name):
+            self.count += 1
+            return True
+        return False
+
+
+def _special(entry: Entry, is_in_root: bool, is_ntfs: bool) -> str:
+    """Return the name of the marker that a file on FAT or NTFS gets, empty for none."""
     if entry.node.kind is not Kind.FILE or not entry.node.size:
         return ""
+    if is_ntfs and not is_in_root:
+        return ""
     name = entry.name.lower()
+    if is_ntfs:
+        return BLANK_FILE if name in NTFS_BLANK_FILES else ""
     if name in (ROOT_SWAP_FILES if is_in_root else SWAP_FILES):
         return BLANK_FILE
     return PLACED_FILE if name in PLACED_FILES else ""
@@ -113,13 +167,17 @@ def _add_entry(
     node = entry.node
     source = node.number
     xattrs = node.xattrs
-    security = local.security_number(xattrs) if xattrs else 0
+    own: tuple[tuple[bytes, bytes], ...] = ()
+    if entry.name_times is not None and xattrs:
+        security, own = _split_security(local, xattrs)
+    else:
+        security = local.security_number(xattrs) if xattrs else 0
     number = len(local.objects) + 1
     old = scan.previous.nodes.pop(source, None)
     if old is not None and _is_unread(local, old, entry) and (not is_blank or not old.pieces):
         same = _has_same_attributes(local, old, entry)
         old.number, old.parent, old.volume = number, parent, scan.volume
-        old.name, old.security = entry.name, security
+        old.name, old.security, old.xattrs = entry.name, security, own
         local.objects.append(old)
         if same and old.accessed_ns == node.accessed_ns:
             local.unchanged += 1
@@ -131,6 +189,7 @@ def _add_entry(
         old.accessed_ns, old.created_ns = node.accessed_ns, node.created_ns
         old.changed_ns = node.changed_ns
         old.short_name, old.name_flags = entry.short_name, entry.name_flags
+        old.name_times = entry.name_times
         local.sign(old)
         return number
     obj = NodeObject(
@@ -156,8 +215,26 @@ def _add_entry(
         entry.short_name,
         entry.name_flags,
     )
+    if entry.name_times is not None:
+        obj.name_times, obj.xattrs = entry.name_times, own
+        if is_blank:
+            obj.regions = (Region(0, node.size, True),)
+    if node.streams:
+        obj.streams = tuple(
+            [StreamContent(name, size, (), flags, pad) for name, size, flags, pad in node.streams]
+        )
     scan.add_new(obj, old, node, has_content=not is_blank)
     return number
+
+
+def _split_security(
+    local: LocalSet, xattrs: tuple[tuple[bytes, bytes], ...]
+) -> tuple[int, tuple[tuple[bytes, bytes], ...]]:
+    """Return the number of the security object of a node on NTFS, and its other attributes."""
+    for place, (name, value) in enumerate(xattrs):
+        if name == DESCRIPTOR_XATTR:
+            return local.descriptor_number(value), xattrs[:place] + xattrs[place + 1 :]
+    return 0, xattrs
 
 
 def _is_unread(local: LocalSet, old: NodeObject, entry: Entry) -> bool:
@@ -167,6 +244,8 @@ def _is_unread(local: LocalSet, old: NodeObject, entry: Entry) -> bool:
         return False
     if old.size != node.size or old.modified_ns != node.modified_ns:
         return False
+    if (old.streams or node.streams) and not _has_same_streams(old, node):
+        return False
     changed_ns = node.changed_ns
     if changed_ns is not None:
         return old.changed_ns == changed_ns < local.previous.started_ns - RACY_NS
@@ -175,6 +254,13 @@ def _is_unread(local: LocalSet, old: NodeObject, entry: Entry) -> bool:
         and old.created_ns == node.created_ns
         and local.previous.directories.get(old.parent) == entry.parent
         and node.modified_ns < local.previous.started_ns - RACY_WITHOUT_ZONE_NS
+    )
+
+
+def _has_same_streams(old: NodeObject, node: Node) -> bool:
+    """Return whether names, sizes and flags of the streams are as they were."""
+    return [(name, size, flags, pad) for name, size, _, flags, pad, _ in old.streams] == list(
+        node.streams
     )
 
 
@@ -192,5 +278,7 @@ def _has_same_attributes(local: LocalSet, old: NodeObject, entry: Entry) -> bool
         and old.target == node.target
         and old.short_name == entry.short_name
         and old.name_flags == entry.name_flags
-        and (local.previous.xattrs[old.security] if old.security else ()) == node.xattrs
+        and old.name_times == entry.name_times
+        and (local.previous.xattrs[old.security] if old.security else ()) + old.xattrs
+        == node.xattrs
     )

@@ -191,10 +191,15 @@ def xattrs_of(node: NodeObject, security: SecurityObject | None) -> Xattrs:
     """
     if security is None:
         return node.xattrs
-    shared = security.xattrs
-    if security.descriptor:
-        shared = ((DESCRIPTOR_XATTR, security.descriptor), *shared)
+    shared = shared_xattrs(security)
     return tuple(sorted(shared + node.xattrs)) if node.xattrs else shared
+
+
+def shared_xattrs(security: SecurityObject) -> Xattrs:
+    """Return the extended attributes that a security object stands for, sorted by name."""
+    if not security.descriptor:
+        return security.xattrs
+    return tuple(sorted(((DESCRIPTOR_XATTR, security.descriptor), *security.xattrs)))
 
 
 def _stream(stream: StreamContent) -> tuple[object, ...]:

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is what is stored of a node, on a filesystem with streams, what the data set says?
+
+Content and streams are compared as they are stored: of a compressed stream every allocated
+cluster, of an encrypted one every byte, so that nothing is taken on trust of a decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from backup.objects.content import content_id
+from backup.objects.keys import MasterKey
+from backup.objects.model import NodeObject, ObjectKind, Piece, Region, StreamContent
+from fsdrivers.volume import STREAM_COMPRESSED, Entry, Node, StreamVolume
+
+Parts = list[tuple[int, int, bool]]
+
+# What of an NTFS volume's description must be as it was whatever the size of the new volume.
+NTFS_FORMAT_KEYS = (
+    *("serial", "cluster_size", "record_size", "index_block_size", "version", "object_id"),
+    *("upcase", "upcase_info", "attribute_definitions"),
+)
+
+
+def name_differences(item: NodeObject, there: Entry) -> Iterator[str]:
+    """Yield in what a name differs: in all that belongs to it and not to the node."""
+    for what, want, have in (
+        ("short name", item.short_name, there.short_name),
+        ("namespace", item.name_flags, there.name_flags),
+        ("times of the name", item.name_times, there.name_times),
+    ):
+        if want != have:
+            yield f"{what}: {have!r}, not {want!r}"
+
+
+def content_differences(
+    item: NodeObject, node: Node, volume: StreamVolume, master: MasterKey
+) -> Iterator[str]:
+    """Yield in what the content and the streams differ; names and sizes are alike already."""
+    flags = next((stream.flags for stream in item.streams if not stream.name), 0)
+    streams = [stream for stream in item.streams if stream.name]
+    if item.kind == ObjectKind.FILE:
+        content = StreamContent(b"", item.size, item.pieces, flags, 0, item.regions)
+        streams.insert(0, content)
+    for stream in streams:
+        name = f"stream {stream.name!r}" if stream.name else "content"
+        expected, actual = _expected_parts(stream), _actual_parts(volume, node, stream)
+        if expected != actual:
+            yield f"{name}: allocated parts are {actual}, not {expected}"
+        for piece in stream.pieces:
+            if not _is_stored(piece, volume, node, stream.name, master):
+                yield f"{name} differs at byte {piece.offset}"
+                break
+
+
+def _is_stored(
+    piece: Piece, volume: StreamVolume, node: Node, name: bytes, master: MasterKey
+) -> bool:
+    data = volume.read_stored(node, name, piece.offset, piece.length)
+    return content_id(master, data) == piece.content_id
+
+
+def _expected_parts(stream: StreamContent) -> Parts | None:
+    """Return the recorded map of a stream; None where it is kept inside metadata."""
+    if stream.regions is None:
+        if stream.flags & STREAM_COMPRESSED:
+            return None
+        return [(0, stream.size, False)] if stream.size else []
+    return merge_parts(stream.regions)
+
+
+def _actual_parts(volume: StreamVolume, node: Node, stream: StreamContent) -> Parts | None:
+    """Return the map on the volume in the same form."""
+    extents = volume.stored_extents(node, stream.name)
+    if stream.flags & STREAM_COMPRESSED:
+        if volume.is_resident(node, stream.name):
+            return None
+        return merge_parts(Region(part.offset, part.length, False) for part in extents)
+    size = stream.size
+    return merge_parts(
+        Region(part.offset, min(part.length, size - part.offset), part.is_unwritten)
+        for part in extents
+        if part.offset < size
+    )
+
+
+def merge_parts(parts: Iterable[Region]) -> Parts:
+    """Join neighbours of one kind."""
+    merged: Parts = []
+    for offset, length, is_unwritten in parts:
+        if merged and merged[-1][0] + merged[-1][1] == offset and merged[-1][2] == is_unwritten:
+            offset, length = merged[-1][0], merged[-1][1] + length
+            merged.pop()
+        merged.append((offset, length, is_unwritten))
+    return merged
