@@ -40,6 +40,7 @@ class Mount:
     options: str = ""
     offset: int = 0  # bytes; where in the image the volume begins
     xattrs: tuple[str, ...] = ()  # to be asked for, beside those that are listed
+    sector_size: int = 512  # of the disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,8 @@ def _drive(number: int, mount: Mount) -> list[str]:
     if mount.offset:
         drive += f",offset={mount.offset}"
     device = f"virtio-blk-pci,drive=d{number},addr={number // 8 + 3:#x}.{number % 8}"
-    device += ",multifunction=on"
+    device += f",multifunction=on,logical_block_size={mount.sector_size}"
+    device += f",physical_block_size={mount.sector_size}"
     return ["-drive", drive, "-device", device]
 
 

@@ -7,7 +7,6 @@ also looks up.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,6 +26,7 @@ from tests.fsdrivers.iso_images import HandMade, Made, make_tree
 from tests.fsdrivers.iso_images import run as run_tool
 from tests.vm.kernel_guest import Mount, Seen, View, views_of
 from tests.vm.small_discs import make_disc, real_environment
+from tests.vm.volumes import assert_sound, digest, paths_of
 
 pytestmark = [pytest.mark.vm, pytest.mark.tools]
 
@@ -72,37 +72,6 @@ XORRISO = {
     "hard links": ["-hardlinks", "on", "-joliet", "on"],
     "relocation": ["-compliance", "deep_paths_off:long_paths_off"],
 }
-
-
-def paths_of(volume: Volume) -> Iterator[tuple[bytes, Node, bytes]]:
-    """Yield path, node and short name of every entry; the root has an empty path."""
-    directories: dict[int, bytes] = {}
-    for entry in volume.walk():
-        if not directories:
-            path = b""
-        else:
-            above = directories[entry.parent]
-            path = above + b"/" + entry.name if above else entry.name
-        if entry.node.kind is Kind.DIRECTORY:
-            directories[entry.node.number] = path
-        yield path, entry.node, entry.short_name
-
-
-def digest(volume: Volume, node: Node) -> str:
-    """Return the digest of a file's content, nothing of other objects."""
-    if node.kind is not Kind.FILE:
-        return ""
-    found = hashlib.sha256()
-    for offset in range(0, node.size, 1 << 20):
-        found.update(volume.read(node, offset, 1 << 20))
-    return found.hexdigest()
-
-
-def assert_sound(view: View) -> None:
-    """The kernel mounted the volume, could look up all names and had no complaint."""
-    assert view.refused == ""
-    assert view.errors == {}
-    assert view.messages == []
 
 
 @pytest.fixture(scope="module")

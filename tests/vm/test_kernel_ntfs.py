@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's ntfs3 reads NTFS volumes as our reader does: of Windows, of ntfs-3g, of ours."""
+
+from __future__ import annotations
+
+import lzma
+from pathlib import Path
+
+import pytest
+
+from tests.fsdrivers.ntfs_volumes import (
+    MIB,
+    make_image,
+    mounted,
+    populate,
+    windows_volume,
+)
+from tests.vm.kernel_guest import View, views_of
+from tests.vm.ntfs3 import assert_alike, mount_of
+
+pytestmark = [pytest.mark.vm, pytest.mark.tools, pytest.mark.root]
+
+SAMPLE = Path("/usr/share/forensics-samples/fs.ntfs.xz")
+SAMPLE_OFFSET, SAMPLE_SIZE = 2048 * 512, 100352 * 512  # the sample is a disk
+# name -> options of mkntfs
+FOREIGN = {
+    "ntfs-3g": (),
+    "ntfs-3g, clusters of 512 bytes": ("-c", 512),
+    "ntfs-3g, clusters of 64 KiB": ("-c", 65536),
+    "ntfs-3g, sectors of 4096 bytes": ("-s", 4096),
+}
+NAMES = ["Windows", "Debian's sample", *FOREIGN]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, int]]:
+    """Volumes and the bytes that lie before them."""
+    directory = tmp_path_factory.mktemp("ntfs")
+    sample = directory / "sample.img"
+    sample.write_bytes(lzma.decompress(SAMPLE.read_bytes()))
+    made = {"Windows": (windows_volume(), 0), "Debian's sample": (sample, SAMPLE_OFFSET)}
+    for name, options in FOREIGN.items():
+        path = make_image(directory / f"{len(made)}.img", 48 * MIB, *options)
+        with mounted(path, directory / "mount") as root:
+            populate(root)
+        made[name] = path, 0
+    return made
+
+
+@pytest.fixture(scope="module")
+def views(images: dict[str, tuple[Path, int]]) -> dict[str, View]:
+    """What ntfs3 sees of them."""
+    mounts = [mount_of(path, offset) for path, offset in images.values()]
+    return dict(zip(images, views_of(mounts), strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_foreign_volume(
+    images: dict[str, tuple[Path, int]], views: dict[str, View], name: str
+) -> None:
+    """ntfs3 and our reader see the same on a volume that neither made."""
+    path, offset = images[name]
+
+    assert_alike(views[name], path, offset, SAMPLE_SIZE if offset else 0)
