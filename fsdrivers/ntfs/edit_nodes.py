@@ -10,7 +10,7 @@ Source: as `format_index`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from fsdrivers.errors import CorruptError, UnsupportedError
@@ -101,7 +101,6 @@ class Node:
     entries: list[Entry]
     children: list[int]  # VCNs; the one at i leads to keys before entry i; empty in a leaf
     end: bytes = bytes(IndexEntry.SIZE)  # the END entry's reserved fields
-    _orders: list[Any] = field(default_factory=list)
 
     @property
     def is_leaf(self) -> bool:
@@ -120,25 +119,7 @@ class Node:
 
     def copy(self) -> Node:
         """Return one that can be changed."""
-        return Node(
-            self.head,
-            self.gap,
-            self.reserved,
-            list(self.entries),
-            list(self.children),
-            self.end,
-            list(self._orders),
-        )
-
-    def orders(self, order: Order) -> list[Any]:
-        """Return what sorts each entry, worked out once."""
-        if len(self._orders) != len(self.entries):
-            self._orders = [order(entry.key) for entry in self.entries]
-        return self._orders
-
-    def touch(self) -> None:
-        """Forget what was worked out from the entries; after a change of them."""
-        self._orders = []
+        return replace(self, entries=list(self.entries), children=list(self.children))
 
 
 def entries_size(entries: Sequence[Entry], *, is_leaf: bool) -> int:
