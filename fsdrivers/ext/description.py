@@ -7,10 +7,13 @@ says.  `feature_*` are the raw words without the flags of the moment (`TRANSIENT
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fsdrivers.ext import format as ext
 from fsdrivers.ext.flags import Compat, Incompat, RoCompat
 from fsdrivers.ext.format_journal import JournalSuperblock
 from fsdrivers.ext.geometry import Geometry
+from fsdrivers.ext.quota import QuotaFacts, describe_quota
 from fsdrivers.volume import Plain
 
 # Plain integers: the complement of an IntFlag forgets the bits that have no name.
@@ -34,12 +37,15 @@ def describe(
     journal: JournalSuperblock | None,
     boot_block: bytes,
     orphan_file_size: int,
+    quotas: Sequence[QuotaFacts],
 ) -> dict[str, Plain]:
     """Return the facts.
 
     `journal` is the superblock of the internal journal, `boot_block` the first 1024 bytes of the
-    volume, `orphan_file_size` the bytes of the orphan file, 0 if there is none.
+    volume, `orphan_file_size` the bytes of the orphan file, 0 if there is none, `quotas` what is
+    set for each kind of quota that the volume keeps.
     """
+    has_quota = superblock.feature_ro_compat & RoCompat.QUOTA
     return (
         _sizes(superblock, geometry)
         | _identity(superblock)
@@ -50,6 +56,7 @@ def describe(
             "boot_block": boot_block if any(boot_block) else None,
             "orphan_file_size": orphan_file_size,
         }
+        | ({"quotas": [describe_quota(facts) for facts in quotas]} if has_quota else {})
     )
 
 

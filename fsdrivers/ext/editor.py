@@ -43,7 +43,7 @@ PIECE_SIZE = 1 << 20  # bytes of content one operation writes
 EXT2_MAX_LINKS = 32000
 # Linux refuses these on anything but files and directories, and e2fsck takes them for damage.
 _FILE_FLAGS_ONLY = int(InodeFlags.IMMUTABLE | InodeFlags.APPEND)
-_SETTABLE_FLAGS = int(RESTORED_INODE_FLAGS & ~InodeFlags.PROJINHERIT)
+_SETTABLE_FLAGS = int(RESTORED_INODE_FLAGS & ~(InodeFlags.PROJINHERIT | InodeFlags.CASEFOLD))
 _DEVICES = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
 _TIMES = ("modified", "accessed", "changed", "created")
 

@@ -146,6 +146,7 @@ RESTORED_INODE_FLAGS = (
     | InodeFlags.NOCOW
     | InodeFlags.DAX
     | InodeFlags.PROJINHERIT
+    | InodeFlags.CASEFOLD
 )
 
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the fixed metadata of a new ext volume goes: pure arithmetic, integers in, integers out.
 
-Source: [kernel-ext4] "Layout", "Block Groups", "Flexible Block Groups".  Measured: the places
-of superblocks, descriptors, bitmaps and inode tables equal mke2fs 1.47's without RAID stride.
-Not here: what is written there, meta_bg, bigalloc.
+Source: [kernel-ext4] "Layout", "Block Groups", "Flexible Block Groups", "Meta Block Groups".
+Measured: the places of superblocks, descriptors, bitmaps and inode tables equal mke2fs 1.47's
+without RAID stride.
+With bigalloc the same places are taken, whatever cluster they share with others.
+Not here: what is written there.
 
 All positions are block numbers from the start of the volume; a run is (start, count).
 """
@@ -23,6 +25,7 @@ MIN_LAST_GROUP_BLOCKS = 50  # a last group with less than this beside its metada
 MIN_JOURNAL_BLOCKS = 1024  # jbd2 refuses less
 MAX_BLOCKS_32BIT = 2**32 - 1
 MAX_INODES = 2**32 - 1
+MAX_PER_GROUP = 2**16 - 1  # blocks or inodes: what libext2fs counts a group's with
 GROWTH_FACTOR = 1024  # reserved descriptor blocks let a volume grow online this many times
 # Journal size of a volume of up to so many blocks.  Source: mke2fs(8), measured with 1.47.
 DEFAULT_JOURNALS = (
@@ -51,10 +54,16 @@ class Shape:
     groups_per_flex: int  # 1 without flex_bg
     is_sparse: bool  # sparse_super: backups in few groups only
     backup_groups: tuple[int, ...] | None = None  # sparse_super2: exactly these and group 0
+    first_meta_group: int | None = None  # meta_bg: from which descriptor block on
+    cluster_blocks: int = 1  # more with bigalloc
 
     @property
     def first_data_block(self) -> int:
-        return 1 if self.block_size == 1024 else 0
+        return 1 if self.block_size == 1024 and self.cluster_blocks == 1 else 0
+
+    @property
+    def clusters_per_group(self) -> int:
+        return self.blocks_per_group // self.cluster_blocks
 
     @property
     def groups(self) -> int:
@@ -73,9 +82,43 @@ class Shape:
         return self.groups * self.inodes_per_group
 
     @property
-    def super_area_blocks(self) -> int:
-        """Blocks of a superblock with its descriptors and the room for more of them."""
-        return 1 + self.descriptor_blocks + self.reserved_gdt_blocks
+    def descriptors_per_block(self) -> int:
+        return self.block_size // self.descriptor_size
+
+    @property
+    def common_descriptor_blocks(self) -> int:
+        """Descriptor blocks that follow every superblock; the others are in their groups."""
+        if self.first_meta_group is None:
+            return self.descriptor_blocks
+        return min(self.first_meta_group, self.descriptor_blocks)
+
+    def is_meta_group(self, group: int) -> bool:
+        """Tell whether the descriptor of a group is kept in such groups as itself (meta_bg)."""
+        index = group // self.descriptors_per_block
+        return self.first_meta_group is not None and index >= self.first_meta_group
+
+    def has_own_descriptors(self, group: int) -> bool:
+        """Tell whether a group keeps the descriptor block of the groups around it."""
+        per_block = self.descriptors_per_block
+        return self.is_meta_group(group) and group % per_block in (0, 1, per_block - 1)
+
+    def super_block(self, group: int) -> int:
+        """Return the block with the superblock of a group that has one."""
+        start = self.group_start(group)
+        return 1 if not start and self.block_size == 1024 else start
+
+    def head_of(self, group: int) -> Run:
+        """Return what a group begins with: a superblock, descriptors and the room for more."""
+        start = self.group_start(group)
+        count = int(self.has_superblock(group))
+        if self.is_meta_group(group):
+            count += self.has_own_descriptors(group)
+        elif count:
+            count += self.common_descriptor_blocks
+            count += self.reserved_gdt_blocks if self.first_meta_group is None else 0
+        if group == 0:
+            count += self.super_block(0) - start  # the boot block
+        return start, count
 
     def group_start(self, group: int) -> int:
         return self.first_data_block + group * self.blocks_per_group
@@ -99,7 +142,7 @@ class Geometry:
     block_bitmaps: array[int]
     inode_bitmaps: array[int]
     inode_tables: array[int]
-    fixed_runs: tuple[Run, ...]  # all of it, ascending, apart from each other
+    fixed_runs: tuple[Run, ...]  # all of it in whole clusters, ascending, apart from each other
 
     @property
     def fixed_blocks(self) -> int:
@@ -108,18 +151,19 @@ class Geometry:
     @property
     def usable_blocks(self) -> int:
         """Blocks free for directories, files, the journal and so on."""
-        shape = self.shape
-        return shape.total_blocks - shape.first_data_block - self.fixed_blocks
+        return sum(count for _, count in self.iter_free_runs())
 
     def iter_free_runs(self) -> Iterator[Run]:
-        """Yield what no fixed metadata takes, ascending."""
+        """Yield what no fixed metadata takes, ascending, in whole clusters."""
         at = self.shape.first_data_block
         for start, count in self.fixed_runs:
             if start > at:
                 yield at, start - at
             at = start + count
-        if at < self.shape.total_blocks:
-            yield at, self.shape.total_blocks - at
+        rest = self.shape.total_blocks - at
+        rest -= rest % self.shape.cluster_blocks
+        if rest > 0:
+            yield at, rest
 
     def fixed_runs_within(self, start: int, end: int) -> list[Run]:
         """Return the parts of the fixed runs that lie in [start, end)."""
@@ -135,10 +179,10 @@ class Geometry:
         return found
 
     def own_blocks(self, group: int) -> int:
-        """Return the blocks in a group that the group's own metadata takes."""
+        """Return the blocks in a group that the group's own metadata takes, without bigalloc."""
         shape = self.shape
         start, end = shape.group_start(group), shape.group_end(group)
-        own = shape.super_area_blocks if shape.has_superblock(group) else 0
+        _, own = shape.head_of(group)
         own += start <= self.block_bitmaps[group] < end
         own += start <= self.inode_bitmaps[group] < end
         table = self.inode_tables[group]
@@ -179,23 +223,22 @@ def plan_geometry(shape: Shape) -> Geometry:
     """Place all fixed metadata.
 
     With flex_bg the bitmaps and inode tables of a flex group stand together at its start: all
-    block bitmaps, all inode bitmaps, all tables, each stepping over the superblock areas.
+    block bitmaps, all inode bitmaps, all tables, each stepping over what groups begin with.
 
     Raises:
         NoSpaceError: the metadata does not fit where it must.
         UnsupportedError: the descriptors do not fit into a group.
     """
-    if shape.super_area_blocks + 2 + shape.inode_table_blocks > shape.blocks_per_group:
+    if shape.head_of(0)[1] + 2 + shape.inode_table_blocks > shape.blocks_per_group:
         raise UnsupportedError("a group descriptor table larger than a block group")
     block_bitmaps, inode_bitmaps, inode_tables = array("Q"), array("Q"), array("Q")
     super_groups = super_groups_of(shape)
-    area = shape.super_area_blocks
-    runs: list[Run] = [(shape.group_start(group), area) for group in super_groups]
-    supers = set(super_groups)
+    heads = _heads_of(shape, super_groups)
+    runs: list[Run] = list(heads.values())
     table_blocks = shape.inode_table_blocks
     for first in range(0, shape.groups, shape.groups_per_flex):
         count = min(shape.groups_per_flex, shape.groups - first)
-        obstacles = [shape.group_start(g) for g in range(first, first + count) if g in supers]
+        obstacles = [heads[g] for g in range(first, first + count) if g in heads]
         at = shape.group_start(first)
         for places, length in (
             (block_bitmaps, 1),
@@ -203,8 +246,8 @@ def plan_geometry(shape: Shape) -> Geometry:
             (inode_tables, table_blocks),
         ):
             for _ in range(count):
-                while obstacles and at + length > obstacles[0]:
-                    at = max(at, obstacles.pop(0) + area)
+                while obstacles and at + length > obstacles[0][0]:
+                    at = max(at, sum(obstacles.pop(0)))
                 places.append(at)
                 runs.append((at, length))
                 at += length
@@ -212,7 +255,36 @@ def plan_geometry(shape: Shape) -> Geometry:
             needed = (at + MIN_LAST_GROUP_BLOCKS) * shape.block_size
             available = shape.total_blocks * shape.block_size
             raise NoSpaceError("inode tables", needed, available)
-    return Geometry(shape, super_groups, block_bitmaps, inode_bitmaps, inode_tables, _merged(runs))
+    fixed = _whole_clusters(_merged(runs), shape)
+    return Geometry(shape, super_groups, block_bitmaps, inode_bitmaps, inode_tables, fixed)
+
+
+def _heads_of(shape: Shape, super_groups: tuple[int, ...]) -> dict[int, Run]:
+    """Return what groups begin with, by group, ascending, groups without left out."""
+    if shape.first_meta_group is None:
+        return {group: shape.head_of(group) for group in super_groups}
+    heads = ((group, shape.head_of(group)) for group in range(shape.groups))
+    return {group: head for group, head in heads if head[1]}
+
+
+def _whole_clusters(runs: tuple[Run, ...], shape: Shape) -> tuple[Run, ...]:
+    """Return ascending runs stretched to whole clusters, those that meet joined."""
+    size = shape.cluster_blocks
+    if size == 1:
+        return runs
+    stretched: list[Run] = []
+    last_start, last_end = 0, 0
+    for start, count in runs:
+        end = start + count
+        start -= start % size
+        end = min(end + -end % size, shape.total_blocks)
+        if stretched and start <= last_end:
+            last_end = max(last_end, end)
+            stretched[-1] = (last_start, last_end - last_start)
+        else:
+            last_start, last_end = start, end
+            stretched.append((start, end - start))
+    return tuple(stretched)
 
 
 def _merged(runs: list[Run]) -> tuple[Run, ...]:
@@ -240,10 +312,16 @@ def inodes_per_group_for(inodes: int, *, groups: int, block_size: int, inode_siz
     wanted = max(-(-inodes // groups), 16)
     wanted = (wanted + 7) & ~7
     blocks = -(-wanted * inode_size // block_size)
-    per_group = min(blocks * block_size // inode_size & ~7, 8 * block_size)
+    most = most_inodes_per_group(block_size, inode_size)
+    per_group = min(blocks * block_size // inode_size, most) & ~7
     if per_group * groups < inodes:
         raise NoSpaceError("inodes", inodes * inode_size, per_group * groups * inode_size)
     return per_group
+
+
+def most_inodes_per_group(block_size: int, inode_size: int) -> int:
+    """Return how many inodes a group can have: a bitmap is one block, counts have 16 bits."""
+    return min(8 * block_size, MAX_PER_GROUP + 1 - block_size // inode_size)
 
 
 def reserved_gdt_blocks_for(

@@ -4,8 +4,9 @@
 How a volume is laid out, in ascending blocks:
 
 1. Superblock, descriptors, bitmaps, inode tables, where mke2fs puts them.
-2. The resize inode's map, indirect blocks (ext2, ext3), directories, long symbolic links,
-   attributes, orphan file: one dense region, so reading the tree seeks little.
+2. The resize inode's map, the block of MMP, indirect blocks (ext2, ext3), directories, long
+   symbolic links, attributes, orphan file, quota: one dense region, so reading the tree seeks
+   little.
 3. The journal.
 4. Content of files, in the order in which it will be streamed.
 5. Extent trees of files in more than four pieces.
@@ -13,9 +14,9 @@ How a volume is laid out, in ascending blocks:
 All of 2 to 5 step over the metadata of 1 that lies in their way.  Everything is decided before
 the first byte is written, which works because checksums cover metadata only.
 
-Refused by name: descriptions that ask for meta_bg, bigalloc, quota files, multiple mount
-protection, encryption, verity or casefold.  With inline_data files are stored plainly, which the
-feature allows.
+With bigalloc everything but the metadata of 1 takes whole clusters.  With inline_data files are
+stored in blocks, which the feature allows.  Refused by name: encryption, verity, snapshots,
+shared blocks.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def plan_volume(
         raise UnsupportedError(f"ext blocks smaller than sectors of {sector_size} bytes")
     now_ns = time.time_ns() if now_ns is None else now_ns
     tree = build_tree(recorded, entries, now_ns)
-    inodes = tree.last_inode + recorded.has_orphan_file
+    inodes = tree.last_inode + recorded.has_orphan_file + len(recorded.quotas)
     parameters = parameters_for_size(recorded, size=size, inodes=inodes)
     planner = Planner(parameters, recorded, tree, regions, now_ns)
     planner.place(order)

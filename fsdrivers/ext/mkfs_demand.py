@@ -15,12 +15,14 @@ from fsdrivers.ext import format as ext
 from fsdrivers.ext import layout
 from fsdrivers.ext.mkfs_directories import ENTRY_SIZES, LOST_AND_FOUND_SIZE, DirectoryBuilder
 from fsdrivers.ext.mkfs_extents import tree_blocks_of
-from fsdrivers.ext.mkfs_files import dense_map_blocks, map_blocks_of, ranges_of
+from fsdrivers.ext.mkfs_files import clusters_of, dense_map_blocks, map_blocks_of, ranges_of
 from fsdrivers.ext.mkfs_inodes import FAST_SYMLINK_LIMIT
 from fsdrivers.ext.mkfs_internal import DEFAULT_ORPHAN_FILE_SIZE
 from fsdrivers.ext.mkfs_parameters import Parameters
+from fsdrivers.ext.mkfs_quota import OwnerSets
 from fsdrivers.ext.mkfs_sizes import parameters_for_size
 from fsdrivers.ext.mkfs_tree import Regions, xattr_store
+from fsdrivers.ext.xattrs import project_of
 from fsdrivers.volume import Entry, Kind
 
 _DOTS_SIZE = 2 * ENTRY_SIZES[1]
@@ -58,8 +60,10 @@ def orphan_blocks_of(parameters: Parameters) -> int:
 
 
 def internal_blocks_of(parameters: Parameters) -> int:
-    """Return the blocks of what the filesystem keeps for itself, but for the journal."""
-    return int(parameters.has_resize_inode) + orphan_blocks_of(parameters)
+    """Return the blocks of what the filesystem keeps for itself, but for journal and quota."""
+    single = int(parameters.has_resize_inode) + int(parameters.has_mmp)
+    orphan = parameters.whole_clusters(orphan_blocks_of(parameters))
+    return single * parameters.cluster_blocks + orphan
 
 
 def internal_map_blocks_of(parameters: Parameters, sizes_blocks: Sequence[int]) -> int:
@@ -78,15 +82,15 @@ def file_demand(
     parameters: Parameters, size: int, regions: Sequence[tuple[int, int, bool]] | None
 ) -> tuple[int, int]:
     """Return the blocks of a file's content and of its map."""
-    block_size = parameters.block_size
+    block_size, ratio = parameters.block_size, parameters.cluster_blocks
     ranges = ranges_of(
         size, regions, block_size=block_size, can_be_unwritten=parameters.has_extents
     )
-    blocks = sum(count for _, count, _ in ranges)
+    blocks = ratio * sum(count for _, count in clusters_of(ranges, ratio))
     if not parameters.has_extents:
         return blocks, map_blocks_of(ranges, block_size)
     extents = sum(-(-count // ext.MAX_UNWRITTEN_LENGTH) for _, count, _ in ranges)
-    return blocks, tree_blocks_of(extents, block_size)
+    return blocks, ratio * tree_blocks_of(extents, block_size)
 
 
 def count_demand(
@@ -96,8 +100,10 @@ def count_demand(
     builder: DirectoryBuilder,
 ) -> Demand:
     """Return what a volume of `entries` needs."""
-    block_size = parameters.block_size
+    block_size, ratio = parameters.block_size, parameters.cluster_blocks
+    cluster_size = parameters.cluster_size
     store = xattr_store(parameters)
+    owners = OwnerSets(parameters.quotas)
     sizes: dict[int, int] = {}  # bytes of entries by directory
     seen: set[int] = set()
     files = maps = links = longest = 0
@@ -120,7 +126,7 @@ def count_demand(
         if kind == Kind.FILE:
             size = node.size
             if size <= plain_limit and number not in regions:
-                files += -(-size // block_size)
+                files += -(-size // cluster_size) * ratio
             else:
                 more, more_maps = file_demand(parameters, size, regions.get(number))
                 files += more
@@ -131,16 +137,20 @@ def count_demand(
             links += 1
         if node.xattrs:
             store.add(0, node.xattrs)
+        if parameters.quotas:
+            owners.add(node.uid, node.gid, project_of(node.xattrs))
     directories = [_directory_bound(builder, size, ENTRY_SIZES[longest]) for size in sizes.values()]
-    directories.append(LOST_AND_FOUND_SIZE // block_size)
+    directories.append(max(LOST_AND_FOUND_SIZE // block_size, 1))
+    quotas = [-(-size // block_size) for size in owners.file_sizes()]
+    values, whole = store.value_blocks, parameters.whole_clusters
     return Demand(
-        inodes=len(seen) + parameters.first_inode + 1 + len(store.value_blocks),
-        internal_blocks=internal_blocks_of(parameters),
-        directory_blocks=sum(directories),
-        link_blocks=links,
-        xattr_blocks=store.blocks + sum(store.value_blocks),
+        inodes=len(seen) + parameters.first_inode + 2 + len(values),
+        internal_blocks=internal_blocks_of(parameters) + sum(map(whole, quotas)),
+        directory_blocks=sum(map(whole, directories)),
+        link_blocks=links * ratio,
+        xattr_blocks=store.blocks * ratio + sum(map(whole, values)),
         file_blocks=files,
-        map_blocks=maps + internal_map_blocks_of(parameters, directories + store.value_blocks),
+        map_blocks=maps + internal_map_blocks_of(parameters, directories + values + quotas),
     )
 
 
@@ -185,9 +195,11 @@ def journal_blocks_for(
     if total < recorded_blocks and wanted > total // 8:
         wanted = min(wanted, layout.default_journal_blocks(total))
     wanted = max(wanted, smallest)
-    if wanted + _journal_maps(parameters, wanted) > available:
+    whole = parameters.whole_clusters
+    if whole(wanted) + _journal_maps(parameters, wanted) > available:
         half = available // 2  # the rest stays free: a full volume does not start
         wanted = max(half - _journal_maps(parameters, half), smallest)
+        wanted -= wanted % parameters.cluster_blocks
     return wanted
 
 
@@ -196,7 +208,7 @@ def _journal_maps(parameters: Parameters, blocks: int) -> int:
     if not blocks:
         return 0
     if parameters.has_extents:
-        return 1
+        return parameters.cluster_blocks
     return dense_map_blocks(blocks, parameters.block_size)
 
 
@@ -230,4 +242,4 @@ def placement_slack(parameters: Parameters, geometry: layout.Geometry) -> int:
     """
     if not parameters.has_extents:
         return 0
-    return len(geometry.fixed_runs) // 4 + 1
+    return (len(geometry.fixed_runs) // 4 + 1) * parameters.cluster_blocks

@@ -76,6 +76,18 @@ def ranges_of(
     return found
 
 
+def clusters_of(ranges: Sequence[FileRange], cluster_blocks: int) -> list[tuple[int, int]]:
+    """Return the clusters that hold ascending ranges, as (first, count), none touching."""
+    found: list[tuple[int, int]] = []
+    for logical, blocks, _ in ranges:
+        first, end = logical // cluster_blocks, -(-(logical + blocks) // cluster_blocks)
+        if found and first <= sum(found[-1]):
+            found[-1] = (found[-1][0], max(end, sum(found[-1])) - found[-1][0])
+        else:
+            found.append((first, end - first))
+    return found
+
+
 def _fill_gaps(ranges: list[FileRange], first: int, end: int) -> None:
     """Add [first, end) as unwritten wherever `ranges`, ascending, leave it free."""
     at = first
@@ -140,6 +152,7 @@ class Placer:
         }
         self._space = space
         self._sectors = parameters.block_size // ext.SECTOR
+        self._ratio = parameters.cluster_blocks
         self._pending: list[tuple[int, list[Mapped]]] = []  # inode, extents that need a tree
         self._map_places: Iterator[int] = iter(())
         self.placed = Placed(array("Q", bytes(8 * len(tree.sizes))))
@@ -155,7 +168,7 @@ class Placer:
         space = self._space
         start = space.position
         if blocks == 1 and start < space.limit and self._parameters.has_extents:
-            space.position = start + 1
+            space.position = start + self._ratio
             runs = [Mapped(0, start, 1)]
         else:
             runs = joined(map_blocks(space.take(blocks)))
@@ -179,6 +192,7 @@ class Placer:
         block_size, inode_size = self._parameters.block_size, tree.inodes.inode_size
         shift, round_up = block_size.bit_length() - 1, block_size - 1
         has_extents = self._parameters.has_extents
+        spare, whole = self._ratio - 1, -self._ratio
         longest = ext.MAX_WRITTEN_LENGTH if has_extents else ext.DIRECT_BLOCKS
         position, limit = space.position, space.limit
         pack_extent, map_at = PACK_SINGLE_EXTENT, BLOCK_OFFSET - inode_size
@@ -202,17 +216,40 @@ class Placer:
                 else:
                     data[at : at + 4 * blocks] = array("I", range(position, end)).tobytes()
                 starts[number] = position
-                position = end
+                position = end + spare & whole
         space.position = position
 
     def _place_in_pieces(self, source: int, number: int) -> None:
         """Place a file that is sparse, long or interrupted by metadata."""
         runs: list[Mapped] = []
-        for logical, blocks, is_unwritten in self.ranges(source, number):
-            runs += map_blocks(self._space.take(blocks), logical, is_unwritten)
+        ranges = self.ranges(source, number)
+        if self._ratio == 1:
+            for logical, blocks, is_unwritten in ranges:
+                runs += map_blocks(self._space.take(blocks), logical, is_unwritten)
+        else:
+            runs = self._runs_in_clusters(ranges)
         runs = joined(runs)
         self.placed.pieces[number] = runs
         self._map(number, runs)
+
+    def _runs_in_clusters(self, ranges: Sequence[FileRange]) -> list[Mapped]:
+        """Place ranges of a file, each block at its place in its cluster."""
+        ratio = self._ratio
+        taken: list[Mapped] = []
+        for first, count in clusters_of(ranges, ratio):
+            taken += map_blocks(self._space.take(count * ratio), first * ratio)
+        runs, index = [], 0
+        for logical, blocks, is_unwritten in ranges:
+            end = logical + blocks
+            while logical < end:
+                while taken[index].logical + taken[index].blocks <= logical:
+                    index += 1
+                at = taken[index]
+                part = min(end, at.logical + at.blocks) - logical
+                start = at.start + logical - at.logical
+                runs.append(Mapped(logical, start, part, is_unwritten))
+                logical += part
+        return runs
 
     def ranges(self, source: int, number: int) -> list[FileRange]:
         """Return the blocks of a file that are to be allocated."""
@@ -228,7 +265,7 @@ class Placer:
     ) -> None:
         """Write the map of an inode, or put it off until tree blocks can be taken."""
         inodes, block_size = self._tree.inodes, self._parameters.block_size
-        blocks = sum(run.blocks for run in runs)
+        blocks = self._taken_by(runs)
         if self._parameters.has_extents:
             extents = cut_extents(runs)
             if len(extents) > INLINE_EXTENTS:
@@ -243,13 +280,20 @@ class Placer:
             self.placed.block_maps.append(block_map)
         inodes.set_map(number, block, blocks=blocks * self._sectors, size=size, flags=flags)
 
+    def _taken_by(self, runs: Sequence[Mapped]) -> int:
+        """Return the blocks of all clusters that runs of one file are in."""
+        if self._ratio == 1:
+            return sum(run.blocks for run in runs)
+        ranges = [(run.logical, run.blocks, False) for run in runs]
+        return self._ratio * sum(count for _, count in clusters_of(ranges, self._ratio))
+
     def finish(self) -> None:
         """Place the extent trees; nothing must be placed after that."""
         placed, inodes, block_size = self.placed, self._tree.inodes, self._parameters.block_size
         assert next(self._map_places, None) is None, "all indirect blocks are in use"
         for number, extents in self._pending:
             needed = tree_blocks_of(len(extents), block_size)
-            runs = self._space.take(needed)
+            runs = self._space.take_apart(needed)
             seed = None
             if self._parameters.has_metadata_checksums:
                 generation = inodes.generation_of(number)
@@ -257,7 +301,7 @@ class Placer:
             block, tree_blocks = build_extent_tree(
                 extents, list(iter_blocks(runs)), block_size=block_size, seed=seed
             )
-            blocks = sum(extent.blocks for extent in extents) + needed
+            blocks = self._taken_by(extents) + needed * self._ratio
             inodes.set_map(number, block, blocks=blocks * self._sectors)
             placed.tree_runs += runs
             placed.tree_blocks += tree_blocks

@@ -88,9 +88,10 @@ class GroupBuilder:
     def _group(self, group: int) -> Group:
         geometry, parameters = self._geometry, self._parameters
         shape = geometry.shape
-        bits = shape.blocks_per_group
+        bits, ratio = shape.clusters_per_group, shape.cluster_blocks
         start, end = shape.group_start(group), shape.group_end(group)
-        runs = self._used_runs(group)
+        clusters = -(-(end - start) // ratio)
+        runs = [((at - start) // ratio, -(-count // ratio)) for at, count in self._used_runs(group)]
         used = sum(count for _, count in runs)
         flags = 0
         used_inodes = self.inodes_used(group)
@@ -100,10 +101,9 @@ class GroupBuilder:
         if self._can_leave_block_bitmap(group, used):
             flags |= GroupFlags.BLOCK_UNINIT
         else:
-            relative = [(at - start, count) for at, count in runs]
-            if end - start < bits:
-                relative.append((end - start, bits - (end - start)))
-            block_bitmap, block_checksum = self._bitmap(relative, bits)
+            if clusters < bits:
+                runs.append((clusters, bits - clusters))
+            block_bitmap, block_checksum = self._bitmap(runs, bits)
         if parameters.has_group_checksums and not used_inodes:
             flags |= GroupFlags.INODE_UNINIT
         else:
@@ -114,14 +114,14 @@ class GroupBuilder:
             self._is_blank or self.table_blocks_written(group) == shape.inode_table_blocks
         ):
             flags |= GroupFlags.INODE_ZEROED
-        free = end - start - used
+        free = clusters - used
         descriptor = self._descriptor(
             group, free, used_inodes, flags, (block_checksum, inode_checksum)
         )
-        return Group(descriptor, free, block_bitmap, inode_bitmap)
+        return Group(descriptor, free * ratio, block_bitmap, inode_bitmap)
 
     def _used_runs(self, group: int) -> list[Run]:
-        """Return what is in use of a group, ascending."""
+        """Return what is in use of a group, ascending, in whole clusters."""
         shape = self._geometry.shape
         start, end = shape.group_start(group), shape.group_end(group)
         split = min(max(self._used_end, start), end)
@@ -132,7 +132,10 @@ class GroupBuilder:
         """Tell whether a group's own metadata is all there is in it.
 
         The last group's bitmap is always written, as mke2fs does: it has bits behind the end.
+        So are those of bigalloc, where metadata of several groups may share a cluster.
         """
+        if self._parameters.cluster_blocks > 1:
+            return False
         if not self._parameters.has_group_checksums or group in (
             0,
             self._geometry.shape.groups - 1,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from fsdrivers.errors import UnsupportedError
 from fsdrivers.ext import format as ext
@@ -39,7 +39,7 @@ TYPE_BITS = (0, 0o040000, 0o100000, 0o120000, 0o020000, 0o060000, 0o010000, 0o14
 _TYPE_MASK = 0o170000
 # Linux refuses these on anything but files and directories, and e2fsck takes them for damage.
 _FILE_FLAGS_ONLY = int(InodeFlags.IMMUTABLE | InodeFlags.APPEND)
-_KEPT_FLAGS = int(RESTORED_INODE_FLAGS & ~InodeFlags.PROJINHERIT)
+_FEATURE_FLAGS = InodeFlags.PROJINHERIT | InodeFlags.CASEFOLD  # which not all volumes have
 _LINK_BLOCK_FLAGS = (Kind.SYMLINK, Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE, Kind.FIFO, Kind.SOCKET)
 FAST_SYMLINK_LIMIT = 60  # bytes; a target of this length and above needs a block
 
@@ -90,8 +90,15 @@ class InodeTable:
     """
 
     def __init__(
-        self, *, inode_size: int, extra_isize: int, capacity: int, generation: int
+        self,
+        *,
+        inode_size: int,
+        extra_isize: int,
+        capacity: int,
+        generation: int,
+        kept_flags: int = int(RESTORED_INODE_FLAGS & ~_FEATURE_FLAGS),
     ) -> None:
+        self._kept_flags = kept_flags  # those of nodes that inodes get
         self.inode_size = inode_size
         self.generation = generation
         self.data = bytearray(capacity * inode_size)
@@ -99,6 +106,7 @@ class InodeTable:
         self._extra_isize = extra_isize
         self.has_extra = inode_size > ext.OLD_INODE_SIZE
         end = ext.OLD_INODE_SIZE + (extra_isize if self.has_extra else 0)
+        self._has_project = self.has_extra and end >= ext.InodeExtended.SIZE
         if self.has_extra:
             names = _BEFORE_EXTRA + _EXTRA
             codec = sparse_codec(ext.InodeExtended, names, end=end, size=inode_size)
@@ -133,7 +141,7 @@ class InodeTable:
         """
         kind = node.kind
         if node.flags:
-            kept = node.flags & _KEPT_FLAGS
+            kept = node.flags & self._kept_flags
             flags |= kept & ~_FILE_FLAGS_ONLY if kind in _LINK_BLOCK_FLAGS else kept
         modified = node.modified_ns
         accessed = node.accessed_ns
@@ -210,6 +218,22 @@ class InodeTable:
         """Set the low half of i_version, where an attribute's inode counts its references."""
         self._set(number, "version_low", version)
 
+    def set_project(self, number: int, project: int) -> None:
+        """Set the project an inode belongs to; it must have the field."""
+        offset = (number - 1) * self.inode_size + ext.InodeExtended.OFFSETS["project"]
+        _PROJECT.pack_into(self.data, offset, project)
+
+    def iter_owners(self, numbers: Iterable[int]) -> Iterator[tuple[int, int, int, int, int]]:
+        """Yield (inode, user, group, project, sectors) of inodes."""
+        size, data = self.inode_size, self.data
+        for number in numbers:
+            at = (number - 1) * size
+            uid, gid, blocks, high, uid_high, gid_high = _OWNERS.unpack_from(data, at)
+            project = _PROJECT.unpack_from(data, at + _PROJECT_AT)[0] if self._has_project else 0
+            yield (
+                number, uid | uid_high << 16, gid | gid_high << 16, project, blocks | high << 32
+            )  # fmt: skip
+
     def grow(self, inodes: int) -> None:
         """Make room for more inodes at the end."""
         self.data.extend(bytes(inodes * self.inode_size))
@@ -264,6 +288,14 @@ class InodeTable:
                     put_half(data, at + high, value >> 16)
 
 
+_PROJECT = struct.Struct("<I")
+_PROJECT_AT = ext.InodeExtended.OFFSETS["project"]
+_OWNERS = sparse_codec(
+    ext.Inode,
+    ("uid_low", "gid_low", "blocks_low", "blocks_high", "uid_high", "gid_high"),
+    end=ext.OLD_INODE_SIZE,
+    size=ext.OLD_INODE_SIZE,
+)
 _FIELDS = {name: struct.Struct(f"<{code}") for name, code in field_formats(ext.Inode).items()}
 
 

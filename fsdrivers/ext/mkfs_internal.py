@@ -8,7 +8,7 @@ Source: [kernel-ext4] "Super Block", "Journal (jbd2)", "Orphan file"; measured a
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from fsdrivers.ext import format as ext
@@ -16,6 +16,7 @@ from fsdrivers.ext import format_journal as jbd2
 from fsdrivers.ext.checksum import (
     crc32c,
     inode_seed,
+    seal_mmp,
     seal_orphan_block,
     seal_superblock,
 )
@@ -23,6 +24,7 @@ from fsdrivers.ext.flags import Compat, InodeNumber, RoCompat, State, SuperFlags
 from fsdrivers.ext.layout import Geometry
 from fsdrivers.ext.mkfs_inodes import InodeTable
 from fsdrivers.ext.mkfs_parameters import Parameters
+from fsdrivers.ext.quota import QuotaKind
 from fsdrivers.volume import Kind, Node
 
 _BILLION = 1_000_000_000
@@ -30,6 +32,7 @@ _MASK32 = 0xFFFFFFFF
 CHECKSUM_TYPE_CRC32C = 1
 JOURNAL_BACKUP_IN_INODE = 1  # `journal_backup_type`: i_block and size are kept
 SMALLEST_LARGE_FILE = 2**31  # bytes; files of this size need the large_file feature
+MIN_MMP_INTERVAL = 5  # seconds
 DEFAULT_ORPHAN_FILE_SIZE = 2 << 20  # bytes, as mke2fs makes it
 _HASH_FLAGS = SuperFlags.SIGNED_HASH | SuperFlags.UNSIGNED_HASH
 
@@ -45,6 +48,8 @@ class Totals:
     has_large_file: bool
     has_xattrs: bool
     journal_map: bytes  # i_block of the journal's inode
+    mmp_block: int  # 0 without
+    quota_inodes: Mapping[QuotaKind, int]
 
 
 def internal_node(now_ns: int) -> Node:
@@ -59,6 +64,7 @@ def build_superblock(
     shape = geometry.shape
     now = now_ns // _BILLION
     made = parameters.mkfs_time_s or now
+    ratio = shape.cluster_blocks
     overhead = shape.first_data_block + geometry.fixed_blocks + totals.journal_blocks
     blocks, reserved, free = shape.total_blocks, parameters.reserved_blocks, totals.free_blocks
     backups = parameters.backup_groups
@@ -75,9 +81,9 @@ def build_superblock(
         free_inodes_count=shape.total_inodes - totals.last_inode,
         first_data_block=shape.first_data_block,
         log_block_size=log_size,
-        log_cluster_size=log_size,
+        log_cluster_size=log_size + ratio.bit_length() - 1,
         blocks_per_group=shape.blocks_per_group,
-        clusters_per_group=shape.blocks_per_group,
+        clusters_per_group=shape.clusters_per_group,
         inodes_per_group=shape.inodes_per_group,
         first_inode=parameters.first_inode,
         inode_size=shape.inode_size,
@@ -90,7 +96,12 @@ def build_superblock(
         mkfs_time_high=made >> 32 & 0xFF,
         magic=ext.SUPERBLOCK_MAGIC,
         state=State.VALID,
-        overhead_clusters=min(overhead, _MASK32),
+        overhead_clusters=min(-(-overhead // ratio), _MASK32),
+        first_meta_group=shape.first_meta_group or 0,
+        mmp_block=totals.mmp_block,
+        user_quota_inode=totals.quota_inodes.get(QuotaKind.USER, 0),
+        group_quota_inode=totals.quota_inodes.get(QuotaKind.GROUP, 0),
+        project_quota_inode=totals.quota_inodes.get(QuotaKind.PROJECT, 0),
         backup_group_0=backups[0] if shape.backup_groups is not None else 0,
         backup_group_1=backups[1] if shape.backup_groups is not None else 0,
         orphan_file_inode=totals.orphan_inode,
@@ -125,6 +136,9 @@ def _feature_fields(parameters: Parameters, totals: Totals) -> ext.Superblock:
         raid_stride=parameters.raid_stride,
         raid_stripe_width=parameters.raid_stripe_width,
         log_groups_per_flex=parameters.log_groups_per_flex,
+        mmp_update_interval=parameters.mmp_update_interval,
+        encoding=parameters.encoding,
+        encoding_flags=parameters.encoding_flags,
         checksum_seed=parameters.checksum_seed,
         checksum_type=CHECKSUM_TYPE_CRC32C if parameters.has_metadata_checksums else 0,
         descriptor_size=parameters.descriptor_size if parameters.is_64bit else 0,
@@ -179,6 +193,23 @@ def build_journal_head(parameters: Parameters, blocks: int, now_ns: int) -> byte
     return head.pack().ljust(parameters.block_size, b"\0")
 
 
+def build_mmp(parameters: Parameters, now_ns: int) -> bytes:
+    """Return the block that says that nobody has the volume mounted."""
+    empty = ext.Mmp.unpack(bytes(ext.Mmp.SIZE))
+    interval = max(parameters.mmp_update_interval, MIN_MMP_INTERVAL)
+    made = replace(
+        empty,
+        magic=ext.MMP_MAGIC,
+        sequence=ext.MMP_CLEAN,
+        time=now_ns // _BILLION,
+        check_interval=interval,
+    )
+    data = bytearray(made.pack())
+    if parameters.has_metadata_checksums:
+        seal_mmp(parameters.volume_seed, data)
+    return bytes(data).ljust(parameters.block_size, b"\0")
+
+
 def put_resize_inode(
     inodes: InodeTable, geometry: Geometry, double_indirect: int, now_ns: int
 ) -> None:
@@ -192,7 +223,7 @@ def put_resize_inode(
     size = (ext.DIRECT_BLOCKS + per_block + per_block**2) * shape.block_size
     blocks = 1 + shape.reserved_gdt_blocks * len(geometry.super_groups)
     number = InodeNumber.RESIZE
-    sectors = blocks * (shape.block_size // ext.SECTOR)
+    sectors = blocks * shape.cluster_blocks * (shape.block_size // ext.SECTOR)
     node = internal_node(now_ns)
     inodes.put(number, node, size=size, blocks=sectors, flags=0, generation=0)
     words = array("I", bytes(60))
@@ -209,14 +240,16 @@ def resize_double_indirect(geometry: Geometry) -> bytes:
     shape = geometry.shape
     words = array("I", bytes(shape.block_size))
     for index in _reserved_descriptors(geometry):
-        words[index % len(words)] = shape.group_start(0) + 1 + index
+        words[index % len(words)] = shape.super_block(0) + 1 + index
     return words.tobytes()
 
 
 def iter_resize_blocks(geometry: Geometry) -> Iterator[bytes]:
     """Yield group 0's reserved descriptor blocks: each lists its places in the backups."""
     shape = geometry.shape
-    starts = [shape.group_start(group) + 1 for group in geometry.super_groups[1:]]
+    # With bigalloc and blocks of 1 KiB these are one block off, as e2fsck wants them.
+    first, step = shape.super_block(0) + 1, shape.blocks_per_group
+    starts = [first + group * step for group in geometry.super_groups[1:]]
     for index in _reserved_descriptors(geometry):
         words = array("I", bytes(shape.block_size))
         words[: len(starts)] = array("I", [start + index for start in starts])

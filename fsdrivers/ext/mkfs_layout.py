@@ -17,6 +17,7 @@ from fsdrivers.ext.mkfs_internal import (
     SMALLEST_LARGE_FILE,
     Totals,
     build_journal_head,
+    build_mmp,
     build_superblock,
     iter_orphan_blocks,
     iter_resize_blocks,
@@ -58,6 +59,7 @@ class ExtLayout:
         self.used_size = (self.parameters.total_blocks - free) * self.block_size
         descriptors = b"".join(group.descriptor for group in made)
         area = self.geometry.shape.descriptor_blocks * self.block_size
+        self._quotas = list(planner.quotas.iter_content())
         self._descriptors = descriptors.ljust(area, b"\0")
         self.superblock = build_superblock(
             self.parameters, self.geometry, self._totals(free), planner.now_ns
@@ -77,6 +79,8 @@ class ExtLayout:
             has_large_file=has_large,
             has_xattrs=bool(tree.xattrs.has_any),
             journal_map=journal,
+            mmp_block=planner.mmp_block,
+            quota_inodes={quota.kind: quota.number for quota in planner.quotas.files},
         )
 
     def placements(self, number: int) -> Sequence[Extent]:
@@ -121,11 +125,12 @@ class ExtLayout:
         """Yield the fixed metadata, groups in order."""
         geometry = self.geometry
         for number in geometry.super_groups:
-            start = geometry.shape.group_start(number)
+            start = geometry.shape.super_block(number)
             if number:
                 yield start, partial(self._backup, number)
             else:
                 yield start + 1, self._primary_descriptors
+        yield from self._iter_meta_descriptors()
         for index, group in enumerate(self._made):
             if group.block_bitmap is not None:
                 bitmap = group.block_bitmap
@@ -137,13 +142,33 @@ class ExtLayout:
                 yield geometry.inode_tables[index], partial(self._table, index)
 
     def _primary_descriptors(self) -> Iterator[Chunk]:
-        yield self._descriptors
+        """Yield what follows the superblock of group 0."""
+        yield self._common_descriptors(0)
         if self.parameters.has_resize_inode:
             yield from iter_resize_blocks(self.geometry)
 
     def _backup(self, group: int) -> Iterator[Chunk]:
         superblock = pack_superblock(self.superblock, group)
-        yield superblock.ljust(self.block_size, b"\0") + self._descriptors
+        yield superblock.ljust(self.block_size, b"\0") + self._common_descriptors(group)
+
+    def _common_descriptors(self, group: int) -> bytes:
+        """Return the descriptors that follow the superblock of a group."""
+        shape = self.geometry.shape
+        if shape.is_meta_group(group):
+            return b""
+        return self._descriptors[: shape.common_descriptor_blocks * self.block_size]
+
+    def _iter_meta_descriptors(self) -> Iterator[Job]:
+        """Yield the descriptor blocks that are in groups they describe (meta_bg)."""
+        shape = self.geometry.shape
+        if shape.first_meta_group is None:
+            return
+        for group in range(shape.groups):
+            if shape.has_own_descriptors(group):
+                at = group // shape.descriptors_per_block * self.block_size
+                start, count = shape.head_of(group)
+                data = self._descriptors[at : at + self.block_size]
+                yield start + count - 1, (data,).__iter__
 
     def _table(self, group: int) -> Iterator[Chunk]:
         """Yield the part of a group's inode table that must be written."""
@@ -173,6 +198,13 @@ class ExtLayout:
         if planner.journal_start:
             data = build_journal_head(self.parameters, planner.journal_blocks, planner.now_ns)
             yield planner.journal_start, (data,).__iter__
+        if planner.mmp_block:
+            data = build_mmp(self.parameters, planner.now_ns)
+            yield planner.mmp_block, (data,).__iter__
+        for quota, content in self._quotas:
+            reader = ChunkReader([content])
+            for start, count in quota.runs:
+                yield start, partial(reader.read, count * self.block_size)
         for runs, chunks in (
             (planner.map_runs, self._iter_maps()),
             (planner.directory_runs, self._iter_directories()),

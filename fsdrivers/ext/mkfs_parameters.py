@@ -12,11 +12,20 @@ from dataclasses import dataclass
 
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ext import format as ext
-from fsdrivers.ext import layout
+from fsdrivers.ext import geometry, layout
 from fsdrivers.ext.checksum import volume_seed
 from fsdrivers.ext.description import TRANSIENT_INCOMPAT, TRANSIENT_RO_COMPAT
-from fsdrivers.ext.flags import Compat, HashVersion, Incompat, RoCompat, SuperFlags
+from fsdrivers.ext.flags import (
+    RESTORED_INODE_FLAGS,
+    Compat,
+    HashVersion,
+    Incompat,
+    InodeFlags,
+    RoCompat,
+    SuperFlags,
+)
 from fsdrivers.ext.htree import effective_version
+from fsdrivers.ext.quota import QuotaFacts, quotas_of
 from fsdrivers.volume import Description
 
 # What the writer builds, or what is a mere flag: everything else is refused by name.
@@ -28,12 +37,15 @@ SUPPORTED_COMPAT = (
     | Compat.DIR_INDEX
     | Compat.SPARSE_SUPER2
     | Compat.FAST_COMMIT
+    | Compat.STABLE_INODES
     | Compat.ORPHAN_FILE
 )
 SUPPORTED_INCOMPAT = (
     Incompat.FILETYPE
+    | Incompat.META_BG
     | Incompat.EXTENTS
     | Incompat.BIT64
+    | Incompat.MMP
     | Incompat.FLEX_BG
     | Incompat.EA_INODE
     | Incompat.CSUM_SEED
@@ -47,9 +59,14 @@ SUPPORTED_RO_COMPAT = (
     | RoCompat.GDT_CSUM
     | RoCompat.DIR_NLINK
     | RoCompat.EXTRA_ISIZE
+    | RoCompat.QUOTA
+    | RoCompat.BIGALLOC
     | RoCompat.METADATA_CSUM
     | RoCompat.READONLY
+    | RoCompat.PROJECT
 )
+MAX_CLUSTER_SIZE = 1 << geometry.MAX_LOG_CLUSTER_SIZE + 10  # bytes
+PROJECT_EXTRA_ISIZE = ext.InodeExtended.SIZE - ext.OLD_INODE_SIZE  # bytes
 _FEATURE_NAMES = {"BIT64": "64bit", "GDT_CSUM": "uninit_bg", "CSUM_SEED": "metadata_csum_seed"}
 
 
@@ -58,6 +75,7 @@ class Parameters:
     """One field for each thing that is recorded.  Sizes in bytes unless named otherwise."""
 
     block_size: int
+    cluster_blocks: int  # blocks that are allocated together: 1 without bigalloc
     total_blocks: int
     total_inodes: int
     reserved_blocks: int
@@ -82,6 +100,11 @@ class Parameters:
     reserved_uid: int
     reserved_gid: int
     reserved_gdt_blocks: int
+    first_meta_group: int  # first descriptor block of the meta_bg part
+    mmp_update_interval: int
+    encoding: int
+    encoding_flags: int
+    quotas: tuple[QuotaFacts, ...]  # one for each kind that is kept
     log_groups_per_flex: int
     journal_blocks: int
     min_extra_isize: int
@@ -100,6 +123,35 @@ class Parameters:
     @property
     def has_journal(self) -> bool:
         return bool(self.feature_compat & Compat.HAS_JOURNAL)
+
+    @property
+    def cluster_size(self) -> int:
+        return self.block_size * self.cluster_blocks
+
+    @property
+    def cluster_sectors(self) -> int:
+        """Sectors of 512 bytes that an inode counts for each cluster."""
+        return self.cluster_size // ext.SECTOR
+
+    def clusters_of(self, size: int) -> int:
+        """Return the clusters that `size` bytes of one file take."""
+        return -(-size // self.cluster_size)
+
+    def whole_clusters(self, blocks: int) -> int:
+        """Return the blocks that are taken for `blocks` of one file."""
+        return blocks + -blocks % self.cluster_blocks
+
+    @property
+    def has_meta_groups(self) -> bool:
+        return bool(self.feature_incompat & Incompat.META_BG)
+
+    @property
+    def has_mmp(self) -> bool:
+        return bool(self.feature_incompat & Incompat.MMP)
+
+    @property
+    def has_projects(self) -> bool:
+        return bool(self.feature_ro_compat & RoCompat.PROJECT)
 
     @property
     def has_resize_inode(self) -> bool:
@@ -137,6 +189,16 @@ class Parameters:
     def has_group_checksums(self) -> bool:
         """Whether parts of bitmaps and inode tables may be left unwritten."""
         return bool(self.feature_ro_compat & (RoCompat.METADATA_CSUM | RoCompat.GDT_CSUM))
+
+    @property
+    def kept_flags(self) -> int:
+        """The flags of nodes that inodes of this volume can have."""
+        kept = int(RESTORED_INODE_FLAGS)
+        if not self.has_projects:
+            kept &= ~int(InodeFlags.PROJINHERIT)
+        if not self.feature_incompat & Incompat.CASEFOLD:
+            kept &= ~int(InodeFlags.CASEFOLD)
+        return kept
 
     @property
     def is_64bit(self) -> bool:
@@ -191,6 +253,8 @@ class Parameters:
             groups_per_flex=self.groups_per_flex,
             is_sparse=bool(self.feature_ro_compat & RoCompat.SPARSE_SUPER),
             backup_groups=self.backup_groups if is_sparse2 else None,
+            first_meta_group=self.first_meta_group if self.has_meta_groups else None,
+            cluster_blocks=self.cluster_blocks,
         )
 
 
@@ -207,11 +271,14 @@ def parameters_of(description: Description) -> Parameters:
     incompat = number("feature_incompat", 0) & ~int(TRANSIENT_INCOMPAT)
     is_64bit = incompat & Incompat.BIT64
     block_size = number("block_size")
+    is_clustered = ro_compat & RoCompat.BIGALLOC
+    cluster_size = number("cluster_size", block_size) if is_clustered else block_size
     boot_block = data("boot_block")
     if description.get("is_journal_external"):
         raise UnsupportedError("ext journal on another device")
     made = Parameters(
         block_size=block_size,
+        cluster_blocks=max(cluster_size // max(block_size, 1), 1),
         total_blocks=number("blocks_count"),
         total_inodes=number("inodes_count"),
         reserved_blocks=number("reserved_blocks", 0),
@@ -236,6 +303,11 @@ def parameters_of(description: Description) -> Parameters:
         reserved_uid=number("reserved_uid", 0),
         reserved_gid=number("reserved_gid", 0),
         reserved_gdt_blocks=number("reserved_gdt_blocks", 0),
+        first_meta_group=number("first_meta_group", 0),
+        mmp_update_interval=number("mmp_update_interval", 0),
+        encoding=number("encoding", 0),
+        encoding_flags=number("encoding_flags", 0),
+        quotas=quotas_of(description) if ro_compat & RoCompat.QUOTA else (),
         log_groups_per_flex=number("log_groups_per_flex", 0),
         journal_blocks=number("journal_blocks", 0),
         min_extra_isize=number("min_extra_isize", 0),
@@ -312,22 +384,28 @@ def _check_features(parameters: Parameters) -> None:
             raise UnsupportedError(f"ext feature {_FEATURE_NAMES.get(name, name.lower())}")
     if parameters.has_orphan_file and not parameters.has_journal:
         raise UnsupportedError("ext feature orphan_file without has_journal")
+    if parameters.cluster_blocks > 1 and not parameters.has_extents:
+        raise UnsupportedError("ext feature bigalloc without extent")
+    if parameters.has_meta_groups and parameters.has_resize_inode:
+        raise UnsupportedError("ext feature meta_bg with resize_inode")
+    if parameters.has_projects and parameters.extra_isize < PROJECT_EXTRA_ISIZE:
+        raise UnsupportedError("ext feature project without room in the inodes")
     if parameters.default_hash_version > HashVersion.TEA:
         raise UnsupportedError(f"ext directory hash {parameters.default_hash_version}")
 
 
 def _check_values(parameters: Parameters) -> None:
     """Refuse numbers that no volume has."""
-    size = parameters.block_size
-    if size not in (1024, 2048, 4096):
-        if ext.MIN_BLOCK_SIZE < size <= ext.MAX_BLOCK_SIZE and not size & (size - 1):
-            raise UnsupportedError(f"ext blocks of {size} bytes")
+    size, ratio = parameters.block_size, parameters.cluster_blocks
+    if not ext.MIN_BLOCK_SIZE <= size <= ext.MAX_BLOCK_SIZE or size & (size - 1):
         raise CorruptError("volume description, block_size", None, "1024 to 65536", size)
     inode_size = parameters.inode_size
+    most_clusters = min(8 * size, layout.MAX_PER_GROUP)
     checks = (
         ("inode_size", 128 <= inode_size <= size and not inode_size & (inode_size - 1)),
-        ("blocks_per_group", 256 <= parameters.blocks_per_group <= 8 * size),
-        ("blocks_per_group", parameters.blocks_per_group % 8 == 0),
+        ("cluster_size", ratio * size <= MAX_CLUSTER_SIZE and not ratio & (ratio - 1)),
+        ("blocks_per_group", 256 <= parameters.blocks_per_group <= most_clusters * ratio),
+        ("blocks_per_group", parameters.blocks_per_group % (8 * ratio) == 0),
         ("inodes_per_group", 8 <= parameters.inodes_per_group <= 8 * size),
         ("inodes_per_group", parameters.inodes_per_group % 8 == 0),
         ("first_inode", parameters.first_inode >= ext.OLD_FIRST_INODE),

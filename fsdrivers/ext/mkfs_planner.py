@@ -25,6 +25,7 @@ from fsdrivers.ext.mkfs_directories import DirectoryBuilder
 from fsdrivers.ext.mkfs_files import Placer, dense_map_blocks
 from fsdrivers.ext.mkfs_internal import internal_node, put_resize_inode
 from fsdrivers.ext.mkfs_parameters import Parameters
+from fsdrivers.ext.mkfs_quota import QUOTA_INODES, QuotaPlan
 from fsdrivers.ext.mkfs_space import Mapped, Space, iter_blocks
 from fsdrivers.ext.mkfs_tree import Regions, Tree
 
@@ -64,7 +65,6 @@ class Planner:
         self.placed = self._placer.placed
         self._regions = regions or {}
         self._map_blocks = 0
-        self.journal_blocks = self._choose_journal(recorded)
         self.orphan_inode = 0
         self.journal_map = b""
         self.double_indirect = 0
@@ -73,27 +73,34 @@ class Planner:
         self.link_runs: list[Run] = []
         self.xattr_runs: list[Run] = []
         self.xattr_places: list[int] = []
+        self.mmp_block = 0
+        self.quotas = QuotaPlan(parameters, tree)
         self.value_runs: list[Run] = []
         self.orphan_runs: list[Run] = []
         self.journal_start = 0
+        self.journal_blocks = self._choose_journal(recorded)
 
     def _choose_journal(self, recorded: Parameters) -> int:
         parameters, tree = self.parameters, self.tree
         directories = [directory.blocks for directory in tree.directories]
-        values = tree.xattrs.value_blocks
-        blocks = sum(directories) + len(tree.slow_links) + tree.xattrs.blocks + sum(values)
+        values, quotas = tree.xattrs.value_blocks, self.quotas.blocks
+        ratio, whole = parameters.cluster_blocks, parameters.whole_clusters
+        blocks = sum(map(whole, directories + values + quotas))
+        blocks += ratio * (len(tree.slow_links) + tree.xattrs.blocks)
         blocks += internal_blocks_of(parameters)
-        maps = internal_map_blocks_of(parameters, directories + values)
-        shift, round_up = parameters.block_size.bit_length() - 1, parameters.block_size - 1
+        maps = internal_map_blocks_of(parameters, directories + values + quotas)
+        shift, round_up = parameters.cluster_size.bit_length() - 1, parameters.cluster_size - 1
+        clusters = 0
         plain_limit = parameters.direct_file_size
         for source, number in tree.numbers.items():
             size = tree.sizes[number]
             if size <= plain_limit and source not in self._regions:
-                blocks += size + round_up >> shift
+                clusters += size + round_up >> shift
             elif tree.is_file(source):
                 more, more_maps = file_demand(parameters, size, self._regions.get(source))
                 blocks += more
                 maps += more_maps
+        blocks += clusters * ratio
         slack = placement_slack(parameters, self.geometry)
         self._map_blocks = maps
         return journal_blocks_for(
@@ -107,6 +114,8 @@ class Planner:
         if parameters.has_resize_inode:
             ((self.double_indirect, _),) = self.space.take(1)
             put_resize_inode(tree.inodes, self.geometry, self.double_indirect, self.now_ns)
+        if parameters.has_mmp:
+            ((self.mmp_block, _),) = self.space.take(1)
         if not parameters.has_extents:
             maps = self._map_blocks + dense_map_blocks(self.journal_blocks, size)
             self.map_runs = placer.reserve_maps(maps)
@@ -120,12 +129,13 @@ class Planner:
             self._put_internal(self.orphan_inode)
             placed = placer.place_blocks(self.orphan_inode, blocks, size=blocks * size)
             self.orphan_runs = _runs(placed)
+        self._place_quotas()
         if self.journal_blocks:
             self._place_journal()
         placer.place_files(order)
         placer.finish()
         for number, index in tree.xattrs.users:
-            sectors = tree.xattrs.charged_blocks(index) * (size // ext.SECTOR)
+            sectors = tree.xattrs.charged_clusters(index) * parameters.cluster_sectors
             tree.inodes.set_xattr_block(number, self.xattr_places[index], sectors)
         self._set_links()
         if parameters.has_metadata_checksums:
@@ -141,20 +151,31 @@ class Planner:
             )
 
     def _place_xattrs(self) -> None:
-        self.xattr_runs = self.space.take(self.tree.xattrs.blocks)
+        self.xattr_runs = self.space.take_apart(self.tree.xattrs.blocks)
         self.xattr_places = list(iter_blocks(self.xattr_runs))
         xattrs = self.tree.xattrs
         for inode, blocks in zip(xattrs.value_inodes, xattrs.value_blocks, strict=True):
             number, size = xattrs.value_numbers[inode.value], len(inode.value)
             self.value_runs += _runs(self._placer.place_blocks(number, blocks, size=size))
 
-    def _put_internal(self, number: int) -> None:
+    def _place_quotas(self) -> None:
+        size = self.parameters.block_size
+        for quota in self.quotas.files:
+            number = QUOTA_INODES.get(quota.kind, 0)
+            if not number:
+                number = self.tree.last_inode = self.tree.last_inode + 1
+            quota.number = number
+            self._put_internal(number, flags=InodeFlags.IMMUTABLE)
+            blocks = -(-quota.size // size)
+            quota.runs = _runs(self._placer.place_blocks(number, blocks, size=quota.size))
+
+    def _put_internal(self, number: int, flags: int = 0) -> None:
         self.tree.inodes.put(
             number,
             internal_node(self.now_ns),
             size=0,
             blocks=0,
-            flags=InodeFlags.EXTENTS if self.parameters.has_extents else 0,
+            flags=flags | (InodeFlags.EXTENTS if self.parameters.has_extents else 0),
             generation=0,
         )
 
@@ -184,11 +205,12 @@ class Planner:
 
     def _seal(self) -> None:
         tree, parameters = self.tree, self.parameters
-        numbers = [InodeNumber.ROOT]
+        numbers = [int(InodeNumber.ROOT)]
         if parameters.has_resize_inode:
             numbers.append(InodeNumber.RESIZE)
         if parameters.has_journal:
             numbers.append(InodeNumber.JOURNAL)
+        numbers += [quota.number for quota in self.quotas.files if quota.kind in QUOTA_INODES]
         seed = parameters.volume_seed
         tree.inodes.seal(seed, numbers)
         tree.inodes.seal(seed, range(parameters.first_inode, tree.last_inode + 1))

@@ -21,6 +21,7 @@ def parameters_for_size(parameters: Parameters, *, size: int, inodes: int) -> Pa
         NoSpaceError: the volume cannot hold even its own metadata or the inodes.
         UnsupportedError: more blocks than 32 bits can count, without 64bit.
     """
+    ratio = parameters.cluster_blocks
     blocks = size // parameters.block_size
     if blocks > layout.MAX_BLOCKS_32BIT and not parameters.is_64bit:
         raise UnsupportedError("ext volume of 2**32 or more blocks without 64bit")
@@ -28,6 +29,7 @@ def parameters_for_size(parameters: Parameters, *, size: int, inodes: int) -> Pa
     is_same = blocks == recorded and inodes <= parameters.total_inodes
     if is_same and parameters.shape().total_inodes == parameters.total_inodes:
         return parameters
+    blocks -= blocks % ratio
     wanted = min(parameters.total_inodes * blocks // recorded, layout.MAX_INODES)
     made = replace(
         parameters,
@@ -41,7 +43,7 @@ def parameters_for_size(parameters: Parameters, *, size: int, inodes: int) -> Pa
         last = _short_last_group(made)
         if not last:
             return made
-        blocks = made.total_blocks - last
+        blocks = made.total_blocks - last  # a whole group is whole clusters
         if blocks == recorded and inodes <= parameters.total_inodes:
             return parameters
         made = replace(made, total_blocks=blocks)
@@ -53,7 +55,7 @@ def _with_groups(parameters: Parameters, wanted: int, needed: int) -> Parameters
     There are as many as `wanted` inodes if the groups can have them, and `needed` in any case.
     """
     shape = parameters.shape()
-    most = shape.groups * 8 * parameters.block_size  # an inode bitmap is one block
+    most = shape.groups * layout.most_inodes_per_group(parameters.block_size, shape.inode_size)
     per_group = layout.inodes_per_group_for(
         max(min(wanted, most), needed),
         groups=shape.groups,
@@ -73,8 +75,17 @@ def _with_groups(parameters: Parameters, wanted: int, needed: int) -> Parameters
         inodes_per_group=per_group,
         total_inodes=per_group * shape.groups,
         reserved_gdt_blocks=reserved_gdt,
-        backup_groups=(1, shape.groups - 1) if shape.groups > 2 else (1, 0),
+        first_meta_group=min(parameters.first_meta_group, shape.descriptor_blocks),
+        backup_groups=_backup_groups(parameters, shape.groups),
     )
+
+
+def _backup_groups(parameters: Parameters, groups: int) -> tuple[int, int]:
+    """Return the groups with backups under sparse_super2: as many as there were."""
+    wanted = sum(1 for group in parameters.backup_groups if group)
+    if not wanted or groups < 2:
+        return 0, 0
+    return (1, groups - 1) if wanted > 1 and groups > 2 else (1, 0)
 
 
 def _short_last_group(parameters: Parameters) -> int:
@@ -85,13 +96,12 @@ def _short_last_group(parameters: Parameters) -> int:
     """
     shape = parameters.shape()
     rest = (shape.total_blocks - shape.first_data_block) % shape.blocks_per_group
-    overhead = 2 + shape.inode_table_blocks
-    if shape.has_superblock(shape.groups - 1):
-        overhead += shape.super_area_blocks
-    if not rest or rest >= overhead + layout.MIN_LAST_GROUP_BLOCKS:
+    overhead = 2 + shape.inode_table_blocks + shape.head_of(shape.groups - 1)[1]
+    least = layout.MIN_LAST_GROUP_BLOCKS * shape.cluster_blocks
+    if not rest or rest >= overhead + least:
         return 0
     if shape.groups == 1:
-        needed = overhead + layout.MIN_LAST_GROUP_BLOCKS + shape.first_data_block
+        needed = overhead + least + shape.first_data_block
         size = shape.block_size
         raise NoSpaceError("volume metadata", needed * size, shape.total_blocks * size)
     return rest

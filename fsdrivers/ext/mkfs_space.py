@@ -29,11 +29,12 @@ class Space:
     """A cursor over the free runs.
 
     `position` is the next free block, `limit` the end of the run it is in: a caller in a hurry
-    may take blocks itself by moving `position` up to `limit`.
+    may take blocks itself by moving `position` up to `limit`.  Both are the starts of clusters.
     """
 
     def __init__(self, geometry: Geometry) -> None:
         self._geometry = geometry
+        self.cluster_blocks = geometry.shape.cluster_blocks
         self._runs = list(geometry.iter_free_runs())
         self._next_run = 0
         self.position = 0
@@ -52,6 +53,8 @@ class Space:
     def take(self, count: int) -> list[Run]:
         """Return the next `count` free blocks, in as few runs as the metadata leaves.
 
+        What is left of the last cluster stays unused: clusters belong to one file each.
+
         Raises:
             NoSpaceError: there are not so many.
         """
@@ -61,9 +64,19 @@ class Space:
                 self._open_next_run()
             part = min(count, self.limit - self.position)
             taken.append((self.position, part))
-            self.position += part
+            self.position += part + -part % self.cluster_blocks
             count -= part
         return taken
+
+    def take_apart(self, count: int) -> list[Run]:
+        """Return `count` free blocks, none of them in a cluster with another.
+
+        Raises:
+            NoSpaceError: there are not so many.
+        """
+        if self.cluster_blocks == 1:
+            return self.take(count)
+        return [run for _ in range(count) for run in self.take(1)]
 
 
 def map_blocks(runs: Sequence[Run], logical: int = 0, is_unwritten: bool = False) -> list[Mapped]:

@@ -29,7 +29,7 @@ from fsdrivers.volume import Entry, Kind, Node
 
 NS = 1_000_000_000
 LOST_AND_FOUND = b"lost+found"
-SPARE_INODES = 12  # beside the entries: the reserved ones, lost+found, the orphan file
+SPARE_INODES = 12  # beside the entries: lost+found, the orphan file, project quota
 MAX_DIRECT_LOST_BLOCKS = ext.DIRECT_BLOCKS  # lost+found never needs indirect blocks
 # By Kind; [0] is unused.
 FILE_TYPES = (
@@ -71,8 +71,10 @@ def xattr_store(parameters: Parameters) -> XattrStore:
     """Return an empty store with the rules of a volume."""
     return XattrStore(
         block_size=parameters.block_size,
+        cluster_size=parameters.cluster_size,
         tail_size=parameters.inode_size - ext.OLD_INODE_SIZE - parameters.extra_isize,
         has_value_inodes=parameters.has_value_inodes,
+        has_projects=parameters.has_projects,
         volume_seed=parameters.volume_seed,
     )
 
@@ -99,6 +101,7 @@ class _Builder:
             extra_isize=parameters.extra_isize,
             capacity=capacity,
             generation=crc32c(parameters.volume_seed, now_ns.to_bytes(8, "little")),
+            kept_flags=parameters.kept_flags,
         )
         self._parameters = parameters
         self._now_ns = now_ns
@@ -108,8 +111,8 @@ class _Builder:
         tree.last_inode = first  # lost+found has the first one
         self._has_lost_and_found = False
         self._by_source: dict[int, Directory] = {}
-        self._shift = parameters.block_size.bit_length() - 1
-        self._sectors = parameters.block_size // ext.SECTOR
+        self._shift = parameters.cluster_size.bit_length() - 1
+        self._sectors = parameters.cluster_sectors
         self._map_flags = int(InodeFlags.EXTENTS) if parameters.has_extents else 0
         self._empty_root = _EMPTY_EXTENT_ROOT if parameters.has_extents else b""
 
@@ -166,7 +169,7 @@ class _Builder:
         if kind == Kind.FILE:
             size = node.size
             tree.sizes[number] = size
-            blocks = (size + self._parameters.block_size - 1 >> self._shift) * self._sectors
+            blocks = (size + self._parameters.cluster_size - 1 >> self._shift) * self._sectors
             if blocks > 0xFFFFFFFF:
                 blocks = 0  # set with the map
             put(
@@ -232,6 +235,8 @@ class _Builder:
             )
             self._set_lost_and_found(directory)
         self._add_value_inodes()
+        for number, project in tree.xattrs.projects:
+            tree.inodes.set_project(number, project)
         return tree
 
     def _add_value_inodes(self) -> None:

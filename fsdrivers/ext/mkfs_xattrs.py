@@ -29,6 +29,7 @@ from fsdrivers.ext.xattrs import (
     entry_hash,
     pack_block,
     pack_list,
+    split_project,
 )
 
 MAX_SHARERS = 1024  # references of one block; Linux's EXT4_XATTR_REFCOUNT_MAX
@@ -65,20 +66,30 @@ class XattrStore:
     """All attributes of a volume.  Nodes with equal attributes cost one look-up."""
 
     def __init__(
-        self, *, block_size: int, tail_size: int, has_value_inodes: bool, volume_seed: int
+        self,
+        *,
+        block_size: int,
+        cluster_size: int,
+        tail_size: int,
+        has_value_inodes: bool,
+        has_projects: bool,
+        volume_seed: int,
     ) -> None:
         """Take the bytes an inode has for attributes, their magic included, and the rules."""
+        self._has_projects = has_projects
         self._block_size = block_size
+        self._cluster_size = cluster_size
         self._tail_size = tail_size
         self._has_value_inodes = has_value_inodes
         self._volume_seed = volume_seed
-        self._split: dict[tuple[Xattr, ...], tuple[bytes, tuple[Stored, ...]]] = {}
+        self._split: dict[tuple[Xattr, ...], tuple[bytes, tuple[Stored, ...], int]] = {}
         self._open_block: dict[tuple[Stored, ...], int] = {}  # with references to spare
         self._contents: list[tuple[Stored, ...]] = []
         self._sharers: list[int] = []
         self._references: dict[bytes, int] = {}  # of values in inodes
         self.value_numbers: dict[bytes, int] = {}  # their inodes, given later
         self.users: list[tuple[int, int]] = []  # (inode, index of its block)
+        self.projects: list[tuple[int, int]] = []  # (inode, project number other than 0)
 
     @property
     def blocks(self) -> int:
@@ -101,10 +112,14 @@ class XattrStore:
         """The blocks each of them takes."""
         return [-(-len(value) // self._block_size) for value in self._references]
 
-    def charged_blocks(self, index: int) -> int:
+    def charged_clusters(self, index: int) -> int:
         """Return what a user of block `index` counts as its own: the block and all values."""
         outside = (stored for stored in self._contents[index] if stored.is_in_inode)
-        return 1 + sum(-(-len(stored.value) // self._block_size) for stored in outside)
+        return 1 + sum(-(-len(stored.value) // self._cluster_size) for stored in outside)
+
+    def charged_inodes(self, index: int) -> int:
+        """Return how many inodes with values a user of block `index` counts as its own."""
+        return sum(1 for stored in self._contents[index] if stored.is_in_inode)
 
     def add(self, number: int, xattrs: tuple[Xattr, ...]) -> bytes:
         """Take the attributes of inode `number` and return what goes into the inode.
@@ -116,7 +131,9 @@ class XattrStore:
         split = self._split.get(xattrs)
         if split is None:
             split = self._split[xattrs] = self._split_up(xattrs)
-        tail, outside = split
+        tail, outside, project = split
+        if project:
+            self.projects.append((number, project))
         if outside:
             self.users.append((number, self._block_for(outside)))
         return tail
@@ -134,8 +151,15 @@ class XattrStore:
         self._sharers[index] += 1
         return index
 
-    def _split_up(self, xattrs: tuple[Xattr, ...]) -> tuple[bytes, tuple[Stored, ...]]:
-        """Return the tail of the inode and what goes into a block, sorted as blocks need it."""
+    def _split_up(self, xattrs: tuple[Xattr, ...]) -> tuple[bytes, tuple[Stored, ...], int]:
+        """Return the tail of the inode, what goes into a block, sorted, and the project."""
+        project, xattrs = split_project(xattrs)
+        if project and not self._has_projects:
+            raise UnsupportedError("a project number on an ext volume without project")
+        tail, outside = self._divide(xattrs)
+        return tail, outside, project
+
+    def _divide(self, xattrs: tuple[Xattr, ...]) -> tuple[bytes, tuple[Stored, ...]]:
         encoded = encoded_xattrs(xattrs)
         content = [Stored(*item, is_in_inode=False) for item in encoded]
         sizes = [stored.size for stored in content]

@@ -11,7 +11,13 @@ import struct
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ext import checksum, contents, xattrs
 from fsdrivers.ext import format as ext
-from fsdrivers.ext.flags import RESTORED_INODE_FLAGS, Incompat, InodeFlags, XattrIndex
+from fsdrivers.ext.flags import (
+    RESTORED_INODE_FLAGS,
+    Incompat,
+    InodeFlags,
+    RoCompat,
+    XattrIndex,
+)
 from fsdrivers.ext.metadata import Metadata, covered_inode, extra_isize_of
 from fsdrivers.volume import Kind, Node
 
@@ -53,6 +59,8 @@ class NodeReader:
     def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
         self._xattr_blocks: dict[int, list[xattrs.Xattr]] = {}
+        superblock = metadata.superblock
+        self._has_projects = bool(superblock.feature_ro_compat & RoCompat.PROJECT)
         self._max_size = ((1 << 32) - 1) * metadata.geometry.block_size
 
     def node(self, number: int) -> Node:
@@ -70,7 +78,7 @@ class NodeReader:
             links, _blocks_low, flags, _version, block, generation, xattr_low, size_high,
             _fragment, _blocks_high, xattr_high, uid_high, gid_high, _checksum, _7e,
             extra_isize, _checksum_high, changed_extra, modified_extra, accessed_extra,
-            created_s, created_extra, _version_high, _project,
+            created_s, created_extra, _version_high, project,
         ) = _unpack_inode(covered_inode(raw))  # fmt: skip
         kind = KINDS.get(mode & FORMAT_MASK)
         if kind is None or links == 0:
@@ -110,6 +118,8 @@ class NodeReader:
         xattr_block = xattr_low | xattr_high << 32
         if xattr_block or extra_isize:
             node.xattrs = self._xattrs(number, generation, raw, extra_isize, xattr_block)
+        if project and self._has_projects:
+            node.xattrs = tuple(sorted((*node.xattrs, xattrs.project_xattr(project))))
         return node
 
     def _target(self, number: int, raw: bytes, size: int) -> bytes:

@@ -6,9 +6,8 @@ memory and the truncations its orphan list promises are made; nothing is written
 What is verified: every checksum of what is read, and every bound that keeps a damaged volume
 from being read beyond its end or without end.
 
-Not here: project numbers and quota records (they are not kept), the bad block list, the boot
-loader's inode 5, encrypted or case-folding volumes (refused), external journals that need a
-replay (refused).
+Not here: the bad block list, the boot loader's inode 5, encrypted files (refused), external
+journals that need a replay (refused).
 """
 
 from __future__ import annotations
@@ -20,14 +19,16 @@ from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ext import contents, description, directory, journal
 from fsdrivers.ext import format as ext
-from fsdrivers.ext.flags import Compat, InodeFlags, InodeNumber
+from fsdrivers.ext.flags import Compat, InodeFlags, InodeNumber, RoCompat
 from fsdrivers.ext.metadata import Metadata, covered_inode
 from fsdrivers.ext.nodes import NodeReader
 from fsdrivers.ext.orphans import find_orphans, truncated_extents
+from fsdrivers.ext.quota import QuotaFile, QuotaKind, unpack_file
 from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
 
 READ_AHEAD = 256 << 10  # bytes of a directory read at once
 CACHED_MAPS = 64
+MAX_QUOTA_SIZE = 256 << 20  # bytes: three million owners
 _BLOCK_AT = ext.Inode.OFFSETS["block"]
 _BLOCK_END = _BLOCK_AT + 60
 _DOTS = (b".", b"..")
@@ -98,7 +99,34 @@ class ExtVolume:
             journal=self._journal.superblock if self._journal else None,
             boot_block=self.device.read(0, ext.SUPERBLOCK_POSITION),
             orphan_file_size=orphan_file_size,
+            quotas=[self.quota_file(kind).facts for kind in self.quota_inodes()],
         )
+
+    def quota_inodes(self) -> dict[QuotaKind, int]:
+        """Return the inodes of the quota files there are."""
+        superblock = self.metadata.superblock
+        if not superblock.feature_ro_compat & RoCompat.QUOTA:
+            return {}
+        inodes = {
+            QuotaKind.USER: superblock.user_quota_inode,
+            QuotaKind.GROUP: superblock.group_quota_inode,
+            QuotaKind.PROJECT: superblock.project_quota_inode,
+        }
+        return {kind: number for kind, number in inodes.items() if number}
+
+    def quota_file(self, kind: QuotaKind) -> QuotaFile:
+        """Return what a quota file holds; `quota_inodes` says which there are.
+
+        Raises:
+            CorruptError: it is damaged.
+        """
+        number = self.quota_inodes()[kind]
+        size = self.metadata.inode(number).size
+        if size > MAX_QUOTA_SIZE:
+            at = self.metadata.inode_position(number)
+            raise CorruptError("size of a quota file", at, f"up to {MAX_QUOTA_SIZE}", size)
+        mapped = contents.extents_of(self.metadata, number, self.metadata.inode_bytes(number))
+        return unpack_file(contents.read(self.device, mapped, 0, size), kind)
 
     def used_size(self) -> int:
         """Return the bytes in use by the group descriptors' account."""

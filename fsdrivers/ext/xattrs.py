@@ -22,6 +22,10 @@ from fsdrivers.ext.flags import XattrIndex
 Xattr = tuple[bytes, bytes]  # full name, value
 
 INLINE_DATA_NAME = b"data"  # with XattrIndex.SYSTEM: the rest of an inline file, no attribute
+# What no list holds: the project an inode belongs to, if it is not 0, as a little-endian word.
+# Linux has no attribute for it; under this name it survives wherever attributes do.
+PROJECT_NAME = b"system.ext4_project"
+_PROJECT = struct.Struct("<I")
 _PREFIXES: dict[int, bytes] = {
     XattrIndex.USER: b"user.",
     XattrIndex.TRUSTED: b"trusted.",
@@ -78,6 +82,8 @@ def split_name(name: bytes) -> tuple[int, bytes]:
     for index, whole in _WHOLE_NAMES.items():
         if name == whole:
             return index, b""
+    if name == PROJECT_NAME:
+        raise InvalidNameError("the project number of an inode is no extended attribute")
     for index, prefix in _PREFIXES.items():
         if name.startswith(prefix):
             suffix = name[len(prefix) :]
@@ -85,6 +91,31 @@ def split_name(name: bytes) -> tuple[int, bytes]:
                 break
             return index, suffix
     raise InvalidNameError(f"ext cannot hold an extended attribute called {name!r}")
+
+
+def project_xattr(project: int) -> Xattr:
+    """Return the attribute that stands for a project number."""
+    return PROJECT_NAME, _PROJECT.pack(project)
+
+
+def project_of(xattrs: Iterable[Xattr]) -> int:
+    """Return the project number among attributes, 0 if there is none.
+
+    Raises:
+        CorruptError: its value is none.
+    """
+    for name, value in xattrs:
+        if name == PROJECT_NAME:
+            if len(value) != _PROJECT.size:
+                raise CorruptError("project number", None, "4 bytes", len(value))
+            return int(_PROJECT.unpack(value)[0])
+    return 0
+
+
+def split_project(xattrs: tuple[Xattr, ...]) -> tuple[int, tuple[Xattr, ...]]:
+    """Return the project number among attributes, and the others."""
+    project = project_of(xattrs)
+    return project, tuple(item for item in xattrs if item[0] != PROJECT_NAME)
 
 
 def unpack_list(data: bytes, first: int, value_base: int, position: int) -> list[RawXattr]:

@@ -21,7 +21,7 @@ from fsdrivers.errors import (
     UnsupportedError,
 )
 from fsdrivers.ext import minimum_size, open_volume, plan_volume
-from fsdrivers.ext.flags import Compat, Incompat, RoCompat
+from fsdrivers.ext.flags import Incompat, RoCompat
 from fsdrivers.volume import Entry, Kind
 from tests.fsdrivers.ext_mkfs_images import (
     EXT2,
@@ -338,16 +338,11 @@ def test_type_follows_the_features(description: dict) -> None:  # type: ignore[t
 @pytest.mark.parametrize(
     ("key", "bit", "name"),
     [
-        ("feature_compat", Compat.STABLE_INODES, "stable_inodes"),
         ("feature_compat", 0x80000, "compat bit 0x80000"),
         ("feature_incompat", Incompat.ENCRYPT, "encrypt"),
         ("feature_incompat", Incompat.CASEFOLD, "casefold"),
         ("feature_incompat", Incompat.META_BG, "meta_bg"),
-        ("feature_incompat", Incompat.MMP, "mmp"),
         ("feature_incompat", Incompat.JOURNAL_DEV, "journal_dev"),
-        ("feature_ro_compat", RoCompat.BIGALLOC, "bigalloc"),
-        ("feature_ro_compat", RoCompat.QUOTA, "quota"),
-        ("feature_ro_compat", RoCompat.PROJECT, "project"),
         ("feature_ro_compat", RoCompat.VERITY, "verity"),
         ("feature_ro_compat", RoCompat.SHARED_BLOCKS, "shared_blocks"),
     ],
