@@ -161,11 +161,18 @@ def run(args: argparse.Namespace) -> int:
 
 def _fail(error: BaseException) -> int:
     """Say what happened in one sentence; return the exit code for it."""
+    text, code = _failure_of(error)
+    report_error(text)
+    return code
+
+
+def _failure_of(error: BaseException) -> tuple[str, int]:
+    """Return what happened in one sentence, and the exit code for it."""
     text = str(error)
     if isinstance(error, DeviceError):
         text = f"{error.filename}: {error.strerror}"
-    report_error(" ".join(" ".join((text, *getattr(error, "__notes__", ()))).split()))
-    return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+    text = " ".join(" ".join((text, *getattr(error, "__notes__", ()))).split())
+    return text, next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
 
 
 def _open_tree(args: argparse.Namespace, device: Device) -> Tree:
@@ -267,17 +274,15 @@ def _cat(args: argparse.Namespace, device: Device) -> int:
 
 def _manifest(args: argparse.Namespace, device: Device) -> int:
     """Print one line for each object; an object that cannot be read says so in its line."""
-    from imagebuilder.cli_fs_format import manifest_json, manifest_line, manifest_of, printable
+    from imagebuilder.cli_fs_manifest import print_manifest
+    from rebuild.collector import paused_collector
 
-    tree = _open_tree(args, device)
-    worst = 0
-    if tree.root is not None:
-        path = _absolute(args.path)
-        for item in manifest_of(tree, path):
-            if item.error is not None:
-                item.error.add_note(f"in {printable(item.path)}")
-                worst = _fail(item.error)
-            print(manifest_json(item) if args.json else manifest_line(item))
+    with paused_collector():
+        tree = _open_tree(args, device)
+        worst = 0
+        if tree.root is not None:
+            path, say = _absolute(args.path), _failure_of
+            worst = print_manifest(tree, path, as_json=args.json, say=say, tell=report_error)
     return _finish(tree) or worst
 
 

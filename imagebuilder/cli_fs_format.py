@@ -8,15 +8,13 @@ line or drive the terminal.  In JSON a name that is no UTF-8 has a second field,
 from __future__ import annotations
 
 import base64
-import hashlib
-import json
 import stat
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
-from fsdrivers.errors import CorruptError, DeviceError, UnsupportedError
-from fsdrivers.tree import Tree, merge_extents
+from fsdrivers.errors import UnsupportedError
+from fsdrivers.tree import Tree
 from fsdrivers.volume import Extent, Kind, Node
 
 KIND_BITS = {
@@ -32,81 +30,12 @@ DEVICES = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestItem:
-    """One object of a manifest."""
-
-    path: bytes
-    node: Node
-    sha256: str = ""  # of the content of a file; empty for other kinds and if it is unreadable
-    extents: Sequence[tuple[int, int, bool]] = ()  # (offset, length, is unwritten)
-    same_as: bytes = b""  # first path of the same object if this is another link to it
-    error: CorruptError | DeviceError | UnsupportedError | None = None
-
-
-def manifest_of(tree: Tree, path: bytes) -> Iterator[ManifestItem]:
-    """Yield every object at and below `path`, by name, parents first; content is read once."""
-    seen: dict[int, ManifestItem] = {}
-    for where, entry in tree.iter_below(path, tree.find(path)):
-        node = entry.node
-        if node.number in seen:
-            yield replace(seen[node.number], path=where, same_as=seen[node.number].path)
-            continue
-        item = ManifestItem(where, node)
-        if node.kind == Kind.FILE:
-            item = _read(tree, item)
-        if node.links > 1 and node.kind != Kind.DIRECTORY:
-            seen[node.number] = item
-        yield item
-
-
-def _read(tree: Tree, item: ManifestItem) -> ManifestItem:
-    """Return the item of a file with the hash of its content, or with why there is none."""
-    extents = item.extents
-    try:
-        extents = merge_extents(extents_of(tree, item.node), item.node.size)
-        state = hashlib.sha256()
-        for piece in tree.iter_content(item.node):
-            state.update(piece)
-    except (CorruptError, DeviceError, UnsupportedError) as error:
-        return replace(item, extents=extents, error=error)
-    return replace(item, extents=extents, sha256=state.hexdigest())
-
-
 def extents_of(tree: Tree, node: Node) -> list[Extent]:
     """Return the extents of a file; of a compressed one, one for all of it, at no position."""
     try:
         return tree.volume.extents(node)
     except UnsupportedError:
         return [Extent(0, node.size, 0)]
-
-
-def manifest_json(item: ManifestItem) -> str:
-    """Return one object as one line of JSON."""
-    fields = {
-        **name_fields("path", item.path),
-        **node_fields(item.node),
-        "sha256": item.sha256,
-        "extents": [list(extent) for extent in item.extents],
-    }
-    if item.same_as:
-        fields.update(name_fields("same_as", item.same_as))
-    if item.error is not None:
-        fields["error"] = " ".join(str(item.error).split())
-    return json.dumps(fields, ensure_ascii=False)
-
-
-def manifest_line(item: ManifestItem) -> str:
-    """Return one object as one line for people: mode, owner, size, time, hash, path."""
-    node = item.node
-    digest = "-" if item.error is None else "UNREADABLE"
-    line = (
-        f"{mode_text(node)} {node.uid}:{node.gid} {size_text(node)} {time_text(node.modified_ns)} "
-        f"{item.sha256 or digest} {printable(item.path)}"
-    )
-    if item.same_as:
-        line += f" == {printable(item.same_as)}"
-    return line + (f" -> {printable(node.target)}" if node.kind == Kind.SYMLINK else "")
 
 
 def name_fields(key: str, name: bytes) -> dict[str, object]:
@@ -236,6 +165,12 @@ def probe_lines(result: Mapping[str, object], rows: Sequence[Mapping[str, object
 
 def printable(name: bytes) -> str:
     """Return a name that cannot break a line: what is not printable shows as \\xNN."""
+    try:
+        text = name.decode()
+    except UnicodeDecodeError:
+        text = ""
+    if text.isprintable() and "\\" not in text and (text or not name):
+        return text
     pieces = []
     for character in name.decode("utf-8", "surrogateescape"):
         if character == "\\":
@@ -270,8 +205,14 @@ def time_text(time_ns: int | None) -> str:
     if time_ns is None:
         return "-"
     seconds, fraction = divmod(time_ns, 10**9)
+    return _second_text(seconds).replace("#", f"{fraction:09d}")
+
+
+@lru_cache(1 << 12)
+def _second_text(seconds: int) -> str:
+    """Return a second as text with "#" for its fraction.  Files come by the same second."""
     try:
         moment = EPOCH + timedelta(seconds=seconds)
     except OverflowError:
-        return f"@{seconds}.{fraction:09d}"
-    return f"{moment:%Y-%m-%d %H:%M:%S}.{fraction:09d}Z"
+        return f"@{seconds}.#"
+    return f"{moment:%Y-%m-%d %H:%M:%S}.#Z"

@@ -11,7 +11,6 @@ A file that shrinks meanwhile is filled up with zeros and named.
 from __future__ import annotations
 
 import argparse
-import gc
 import mmap
 import os
 import threading
@@ -65,9 +64,22 @@ def populate(
         FilesystemError: the volume cannot hold it; nothing has been written then.
         DeviceError: the medium failed.
     """
+    from rebuild.collector import paused_collector
+
+    with paused_collector():
+        return _populate(args, plan, description, device, is_blank=is_blank)
+
+
+def _populate(
+    args: argparse.Namespace,
+    plan: Callable[..., Layout],
+    description: Description,
+    device: Device,
+    *,
+    is_blank: bool,
+) -> int:
     from imagebuilder.cli_fs_source import HostTree
 
-    gc.disable()  # everything is needed to the end; looking for what is not doubles the time
     type = str(description["type"])
     try:
         image = os.stat(args.image)

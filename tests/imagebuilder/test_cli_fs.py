@@ -18,12 +18,10 @@ from fsdrivers.device import FileDevice, Window
 from fsdrivers.tree import Tree
 from imagebuilder import cli_fs
 from imagebuilder.cli_fs_format import (
-    manifest_json,
-    manifest_line,
-    manifest_of,
     printable,
     time_text,
 )
+from imagebuilder.cli_fs_manifest import manifest_json, manifest_line, manifest_of
 from tests.fsdrivers.faults import FaultyDevice
 
 MIB = 1 << 20
