@@ -131,7 +131,7 @@ class Walk:
             assert not storage.reserved
             assert storage.has_allocation is bool(storage.blocks)
 
-    def keys(self) -> list[bytes]:
+    def listed(self) -> list[bytes]:
         return [self.key_of(entry) for entry in self.entries]
 
     @staticmethod
@@ -140,7 +140,7 @@ class Walk:
         return entry[16 : 16 + length]
 
     def check_order(self, order: Callable[[bytes], Any]) -> None:
-        orders = [order(key) for key in self.keys()]
+        orders = [order(key) for key in self.listed()]
         assert orders == sorted(set(orders))
 
     def _node(self, data: bytes, head_at: int, depth: int) -> None:

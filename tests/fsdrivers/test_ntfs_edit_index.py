@@ -181,7 +181,7 @@ def test_views_are_ordered_by_words(collation: Collation) -> None:
             editor.insert(Entry.of_view(key, model[key], b"I\0I\0"))
 
     walk = Walk(storage)
-    assert walk.keys() == sorted(model, key=lambda key: struct.unpack(f"<{words}I", key))
+    assert walk.listed() == sorted(model, key=lambda key: struct.unpack(f"<{words}I", key))
     for key, data in model.items():
         found = editor.find(key)
         assert found is not None
@@ -261,7 +261,7 @@ def test_a_power_cut_loses_no_other_name(options: dict[str, int]) -> None:
             except PowerCut:
                 cuts += 1
                 broken.writes_left = None
-                listed = set(Walk(broken, is_whole=False).keys())
+                listed = set(Walk(broken, is_whole=False).listed())
                 fresh = IndexEditor(broken, ORDER)
                 for other in model - {name}:
                     assert name_key(other) in listed
@@ -283,7 +283,7 @@ def test_empty_leaves_of_others_are_no_obstacle() -> None:
     filled(storage, names)
     walk = Walk(storage)
     leaves = [v for v, data in storage.blocks.items() if not data[24 + 12] & 1]
-    kept = set(walk.keys())
+    kept = set(walk.listed())
     for vcn in leaves:
         data = bytearray(storage.blocks[vcn])
         start = 24 + int.from_bytes(data[24:28], "little")
