@@ -18,7 +18,7 @@ from backup.agent.progress import Progress
 from backup.agent.slices import cut_slices
 from backup.agent.workers import Serve, WorkerPool
 from backup.objects.keys import MasterKey
-from backup.objects.model import NodeObject, Piece, Region
+from backup.objects.model import LabelObject, NodeObject, Piece, Region, SecurityObject
 from backup.objects.pack import PackInfo
 from backup.repository import Repository
 
@@ -169,8 +169,8 @@ class Sender:
             if self._parts_left[place]:
                 return
             pieces = sorted(self._parts.pop(place))
-        assert not hasattr(obj, "xattrs"), "security objects have no content to read"
-        obj.pieces = tuple(pieces)  # type: ignore[union-attr]
+        assert not isinstance(obj, LabelObject | SecurityObject), "these have no content to read"
+        obj.pieces = tuple(pieces)
         if isinstance(obj, NodeObject) and obj.number not in self._local.lost:
             self._local.sign(obj)
 

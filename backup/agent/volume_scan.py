@@ -168,7 +168,7 @@ def _add_entry(
     source = node.number
     xattrs = node.xattrs
     own: tuple[tuple[bytes, bytes], ...] = ()
-    if entry.name_times is not None and xattrs:
+    if scan.has_streams and xattrs:
         security, own = _split_security(local, xattrs)
     else:
         security = local.security_number(xattrs) if xattrs else 0
@@ -215,7 +215,7 @@ def _add_entry(
         entry.short_name,
         entry.name_flags,
     )
-    if entry.name_times is not None:
+    if scan.has_streams:
         obj.name_times, obj.xattrs = entry.name_times, own
         if is_blank:
             obj.regions = (Region(0, node.size, True),)

@@ -88,6 +88,7 @@ class DataSet:
 
     objects: dict[int, BackupObject]
     contents: dict[int, bytes]
+    streams: dict[tuple[int, bytes], bytes]
 
     @property
     def nodes(self) -> dict[bytes, NodeObject]:
@@ -125,7 +126,7 @@ def read_data_set(repository: Repository, data_set: str | None = None) -> DataSe
         objects = {obj.number: obj for obj in reader}
         packs = reader.summary.packs
     readers = [PackReader(MASTER, pack.salt) for pack in packs]
-    contents = {}
+    contents, streams = {}, {}
 
     def open_piece(piece: Piece) -> bytes:
         sealed = repository.read_pack(
@@ -141,7 +142,12 @@ def read_data_set(repository: Repository, data_set: str | None = None) -> DataSe
         for piece in pieces:
             content[piece.offset : piece.offset + piece.length] = open_piece(piece)
         contents[obj.number] = bytes(content)
-    return DataSet(objects, contents)
+        for stream in getattr(obj, "streams", ()):
+            made = bytearray(stream.size)
+            for piece in stream.pieces:
+                made[piece.offset : piece.offset + piece.length] = open_piece(piece)
+            streams[obj.number, stream.name] = bytes(made)
+    return DataSet(objects, contents, streams)
 
 
 def files_below(tree: Path) -> dict[bytes, bytes]:
