@@ -98,6 +98,13 @@ def _check_boot_sector(check: _Check) -> None:
     signature = device.read(BOOT_SIGNATURE_OFFSET, len(BOOT_SIGNATURE))
     if signature != BOOT_SIGNATURE:
         check.add("boot-signature", f"the boot sector ends in {signature.hex()}, not 55aa", 510)
+    root_size = boot.root_entries * DirectoryEntry.SIZE
+    if root_size % boot.sector_size:
+        check.add(
+            "root-size",
+            f"a root directory of {boot.root_entries} entries fills no whole sectors",
+            boot.OFFSETS["root_entries"],
+        )
     if boot.boot_signature not in EXTENDED_SIGNATURES:
         if boot.type_text.startswith(b"FAT"):  # fields that only an extended boot sector has
             check.add(
@@ -244,6 +251,8 @@ def _check_names(check: _Check, listed: list[Slot], *, is_root: bool) -> None:
         name = slot.entry.name
         if slot.entry.case_flags & _NO_SHORT_NAME and not slot.has_long_name:
             check.add("short-name", f"{name!r} is said to be no name, and is all", slot.position)
+        elif is_root and slot.is_dots:
+            check.add("dots", "a dot entry in the root directory", slot.position)
         elif not slot.is_dots and not _is_sound_short_name(check, slot):
             check.add("short-name", f"illegal 8.3 name {name!r}", slot.position)
         if name in seen:

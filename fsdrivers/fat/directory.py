@@ -103,8 +103,8 @@ def iter_slots(
                 continue
             if data[at + _ATTRIBUTES_AT] & _LONG_NAME_MASK == _LONG_NAME:
                 part = LongNameEntry.unpack(data, at)
-                if part.kind or part.first_cluster_low:
-                    _note(faults, base + at, "part of a long name with a type or cluster", [data])
+                if part.kind or part.first_cluster_low or part.attributes != _LONG_NAME:
+                    _note(faults, base + at, "part of a long name with more than a name", [data])
                 if part.ordinal & LONG_NAME_LAST:
                     _note(faults, base + at, "long name without an entry", parts)
                     parts, expected = [part.units], part.ordinal & LONG_NAME_ORDINAL
