@@ -3,8 +3,9 @@
 
 Partition tables, boot code and gaps are read raw.  A mounted ext volume is walked through the
 kernel, in a private copy of its mount in which nothing covers anything; the facts of its
-filesystem come from our driver.  Mounted FAT volumes are flushed and read by our driver, which
-alone sees short names and exact times; so are all volumes that are not mounted.
+filesystem come from our driver.  Mounted FAT and NTFS volumes are flushed and read by our
+driver, which alone sees short names, streams and exact times; so are all volumes that are not
+mounted.
 
 Not done: freezing or snapshots.  A file that changes while it is read is read again, see
 `live_reader`; files that belong together may be of different moments.
@@ -24,7 +25,7 @@ from backup.agent.local_set import LocalSet
 from backup.agent.machine import KernelDisk, KernelPartition, Machine, Mount, read_machine
 from backup.agent.sources import add_disk, scan_partition
 from backup.objects.model import VolumeObject
-from fsdrivers import EXT_TYPES, open_volume, probe
+from fsdrivers import EXT_TYPES, NTFS_TYPES, open_volume, probe
 from fsdrivers.device import Device, FileDevice
 from fsdrivers.errors import CorruptError, DeviceError
 from fsdrivers.ext.journal import open_journal
@@ -172,6 +173,11 @@ class LiveSource:
             local.notes.append(
                 f"{os.fsdecode(partial[0].source)}: only a part of it is mounted; it is kept as "
                 "it is on the disk"
+            )
+        if mounts and obj.type in NTFS_TYPES:
+            local.notes.append(
+                f"{os.fsdecode(mounts[0].source)}: its ntfs is mounted and was read as it is on "
+                "the disk: files written meanwhile may be of different moments"
             )
         scan_partition(local, partition, obj, is_excluded, obj.mount_point.rstrip(b"/"))
 

@@ -31,7 +31,7 @@ from backup.agent.machine import (
     read_machine,
 )
 from backup.agent.previous import index_objects
-from backup.agent.result import BackupOptions
+from backup.agent.result import BackupOptions, BackupResult
 from backup.objects.model import DiskObject, MarkerObject, NodeObject, ObjectKind, VolumeObject
 from backup.store import LocalRepository
 from tests.backup.agent_machines import (
@@ -410,7 +410,7 @@ def test_mounted_volume(tmp_path: Path) -> None:
     assert second[0].bytes_read < 2 * MIB
 
 
-def back_up_live(repository: LocalRepository, machine: Machine) -> tuple[object, ...]:
+def back_up_live(repository: LocalRepository, machine: Machine) -> tuple[BackupResult]:
     """Back up a running machine."""
     options = BackupOptions(workers=2)
     return (run_backup(repository, MASTER, MACHINE, [LiveSource(machine)], options),)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from backup.agent.errors import NotRecoverableError
+from backup.agent.machine import KernelDisk, KernelPartition, Machine, iter_mounts
 from backup.agent.result import BackupOptions
 from backup.objects.content import xattrs_of
 from backup.objects.model import MarkerObject, NodeObject, ObjectKind, Region, SecurityObject
@@ -17,10 +18,12 @@ from backup.store import LocalRepository
 from fsdrivers.ntfs.volume import NtfsVolume
 from fsdrivers.volume import Kind
 from tests.backup.agent_machines import DataSet, back_up, make_repository, read_data_set
+from tests.backup.test_agent_live import back_up_live, loop_device, numbers_of
 from tests.fsdrivers.ext_volumes import run
-from tests.fsdrivers.ntfs_volumes import MIB, mounted, reparse
+from tests.fsdrivers.ntfs_volumes import MIB, OPTIONS, mounted, reparse
 from tests.rebuild.ntfs_machines import (
     SNAPSHOT,
+    START,
     SWAP_SIZE,
     SYSTEM_DIRECTORY,
     copy_into_disk,
@@ -214,3 +217,32 @@ def test_small_and_large_clusters(
     for path, node in data.nodes.items():
         if path.startswith((b"/packed/", b"/sparse", b"/hidden", b"/overlay")):
             check_node(data, node, volume, path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+def test_mounted_volume(repository: LocalRepository, tmp_path: Path) -> None:
+    """A volume that ntfs-3g has mounted is flushed and read by our driver while it is in use."""
+    disk = make_disk(tmp_path / "disk.img", 16 * MIB, content=lambda root: None)
+    size = disk.stat().st_size
+    mounted_at = tmp_path / "mount"
+    mounted_at.mkdir()
+    with loop_device(disk) as whole, loop_device(disk, START) as part:
+        run("ntfs-3g", "-o", OPTIONS, part, mounted_at)
+        try:
+            (mounted_at / "written").write_bytes(b"not on the medium yet" * 1000)
+            os.setxattr(mounted_at / "written", "user.stream", b"this neither")
+            partition = KernelPartition(
+                os.path.basename(part), 1, numbers_of(part), START, 16 * MIB
+            )
+            kernel = KernelDisk("sda", whole, numbers_of(whole), size, False, "", "", (partition,))
+            mounts = tuple(iter_mounts(Path("/proc/self/mountinfo").read_bytes()))
+            (result,) = back_up_live(repository, Machine((kernel,), mounts, ()))
+        finally:
+            run("umount", mounted_at)
+    data = read_data_set(repository)
+    node = data.nodes[b"/written"]
+
+    assert data.files[b"/written"] == b"not on the medium yet" * 1000
+    assert data.streams[node.number, b"stream"] == b"this neither"
+    assert [volume.mount_point for volume in data.volumes] == [os.fsencode(mounted_at)]
+    assert any("is mounted" in note for note in result.notes)
