@@ -19,6 +19,7 @@ from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.editing import find
 from fsdrivers.fat import FatVolume, open_editor
 from fsdrivers.fat.geometry import with_clusters
+from fsdrivers.iso9660 import Namespace
 from fsdrivers.iso9660 import open_volume as open_iso
 from fsdrivers.volume import Kind, Node, Volume
 from tests.fsdrivers.fat_images import STAMP_NS, geometry_for, tree_entries, volume_in_memory
@@ -259,21 +260,33 @@ ISO_NAMES = [
 ]
 
 
+# Discs with other names than those of Rock Ridge, and how the kernel is made to show them.
+OTHER_NAMES: dict[tuple[str, Namespace], str] = {
+    ("genisoimage joliet too", "joliet"): "norock,iocharset=utf8",
+    ("xorriso hard links", "joliet"): "norock,iocharset=utf8",
+    ("genisoimage joliet too", "plain"): "norock,nojoliet",
+    ("genisoimage deep", "plain"): "norock,nojoliet",
+}
+
+
 @pytest.fixture(scope="module")
-def iso_views(iso_images: dict[str, Path]) -> dict[str, View]:
-    """What isofs sees, Rock Ridge first."""
-    mounts = [
-        Mount(path, "iso9660", "block=512" if "512" in name else "")
-        for name, path in iso_images.items()
-    ]
-    return dict(zip(iso_images, views_of(mounts), strict=True))
+def iso_views(iso_images: dict[str, Path]) -> dict[tuple[str, str], View]:
+    """What isofs sees, by disc and namespace; an empty one is what it prefers."""
+    options: dict[tuple[str, str], str] = {
+        (name, ""): "block=512" if "512" in name else "" for name in iso_images
+    }
+    options |= OTHER_NAMES
+    mounts = [Mount(iso_images[name], "iso9660", how) for (name, _), how in options.items()]
+    return dict(zip(options, views_of(mounts), strict=True))
 
 
 @pytest.mark.root
 @pytest.mark.parametrize("name", ISO_NAMES)
-def test_iso_by_isofs(iso_images: dict[str, Path], iso_views: dict[str, View], name: str) -> None:
+def test_iso_by_isofs(
+    iso_images: dict[str, Path], iso_views: dict[tuple[str, str], View], name: str
+) -> None:
     """isofs sees what our reader sees, with all that Rock Ridge says."""
-    view = iso_views[name]
+    view = iso_views[name, ""]
     with FileDevice.open(iso_images[name]) as device:
         volume = open_iso(device)
         has_rock_ridge = volume.namespace == "rockridge"
@@ -284,6 +297,27 @@ def test_iso_by_isofs(iso_images: dict[str, Path], iso_views: dict[str, View], n
 
     assert_sound(view)
     assert ours == {path: kernel_facts(seen, has_rock_ridge) for path, seen in view.names.items()}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("name", "namespace"), OTHER_NAMES)
+def test_other_names_by_isofs(
+    iso_images: dict[str, Path],
+    iso_views: dict[tuple[str, str], View],
+    name: str,
+    namespace: Namespace,
+) -> None:
+    """So it does without Rock Ridge, by the names of Joliet and of ISO 9660 itself."""
+    view = iso_views[name, namespace]
+    with FileDevice.open(iso_images[name]) as device:
+        volume = open_iso(device, prefer=namespace)
+        ours = {
+            path if namespace == "joliet" else path.lower(): iso_facts(volume, node, False)
+            for path, node, _ in paths_of(volume)
+        }
+
+    assert_sound(view)
+    assert ours == {path: kernel_facts(seen, False) for path, seen in view.names.items()}
 
 
 def iso_facts(volume: Volume, node: Node, has_rock_ridge: bool) -> tuple[object, ...]:
