@@ -15,17 +15,32 @@ import struct
 import zlib
 from collections.abc import Callable
 from functools import cache
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
 
 from fsdrivers.ext import format as ext
 from fsdrivers.ext import format_journal as jbd2
 from fsdrivers.ext.flags import FileType
 
-try:
-    import crc32c as _wheel
-except ImportError:  # pragma: no cover - the wheel is a dependency, but not a need
-    _wheel = None  # type: ignore[assignment]
-
 Buffer = bytes | bytearray | memoryview
+
+
+def _find_wheel() -> Callable[[Buffer, int], int] | None:
+    """Return the function of the crc32c wheel, None without one.
+
+    The wheel's package asks for its own version when it is imported, which takes 25 ms of every
+    command; its C module is loaded without it.
+    """
+    package = PathFinder.find_spec("crc32c")
+    places = package.submodule_search_locations if package else None
+    spec = PathFinder.find_spec("crc32c._crc32c", places) if places else None
+    if spec is None or spec.loader is None:  # pragma: no cover - a dependency, but not a need
+        return None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function: Callable[[Buffer, int], int] = module.crc32c
+    return function
+
 
 CRC32C_POLYNOMIAL = 0x82F63B78  # reflected
 CRC16_POLYNOMIAL = 0xA001  # reflected
@@ -70,12 +85,20 @@ def _crc32c_tables() -> tuple[list[int], list[int], list[int]]:
     return byte_table, first, second
 
 
-def _wheel_crc32c(seed: int, data: Buffer) -> int:
-    """Return the crc32c register after `data`; the wheel inverts on the way in and out."""
-    return _wheel.crc32c(data, seed ^ ONES) ^ ONES
+def _make_crc32c() -> Callable[[int, Buffer], int]:
+    """Return the best function there is for the crc32c register after `data`."""
+    wheel = _find_wheel()
+    if wheel is None:
+        return python_crc32c
+
+    def wheel_crc32c(seed: int, data: Buffer) -> int:
+        # The wheel inverts on the way in and out.
+        return wheel(data, seed ^ ONES) ^ ONES
+
+    return wheel_crc32c
 
 
-crc32c: Callable[[int, Buffer], int] = python_crc32c if _wheel is None else _wheel_crc32c
+crc32c = _make_crc32c()
 
 
 def crc16(seed: int, data: Buffer) -> int:
