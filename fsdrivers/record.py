@@ -18,12 +18,24 @@ import dataclasses
 import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import LazyLoader, find_spec, module_from_spec
 from typing import Annotated, Any, ClassVar, Self, TypeVar, dataclass_transform
-
-import construct
 
 from fsdrivers.errors import CorruptError
 from fsdrivers.volume import Plain
+
+
+def _import_when_used(name: str) -> None:
+    """Have a module of the standard library imported at the first use of anything in it."""
+    spec = None if name in sys.modules else find_spec(name)
+    if spec is not None and spec.loader is not None:
+        spec.loader = LazyLoader(spec.loader)
+        sys.modules[name] = module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+
+
+_import_when_used("pdb")  # construct imports it, 11 ms, for a debugger that nobody starts
+import construct  # noqa: E402
 
 u8 = Annotated[int, construct.Int8ul]
 u16 = Annotated[int, construct.Int16ul]
