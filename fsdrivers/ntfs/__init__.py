@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """NTFS.
 
-The reader and the checker are imported when first called: the declarations of records take their
-time.
+The parts are imported when first called: the declarations of records take their time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fsdrivers.device import Device
+from fsdrivers.volume import Description, Entry
 
 if TYPE_CHECKING:
     from fsdrivers.ntfs.check import Finding
+    from fsdrivers.ntfs.mkfs import NtfsLayout
+    from fsdrivers.ntfs.mkfs_nodes import Regions, StreamRegions
     from fsdrivers.ntfs.volume import NtfsVolume
 
-__all__ = ["check_volume", "open_volume"]
+__all__ = ["check_volume", "minimum_size", "open_volume", "plan_volume"]
 
 
 def check_volume(device: Device) -> list[Finding]:
@@ -30,3 +33,47 @@ def open_volume(device: Device) -> NtfsVolume:
     from fsdrivers.ntfs import volume
 
     return volume.open_volume(device)
+
+
+def plan_volume(
+    description: Description,
+    *,
+    size: int,
+    sector_size: int,
+    entries: Sequence[Entry],
+    order: Sequence[int],
+    is_blank: bool = False,
+    regions: Regions | None = None,
+    stream_regions: StreamRegions | None = None,
+    hidden_sectors: int | None = None,
+    bios_geometry: tuple[int, int] | None = None,
+    now_ns: int | None = None,
+) -> NtfsLayout:
+    """Decide every metadata byte of a volume; see `mkfs.plan_volume`."""
+    from fsdrivers.ntfs import mkfs
+
+    return mkfs.plan_volume(
+        description,
+        size=size,
+        sector_size=sector_size,
+        entries=entries,
+        order=order,
+        is_blank=is_blank,
+        regions=regions,
+        stream_regions=stream_regions,
+        hidden_sectors=hidden_sectors,
+        bios_geometry=bios_geometry,
+        now_ns=now_ns,
+    )
+
+
+def minimum_size(
+    description: Description,
+    entries: Sequence[Entry],
+    regions: Regions | None = None,
+    stream_regions: StreamRegions | None = None,
+) -> int:
+    """Return the bytes of about the smallest volume for `entries`; see `mkfs.minimum_size`."""
+    from fsdrivers.ntfs import mkfs
+
+    return mkfs.minimum_size(description, entries, regions, stream_regions)

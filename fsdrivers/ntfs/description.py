@@ -27,7 +27,7 @@ Keys:
     is_dirty, is_hibernated, is_deduplicated, was_mounted_by_nt4
                         in what state it was when it was read
 
-This module is the only one that knows the keys.
+This module and `mkfs_description`, which reads them, are the only ones that know the keys.
 """
 
 from __future__ import annotations

@@ -43,6 +43,8 @@ class UpCase:
         # ASCII names have a shortcut if upper case keeps them ASCII, as every real table does.
         self._is_plain = all(unit < 0x80 for unit in units[:0x80])
         self._ascii_table = self._ascii + bytes(range(0x80, 0x100))
+        # The same for `bytes.translate`, None if ASCII names have no shortcut.
+        self.ascii_table = self._ascii_table if self._is_plain else None
 
     def upper(self, units: bytes) -> bytes:
         """Return UTF-16LE units in upper case."""

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Values that may stand in a record or in clusters, and how those in clusters are mapped.
+
+What is allocated of a value lies in one piece on a new volume, however many holes it has: its
+runs follow from a pattern of (is hole, clusters) and the place where it begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from fsdrivers.errors import CorruptError, UnsupportedError
+from fsdrivers.ntfs.format_attributes import (
+    COMPRESSION_UNIT_SHIFT,
+    MAXIMUM_COMPRESSED_CLUSTER_SIZE,
+    AttributeFlag,
+    AttributeType,
+)
+from fsdrivers.ntfs.mkfs_attributes import Sizes, aligned, non_resident_head_size, resident_size
+from fsdrivers.volume import Extent
+
+_COMPRESSION: Final = AttributeFlag.COMPRESSION_MASK.value
+_ENCRYPTED: Final = AttributeFlag.ENCRYPTED.value
+_SPARSE: Final = AttributeFlag.SPARSE.value
+_DATA: Final = AttributeType.DATA.value
+_EFS_BLOCK: Final = 512
+_MAXIMUM_PAIRS: Final = 512  # bytes of the mapping pairs of one extent
+
+Pattern = Sequence[tuple[bool, int]]  # (is hole, clusters)
+Region = tuple[int, int, bool]  # offset, length, is unwritten
+Extents = list[tuple[int, int, int, int]]  # lowest VCN, first and end in the pattern, bytes
+
+
+class Item:
+    """A value of one node."""
+
+    __slots__ = (
+        "clusters", "flags", "initialised", "is_resident", "kind", "name", "offset", "pattern",
+        "size", "unwritten", "value", "vcns", "whole", "wish",
+    )  # fmt: skip
+
+    def __init__(self, kind: int, name: bytes, size: int, value: bytes | None = None) -> None:
+        self.kind = kind
+        self.name = name  # UTF-16LE
+        self.size = size  # bytes that the attribute says it has
+        self.whole = size  # bytes stored, padding of an encrypted stream included
+        self.value = value  # None of streams, and of what is made when it is written
+        self.flags = 0  # AttributeFlag
+        self.wish: bool | None = None  # must it be resident, must it not; None: as it fits
+        self.is_resident = False
+        self.offset = -1  # LCN, or bytes in the layout's `resident`; -1: none
+        self.pattern: Pattern = ()
+        self.clusters = 0  # really allocated
+        self.vcns = 0  # with holes
+        self.initialised = size
+        self.unwritten = 0  # clusters at the end of the pattern that are allocated only
+
+    @property
+    def is_content(self) -> bool:
+        """Tell whether others write its value."""
+        return self.kind == _DATA
+
+    def sizes(self, cluster_size: int) -> Sizes:
+        """Return what its first extent says."""
+        return Sizes(
+            self.vcns * cluster_size, self.size, self.initialised, self.clusters * cluster_size
+        )
+
+    def placements(self, cluster_size: int) -> list[Extent]:
+        """Return where its content goes, if it is not resident."""
+        made: list[Extent] = []
+        offset, position = 0, self.offset * cluster_size
+        written = (self.vcns - self.unwritten) * cluster_size
+        for is_hole, count in self.pattern:
+            length = count * cluster_size
+            if not is_hole:
+                first = min(max(written - offset, 0), length)
+                if first:
+                    made.append(Extent(offset, first, position))
+                if first < length:
+                    made.append(Extent(offset + first, length - first, position + first, True))
+                position += length
+            offset += length
+        return made
+
+    def resident_size(self) -> int:
+        """Return the bytes of the attribute if it is resident."""
+        return resident_size(self.name, self.whole)
+
+    def extents(self, lcn_bytes: int) -> Extents:
+        """Return how its mapping is cut into attributes, and how large each may become.
+
+        Args:
+            lcn_bytes: that an LCN of the volume takes at most.
+        """
+        made: Extents = []
+        first = vcn = lowest = 0
+        pairs, distance = 1, 0
+        for at, (is_hole, count) in enumerate(self.pattern):
+            step = 1 + _signed_size(count)
+            if not is_hole:
+                step += _signed_size(distance) if distance else lcn_bytes
+            if pairs + step > _MAXIMUM_PAIRS:
+                made.append((lowest, first, at, self._length(lowest, pairs)))
+                first, lowest, pairs, distance = at, vcn, 1, 0
+                step = 1 + _signed_size(count) + (0 if is_hole else lcn_bytes)
+            pairs += step
+            if not is_hole:
+                distance = count
+            vcn += count
+        made.append((lowest, first, len(self.pattern), self._length(lowest, pairs)))
+        return made
+
+    def _length(self, lowest_vcn: int, pairs: int) -> int:
+        """Return the bytes of an extent with so many bytes of mapping pairs."""
+        return aligned(non_resident_head_size(self.name, self.flags, lowest_vcn) + pairs)
+
+    def make_dense(self, cluster_size: int) -> None:
+        """Map the whole value without holes."""
+        self.clusters = self.vcns = -(-self.whole // cluster_size)
+        self.pattern = ((False, self.clusters),) if self.clusters else ()
+
+
+def _signed_size(value: int) -> int:
+    """Return the bytes that a positive `value` takes in two's complement."""
+    return (value.bit_length() >> 3) + 1
+
+
+def stream_item(
+    name: bytes,
+    size: int,
+    flags: int,
+    padding: int,
+    regions: Sequence[Region] | None,
+    cluster_size: int,
+) -> Item:
+    """Return the item of a stream.
+
+    Args:
+        name: UTF-16LE, empty for the content.
+        size: bytes that reading it gives, padding included.
+        flags: AttributeFlag.
+        padding: bytes of `size` behind its end.
+        regions: what is allocated of it; None for all.
+        cluster_size: of the volume.
+
+    Raises:
+        CorruptError: regions or sizes that no stream has.
+        UnsupportedError: compression that clusters of this size do not allow.
+    """
+    item = Item(_DATA, name, size - padding)
+    item.whole = size
+    item.flags = flags
+    if not 0 <= padding <= size or padding >= _EFS_BLOCK:
+        raise CorruptError("padding of a stream", None, f"below {_EFS_BLOCK}", padding)
+    is_compressed = bool(flags & _COMPRESSION)
+    if regions is None:
+        item.make_dense(cluster_size)
+        if is_compressed or (flags & _ENCRYPTED and (not size or size % _EFS_BLOCK)):
+            item.wish = True
+        elif flags & (_SPARSE | _ENCRYPTED):
+            item.wish = False
+        return item
+    if is_compressed and cluster_size > MAXIMUM_COMPRESSED_CLUSTER_SIZE:
+        raise UnsupportedError(f"compression on clusters of {cluster_size} bytes")
+    item.wish = False
+    _set_pattern(item, regions, cluster_size)
+    if (
+        not flags and item.pattern == ((False, -(-size // cluster_size)),) and not item.unwritten
+    ) or (not flags and not size and not item.pattern):
+        item.wish = None
+    return item
+
+
+def _set_pattern(item: Item, regions: Sequence[Region], cluster_size: int) -> None:
+    """Map what regions say.
+
+    NTFS has one limit behind which nothing is written, so unwritten parts before written ones
+    become holes, which read the same.
+    """
+    size, unit = item.whole, cluster_size
+    spans: list[list[int]] = []  # first VCN, end, 1 if unwritten
+    written_end = 0
+    for offset, length, is_unwritten in regions:
+        if offset < 0 or length < 0:
+            raise CorruptError("a region of a stream", None, None, (offset, length))
+        first, end = offset // unit, -(-(offset + length) // unit)
+        if spans and first < spans[-1][1]:
+            first = spans[-1][1]
+        if first >= end:
+            continue
+        spans.append([first, end, int(is_unwritten)])
+        if not is_unwritten:
+            written_end = end
+    pattern: list[tuple[bool, int]] = []
+    vcn = unwritten_at = 0
+    for first, end, is_unwritten in spans:
+        if is_unwritten and first < written_end:
+            continue
+        if is_unwritten and not unwritten_at:
+            unwritten_at = first + 1
+        if first > vcn:
+            pattern.append((True, first - vcn))
+        if pattern and not pattern[-1][0] and first == vcn:
+            pattern[-1] = (False, pattern[-1][1] + end - first)
+        else:
+            pattern.append((False, end - first))
+        item.clusters += end - first
+        vcn = end
+    total = max(vcn, -(-size // unit))
+    if item.flags & _COMPRESSION:
+        total = (total + (1 << COMPRESSION_UNIT_SHIFT) - 1) >> COMPRESSION_UNIT_SHIFT
+        total <<= COMPRESSION_UNIT_SHIFT
+    if total > vcn:
+        pattern.append((True, total - vcn))
+    item.pattern, item.vcns = pattern, total
+    if any(is_hole for is_hole, _ in pattern) and not item.flags & _COMPRESSION:
+        item.flags |= _SPARSE
+    if unwritten_at:
+        item.unwritten = total - (unwritten_at - 1)
+        item.initialised = min(item.size, (unwritten_at - 1) * unit)

@@ -1,0 +1,502 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decide for every node what stands in its record and what in clusters.
+
+Most nodes are simple: a file with one name, a descriptor and content without oddities.  Of
+these only a few numbers are kept, in arrays.  Everything else (directories, streams, holes,
+reparse points, several names) is a `Special`.
+
+A node that does not fit in one record gets further ones; which attribute goes where is found
+again by `arrange` when records are written, from the same numbers.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from fsdrivers.errors import CorruptError, UnsupportedError
+from fsdrivers.ntfs.format import FileAttribute
+from fsdrivers.ntfs.format_attributes import (
+    MAXIMUM_EA_SIZE,
+    MAXIMUM_REPARSE_SIZE,
+    AttributeFlag,
+    AttributeListEntry,
+    AttributeType,
+    EaHead,
+    EaInformation,
+    FileName,
+    NonResidentHead,
+    ReparseHead,
+)
+from fsdrivers.ntfs.index import DIRECTORY_INDEX
+from fsdrivers.ntfs.mkfs_attributes import (
+    INFORMATION_SIZE,
+    RESIDENT_SIZE,
+    aligned,
+    record_room,
+    resident_size,
+)
+from fsdrivers.ntfs.mkfs_index import INNER_END_SIZE, ROOT_OVERHEAD, TreePlan, plan_tree
+from fsdrivers.ntfs.mkfs_items import Item, Region, stream_item
+from fsdrivers.ntfs.mkfs_security import SecurityTable
+from fsdrivers.ntfs.mkfs_tree import Tree
+from fsdrivers.ntfs.names import check_name
+from fsdrivers.ntfs.nodes import (
+    EFS_STREAM,
+    INFORMATION,
+    XATTR_ACL,
+    XATTR_EA,
+    XATTR_EFS,
+    XATTR_INFORMATION,
+    XATTR_OBJECT_ID,
+    XATTR_REPARSE,
+)
+from fsdrivers.volume import Node
+
+EMPTY: Final = -1  # in `places`: no content
+PENDING: Final = -2  # content that is to get clusters
+FIRST_RESIDENT: Final = -3  # this and below: content at FIRST_RESIDENT - place in `resident`
+_MAXIMUM_RESIDENT: Final = 192 << 20  # bytes of content in memory, as far as there is a choice
+_MAXIMUM_LIST: Final = 256 << 10  # bytes of an attribute list; Windows' own limit
+_NAME_OVERHEAD: Final = RESIDENT_SIZE + FileName.SIZE
+_ROOT_ROOM: Final = 448  # bytes for what parts the top blocks of an index
+_NON_RESIDENT_BOUND: Final = NonResidentHead.SIZE + 8 + 16  # of one run of an unnamed or $I30 one
+_SMALL: Final = 256  # bytes of a value that stays resident although its node has further records
+_LIST_OVERHEAD: Final = AttributeListEntry.SIZE
+_OBJECT_ID_SIZES: Final = (16, 64)
+_INFORMATION_KIND: Final = AttributeType.STANDARD_INFORMATION.value
+_NAME_KIND: Final = AttributeType.FILE_NAME.value
+_ROOT_KIND: Final = AttributeType.INDEX_ROOT.value
+_DATA: Final = AttributeType.DATA.value
+LIST_KIND: Final = AttributeType.ATTRIBUTE_LIST.value
+ALLOCATION_KIND: Final = AttributeType.INDEX_ALLOCATION.value
+NO_INFORMATION: Final = (0, 0, 0, 0)
+
+Regions = Mapping[int, Sequence[Region] | None]
+StreamRegions = Mapping[tuple[int, bytes], Sequence[Region] | None]
+
+
+class Shape(NamedTuple):
+    """What nodes share: fields of $STANDARD_INFORMATION."""
+
+    security_id: int
+    information: tuple[int, int, int, int]
+
+
+class Part(NamedTuple):
+    """An attribute of a special node, before it is made."""
+
+    kind: int
+    name: bytes
+    lowest_vcn: int
+    length: int  # bytes at most
+    # What it is made of: nothing for $STANDARD_INFORMATION, the code of a name, a value, an
+    # item, or an item's extent: first and end in its pattern.
+    what: int | bytes | Item | tuple[Item, int, int] | TreePlan | None
+
+
+class Special:
+    """A node that is not simple."""
+
+    __slots__ = (
+        "added_flags", "first_extension", "fixed", "index", "items", "links", "list_item", "shape",
+        "tag", "tree",
+    )  # fmt: skip
+
+    def __init__(self, index: int, shape: Shape, links: Sequence[int]) -> None:
+        self.index = index
+        self.shape = shape
+        self.links = links  # codes of its names
+        self.fixed: list[tuple[int, bytes]] = []  # type and value of what is always resident
+        self.items: list[Item] = []
+        self.tree: TreePlan | None = None  # of a directory
+        self.added_flags = 0  # FileAttribute that the node has not, but what is made of it
+        self.tag = 0  # of the reparse point; else packed size of extended attributes
+        self.list_item: Item | None = None
+        self.first_extension = 0  # record number
+
+    @property
+    def content(self) -> Item | None:
+        """The unnamed stream."""
+        for item in self.items:
+            if item.kind == _DATA and not item.name:
+                return item
+        return None
+
+
+class NodePlan:
+    """All nodes of one volume."""
+
+    def __init__(
+        self,
+        tree: Tree,
+        security: SecurityTable,
+        *,
+        record_size: int,
+        cluster_size: int,
+        block_size: int,
+        lcn_bytes: int,
+        regions: Regions | None,
+        stream_regions: StreamRegions | None,
+        root_names: Sequence[bytes],
+        has_own_root_security: bool,
+    ) -> None:
+        """Plan everything; see `mkfs.plan_volume` for what is raised."""
+        self.tree = tree
+        self.security = security
+        self.cluster_size = cluster_size
+        self.block_size = block_size
+        self.lcn_bytes = lcn_bytes
+        self.room = record_room(record_size)
+        self.shapes: list[Shape] = []
+        self.shape_of = array("I", bytes(4 * tree.count))
+        self.places = array("q", bytes(8 * tree.count))
+        self.specials: dict[int, Special] = {}
+        self.named: dict[tuple[int, bytes], Item] = {}  # by node number and name of the stream
+        self.object_ids: list[tuple[bytes, int]] = []  # the ids, 64 bytes, and the node's index
+        self.reparse_points: list[tuple[int, int]] = []  # tag and index
+        self.extension_count = 0
+        self._regions: Regions = regions or {}
+        self._stream_regions: StreamRegions = stream_regions or {}
+        self._resident_size = 0
+        self._root_names = root_names
+        self._has_own_root_security = has_own_root_security
+        self._plan_nodes(self._sort_directories())
+        self.resident = memoryview(mmap.mmap(-1, max(self._resident_size, 1)))
+
+    def _sort_directories(self) -> dict[int, list[int]]:
+        """Sort all directories; returns the sizes of their entries by their indexes."""
+        tree = self.tree
+        return {
+            index: tree.sort(index, self._root_names if not index else ())
+            for index in tree.children
+        }
+
+    def _plan_nodes(self, entry_sizes: dict[int, list[int]]) -> None:
+        """Plan all nodes in the order of their records."""
+        tree = self.tree
+        entries, units, links, dos_units = tree.entries, tree.units, tree.links, tree.dos_units
+        places, shape_of, regions = self.places, self.shape_of, self._regions
+        known: dict[tuple[tuple[bytes, bytes], ...], int] = {}
+        simple_room = self.room - INFORMATION_SIZE - RESIDENT_SIZE
+        used = 0
+        for index, ordinal in enumerate(tree.first):
+            node = entries[ordinal].node
+            shape = known.get(node.xattrs, -1)
+            if shape < 0:
+                shape = self._new_shape(node.xattrs)
+                if shape >= 0:
+                    known[node.xattrs] = shape
+            if (
+                shape < 0
+                or index in entry_sizes
+                or node.streams
+                or (links and index in links)
+                or (regions and regions.get(node.number) is not None)
+            ):
+                self._resident_size = used
+                self._plan_special(index, node, entry_sizes.pop(index, None))
+                used = self._resident_size
+                continue
+            shape_of[index] = shape
+            size = node.size
+            if not size:
+                places[index] = EMPTY
+                continue
+            if size < simple_room:
+                room = simple_room - ((_NAME_OVERHEAD + 2 * units[ordinal] + 7) & ~7)
+                if dos_units and ordinal in dos_units:
+                    room -= aligned(_NAME_OVERHEAD + 2 * dos_units[ordinal])
+                if size <= room & ~7 and used + size <= _MAXIMUM_RESIDENT:
+                    places[index] = FIRST_RESIDENT - used
+                    used += size
+                    continue
+            places[index] = PENDING
+        self._resident_size = used
+
+    def _new_shape(self, xattrs: Iterable[tuple[bytes, bytes]]) -> int:
+        """Return the shape of nodes with these attributes, -1 if they are not simple."""
+        descriptor, information = b"", NO_INFORMATION
+        for name, value in xattrs:
+            if name == XATTR_ACL:
+                descriptor = value
+            elif name == XATTR_INFORMATION:
+                information = _information_of(value)
+            else:
+                return -1
+        self.shapes.append(Shape(self.security.add(descriptor) if descriptor else 0, information))
+        return len(self.shapes) - 1
+
+    def _plan_special(self, index: int, node: Node, entry_sizes: list[int] | None) -> None:
+        """Plan a node that is not simple."""
+        special = self._gather(index, node)
+        fixed = INFORMATION_SIZE + sum(resident_size(b"", len(value)) for _, value in special.fixed)
+        fixed += sum(
+            resident_size(b"", FileName.SIZE + 2 * self.units_of(code)) for code in special.links
+        )
+        if entry_sizes is not None:
+            fixed += self._plan_directory(special, fixed, entry_sizes)
+        self._choose_residents(special, fixed)
+        self.specials[index] = special
+        content = special.content
+        self.places[index] = EMPTY
+        if content is not None and content.is_resident and content.whole:
+            self.places[index] = FIRST_RESIDENT - content.offset
+        parts = self.parts_of(special)
+        if sum(part.length for part in parts) > self.room:
+            self._plan_list(special, parts)
+
+    def _gather(self, index: int, node: Node) -> Special:
+        """Collect what a node has."""
+        security_id, information = 0, NO_INFORMATION
+        special = Special(index, Shape(0, NO_INFORMATION), self.tree.links_of(index))
+        flags = node.flags
+        for name, value in node.xattrs:
+            if name == XATTR_ACL:
+                if not index and self._has_own_root_security:
+                    special.fixed.append((AttributeType.SECURITY_DESCRIPTOR.value, value))
+                else:
+                    security_id = self.security.add(value)
+            elif name == XATTR_INFORMATION:
+                information = _information_of(value)
+            elif name == XATTR_OBJECT_ID:
+                if len(value) not in _OBJECT_ID_SIZES:
+                    raise CorruptError("object id", None, "16 or 64 bytes", len(value))
+                special.fixed.append((AttributeType.OBJECT_ID.value, value[:16]))
+                self.object_ids.append((value, index))
+            elif name == XATTR_REPARSE:
+                if not ReparseHead.SIZE <= len(value) <= MAXIMUM_REPARSE_SIZE:
+                    raise CorruptError("size of a reparse point", None, None, len(value))
+                tag = ReparseHead.unpack(value).tag
+                self.reparse_points.append((tag, index))
+                if flags & FileAttribute.REPARSE_POINT.value:
+                    special.tag = tag
+                special.items.append(_value_item(AttributeType.REPARSE_POINT, b"", value))
+            elif name == XATTR_EA:
+                head = ea_information(value)
+                special.tag = special.tag or head.packed_size
+                special.fixed.append((AttributeType.EA_INFORMATION.value, head.pack()))
+                special.items.append(_value_item(AttributeType.EA, b"", value))
+            elif name == XATTR_EFS:
+                kind = AttributeType.LOGGED_UTILITY_STREAM
+                special.items.append(_value_item(kind, EFS_STREAM, value))
+            else:
+                raise UnsupportedError(
+                    f"extended attribute {name.decode(errors='replace')} on NTFS"
+                )
+        special.shape = Shape(security_id, information)
+        self._gather_streams(special, node)
+        return special
+
+    def _gather_streams(self, special: Special, node: Node) -> None:
+        """Collect the streams of a node."""
+        number, has_content = node.number, False
+        for stream in node.streams:
+            is_content = not stream.name
+            if is_content:
+                has_content = True
+                regions = self._regions.get(number)
+            else:
+                regions = self._stream_regions.get((number, stream.name))
+            name = b"" if is_content else check_name(stream.name)
+            item = stream_item(
+                name, stream.size, stream.flags, stream.padding, regions, self.cluster_size
+            )
+            special.items.append(item)
+            if is_content:
+                _note_holes(special, item, stream.flags)
+            else:
+                self.named[number, stream.name] = item
+        if special.index in self.tree.children:
+            if has_content:
+                raise CorruptError(f"directory {number} has content")
+        elif not has_content:
+            regions = self._regions.get(number)
+            item = stream_item(b"", node.size, 0, 0, regions, self.cluster_size)
+            special.items.append(item)
+            _note_holes(special, item, 0)
+
+    def units_of(self, code: int) -> int:
+        """Return the length of a name in UTF-16 units; the root is called "."."""
+        if code & 1:
+            return self.tree.dos_units[code >> 1]
+        return self.tree.units[code >> 1] or 1
+
+    def _plan_directory(self, special: Special, fixed: int, sizes: list[int]) -> int:
+        """Plan the index of a directory; returns the bytes that it takes of the record."""
+        others = fixed + sum(self._least_size(item) for item in special.items)
+        head = resident_size(DIRECTORY_INDEX, ROOT_OVERHEAD)
+        room = self.room - others - head
+        root_room = min(_ROOT_ROOM, room - 2 * _NON_RESIDENT_BOUND - 16)
+        plan = plan_tree(sizes, self.block_size, room, max(INNER_END_SIZE, root_room))
+        special.tree = plan
+        count = plan.block_count
+        if not count:
+            return head + sum(sizes) + INNER_END_SIZE - 8
+        blocks = Item(ALLOCATION_KIND, DIRECTORY_INDEX, count * self.block_size)
+        blocks.wish = False
+        blocks.make_dense(self.cluster_size)
+        bits = ((1 << count) - 1).to_bytes((count + 63) // 64 * 8, "little")
+        bitmap = _value_item(AttributeType.BITMAP, DIRECTORY_INDEX, bits)
+        special.items[:0] = (blocks, bitmap)
+        return head + sum(sizes[at] + 8 for at in plan.root) + INNER_END_SIZE
+
+    def _least_size(self, item: Item) -> int:
+        """Return the bytes of a record that an item takes at least."""
+        if item.wish:
+            return item.resident_size()
+        return sum(length for *_, length in item.extents(self.lcn_bytes))
+
+    def _choose_residents(self, special: Special, fixed: int) -> None:
+        """Decide which items stand in the record; as many as fit, the first ones first."""
+        least = [self._least_size(item) for item in special.items]
+        left = self.room - fixed - sum(least)
+        for item, size in zip(special.items, least, strict=True):
+            resident = item.resident_size()
+            if item.wish is None:
+                item.is_resident = resident - size <= left or (left < 0 and resident <= _SMALL)
+                if item.is_content and self._resident_size + item.whole > _MAXIMUM_RESIDENT:
+                    item.is_resident = not item.whole
+                if item.is_resident:
+                    left -= resident - size
+            else:
+                item.is_resident = item.wish
+            if item.is_resident and resident > self.room - INFORMATION_SIZE:
+                raise CorruptError(
+                    "a compressed or encrypted stream has no regions and fits in no record",
+                    None,
+                    f"at most {self.room - INFORMATION_SIZE} bytes",
+                    item.whole,
+                )
+            if item.is_resident and item.is_content:
+                item.offset = self._resident_size
+                self._resident_size += item.whole
+
+    def parts_of(self, special: Special) -> list[Part]:
+        """Return the attributes of a node in the order in which they have to stand."""
+        made = [Part(_INFORMATION_KIND, b"", 0, INFORMATION_SIZE, None)]
+        for code in special.links:
+            size = resident_size(b"", FileName.SIZE + 2 * self.units_of(code))
+            made.append(Part(_NAME_KIND, b"", 0, size, code))
+        for kind, value in special.fixed:
+            made.append(Part(kind, b"", 0, resident_size(b"", len(value)), value))
+        if special.tree is not None:
+            size = ROOT_OVERHEAD + self._root_entries_size(special.tree, special.index)
+            length = resident_size(DIRECTORY_INDEX, size)
+            made.append(Part(_ROOT_KIND, DIRECTORY_INDEX, 0, length, special.tree))
+        for item in special.items:
+            if item.is_resident:
+                made.append(Part(item.kind, item.name, 0, item.resident_size(), item))
+                continue
+            for lowest, first, stop, length in item.extents(self.lcn_bytes):
+                made.append(Part(item.kind, item.name, lowest, length, (item, first, stop)))
+        if len(made) > 2:
+            key = self.tree.upcase.key
+            made.sort(key=lambda part: (part.kind, key(part.name), part.lowest_vcn))
+        return made
+
+    def _root_entries_size(self, plan: TreePlan, index: int) -> int:
+        """Return the bytes of the entries in the root of a directory's index."""
+        codes, tree = self.tree.children[index], self.tree
+        start = 2 * len(tree.entries)
+        extra = 8 if plan.levels else 0
+        size = INNER_END_SIZE - 8 + extra
+        for at in plan.root:
+            code = codes[at]
+            length = self.units_of(code) if code < start else len(self._root_names[code - start])
+            size += ((82 + 2 * length + 7) & ~7) + extra
+        return size
+
+    def arrange(self, special: Special, parts: Sequence[Part]) -> list[list[Part]]:
+        """Return which attributes go to which record of a node: the base, then further ones."""
+        item = special.list_item
+        if item is None:
+            return [list(parts)]
+        if item.is_resident:
+            length = item.resident_size()
+        else:
+            length = item.extents(self.lcn_bytes)[0][3]
+        groups = [[parts[0], Part(LIST_KIND, b"", 0, length, item)]]
+        left = self.room - parts[0].length - length
+        for part in parts[1:]:
+            if part.length > left:
+                groups.append([])
+                left = self.room
+                assert part.length <= left, "what is larger than a record is not resident"
+            groups[-1].append(part)
+            left -= part.length
+        return groups
+
+    def _plan_list(self, special: Special, parts: Sequence[Part]) -> None:
+        """Give a node further records, and a list of what is in them."""
+        size = sum(list_entry_size(part.name) for part in parts)
+        if size > _MAXIMUM_LIST:
+            raise UnsupportedError(
+                f"a file whose attributes take a list of {size} bytes; "
+                f"Windows reads {_MAXIMUM_LIST}"
+            )
+        item = Item(LIST_KIND, b"", size)
+        item.is_resident = size <= _SMALL
+        if not item.is_resident:
+            item.make_dense(self.cluster_size)
+        special.list_item = item
+        special.first_extension = self.extension_count
+        self.extension_count += len(self.arrange(special, parts)) - 1
+
+    def values(self) -> Iterable[tuple[Special, Item]]:
+        """Yield what is in clusters and no content, in the order of records."""
+        for special in self.specials.values():
+            for item in special.items:
+                if not item.is_resident and not item.is_content:
+                    yield special, item
+            if special.list_item is not None and not special.list_item.is_resident:
+                yield special, special.list_item
+
+
+def list_entry_size(name: bytes) -> int:
+    """Return the bytes of an entry of an attribute list."""
+    return aligned(_LIST_OVERHEAD + len(name))
+
+
+def _value_item(kind: AttributeType, name: bytes, value: bytes) -> Item:
+    """Return the item of a value that is known."""
+    return Item(kind.value, name, len(value), value)
+
+
+def _note_holes(special: Special, item: Item, flags: int) -> None:
+    """Mark a file whose content got holes that its own flags do not tell of."""
+    if item.flags & ~flags & AttributeFlag.SPARSE.value:
+        special.added_flags = FileAttribute.SPARSE.value
+
+
+def _information_of(value: bytes) -> tuple[int, int, int, int]:
+    """Return the fields that an extended attribute carries."""
+    if len(value) != INFORMATION.size:
+        raise CorruptError("system.ntfs_information", None, INFORMATION.size, len(value))
+    made: tuple[int, int, int, int] = INFORMATION.unpack(value)
+    return made
+
+
+def ea_information(value: bytes) -> EaInformation:
+    """Return what $EA_INFORMATION says of an $EA.
+
+    Raises:
+        CorruptError: it is none.
+    """
+    packed = needed = at = 0
+    if not 0 < len(value) <= MAXIMUM_EA_SIZE:
+        raise CorruptError("size of extended attributes", None, MAXIMUM_EA_SIZE, len(value))
+    while at < len(value):
+        try:
+            head = EaHead.unpack(value, at)
+        except (CorruptError, struct.error) as error:
+            raise CorruptError("extended attributes are cut off") from error
+        packed += 5 + head.name_length + head.value_length
+        needed += head.flags >> 7
+        if not head.next_offset:
+            break
+        at += head.next_offset
+    return EaInformation(min(packed, 0xFFFF), needed, len(value))
