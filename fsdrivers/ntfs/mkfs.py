@@ -118,12 +118,12 @@ def plan_volume(
     if free < log_clusters:
         cluster_size, count = geometry.cluster_size, demand.clusters + log_clusters
         raise NoSpaceError("NTFS volume", count * cluster_size + geometry.sector_size, size)
-    boot_changes = {} if hidden_sectors is None else {"hidden_sectors": hidden_sectors & 0xFFFFFFFF}
+    boot = template.boot
+    if hidden_sectors is not None:
+        boot = replace(boot, hidden_sectors=hidden_sectors & 0xFFFFFFFF)
     if bios_geometry is not None:
-        boot_changes |= {"heads": bios_geometry[0], "sectors_per_track": bios_geometry[1]}
-    return demand.lay_out(
-        log_clusters, size=size, order=order, is_blank=is_blank, boot_changes=boot_changes
-    )
+        boot = replace(boot, heads=bios_geometry[0], sectors_per_track=bios_geometry[1])
+    return demand.lay_out(log_clusters, boot, size=size, order=order, is_blank=is_blank)
 
 
 def minimum_size(
@@ -307,11 +307,11 @@ class _Demand:
     def lay_out(
         self,
         log_clusters: int,
+        boot: BootSector,
         *,
         size: int,
         order: Sequence[int],
         is_blank: bool,
-        boot_changes: dict[str, int],
     ) -> NtfsLayout:
         """Give everything its place."""
         areas, cluster_size = self.system.areas, self.geometry.cluster_size
@@ -334,7 +334,7 @@ class _Demand:
         )
         layout = NtfsLayout(
             size=size,
-            boot=replace(_boot_sector(self.template.boot, geometry), **boot_changes),
+            boot=_boot_sector(boot, geometry),
             boot_file=self.template.boot_file,
             geometry=geometry,
             system=self.system,

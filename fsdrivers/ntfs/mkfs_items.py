@@ -164,12 +164,10 @@ def stream_item(
         return item
     if is_compressed and cluster_size > MAXIMUM_COMPRESSED_CLUSTER_SIZE:
         raise UnsupportedError(f"compression on clusters of {cluster_size} bytes")
-    item.wish = False
     _set_pattern(item, regions, cluster_size)
-    if (
-        not flags and item.pattern == ((False, -(-size // cluster_size)),) and not item.unwritten
-    ) or (not flags and not size and not item.pattern):
-        item.wish = None
+    dense = [(False, -(-size // cluster_size))] if size else []
+    is_plain = not flags and item.pattern == dense and not item.unwritten
+    item.wish = None if is_plain else False
     return item
 
 
@@ -195,10 +193,10 @@ def _set_pattern(item: Item, regions: Sequence[Region], cluster_size: int) -> No
             written_end = end
     pattern: list[tuple[bool, int]] = []
     vcn = unwritten_at = 0
-    for first, end, is_unwritten in spans:
-        if is_unwritten and first < written_end:
+    for first, end, is_reserved in spans:
+        if is_reserved and first < written_end:
             continue
-        if is_unwritten and not unwritten_at:
+        if is_reserved and not unwritten_at:
             unwritten_at = first + 1
         if first > vcn:
             pattern.append((True, first - vcn))

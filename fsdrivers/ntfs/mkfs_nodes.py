@@ -415,10 +415,8 @@ class NodePlan:
         item = special.list_item
         if item is None:
             return [list(parts)]
-        if item.is_resident:
-            length = item.resident_size()
-        else:
-            length = item.extents(self.lcn_bytes)[0][3]
+        resident = item.resident_size() if item.is_resident else 0
+        length = resident or item.extents(self.lcn_bytes)[0][3]
         groups = [[parts[0], Part(LIST_KIND, b"", 0, length, item)]]
         left = self.room - parts[0].length - length
         for part in parts[1:]:

@@ -404,9 +404,12 @@ class RecordWriter:
                     return pack_resident(part.kind, list_value, identifier=identifier)
                 what = (what, 0, len(what.pattern))
             else:
-                value = self._resident_value(what)
                 return pack_resident(
-                    part.kind, value, name=part.name, flags=what.flags, identifier=identifier
+                    part.kind,
+                    self._resident_value(what),
+                    name=part.name,
+                    flags=what.flags,
+                    identifier=identifier,
                 )
         item, first, stop = what
         runs = placed_runs(item.pattern, item.offset)[first:stop]

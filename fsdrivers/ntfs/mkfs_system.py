@@ -145,9 +145,9 @@ class SystemFiles:
         self._ids: dict[int, int] = {}  # security ids by record number
         for number in (*range(SystemRecord.FIRST_FREE), *self.extend):
             frame = template.frame(number)
-            if frame.security and number != SystemRecord.ROOT:
-                if not has_own_security(frame, number, frame.security):
-                    self._ids[number] = security.add(frame.security)
+            is_shared = not has_own_security(frame, number, frame.security)
+            if frame.security and is_shared and number != SystemRecord.ROOT:
+                self._ids[number] = security.add(frame.security)
         self._security = security
         self.views: dict[int, list[View]] = {}
         self.areas: dict[str, Area] = {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 from fsdrivers.errors import AlreadyExistsError, CorruptError, InvalidNameError, UnsupportedError
@@ -172,7 +173,7 @@ class Tree:
         """Return the order of names some of which differ by case only."""
         keys = [self.upcase.full_key(units_of(name)) for name in names]
         order = sorted(range(len(names)), key=keys.__getitem__)
-        for one, other in zip(order, order[1:], strict=False):
+        for one, other in pairwise(order):
             if keys[one] == keys[other]:
                 if max(codes[one], codes[other]) >= start:
                     raise InvalidNameError(f"{names[one]!r} is the name of a system file")
