@@ -25,8 +25,9 @@ EXT_TYPES = ("ext2", "ext3", "ext4")
 SWAP_TYPES = ("swap",)
 ISO_TYPES = ("iso9660",)
 NTFS_TYPES = ("ntfs",)
-TYPES = (*FAT_TYPES, *EXT_TYPES, *SWAP_TYPES)  # everything that can be read and laid out again
-READABLE_TYPES = (*TYPES, *ISO_TYPES, *NTFS_TYPES)  # everything that can be read
+# Everything that can be read and laid out again.
+TYPES = (*FAT_TYPES, *EXT_TYPES, *NTFS_TYPES, *SWAP_TYPES)
+READABLE_TYPES = (*TYPES, *ISO_TYPES)  # everything that can be read
 
 
 def driver_of(type: str) -> ModuleType:

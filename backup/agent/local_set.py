@@ -83,7 +83,7 @@ class StreamsReader(Reader, Protocol):
     """A reader of files with streams."""
 
     def map_stream(self, node: Node, name: bytes) -> tuple[Region, ...] | None:
-        """Return the regions of a large stream; None when it is dense."""
+        """Return the regions of a large or compressed stream; None when it is dense."""
         ...
 
     def load_stream(self, node: Node, name: bytes, ranges: Ranges | None) -> Loaded:
@@ -196,13 +196,14 @@ class LocalSet:
         source: StreamsReader = self.readers[reader]  # type: ignore[assignment]
         assert node is not None, "files with streams come with their node"
         if not only_streams:
-            if obj.size > SLICE_SIZE:
+            flags = next((stream.flags for stream in obj.streams if not stream.name), 0)
+            if obj.size > SLICE_SIZE or flags:
                 obj.regions = source.map(obj, node)
             self._add_parts(index, reader, node, b"", obj.size, obj.regions)
         mapped = []
         for stream in obj.streams:
             if stream.name:
-                if stream.size > SLICE_SIZE:
+                if stream.size > SLICE_SIZE or stream.flags:
                     stream = stream._replace(regions=source.map_stream(node, stream.name))
                 self._add_parts(index, reader, node, stream.name, stream.size, stream.regions)
             mapped.append(stream)

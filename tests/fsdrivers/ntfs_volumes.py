@@ -73,7 +73,7 @@ def mounted(image: Path, at: Path, options: str = OPTIONS) -> Iterator[Path]:
 
 
 def get_xattr(path: bytes, name: str) -> bytes | None:
-    """Return an extended attribute, None if there is no such."""
+    """Return an extended attribute, None if there is no such, or if it is too large for one."""
     key = name.encode()
     size = _C.lgetxattr(path, key, None, 0)
     if size >= 0:
@@ -81,7 +81,7 @@ def get_xattr(path: bytes, name: str) -> bytes | None:
         size = _C.lgetxattr(path, key, buffer, size + 64)
     if size < 0:
         error = ctypes.get_errno()
-        if error in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
+        if error in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.E2BIG):
             return None
         raise OSError(error, os.strerror(error), path)
     return buffer.raw[:size]

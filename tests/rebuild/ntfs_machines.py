@@ -31,7 +31,7 @@ START = 1 * MIB  # of the partition
 SWAP_SIZE = 3_000_000
 SYSTEM_DIRECTORY = "System Volume Information"
 SNAPSHOT = "{01234567-89ab-cdef-0123-456789abcdef}{3808876b-c176-4e48-b7ae-04046e6cc752}"
-WOF = 0x80000017
+WOF, WOF_SIZE = 0x80000017, 30_000
 
 
 def fill(root: Path) -> None:
@@ -50,9 +50,10 @@ def fill(root: Path) -> None:
     (root / "secret").write_bytes(draw.randbytes(1536) + struct.pack("<H", 512 - 100))
     os.setxattr(root / "secret", "system.ntfs_efsinfo", keys)
     with open(root / "overlay", "wb") as file:
-        file.truncate(100_000)
-    os.setxattr(root / "overlay", "user.WofCompressedData", draw.randbytes(30_000))
-    data = struct.pack("<IIII", 1, 2, 1, 1)
+        file.truncate(WOF_SIZE)
+    chunks = struct.pack("<7I", *range(4096, WOF_SIZE, 4096)) + draw.randbytes(WOF_SIZE)
+    os.setxattr(root / "overlay", "user.WofCompressedData", chunks)
+    data = struct.pack("<IIII", 1, 2, 1, 0)
     os.setxattr(root / "overlay", "system.ntfs_reparse_data", reparse(WOF, data))
     (root / "several runs").write_bytes(draw.randbytes(9 * MIB + 77))
     os.setxattr(root / "several runs", "user.also large", draw.randbytes(65_000))
