@@ -8,7 +8,9 @@ Blocks that are given back stay out of use until `committed`: before that, a cra
 the file back that they belong to, and its content must still be there.
 
 Source: [kernel-ext4] "Block and Inode Bitmaps", "Group Descriptors", "Lazy Block Group
-Initialization".  Not here: bigalloc; placement that looks further than the nearest free run.
+Initialization".  With bigalloc bitmaps and group counts are of clusters; everything else here
+counts blocks, which are taken and given back in whole clusters.
+Not here: placement that looks further than the nearest free run.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ class Allocator:
         self._store = store
         self._metadata = metadata
         self._geometry = metadata.geometry
+        self.cluster_blocks = metadata.geometry.cluster_blocks
         self._has_group_checksums = metadata.superblock.has_group_checksums
         self._before: dict[int, ext.GroupDescriptor] = {}  # of the operation under way
         self._superblock_before: ext.Superblock | None = None
@@ -59,41 +62,54 @@ class Allocator:
     def allocate(self, count: int, goal: int) -> list[Span]:
         """Take `count` blocks, as near behind block `goal` and in as long runs as there are.
 
+        Every run begins with a cluster; all but the last one end with one.
+
         Raises:
             NoSpaceError: there are not so many.
             CorruptError: a bitmap is damaged.
         """
-        size = self._geometry.block_size
+        size, ratio = self._geometry.block_size, self.cluster_blocks
         available = self._metadata.superblock.free_blocks - self.withheld_count
         if available < count:
             raise NoSpaceError("volume is full", count * size, max(available, 0) * size)
         taken: list[Span] = []
-        missing = count
-        for shortest in (LONG_RUN, 1) if count > 1 else (1,):
-            wanted = min(shortest, count)
+        clusters = missing = -(-count // ratio)
+        for shortest in (LONG_RUN, 1) if clusters > 1 else (1,):
+            wanted = min(shortest, clusters)
             for group, first, end in self._search_order(goal):
                 missing -= self._take_from(group, first, end, missing, wanted, taken)
                 if not missing:
+                    spare = clusters * ratio - count
+                    taken[-1] = taken[-1]._replace(blocks=taken[-1].blocks - spare)
                     return taken
-        raise NoSpaceError("volume is full", count * size, (count - missing) * size)
+        raise NoSpaceError("volume is full", count * size, (clusters - missing) * ratio * size)
+
+    def allocate_apart(self, count: int, goal: int) -> list[Span]:
+        """Take `count` blocks, each in a cluster of its own; see `allocate`."""
+        if self.cluster_blocks == 1:
+            return self.allocate(count, goal)
+        made: list[Span] = []
+        for _ in range(count):
+            made += self.allocate(1, made[-1].start + 1 if made else goal)
+        return made
 
     def _search_order(self, goal: int) -> Iterator[tuple[int, int, int]]:
         """Yield (group, first bit, end bit): from the goal on, around to the goal."""
-        geometry = self._geometry
+        geometry, ratio = self._geometry, self.cluster_blocks
         goal = min(max(goal, geometry.first_data_block), geometry.blocks_count - 1)
         group = geometry.group_of(goal)
-        bit = goal - geometry.group_start(group)
-        yield group, bit, geometry.group_blocks(group)
+        bit = (goal - geometry.group_start(group)) // ratio
+        yield group, bit, geometry.group_blocks(group) // ratio
         for step in range(1, geometry.groups_count):
             other = (group + step) % geometry.groups_count
-            yield other, 0, geometry.group_blocks(other)
+            yield other, 0, geometry.group_blocks(other) // ratio
         if bit:
             yield group, 0, bit
 
     def _take_from(
         self, group: int, first: int, end: int, count: int, shortest: int, taken: list[Span]
     ) -> int:
-        """Take up to `count` blocks of a part of a group; return how many."""
+        """Take up to `count` clusters of a part of a group; return how many."""
         if not self._metadata.descriptors[group].free_blocks:
             return 0
         bitmap: bytes | bytearray = self._block_bitmap(group)
@@ -110,19 +126,21 @@ class Allocator:
             missing -= found[-1][1]
             if not missing:
                 break
+        ratio = self.cluster_blocks
         for bit, length in found:
             self._mark(group, bit, length)
-            taken.append(Span(self._geometry.group_start(group) + bit, length))
+            start = self._geometry.group_start(group) + bit * ratio
+            taken.append(Span(start, length * ratio))
         return count - missing
 
     def _mark(self, group: int, bit: int, count: int) -> None:
         descriptor = self._open(group)
         set_bits(self._store.edit(descriptor.block_bitmap, Role.BITMAP), bit, count)
         put_count(descriptor, "free_blocks", descriptor.free_blocks - count)
-        self._add_free_blocks(-count)
+        self._add_free_blocks(-count * self.cluster_blocks)
 
     def free(self, start: int, count: int) -> None:
-        """Give back blocks; they can be taken again after `committed`.
+        """Give back blocks, whole clusters; they can be taken again after `committed`.
 
         Raises:
             CorruptError: one of them was free, or the range leaves the volume.
@@ -138,7 +156,7 @@ class Allocator:
             descriptor = self._open(group)
             clear_bits(self._store.edit(descriptor.block_bitmap, Role.BITMAP), bit, part)
             put_count(descriptor, "free_blocks", descriptor.free_blocks + part)
-            self._add_free_blocks(part)
+            self._add_free_blocks(part * self.cluster_blocks)
             self._withhold(group, bit, part)
 
     def _withhold(self, group: int, bit: int, count: int) -> None:
@@ -146,7 +164,7 @@ class Allocator:
         if withheld is None:
             withheld = self._withheld[group] = bytearray(self._geometry.block_size)
         set_bits(withheld, bit, count)
-        self.withheld_count += count
+        self.withheld_count += count * self.cluster_blocks
 
     def allocate_inode(self, group: int, *, is_directory: bool) -> int:
         """Take an inode, of this group or the nearest after it; its record becomes zeros.
@@ -278,28 +296,27 @@ class Allocator:
         geometry = self._geometry
         bitmap = bytearray(geometry.block_size)
         start, blocks = geometry.group_start(group), geometry.group_blocks(group)
-        set_bits(bitmap, blocks, len(bitmap) * 8 - blocks)
+        ratio = self.cluster_blocks
+        clusters = -(-blocks // ratio)
+        set_bits(bitmap, clusters, len(bitmap) * 8 - clusters)
         for block, count in self._frame_of(group):
-            low, high = max(block, start), min(block + count, start + blocks)
+            low, high = max(block, start) - start, min(block + count, start + blocks) - start
             if low < high:
-                set_bits(bitmap, low - start, high - low)
+                set_bits(bitmap, low // ratio, -(-high // ratio) - low // ratio)
         return bitmap
 
     def _frame_of(self, group: int) -> Iterator[Span]:
         """Yield the fixed metadata that may lie in a group."""
         geometry = self._geometry
         start = geometry.group_start(group)
-        per_meta = geometry.descriptors_per_block
-        is_meta = group // per_meta >= geometry.first_meta_group
         if geometry.has_superblock(group):
-            tables = geometry.old_descriptor_blocks_count()
-            reserved = geometry.reserved_gdt_blocks
             first = geometry.backup_superblock_block(group)
             yield Span(min(start, first), first - min(start, first) + 1)
-            if not is_meta or geometry.first_meta_group:
-                yield Span(first + 1, tables + reserved)
-        if is_meta and group in geometry.meta_descriptor_groups(group // per_meta):
+            yield Span(first + 1, geometry.following_blocks_count(group))
+        if geometry.has_own_descriptors(group):
             yield Span(geometry.meta_descriptor_block(group), 1)
+        if geometry.mmp_block:
+            yield Span(geometry.mmp_block, 1)
         for descriptor in self._metadata.descriptors:
             yield Span(descriptor.block_bitmap, 1)
             yield Span(descriptor.inode_bitmap, 1)
@@ -396,7 +413,7 @@ class Allocator:
         for group, bit, part in self._parts(start, count):
             withheld = self._withheld.get(group)
             if withheld is not None:
-                self.withheld_count -= count_set(withheld, bit, part)
+                self.withheld_count -= count_set(withheld, bit, part) * self.cluster_blocks
                 clear_bits(withheld, bit, part)
 
     def _withhold_span(self, start: int, count: int) -> None:
@@ -404,13 +421,13 @@ class Allocator:
             self._withhold(group, bit, part)
 
     def _parts(self, start: int, count: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (group, first bit, count) of a span of blocks."""
-        geometry = self._geometry
+        """Yield (group, first bit, count) of the clusters that a span of blocks touches."""
+        geometry, ratio = self._geometry, self.cluster_blocks
         while count:
             group = geometry.group_of(start)
-            bit = start - geometry.group_start(group)
-            part = min(count, geometry.group_blocks(group) - bit)
-            yield group, bit, part
+            at = start - geometry.group_start(group)
+            part = min(count, geometry.group_blocks(group) - at)
+            yield group, at // ratio, -(-(at + part) // ratio) - at // ratio
             start, count = start + part, count - part
 
     def committed(self) -> None:

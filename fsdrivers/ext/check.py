@@ -170,12 +170,12 @@ class _Checker:
         geometry, descriptor = self.geometry, self.metadata.descriptors[group]
         if geometry.has_superblock(group):
             first = geometry.backup_superblock_block(group) + 1
-            for index in range(geometry.old_descriptor_blocks_count()):
+            for index in range(geometry.old_descriptor_blocks_count(group)):
                 self._use(first + index, 1, f"descriptors in group {group}", is_shared=True)
                 if group:
                     self._check_descriptor_copy(index, first + index)
-        index = group // geometry.descriptors_per_block
-        if index >= geometry.first_meta_group and group in geometry.meta_descriptor_groups(index):
+        if geometry.has_own_descriptors(group):
+            index = group // geometry.descriptors_per_block
             block = geometry.meta_descriptor_block(group)
             self._use(block, 1, f"descriptors in group {group}", is_shared=True)
             self._check_descriptor_copy(index, block)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from fsdrivers.errors import UnsupportedError
 from fsdrivers.ext import format as ext
 from fsdrivers.ext.allocate import Allocator
+from fsdrivers.ext.edit_clusters import map_new_blocks, whole_clusters
 from fsdrivers.ext.edit_inodes import Inodes, OpenInode
 from fsdrivers.ext.edit_maps import Maps
 from fsdrivers.ext.edit_store import Store
@@ -86,11 +87,8 @@ class Contents:
         added = 0
         for run in [*before, Run(end, 0, 0, False)]:
             if run.logical > reached:
-                missing = run.logical - reached
-                for start, count in self.allocator.allocate(missing, goal):
-                    file_map.assign(reached, start, count)
-                    reached, goal = reached + count, start + count
-                added += missing
+                taken, goal = map_new_blocks(file_map, self.allocator, reached, run.logical, goal)
+                added += taken
             if run.is_unwritten:
                 file_map.assign(run.logical, run.start, run.blocks)
             if run.blocks:
@@ -155,7 +153,8 @@ class Contents:
 
     def cut(self, inode: OpenInode, first: int) -> None:
         """Free the blocks of a file from file block `first` on."""
-        freed = self.maps.open(inode).cut(first)
+        file_map = self.maps.open(inode)
+        freed = whole_clusters(file_map, file_map.cut(first), first, self.allocator.cluster_blocks)
         for start, count in freed:
             self.allocator.free(start, count)
         self.inodes.add_blocks(inode, -sum(span.blocks for span in freed))

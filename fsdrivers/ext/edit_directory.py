@@ -19,6 +19,7 @@ from fsdrivers.errors import CorruptError, InvalidNameError, UnsupportedError
 from fsdrivers.ext import checksum, directory
 from fsdrivers.ext import format as ext
 from fsdrivers.ext.allocate import Allocator
+from fsdrivers.ext.edit_clusters import map_new_blocks
 from fsdrivers.ext.edit_inodes import Inodes, OpenInode
 from fsdrivers.ext.edit_maps import Maps
 from fsdrivers.ext.edit_store import Role, Store
@@ -217,10 +218,10 @@ class EditedDirectory:
         if size > MAX_DIRECTORY_SIZE and not tools.has_large:
             raise UnsupportedError("a directory of more than 2 GiB without large_dir")
         goal = self.place(logical - 1) + 1 if logical else self._first_goal()
-        ((place, _),) = tools.allocator.allocate(1, goal)
-        self.map.assign(logical, place, 1)
+        taken, _ = map_new_blocks(self.map, tools.allocator, logical, logical + 1, goal)
+        place = self.map.mapped(logical, logical + 1)[0].start
         tools.maps.finish(self.inode)
-        tools.inodes.add_blocks(self.inode, 1)
+        tools.inodes.add_blocks(self.inode, taken)
         self.blocks_count += 1
         self.inode.size = size
         self.seal(data, is_index=is_index)

@@ -8,13 +8,14 @@ attributes (`edit_xattrs`).
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fsdrivers.errors import NotFoundError, UnsupportedError
-from fsdrivers.ext import checksum
+from fsdrivers.ext import checksum, xattrs
 from fsdrivers.ext import format as ext
 from fsdrivers.ext.edit_store import Role, Store
-from fsdrivers.ext.flags import InodeFlags, InodeNumber, RoCompat
+from fsdrivers.ext.flags import Incompat, InodeFlags, InodeNumber, RoCompat
 from fsdrivers.ext.metadata import Metadata, covered_inode
 from fsdrivers.ext.nodes import FORMAT_MASK, KINDS
 from fsdrivers.volume import Kind
@@ -52,12 +53,22 @@ class OpenInode:
     tail: bytearray  # after extra_isize: attributes
     is_late: bool = False  # the medium shows the old record until directories are written
     is_changed: bool = field(default=False)
+    value_inodes: int = 0  # attribute values in inodes of their own; kept for quota only
 
     @property
     def kind(self) -> Kind:
         kind = KINDS.get(self.record.mode & FORMAT_MASK)
         assert kind is not None, "checked when it was opened"
         return kind
+
+    @property
+    def can_have_project(self) -> bool:
+        """Whether the inode is long enough to say which project it belongs to."""
+        return self.record.extra_isize >= DEFAULT_EXTRA_ISIZE
+
+    def set_project(self, project: int) -> None:
+        self.record.project = project
+        self.is_changed = True
 
     @property
     def is_directory(self) -> bool:
@@ -88,6 +99,8 @@ class Inodes:
         self._store = store
         self._metadata = metadata
         self._open: dict[int, OpenInode] = {}
+        self.on_open: Callable[[OpenInode, bool], None] | None = None  # sees inodes unchanged,
+        # and whether they are new
 
     def open(self, number: int) -> OpenInode:
         """Return the inode of an object; the same instance each time in one operation.
@@ -121,7 +134,27 @@ class Inodes:
     def _remember(self, number: int, record: ext.InodeExtended, raw: bytes) -> OpenInode:
         tail = bytearray(raw[ext.OLD_INODE_SIZE + record.extra_isize :])
         found = self._open[number] = OpenInode(number, record, tail)
+        self._show(found)
         return found
+
+    def _show(self, inode: OpenInode) -> None:
+        """Count the values an inode has in inodes of their own, and show it as it is."""
+        if self.on_open is None:
+            return
+        if self._metadata.superblock.feature_incompat & Incompat.EA_INODE:
+            inode.value_inodes = self._count_values(inode)
+        self.on_open(inode, False)
+
+    def _count_values(self, inode: OpenInode) -> int:
+        position = self._metadata.inode_position(inode.number)
+        first = ext.XattrInodeHeader.SIZE
+        tail, block = bytes(inode.tail), inode.record.xattr_block
+        listed = []
+        if tail.startswith(xattrs.INODE_MAGIC):
+            listed += xattrs.unpack_list(tail, first, first, position)
+        if block:
+            listed += xattrs.unpack_block_list(bytes(self._store.block(block)), position)
+        return sum(1 for raw in listed if raw.value_inode)
 
     def make(self, number: int, mode: int) -> OpenInode:
         """Return the blank inode `number` with type and permissions `mode` and one link."""
@@ -135,6 +168,8 @@ class Inodes:
         record.mode, record.links_count, record.extra_isize = mode, 1, extra
         record.generation = int.from_bytes(os.urandom(4), "little")
         found = self._open[number] = OpenInode(number, record, bytearray(room - extra))
+        if self.on_open is not None:
+            self.on_open(found, True)
         found.is_changed = True
         return found
 

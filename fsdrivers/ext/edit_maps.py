@@ -157,11 +157,11 @@ class ExtentMap:
 
     def _fit(self, places: list[int], wanted: int) -> None:
         for place in places[wanted:]:
-            self._allocator.free(place, 1)
+            self._allocator.free(place, self._allocator.cluster_blocks)
         del places[wanted:]
         if len(places) < wanted:
             goal = places[-1] + 1 if places else self._runs[-1].start
-            for start, count in self._allocator.allocate(wanted - len(places), goal):
+            for start, count in self._allocator.allocate_apart(wanted - len(places), goal):
                 places.extend(range(start, start + count))
 
 
@@ -372,7 +372,8 @@ class Maps:
 
     def finish(self, inode: OpenInode) -> None:
         """Store the map of an inode and count the blocks it takes."""
-        self._inodes.add_blocks(inode, self.open(inode).finish())
+        grown = self.open(inode).finish()
+        self._inodes.add_blocks(inode, grown * self._allocator.cluster_blocks)
 
     def close(self) -> None:
         """End an operation."""

@@ -23,6 +23,7 @@ from fsdrivers.ext.edit_directory import DirectoryTools
 from fsdrivers.ext.edit_inodes import Inodes, OpenInode
 from fsdrivers.ext.edit_journal import recover
 from fsdrivers.ext.edit_maps import Maps
+from fsdrivers.ext.edit_quota import Quotas
 from fsdrivers.ext.edit_store import Role, Store
 from fsdrivers.ext.edit_xattrs import Attributes
 from fsdrivers.ext.flags import Compat, Incompat, InodeFlags, RoCompat, State
@@ -41,6 +42,8 @@ _KNOWN_RO_COMPAT = int(
     | RoCompat.GDT_CSUM
     | RoCompat.DIR_NLINK
     | RoCompat.EXTRA_ISIZE
+    | RoCompat.QUOTA
+    | RoCompat.BIGALLOC
     | RoCompat.METADATA_CSUM
     | RoCompat.PROJECT
     | RoCompat.ORPHAN_PRESENT
@@ -103,6 +106,7 @@ class Session:
         self.contents = Contents(*parts, self.maps)
         self.directories = DirectoryTools(*parts, self.maps)
         self.attributes = Attributes(*parts, self.contents)
+        self.quotas = Quotas(*parts, self.maps)
         self.committer = self._committer()
         self.is_closed = False
 
@@ -142,6 +146,7 @@ class Session:
     def _attempt(self, action: Callable[[], T]) -> T:
         try:
             result = action()
+            self.quotas.settle()
             self.inodes.save()
             self.allocator.seal()
             count, most = self.store.changed_count(), self.committer.capacity
@@ -152,6 +157,7 @@ class Session:
         except BaseException:
             self.store.drop()
             self.allocator.drop()
+            self.quotas.drop()
             self._close_parts()
             raise
         self.store.keep()
@@ -171,6 +177,7 @@ class Session:
     def _close_parts(self) -> None:
         self.inodes.close()
         self.maps.close()
+        self.quotas.close()
 
     def commit(self) -> None:
         """Write the finished operations to the medium."""

@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fsdrivers.errors import CorruptError, NoSpaceError, NotFoundError
+from fsdrivers.errors import CorruptError, NoSpaceError, NotFoundError, UnsupportedError
 from fsdrivers.ext import checksum, xattrs
 from fsdrivers.ext import format as ext
 from fsdrivers.ext.allocate import Allocator
 from fsdrivers.ext.edit_content import Contents
 from fsdrivers.ext.edit_inodes import Inodes, OpenInode
 from fsdrivers.ext.edit_store import Role, Store
-from fsdrivers.ext.flags import Compat, Incompat, InodeFlags, XattrIndex
+from fsdrivers.ext.flags import Compat, Incompat, InodeFlags, RoCompat, XattrIndex
 from fsdrivers.ext.metadata import Metadata
 from fsdrivers.ext.nodes import MAX_XATTR_SIZE
 
@@ -104,9 +104,13 @@ class Attributes:
 
         Raises:
             InvalidNameError: ext cannot hold such a name.
+            UnsupportedError: a project number, which this volume cannot hold.
             CorruptError: an ACL that is none.
             NoSpaceError: there is no room for all attributes of the inode.
         """
+        if name == xattrs.PROJECT_NAME:
+            self._set_project(inode, xattrs.project_of([(name, value)]))
+            return
         ((index, suffix, stored),) = xattrs.encoded_xattrs([(name, value)])
         items = self.items(inode)
         kept = [item for item in items if (item.prefix, item.suffix) != (index, suffix)]
@@ -114,8 +118,22 @@ class Attributes:
 
     def set_all(self, inode: OpenInode, given: Sequence[xattrs.Xattr]) -> None:
         """Set the attributes of an inode that has none."""
-        if given:
-            self._replace(inode, [], [Item(*parts) for parts in xattrs.encoded_xattrs(given)])
+        project, others = xattrs.split_project(tuple(given))
+        if project:
+            self._set_project(inode, project)
+        if others:
+            self._replace(inode, [], [Item(*parts) for parts in xattrs.encoded_xattrs(others)])
+
+    def _set_project(self, inode: OpenInode, project: int) -> None:
+        """Let an inode belong to a project.
+
+        Raises:
+            UnsupportedError: the volume has no projects, or the inode no room for the number.
+        """
+        has_projects = self.metadata.superblock.feature_ro_compat & RoCompat.PROJECT
+        if not has_projects or not inode.can_have_project:
+            raise UnsupportedError("project numbers on this volume")
+        inode.set_project(project)
 
     def remove(self, inode: OpenInode, name: bytes) -> None:
         """Remove one attribute, by its full name.
@@ -123,6 +141,9 @@ class Attributes:
         Raises:
             NotFoundError: the inode has none of this name.
         """
+        if name == xattrs.PROJECT_NAME and inode.record.project:
+            inode.set_project(0)
+            return
         index, suffix = xattrs.split_name(name)
         items = self.items(inode)
         kept = [item for item in items if (item.prefix, item.suffix) != (index, suffix)]
@@ -154,6 +175,7 @@ class Attributes:
                 self._release_value(inode, item)
         self._put_inside(inode, inside)
         self._put_outside(inode, outside)
+        inode.value_inodes = sum(1 for item in (*inside, *outside) if item.value_inode)
         superblock = self.metadata.superblock
         if new and not superblock.feature_compat & Compat.EXT_ATTR:
             self.allocator.edit_superblock().feature_compat |= Compat.EXT_ATTR
@@ -206,7 +228,7 @@ class Attributes:
             goal = geometry.group_start((inode.number - 1) // geometry.inodes_per_group)
             ((place, _),) = self.allocator.allocate(1, goal)
             inode.set_xattr_block(place)
-            self.inodes.add_blocks(inode, 1)
+            self.inodes.add_blocks(inode, self.allocator.cluster_blocks)
         if self.metadata.seed is not None:
             checksum.seal_xattr_block(self.metadata.seed, place, block)
         self.store.put(place, block, Role.MAP)
@@ -228,9 +250,9 @@ class Attributes:
             if self.metadata.seed is not None:
                 checksum.seal_xattr_block(self.metadata.seed, place, data)
         else:
-            self.allocator.free(place, 1)
+            self.allocator.free(place, self.allocator.cluster_blocks)
         inode.set_xattr_block(0)
-        self.inodes.add_blocks(inode, -1)
+        self.inodes.add_blocks(inode, -self.allocator.cluster_blocks)
 
     def _value_seed(self) -> int:
         superblock = self.metadata.superblock
@@ -239,7 +261,9 @@ class Attributes:
         return checksum.volume_seed(superblock.uuid, given)
 
     def _blocks_of(self, size: int) -> int:
-        return -(-size // self.metadata.geometry.block_size)
+        """Return the blocks, in whole clusters, that a value in an inode of its own takes."""
+        clusters = -(-size // self.metadata.geometry.cluster_size)
+        return clusters * self.allocator.cluster_blocks
 
     def _with_inode(self, owner: OpenInode, item: Item) -> Item:
         """Return the attribute with its value in a new inode."""

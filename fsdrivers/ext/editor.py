@@ -5,10 +5,11 @@ Numbers of nodes are inode numbers: they stay when an object is renamed.  The ed
 root would: permissions and the flags immutable and append are not looked at, and the blocks
 reserved for root may be used.
 
-Refused: bigalloc, quota, journals on other devices, volumes that must be checked first.  Inline
-content moves to blocks when it is changed; new objects are never inline.
+Refused: journals on other devices, volumes that must be checked first.  Inline content moves to
+blocks when it is changed; new objects are never inline.  The project of an object is set by the
+attribute `xattrs.PROJECT_NAME`, and handed down by directories that say so.
 
-Not here: default ACLs handed down, project numbers, compression.
+Not here: default ACLs handed down, compression.
 """
 
 from __future__ import annotations
@@ -177,7 +178,8 @@ class ExtEditor(ExtVolume):
             session.inodes.set_time(inode, which, now_ns if time_ns is None else time_ns)
         if kind in (Kind.FILE, Kind.DIRECTORY):
             session.contents.start(inode)
-        inode.record.flags |= _settable(node.flags, kind)
+        inode.record.flags |= self._settable(node.flags, kind)
+        self._inherit_project(where.inode, inode)
         if kind is Kind.SYMLINK:
             self._set_target(inode, node.target)
         elif kind in _DEVICES:
@@ -190,6 +192,28 @@ class ExtEditor(ExtVolume):
         where.insert(name, number, kind)
         session.inodes.touch(where.inode, now_ns)
         return number
+
+    def _settable(self, flags: int, kind: Kind) -> int:
+        """Return the flags of a node that an inode of this kind can have on this volume."""
+        kept = flags & self._settable_flags
+        return kept if kind in (Kind.FILE, Kind.DIRECTORY) else kept & ~_FILE_FLAGS_ONLY
+
+    @property
+    def _has_projects(self) -> bool:
+        return bool(self.metadata.superblock.feature_ro_compat & RoCompat.PROJECT)
+
+    @property
+    def _settable_flags(self) -> int:
+        return _SETTABLE_FLAGS | (int(InodeFlags.PROJINHERIT) if self._has_projects else 0)
+
+    def _inherit_project(self, parent: OpenInode, inode: OpenInode) -> None:
+        """Hand down the project of a directory that says so."""
+        if not self._has_projects or not parent.has(InodeFlags.PROJINHERIT):
+            return
+        if inode.can_have_project:
+            inode.set_project(parent.record.project)
+        if inode.is_directory:
+            inode.record.flags |= InodeFlags.PROJINHERIT
 
     def _set_target(self, inode: OpenInode, target: bytes) -> None:
         if len(target) < FAST_SYMLINK_SIZE:
@@ -453,8 +477,8 @@ class ExtEditor(ExtVolume):
                 inode.record.mode = inode.record.mode & ~0o7777 | mode & 0o7777
             _set_owner(inode, uid, gid)
             if flags is not None:
-                kept = inode.record.flags & ~_SETTABLE_FLAGS
-                inode.record.flags = kept | _settable(flags, inode.kind)
+                kept = inode.record.flags & ~self._settable_flags
+                inode.record.flags = kept | self._settable(flags, inode.kind)
             self._set_times(inode, times)
 
         self._session.run(change)
@@ -523,12 +547,6 @@ def _set_owner(inode: OpenInode, uid: int | None, gid: int | None) -> None:
     if gid is not None:
         inode.record.gid_low, inode.record.gid_high = gid & 0xFFFF, gid >> 16 & 0xFFFF
     inode.is_changed = True
-
-
-def _settable(flags: int, kind: Kind) -> int:
-    """Return the flags of a node that an inode of this kind can have."""
-    kept = flags & _SETTABLE_FLAGS
-    return kept if kind in (Kind.FILE, Kind.DIRECTORY) else kept & ~_FILE_FLAGS_ONLY
 
 
 def _shown(name: bytes) -> str:

@@ -31,6 +31,7 @@ KNOWN_INCOMPAT = int(
 REFUSED_RO_COMPAT = RoCompat.VERITY | RoCompat.HAS_SNAPSHOT | RoCompat.SHARED_BLOCKS
 MAX_LOG_CLUSTER_SIZE = 20  # 1 GiB clusters
 MAX_DESCRIPTOR_SIZE = 1024
+NO_META_GROUPS = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Geometry:
     reserved_gdt_blocks: int
     is_sparse: bool
     backup_groups: tuple[int, int] | None  # with sparse_super2
+    mmp_block: int  # 0 without multiple mount protection
 
     @property
     def size(self) -> int:
@@ -123,9 +125,22 @@ class Geometry:
         groups = (first, first + 1, first + self.descriptors_per_block - 1)
         return sorted({group for group in groups if group < self.groups_count})
 
-    def old_descriptor_blocks_count(self) -> int:
-        """Return how many descriptor blocks follow each superblock."""
+    def has_own_descriptors(self, group: int) -> bool:
+        """Tell whether a group holds a descriptor block of the meta_bg part."""
+        index = group // self.descriptors_per_block
+        return index >= self.first_meta_group and group in self.meta_descriptor_groups(index)
+
+    def old_descriptor_blocks_count(self, group: int) -> int:
+        """Return how many descriptor blocks follow the superblock of a group."""
+        if group // self.descriptors_per_block >= self.first_meta_group:
+            return 0
         return min(self.first_meta_group, self.descriptor_blocks_count)
+
+    def following_blocks_count(self, group: int) -> int:
+        """Return how many blocks follow the superblock of a group: descriptors, room for more."""
+        has_meta = self.first_meta_group < NO_META_GROUPS
+        reserved = 0 if has_meta else self.reserved_gdt_blocks
+        return self.old_descriptor_blocks_count(group) + reserved
 
 
 def is_power(value: int, base: int) -> bool:
@@ -190,6 +205,7 @@ def geometry_of(superblock: ext.Superblock) -> Geometry:
             if superblock.feature_compat & Compat.SPARSE_SUPER2
             else None
         ),
+        mmp_block=superblock.mmp_block if superblock.feature_incompat & Incompat.MMP else 0,
     )
     _check_groups(superblock, geometry)
     _check_inodes(superblock, geometry)
@@ -254,7 +270,7 @@ def _first_meta_group(superblock: ext.Superblock) -> int:
     """Return the first descriptor block that is kept by meta_bg; past the last one without."""
     if superblock.feature_incompat & Incompat.META_BG:
         return superblock.first_meta_group
-    return 1 << 32
+    return NO_META_GROUPS
 
 
 def _check_groups(superblock: ext.Superblock, geometry: Geometry) -> None:

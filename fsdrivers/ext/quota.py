@@ -20,6 +20,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from fsdrivers.errors import CorruptError
+from fsdrivers.ext import format as ext
+from fsdrivers.ext.flags import RoCompat
 from fsdrivers.ext.format_quota import (
     QUOTA_BLOCK_SIZE,
     QUOTA_MAGICS,
@@ -125,6 +127,18 @@ def _facts_of(item: Plain) -> QuotaFacts:
         found[ints[0]] = Limits(*ints[1:])
     kind, block_grace, inode_grace, flags = numbers
     return QuotaFacts(QuotaKind(kind), block_grace, inode_grace, flags, found)
+
+
+def file_inodes(superblock: ext.Superblock) -> dict[QuotaKind, int]:
+    """Return the inodes of the quota files a volume has."""
+    if not superblock.feature_ro_compat & RoCompat.QUOTA:
+        return {}
+    inodes = {
+        QuotaKind.USER: superblock.user_quota_inode,
+        QuotaKind.GROUP: superblock.group_quota_inode,
+        QuotaKind.PROJECT: superblock.project_quota_inode,
+    }
+    return {kind: number for kind, number in inodes.items() if number}
 
 
 def file_size(identifiers: Iterable[int]) -> int:

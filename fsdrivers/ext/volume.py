@@ -19,11 +19,11 @@ from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ext import contents, description, directory, journal
 from fsdrivers.ext import format as ext
-from fsdrivers.ext.flags import Compat, InodeFlags, InodeNumber, RoCompat
+from fsdrivers.ext.flags import Compat, InodeFlags, InodeNumber
 from fsdrivers.ext.metadata import Metadata, covered_inode
 from fsdrivers.ext.nodes import NodeReader
 from fsdrivers.ext.orphans import find_orphans, truncated_extents
-from fsdrivers.ext.quota import QuotaFile, QuotaKind, unpack_file
+from fsdrivers.ext.quota import QuotaFile, QuotaKind, file_inodes, unpack_file
 from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
 
 READ_AHEAD = 256 << 10  # bytes of a directory read at once
@@ -104,15 +104,7 @@ class ExtVolume:
 
     def quota_inodes(self) -> dict[QuotaKind, int]:
         """Return the inodes of the quota files there are."""
-        superblock = self.metadata.superblock
-        if not superblock.feature_ro_compat & RoCompat.QUOTA:
-            return {}
-        inodes = {
-            QuotaKind.USER: superblock.user_quota_inode,
-            QuotaKind.GROUP: superblock.group_quota_inode,
-            QuotaKind.PROJECT: superblock.project_quota_inode,
-        }
-        return {kind: number for kind, number in inodes.items() if number}
+        return file_inodes(self.metadata.superblock)
 
     def quota_file(self, kind: QuotaKind) -> QuotaFile:
         """Return what a quota file holds; `quota_inodes` says which there are.

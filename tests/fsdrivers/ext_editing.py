@@ -28,7 +28,12 @@ FEATURES = {
     "ext4-no-journal": ("-t", "ext4", "-O", "^has_journal"),
     "ext4-inline": ("-t", "ext4", "-O", "inline_data,ea_inode,large_dir"),
     "ext4-meta-bg": ("-t", "ext4", "-b", "1024", "-O", "meta_bg,^resize_inode,^extents,^64bit"),
-}
+    "ext4-bigalloc": ("-t", "ext4", "-b", "1024", "-C", "8192", "-O", "bigalloc"),
+    "ext4-quota": (
+        "-t", "ext4", "-b", "1024", "-O", "quota,project,ea_inode,metadata_csum_seed",
+        "-E", "quotatype=usrquota:grpquota:prjquota",
+    ),
+}  # fmt: skip
 SIZE = 8 << 20
 
 

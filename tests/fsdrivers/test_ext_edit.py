@@ -414,21 +414,22 @@ def test_label_and_uuid(features: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        ("-t", "ext4", "-O", "bigalloc", "-C", "16384"),
-        ("-t", "ext4", "-O", "quota"),
-    ],
-    ids=["bigalloc", "quota"],
+    ("options", "state", "reason"),
+    [(("-t", "ext4"), 2, "damaged"), (("-t", "ext2"), 0, "not unmounted")],
+    ids=["damaged", "in use"],
 )
-def test_what_cannot_be_edited_is_refused(options: tuple[str, ...], tmp_path: Path) -> None:
-    """Volumes that would be left wrong are refused by name and not written to."""
+def test_what_cannot_be_edited_is_refused(
+    options: tuple[str, ...], state: int, reason: str, tmp_path: Path
+) -> None:
+    """Volumes that must be checked first are refused with the reason and not written to."""
     path = make_image(tmp_path / "image", 32 << 20, *options)
+    debugfs(path, f"set_super_value state {state}")
     before = path.read_bytes()
+
     with FileDevice.open(path, writable=True) as device, pytest.raises(UnsupportedError) as caught:
         open_editor(device)
 
-    assert options[3] in str(caught.value)
+    assert reason in str(caught.value)
     assert path.read_bytes() == before
 
 

@@ -24,6 +24,10 @@ MADE = {
     "Debian 13": ("-t", "ext4", "-b", 4096, "-O", "orphan_file,metadata_csum_seed"),
     "uninit_bg, inode 128": ("-t", "ext4", "-O", "^metadata_csum,uninit_bg", "-I", 128),
     "no flex_bg": ("-t", "ext4", "-b", 2048, "-O", "^flex_bg,^metadata_csum"),
+    "meta_bg": ("-t", "ext4", "-b", 1024, "-g", 1024, "-O", "meta_bg,^resize_inode,^flex_bg"),
+    "bigalloc": ("-t", "ext4", "-b", 4096, "-C", 32768, "-O", "bigalloc,meta_bg,^resize_inode"),
+    "bigalloc 1k, ea_inode": ("-t", "ext4", "-b", 1024, "-C", 8192, "-O", "bigalloc,ea_inode,mmp"),
+    "inline_data": ("-t", "ext4", "-b", 4096, "-O", "inline_data,ea_inode,large_dir"),
 }
 
 
