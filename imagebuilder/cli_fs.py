@@ -4,7 +4,7 @@
     rebuildkit fs probe     IMAGE [--partition N]            what is on it
     rebuildkit fs ls        IMAGE [--partition N] [PATH]     as ls -l
     rebuildkit fs stat      IMAGE [--partition N] [PATH]     as stat
-    rebuildkit fs cat       IMAGE [--partition N] PATH       content to standard output
+    rebuildkit fs cat       IMAGE [--partition N] PATH...    content to standard output
     rebuildkit fs manifest  IMAGE [--partition N] [PATH]     one line for each object
     rebuildkit fs fix-dos   IMAGE [--partition N]            make DOS start; writes
 
@@ -15,6 +15,7 @@ Nothing is ever written to IMAGE but by what says so.  Exit codes: EXIT_CODES.
 from __future__ import annotations
 
 import argparse
+import base64
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -37,6 +38,8 @@ from fsdrivers.errors import (
 )
 from imagebuilder import cli_fs_dos, cli_fs_edit
 from imagebuilder.cli_common import UsageError, print_json, report_error
+from imagebuilder.cli_fs_open import add_codepage, open_tree, open_volume, shown_label
+from imagebuilder.cli_fs_streams import add_stream, iter_stream, stream_name
 
 if TYPE_CHECKING:
     from fsdrivers.partitions import PartitionEntry, PartitionTable
@@ -57,6 +60,9 @@ EXIT_CODES: dict[type[BaseException], int] = {
     DeviceError: 9,
     FilesystemError: 5,
 }
+
+
+_NO_OPTIONS = argparse.Namespace(codepage=None)
 
 
 class _VerbParser(argparse.ArgumentParser):
@@ -106,8 +112,11 @@ def add_parser(
             verb.add_argument("paths", metavar="PATH", nargs="+")
         elif path_count:
             verb.add_argument("path", metavar="PATH", nargs="?", default="/")
-        if action != "cat":
-            verb.add_argument("--json", action="store_true", help="print the result as JSON")
+        if action == "cat":
+            add_stream(verb)
+        elif action == "ls":
+            verb.add_argument("--streams", action="store_true", help="list named streams too")
+        verb.add_argument("--json", action="store_true", help="print the result as JSON")
     cli_fs_dos.add_verb(actions)
 
     def add(action: str, text: str) -> argparse.ArgumentParser:
@@ -135,6 +144,7 @@ def _add_verb(
         choices=(512, 4096),
         help="of an image whose disk had other sectors than 512 bytes",
     )
+    add_codepage(verb)
     return verb
 
 
@@ -181,10 +191,7 @@ def _open_tree(args: argparse.Namespace, device: Device) -> Tree:
     Raises:
         UsageError: there are partitions and none was named.
     """
-    from fsdrivers import open_volume
-    from fsdrivers.tree import Tree
-
-    return Tree(open_volume(_open_window(args, device)))
+    return open_tree(args, _open_window(args, device))
 
 
 def _open_window(args: argparse.Namespace, device: Device) -> Device:
@@ -222,7 +229,7 @@ def _absolute(path: str) -> bytes:
 
 def _ls(args: argparse.Namespace, device: Device) -> int:
     from fsdrivers.volume import Kind
-    from imagebuilder.cli_fs_format import list_lines, name_fields, node_fields
+    from imagebuilder.cli_fs_format import list_lines, name_fields, node_fields, printable
 
     tree = _open_tree(args, device)
     found = tree.find(_absolute(args.path))
@@ -235,8 +242,11 @@ def _ls(args: argparse.Namespace, device: Device) -> int:
             [{**name_fields("name", name), **node_fields(item.node)} for name, item in listed]
         )
     else:
-        for line in list_lines([(name, item.node) for name, item in sorted(listed, key=_by_name)]):
+        items = [(name, item.node) for name, item in sorted(listed, key=_by_name)]
+        for (_, node), line in zip(items, list_lines(items), strict=True):
             print(line)
+            for stream in node.streams if args.streams else ():
+                print(f"  {stream.size} :{printable(stream.name)}")
     return _finish(tree)
 
 
@@ -264,10 +274,23 @@ def _stat(args: argparse.Namespace, device: Device) -> int:
 def _cat(args: argparse.Namespace, device: Device) -> int:
     tree = _open_tree(args, device)
     sys.stdout.flush()
+    results: list[dict[str, object]] = []
     for path in args.paths:
-        found = tree.find(_absolute(path), follow=True)
-        for piece in tree.iter_content(found.node):
+        node = tree.find(_absolute(path), follow=True).node
+        pieces = (
+            tree.iter_content(node)
+            if args.stream is None
+            else iter_stream(tree.volume, node, stream_name(args))
+        )
+        if args.json:
+            content = b"".join(pieces)
+            coded = base64.b64encode(content).decode()
+            results.append({"path": path, "size": len(content), "content_b64": coded})
+            continue
+        for piece in pieces:
             sys.stdout.buffer.write(piece)
+    if args.json:
+        print_json(results)
     sys.stdout.buffer.flush()
     return _finish(tree)
 
@@ -305,16 +328,16 @@ def _probe(args: argparse.Namespace, device: Device) -> int:
         raise NotFoundError(f"{args.image} has no partition {args.partition}")
     rows: list[dict[str, object]] = []
     if table.scheme == "none" or args.partition == 0:
-        fields, worst = _volume_fields(device)
+        fields, worst = _volume_fields(args, device)
         result.update(fields)
     else:
         if args.partition is None and probe(device) in ISO_TYPES:  # of a hybrid disc
-            fields, worst = _volume_fields(device)
+            fields, worst = _volume_fields(args, device)
             whole = {"number": 0, "start": 0, "size": device.size, "type": "", "name": ""}
             rows.append({**whole, **fields})
         for entry in table.entries:
             if args.partition in (None, entry.number):
-                fields, code = _partition_fields(device, table, entry)
+                fields, code = _partition_fields(args, device, table, entry)
                 rows.append(fields)
                 worst = worst or code
     result["partitions"] = rows
@@ -327,7 +350,7 @@ def _probe(args: argparse.Namespace, device: Device) -> int:
 
 
 def _partition_fields(
-    device: Device, table: PartitionTable, entry: PartitionEntry
+    args: argparse.Namespace, device: Device, table: PartitionTable, entry: PartitionEntry
 ) -> tuple[dict[str, object], int]:
     """Return all that is known of a partition and what it holds, and an exit code."""
     fields: dict[str, object] = {
@@ -345,25 +368,25 @@ def _partition_fields(
         return fields, 0
     try:
         window = Window(device, entry.start, entry.size, f"{device.name} partition {entry.number}")
-        more, code = _volume_fields(window)
+        more, code = _volume_fields(args, window)
     except DeviceError as error:
         return {**fields, "filesystem": "unknown", "error": error.strerror}, _fail(error)
     return {**fields, **more}, code
 
 
-def _volume_fields(device: Device) -> tuple[dict[str, object], int]:
+def _volume_fields(args: argparse.Namespace, device: Device) -> tuple[dict[str, object], int]:
     """Return what a device holds, and an exit code: what we cannot open is no failure here."""
-    from fsdrivers import READABLE_TYPES, open_volume, probe
+    from fsdrivers import FAT_TYPES, READABLE_TYPES, probe
     from imagebuilder.cli_fs_format import name_fields
 
     type = probe(device)
     if type not in READABLE_TYPES:
         return {"filesystem": type}, 0
     try:
-        volume = open_volume(device)
+        volume = open_volume(args if type in FAT_TYPES else _NO_OPTIONS, device)
         fields: dict[str, object] = {
             "filesystem": volume.type,
-            **name_fields("label", volume.label),
+            **name_fields("label", shown_label(volume)),
             "uuid": volume.uuid,
             "volume_size": volume.size,
             "used_size": volume.used_size(),

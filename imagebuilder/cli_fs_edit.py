@@ -3,6 +3,7 @@
 
     rebuildkit fs put      IMAGE SOURCE PATH [-r]       copy a host file ("-": standard input) in
     rebuildkit fs rm       IMAGE PATH... [-r]           remove files, with -r whole directories
+    rebuildkit fs rmdir    IMAGE PATH...                remove empty directories
     rebuildkit fs mv       IMAGE FROM TO [-f]           rename, also across directories
     rebuildkit fs mkdir    IMAGE PATH... [--parents]    make directories
     rebuildkit fs ln       IMAGE TARGET PATH [-s]       another name, or a symbolic link
@@ -31,10 +32,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from fsdrivers.device import Device, FileDevice
-from fsdrivers.errors import AlreadyExistsError, IsADirectoryError_, NotFoundError, UnsupportedError
+from fsdrivers.errors import AlreadyExistsError, IsADirectoryError_, NotFoundError
 from imagebuilder.cli_common import print_json, size_of_text
-from imagebuilder.cli_fs_paths import destination, find_object, split_path
+from imagebuilder.cli_fs_open import open_editor, open_tree, open_volume, shown_label, stored_label
+from imagebuilder.cli_fs_paths import destination, find_object, find_place, split_path
 from imagebuilder.cli_fs_put import put
+from imagebuilder.cli_fs_streams import add_stream, stream_editor, stream_name
 from imagebuilder.cli_fs_volume import OpenWindow, check, describe, run_mkfs
 
 if TYPE_CHECKING:
@@ -52,10 +55,14 @@ def add_verbs(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     verb.add_argument("path", metavar="PATH", help="new name, or an existing directory")
     verb.add_argument("-r", "--recursive", action="store_true")
     verb.add_argument("-f", "--force", action="store_true", help="replace the content of a file")
+    add_stream(verb)
     verb = add("rm", "remove files, with -r directories and all below")
     verb.add_argument("paths", metavar="PATH", nargs="+")
     verb.add_argument("-r", "--recursive", action="store_true")
     verb.add_argument("-d", "--dir", action="store_true", help="remove empty directories too")
+    add_stream(verb)
+    verb = add("rmdir", "remove empty directories")
+    verb.add_argument("paths", metavar="PATH", nargs="+")
     verb = add("mv", "rename an object, also to another directory")
     verb.add_argument("source", metavar="FROM")
     verb.add_argument("path", metavar="TO", help="new name, or an existing directory")
@@ -147,13 +154,7 @@ def editing(action: Callable[[argparse.Namespace, Editor], list[str]]) -> Callab
     """Return the verb that opens an editor, carries out `action` and prints the changed paths."""
 
     def verb(args: argparse.Namespace, device: Device) -> int:
-        from fsdrivers import driver_of, probe
-
-        type = probe(device)
-        driver = driver_of(type)
-        if not hasattr(driver, "open_editor"):
-            raise UnsupportedError(f"editing a {type} volume")
-        editor: Editor = driver.open_editor(device)
+        editor = open_editor(args, device)
         try:
             changed = action(args, editor)
         finally:
@@ -166,12 +167,14 @@ def editing(action: Callable[[argparse.Namespace, Editor], list[str]]) -> Callab
 
 
 def _rm(args: argparse.Namespace, editor: Editor) -> list[str]:
-    from fsdrivers.editing import find_parent
     from fsdrivers.volume import Kind
 
     for path in args.paths:
         node = find_object(editor, path)
-        parent, name = find_parent(editor, split_path(path))
+        if args.stream is not None:
+            stream_editor(editor).remove_stream(node.number, stream_name(args))
+            continue
+        parent, name = find_place(editor, path)
         if node.kind is not Kind.DIRECTORY:
             editor.unlink(parent, name)
         elif args.recursive:
@@ -180,6 +183,12 @@ def _rm(args: argparse.Namespace, editor: Editor) -> list[str]:
             editor.rmdir(parent, name)
         else:
             raise IsADirectoryError_(f"{path} is a directory; -r removes it")
+    return list(args.paths)
+
+
+def _rmdir(args: argparse.Namespace, editor: Editor) -> list[str]:
+    for path in args.paths:
+        editor.rmdir(*find_place(editor, path))
     return list(args.paths)
 
 
@@ -202,10 +211,7 @@ def _remove_below(editor: Editor, parent: int, name: bytes, number: int) -> None
 
 
 def _mv(args: argparse.Namespace, editor: Editor) -> list[str]:
-    from fsdrivers.editing import find_parent
-
-    find_object(editor, args.source)
-    parent, name = find_parent(editor, split_path(args.source))
+    parent, name = find_place(editor, args.source)
     new_parent, new_name = destination(editor, args.path, name)
     editor.rename(parent, name, new_parent, new_name, replace=args.force)
     return [args.source, args.path]
@@ -310,11 +316,9 @@ def _set_attr(args: argparse.Namespace, editor: Editor) -> list[str]:
 
 
 def _show_attr(args: argparse.Namespace, device: Device) -> int:
-    from fsdrivers import open_volume
-    from fsdrivers.tree import Tree
     from imagebuilder.cli_fs_format import node_fields, printable
 
-    node = Tree(open_volume(device)).find(b"/" + b"/".join(split_path(args.path))).node
+    node = open_tree(args, device).find(b"/" + b"/".join(split_path(args.path))).node
     if args.json:
         fields = node_fields(node)
         print_json({"flags": fields["flags"], "xattrs": fields["xattrs"]})
@@ -326,40 +330,43 @@ def _show_attr(args: argparse.Namespace, device: Device) -> int:
 
 
 def _label(args: argparse.Namespace, device: Device) -> int:
-    from fsdrivers import open_volume
     from imagebuilder.cli_fs_format import name_fields, printable
 
     if args.label is not None or args.uuid is not None:
         return editing(_set_label)(args, device)
-    volume = open_volume(device)
+    volume = open_volume(args, device)
+    label = shown_label(volume)
     if args.json:
-        print_json({**name_fields("label", volume.label), "uuid": volume.uuid})
+        print_json({**name_fields("label", label), "uuid": volume.uuid})
     else:
-        print(printable(volume.label))
+        print(printable(label))
     return 0
 
 
 def _set_label(args: argparse.Namespace, editor: Editor) -> list[str]:
     if args.label is not None:
-        editor.set_label(os.fsencode(args.label))
+        editor.set_label(stored_label(editor, os.fsencode(args.label)))
     if args.uuid is not None:
         editor.set_uuid(args.uuid)
     return ["/"]
 
 
 def _extract(args: argparse.Namespace, device: Device) -> int:
-    from fsdrivers import open_volume
-    from fsdrivers.tree import Tree
     from imagebuilder.cli_fs_extract import extract
 
-    tree = Tree(open_volume(device))
-    return extract(tree, b"/" + b"/".join(split_path(args.path)), args.target, json=args.json)
+    return extract(
+        open_tree(args, device),
+        b"/" + b"/".join(split_path(args.path)),
+        args.target,
+        json=args.json,
+    )
 
 
 READING: dict[str, Action] = {"describe": describe, "check": check, "extract": _extract}
 WRITING: dict[str, Action] = {
     "put": editing(put),
     "rm": editing(_rm),
+    "rmdir": editing(_rmdir),
     "mv": editing(_mv),
     "mkdir": editing(_mkdir),
     "ln": editing(_ln),

@@ -2,9 +2,11 @@
 """`rebuildkit fs extract`: objects of a volume restored to a host directory.
 
 Restored is what a host directory can hold: names, content with its holes, hard links, symbolic
-links, devices, FIFOs, sockets, owners, permissions, times, extended attributes and ACLs.  What
-the host refuses (an owner without privilege, an attribute its filesystem lacks) is said, and the
-exit code is 3.  Not restored: inode flags, the time of creation, short names of FAT.
+links, devices, FIFOs, sockets, owners, permissions, times, extended attributes, ACLs, inode flags
+of ext; named streams become extended attributes `user.NAME`, as ntfs-3g shows them.  What the
+host refuses (an owner without privilege, an attribute its filesystem lacks) is said, attributes
+and flags of the same name once for all objects, and the exit code is 3.  Not restored: the time
+of creation, attributes and short names of FAT and NTFS.
 
 Nothing that exists is overwritten, and no symbolic link is followed: the target must be new or
 empty, and every object is made exclusively.
@@ -12,16 +14,26 @@ empty, and every object is made exclusively.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import sys
+from typing import TYPE_CHECKING, Final, cast
 
+from fsdrivers import EXT_TYPES
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.tree import Tree, merge_extents
 from fsdrivers.volume import Kind, Node
 from imagebuilder.cli_common import PARTIAL, UsageError, print_json, report_error
 from imagebuilder.cli_fs_format import DEVICES, KIND_BITS, printable
 
+if TYPE_CHECKING:
+    from fsdrivers.volume import StreamVolume
+
 PIECE_SIZE = 1 << 20
+FS_IOC_GETFLAGS: Final = 0x80086601  # linux/fs.h: _IOR('f', 1, long), 64-bit
+FS_IOC_SETFLAGS: Final = 0x40086602  # linux/fs.h: _IOW('f', 2, long), 64-bit
+LONGEST_XATTR: Final = 1 << 16  # bytes of a value.  Source: linux/limits.h, XATTR_SIZE_MAX
 
 
 def extract(tree: Tree, path: bytes, target: str, *, json: bool) -> int:
@@ -65,15 +77,22 @@ class _Extraction:
         self._tree = tree
         self._first_paths: dict[int, bytes] = {}
         self._directories: list[tuple[bytes, Node]] = []
+        self._flags: list[tuple[bytes, int]] = []  # set last: they can forbid everything else
+        self._refused: dict[tuple[str, str], list[bytes]] = {}  # paths by attribute and reason
         self.count = 0
         self.problems: list[str] = []
 
     def say(self, path: bytes, error: Exception) -> None:
         """Report one thing that could not be restored."""
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        text = f"{printable(path)}: {' '.join(reason.split())}"
+        self._report(f"{printable(path)}: {_reason_of(error)}")
+
+    def _report(self, text: str) -> None:
         self.problems.append(text)
         report_error(text)
+
+    def _refuse(self, path: bytes, what: str, error: Exception) -> None:
+        """Note an attribute that could not be restored; `finish` reports it."""
+        self._refused.setdefault((what, _reason_of(error)), []).append(path)
 
     def restore(self, path: bytes, node: Node, is_new: bool) -> None:
         """Restore one object; `is_new` unless it is the target directory itself."""
@@ -130,6 +149,14 @@ class _Extraction:
         """Set what directories have, the deepest first: what is made in them changes times."""
         for path, node in reversed(self._directories):
             self._set_attributes(path, node)
+        for path, flags in reversed(self._flags):
+            try:
+                _set_flags(path, flags)
+            except OSError as error:
+                self._refuse(path, f"inode flags {flags:#x}", error)
+        for (what, reason), paths in self._refused.items():
+            others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            self._report(f"{printable(paths[0])}{others}: {what}: {reason}")
 
     def _set_attributes(self, path: bytes, node: Node) -> None:
         """Set owner, permissions, attributes and times, in the order in which each survives."""
@@ -140,11 +167,11 @@ class _Extraction:
                 os.chown(path, node.uid, node.gid, follow_symlinks=False)
         except OSError as error:
             self.say(path, error)
-        for name, value in node.xattrs:
+        for name, value in (*node.xattrs, *self._streams_of(path, node)):
             try:
                 os.setxattr(path, name, value, follow_symlinks=False)
             except OSError as error:
-                self.say(path + b" " + name, error)
+                self._refuse(path, printable(name), error)
         try:
             if not is_link:
                 os.chmod(path, stat.S_IMODE(node.mode))  # noqa: PTH101 (pathlib is no home for any bytes)
@@ -152,3 +179,42 @@ class _Extraction:
             os.utime(path, ns=(accessed, node.modified_ns), follow_symlinks=False)
         except (OSError, OverflowError) as error:
             self.say(path, error)
+        has_flags = node.flags and node.kind in (Kind.FILE, Kind.DIRECTORY)  # never open a device
+        if has_flags and self._tree.volume.type in EXT_TYPES:
+            self._flags.append((path, node.flags))
+
+    def _streams_of(self, path: bytes, node: Node) -> list[tuple[bytes, bytes]]:
+        """Return the named streams of an object as extended attributes."""
+        found = []
+        for stream in node.streams:
+            if not stream.name:
+                continue
+            try:
+                if stream.size > LONGEST_XATTR:
+                    raise UnsupportedError(f"{stream.size} bytes in an extended attribute")
+                read = cast("StreamVolume", self._tree.volume).read_stream
+                found.append((b"user." + stream.name, read(node, stream.name, 0, stream.size)))
+            except (CorruptError, UnsupportedError) as error:
+                self._refuse(path, f"stream {printable(stream.name)}", error)
+        return found
+
+
+def _set_flags(path: bytes, flags: int) -> None:
+    """Set inode flags of a file or directory, beside those it has.
+
+    Raises:
+        OSError: its filesystem has none, or not these, or they take privilege.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        raw = fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, bytes(8))
+        wanted = int.from_bytes(raw[:4], sys.byteorder) | flags
+        fcntl.ioctl(descriptor, FS_IOC_SETFLAGS, wanted.to_bytes(8, sys.byteorder))
+    finally:
+        os.close(descriptor)
+
+
+def _reason_of(error: Exception) -> str:
+    """Return why, without the name of the file."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(reason.split())

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from fsdrivers.errors import UnsupportedError
 from fsdrivers.tree import Tree
-from fsdrivers.volume import Extent, Kind, Node
+from fsdrivers.volume import Entry, Extent, Kind, Node, Stream
 
 KIND_BITS = {
     Kind.DIRECTORY: stat.S_IFDIR,
@@ -68,14 +68,28 @@ def node_fields(node: Node) -> dict[str, object]:
         },
     }
     if node.streams:
-        fields["streams"] = [
-            {**name_fields("name", stream.name), "size": stream.size, "flags": stream.flags}
-            for stream in node.streams
-        ]
+        fields["streams"] = [stream_fields(stream) for stream in node.streams]
     if node.kind in DEVICES:
         fields["device"] = list(node.device)
     if node.kind == Kind.SYMLINK:
         fields.update(name_fields("target", node.target))
+    return fields
+
+
+def stream_fields(stream: Stream) -> dict[str, object]:
+    """Return what there is to say of a stream, for JSON."""
+    return {**name_fields("name", stream.name), "size": stream.size, "flags": stream.flags}
+
+
+def entry_fields(entry: Entry) -> dict[str, object]:
+    """Return what a name has beside the object it leads to, for JSON; empty if nothing."""
+    fields: dict[str, object] = {}
+    if entry.short_name:  # in an OEM code page on FAT
+        fields.update(name_fields("short_name", entry.short_name))
+    if entry.name_flags:
+        fields["name_flags"] = entry.name_flags
+    if entry.name_times is not None:
+        fields["name_times"] = list(entry.name_times)
     return fields
 
 

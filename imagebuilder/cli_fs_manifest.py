@@ -13,20 +13,26 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 from fsdrivers.errors import CorruptError, DeviceError, UnsupportedError
 from fsdrivers.tree import Tree, merge_extents
 from fsdrivers.volume import Entry, Kind, Node
 from imagebuilder.cli_fs_format import (
+    entry_fields,
     extents_of,
     mode_text,
     name_fields,
     node_fields,
     printable,
     size_text,
+    stream_fields,
     time_text,
 )
+
+if TYPE_CHECKING:
+    from fsdrivers.volume import StreamVolume
 
 PIECE_SIZE = 256 << 10  # bytes read at once: what the processor's cache still has when hashed
 RUN_OBJECTS = 128  # of a run, at most
@@ -48,6 +54,8 @@ class ManifestItem:
     extents: Sequence[tuple[int, int, bool]] = ()  # (offset, length, is unwritten)
     same_as: bytes = b""  # first path of the same object if this is another link to it
     error: CorruptError | DeviceError | UnsupportedError | None = None
+    streams: Sequence[tuple[bytes, str]] = ()  # named ones and their SHA-256
+    entry: Entry | None = None  # where the name has something to say beside the object
 
 
 def print_manifest(
@@ -109,7 +117,7 @@ def manifest_of(tree: Tree, path: bytes) -> Iterator[ManifestItem]:
     names = list(tree.iter_below(path, tree.find(path)))
     hasher = _Hasher(tree, _first_paths(names))
     for where, entry in names:
-        yield hasher.item(where, entry.node)
+        yield hasher.item(where, entry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +165,7 @@ def _text_of(
     failures: list[Failure] = []
     line_of = manifest_json if as_json else manifest_line
     for path, entry in names:
-        item = hasher.item(path, entry.node)
+        item = hasher.item(path, entry)
         if item.error is not None:
             item.error.add_note(f"in {printable(path)}")
             failures.append(say(item.error))
@@ -174,19 +182,44 @@ class _Hasher:
         self._first_paths = first_paths
         self._seen: dict[int, ManifestItem] = {}
 
-    def item(self, path: bytes, node: Node) -> ManifestItem:
+    def item(self, path: bytes, entry: Entry) -> ManifestItem:
         """Return what there is to say of one object under one of its names."""
+        node = entry.node
+        item = self._item(path, node)
+        if entry.short_name or entry.name_flags or entry.name_times is not None:
+            item = replace(item, entry=entry)
+        return item
+
+    def _item(self, path: bytes, node: Node) -> ManifestItem:
         first = self._first_paths.get(node.number) if node.links > 1 else None
         if first is None:
-            return self._read(path, node) if node.kind is Kind.FILE else ManifestItem(path, node)
+            return self._object(path, node)
         item = self._seen.get(node.number)
         if item is None:
-            is_file = node.kind is Kind.FILE
-            item = self._read(first, node) if is_file else ManifestItem(first, node)
-            self._seen[node.number] = item
+            item = self._seen[node.number] = self._object(first, node)
         if first == path:
             return item
-        return ManifestItem(path, node, item.sha256, item.extents, first, item.error)
+        return replace(item, path=path, same_as=first)
+
+    def _object(self, path: bytes, node: Node) -> ManifestItem:
+        """Return the item of an object that no other name has brought yet."""
+        item = self._read(path, node) if node.kind is Kind.FILE else ManifestItem(path, node)
+        return self._with_streams(item) if node.streams else item
+
+    def _with_streams(self, item: ManifestItem) -> ManifestItem:
+        """Return an item with the hashes of its named streams, or with why there are none."""
+        read, node = cast("StreamVolume", self._tree.volume).read_stream, item.node
+        found: list[tuple[bytes, str]] = []
+        try:
+            for name, size in ((stream.name, stream.size) for stream in node.streams):
+                state = hashlib.sha256()
+                for offset in range(0, size if name else 0, PIECE_SIZE):
+                    state.update(read(node, name, offset, min(PIECE_SIZE, size - offset)))
+                if name:
+                    found.append((name, state.hexdigest()))
+        except (CorruptError, DeviceError, UnsupportedError) as error:
+            return replace(item, streams=found, error=item.error or error)
+        return replace(item, streams=found)
 
     def _read(self, path: bytes, node: Node) -> ManifestItem:
         """Return the item of a file with the hash of its content, or with why there is none."""
@@ -216,6 +249,14 @@ def manifest_json(item: ManifestItem) -> str:
     }
     if item.same_as:
         fields.update(name_fields("same_as", item.same_as))
+    if item.entry is not None:
+        fields.update(entry_fields(item.entry))
+    if item.streams:
+        hashes = dict(item.streams)
+        fields["streams"] = [
+            {**stream_fields(stream), "sha256": hashes.get(stream.name, "")}
+            for stream in item.node.streams
+        ]
     if item.error is not None:
         fields["error"] = " ".join(str(item.error).split())
     return json.dumps(fields, ensure_ascii=False)

@@ -37,6 +37,22 @@ def find_object(editor: Editor, text: str) -> Node:
         raise NotFoundError(f"{text}: no such file or directory") from error
 
 
+def find_place(editor: Editor, text: str) -> tuple[int, bytes]:
+    """Return the directory of what a path names, and its name in it.
+
+    Raises:
+        UsageError: it names the root directory.
+        NotFoundError: there is no such object.
+    """
+    from fsdrivers.editing import find_parent
+
+    find_object(editor, text)
+    parts = split_path(text)
+    if not parts:
+        raise UsageError("the root directory can neither be moved nor removed")
+    return find_parent(editor, parts)
+
+
 def destination(editor: Editor, text: str, name: bytes) -> tuple[int, bytes]:
     """Return directory and name of a new object: `name` if the path is a directory already."""
     from fsdrivers.editing import find, find_parent

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from fsdrivers.device import Device, FileDevice
 from fsdrivers.errors import UnsupportedError
 from imagebuilder.cli_common import UsageError, print_json
+from imagebuilder.cli_fs_open import driver_for, open_volume
 
 if TYPE_CHECKING:
     from fsdrivers.volume import Description, Layout, Plain
@@ -59,31 +60,31 @@ def unpack_description(text: str) -> dict[str, Plain]:
 
 def describe(args: argparse.Namespace, device: Device) -> int:
     """Print the description of a volume."""
-    from fsdrivers import open_volume
-
-    print(pack_description(open_volume(device).describe()))
+    print(pack_description(open_volume(args, device).describe()))
     return 0
 
 
 def _description_of(args: argparse.Namespace, open_window: OpenWindow) -> dict[str, Plain]:
     """Return the description that the options name."""
-    from fsdrivers import open_volume
-
     if (args.like is None) == (args.description is None):
         raise UsageError("name either --like or --description")
     if args.description is not None:
         return unpack_description(Path(args.description).read_text(encoding="utf-8"))
     chosen = argparse.Namespace(image=args.like, partition=args.like_partition)
     with FileDevice.open(args.like, sector_size=args.sector_size) as device:
-        return open_volume(open_window(chosen, device)).describe()
+        return open_volume(args, open_window(chosen, device)).describe()
 
 
 def run_mkfs(args: argparse.Namespace, open_window: OpenWindow) -> int:
     """Format a volume; IMAGE is made if it does not exist."""
-    from fsdrivers import driver_of
+    from fsdrivers import FAT_TYPES, driver_of
 
     description = _description_of(args, open_window)
     type = str(description["type"])
+    if args.codepage is not None:
+        if type not in FAT_TYPES:
+            raise UsageError(f"--codepage is for FAT; this is {type}")
+        description["code_page"] = args.codepage
     driver = driver_of(type)
     if not hasattr(driver, "plan_volume"):
         raise UnsupportedError(f"formatting a {type} volume")
@@ -130,13 +131,10 @@ def _format(plan: Callable[..., Layout], description: Description, device: Devic
 
 def check(args: argparse.Namespace, device: Device) -> int:
     """Print what is wrong with a volume; return 5 if anything is."""
-    from fsdrivers import driver_of, probe
-
-    type = probe(device)
-    driver = driver_of(type)
+    type, driver, options = driver_for(args, device)
     if not hasattr(driver, "check_volume"):
         raise UnsupportedError(f"checking a {type} volume")
-    findings = driver.check_volume(device)
+    findings = driver.check_volume(device, **options)
     if args.json:
         print_json([{"what": item.what, "position": item.position} for item in findings])
     else:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError
+from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE
 from fsdrivers.fat.directory import Fault, Slot
 from fsdrivers.fat.format import (
     BOOT_SIGNATURE,
@@ -69,15 +70,20 @@ class _Check:
         self.findings.append(Finding(rule, what, position))
 
 
-def check_volume(device: Device) -> list[Finding]:
+def check_volume(device: Device, *, code_page: str = DEFAULT_CODE_PAGE) -> list[Finding]:
     """Return everything that is wrong with the FAT volume on `device`.
+
+    Args:
+        device: that holds it.
+        code_page: of its 8.3 names; says which of them are legal.
 
     Raises:
         NotRecognisedError: there is none.
+        UnsupportedError: no such code page is known.
         DeviceError: the medium failed.
     """
     try:
-        volume = open_volume(device)
+        volume = open_volume(device, code_page=code_page)
     except CorruptError as error:
         return [Finding("boot-sector", str(error), error.position)]
     check = _Check(volume, claimed=bytearray(volume.geometry.last_cluster + 1))

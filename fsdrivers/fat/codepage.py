@@ -78,6 +78,15 @@ class CodePage:
             at += width
         return data[:size]
 
+    def without_pairs(self, data: bytes) -> bytes:
+        """Return `data` without the pairs in it: what may be judged byte by byte."""
+        kept, at = bytearray(), 0
+        while at < len(data):
+            is_pair = bool(self.first_bytes and self._character(data[at : at + 2]))
+            kept += b"" if is_pair else data[at : at + 1]
+            at += 2 if is_pair else 1
+        return bytes(kept)
+
     def _character(self, pair: bytes) -> str:
         """Return the character of two bytes, nothing if they are no pair."""
         if len(pair) < 2 or pair[0] not in self.first_bytes:

@@ -288,7 +288,8 @@ class FatEditor(EditBase):
             NoSpaceError: the root directory has no room for it.
         """
         with self.changing():
-            if len(label) > len(NO_LABEL) or label.translate(None, _FORBIDDEN_IN_LABEL) != label:
+            single = self.page.without_pairs(label)
+            if len(label) > len(NO_LABEL) or single.translate(None, _FORBIDDEN_IN_LABEL) != single:
                 raise InvalidNameError(f"not a label FAT can hold: {label!r}")
             if label[:1] in (b" ", bytes([ENTRY_DELETED])) or label != label.rstrip(b" "):
                 raise InvalidNameError(f"not a label FAT can hold: {label!r}")
