@@ -88,6 +88,8 @@ THIRD_PARTY = (
     "crc32c",
     "cryptography",
     "msgpack",
+    "pytz",  # regipy loads it; without its tables of zones
+    "regipy",
     "zstandard",
 )
 THIRD_PARTY_LEFT_OUT = (
@@ -97,6 +99,12 @@ THIRD_PARTY_LEFT_OUT = (
     "crc32c/_cli.py",
     "crc32c/_crc32hash.py",
     "crc32c/benchmark.py",
+    "regipy/cli",
+    "regipy/constants.py",
+    "regipy/plugins",
+    "regipy/recovery.py",
+    "regipy/regdiff.py",
+    "regipy/registry_rs.py",
 )
 OWN_PACKAGES = ("fsdrivers", "backup/objects", "rebuild")
 OWN_FILES = ("backup/__init__.py",)

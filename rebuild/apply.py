@@ -37,6 +37,8 @@ from rebuild.fixups.grub import (
 )
 from rebuild.fixups.linux import add_fallback_loader
 from rebuild.fixups.windows9x import write_blank_files
+from rebuild.fixups.windowsnt import add_fallback_loader as add_windows_loader
+from rebuild.fixups.windowsnt import move_places, moves_of
 from rebuild.machine import Machine, VolumeTree, printable_path
 from rebuild.plan import BOOT_CODE_SIZE, ESP_TYPE, DiskPlan, PartitionPlan, RestorePlan
 from rebuild.progress import Part, Progress
@@ -109,10 +111,15 @@ def apply_plan(
             _wipe(work.device)
     boot_areas = {work.plan.disk.number: _BootArea(work) for work in works}
     _restore_content(works, boot_areas, medium, opener, shown, report, processes)
+    moves: dict[tuple[bytes, int], int] = {}
+    for disk in plan.disks:
+        moves |= moves_of(disk.disk, {part.number: part.new_start for part in disk.partitions})
     for work in works:
         for volume in work.volumes:
             shown.begin(f"Writing metadata of {volume.part.title}")
             _write_metadata(volume)
+            if volume.layout is not None:
+                report.notes += move_places(volume.tree, volume.layout, volume.window, moves)
         shown.begin("Flushing to the disk")
         work.device.flush()
         report.notes += _write_table(work, boot_areas[work.plan.disk.number])
@@ -133,7 +140,7 @@ def _plan_volumes(machine: Machine, work: _DiskWork, is_blank: bool, report: Res
         block_size = 1
         if kind in DRIVEN_TYPES:
             if kind.startswith("fat") and _is_esp(work.plan.disk, part):
-                report.notes += add_fallback_loader(tree)
+                report.notes += add_fallback_loader(tree) or add_windows_loader(tree)
             entries = tree.entries(machine)
             layout = _layout_of(tree, entries, part, work, is_blank)
             block_size = layout.block_size

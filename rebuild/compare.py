@@ -36,6 +36,9 @@ from rebuild.fixups.grub import (
 )
 from rebuild.fixups.linux import add_fallback_loader
 from rebuild.fixups.windows9x import blank_files, first_nonzero
+from rebuild.fixups.windowsnt import add_fallback_loader as add_windows_loader
+from rebuild.fixups.windowsnt import find_hives, moved_back, moves_of, reversed_moves
+from rebuild.fixups.windowsnt_hives import Hive, Moves
 from rebuild.machine import Machine, VolumeTree, node_of, printable_path
 from rebuild.plan import ESP_TYPE
 from rebuild.progress import Progress
@@ -103,11 +106,26 @@ def compare_machine(
     """
     result = Comparison()
     shown = Progress(progress)
+    moves = _moves_back(machine, devices)
     for disk in machine.disks:
         device = devices.get(disk.number)
         if device is not None:
-            _compare_disk(machine, disk, device, master, result, shown)
+            _compare_disk(machine, disk, device, master, result, shown, moves)
     return result
+
+
+def _moves_back(machine: Machine, devices: Mapping[int, Device]) -> Moves:
+    """Return from where to where Windows' places must be changed to be as recorded."""
+    moves: dict[tuple[bytes, int], int] = {}
+    for disk in machine.disks:
+        device = devices.get(disk.number)
+        try:
+            table = read_table(device) if device is not None else None
+        except FilesystemError:
+            continue  # reported with the disk
+        if table is not None:
+            moves |= moves_of(disk, {entry.number: entry.start for entry in table.entries})
+    return reversed_moves(moves)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +168,7 @@ def _compare_disk(
     master: MasterKey,
     result: Comparison,
     shown: Progress,
+    moves: Moves,
 ) -> None:
     result.object_count += 1
     recorded: PartitionTable | None = None
@@ -181,7 +200,7 @@ def _compare_disk(
             continue  # reported with the tables
         window = open_partition(device, found, number) if found is not None else device
         if recorded is not None and entry is not None and entry.type == ESP_TYPE:
-            add_fallback_loader(tree)
+            _ = add_fallback_loader(tree) or add_windows_loader(tree)
         try:
             start = entry.start if entry is not None else 0
             if tree.volume.type in ("raw", "empty"):
@@ -195,7 +214,7 @@ def _compare_disk(
                         f"partition {place}: byte {position} is not zero as it was"
                     )
             else:
-                _compare_volume(machine, tree, window, place, master, result, shown)
+                _compare_volume(machine, tree, window, place, master, result, shown, moves)
         except FilesystemError as error:
             result.differences.append(f"partition {place}: {error}")
 
@@ -229,6 +248,7 @@ def _compare_volume(
     master: MasterKey,
     result: Comparison,
     shown: Progress,
+    moves: Moves,
 ) -> None:
     volume = tree.volume
     name = f"partition {place}"
@@ -249,7 +269,7 @@ def _compare_volume(
             want, have = cut(repr(volume.description[key]), 80), cut(repr(description.get(key)), 80)
             result.differences.append(f"{name}: {key} is {have}, not {want}")
     if tree.nodes:
-        _TreeComparison(machine, tree, opened, place, master, result, shown).run()
+        _TreeComparison(machine, tree, opened, place, master, result, shown, moves).run()
 
 
 class _TreeComparison:
@@ -264,6 +284,7 @@ class _TreeComparison:
         master: MasterKey,
         result: Comparison,
         shown: Progress,
+        moves: Moves,
     ) -> None:
         self._machine = machine
         self._tree = tree
@@ -275,6 +296,10 @@ class _TreeComparison:
         self._by_number = {item.number: item for item in tree.nodes}
         self._blank = blank_files(tree)
         self._has_streams = volume.type == "ntfs"
+        self._moves = moves
+        self._hives: dict[int, Hive] = {}
+        if moves:
+            self._hives = {item.number: hive for hive, item, _ in find_hives(tree)}
 
     def run(self) -> None:
         found: dict[tuple[int, bytes], Entry] = {}
@@ -338,7 +363,9 @@ class _TreeComparison:
         ):
             return  # reported already, and there is nothing to read
         volume = cast(StreamVolume, self._volume)
-        for text in content_differences(item, there.node, volume, self._master):
+        for text in content_differences(
+            *(item, there.node, volume, self._master, self._before_moves(item, there.node))
+        ):
             self._differs(item, text)
         size = content_size(item)
         self._result.content_size += size
@@ -355,14 +382,25 @@ class _TreeComparison:
             if position is not None:
                 self._differs(item, f"is not blank at byte {position}")
         size = 0
+        changed = self._before_moves(item, have)
         for piece in item.pieces:
-            data = self._volume.read(have, piece.offset, piece.length)
+            if changed is not None:
+                data = changed[piece.offset : piece.offset + piece.length]
+            else:
+                data = self._volume.read(have, piece.offset, piece.length)
             size += len(data)
             if content_id(self._master, data) != piece.content_id:
                 self._differs(item, f"content differs at byte {piece.offset}")
                 break
         self._result.content_size += size
         self._shown.advance(size, 1)
+
+    def _before_moves(self, item: NodeObject, there: Node) -> bytes | None:
+        """Return the content of a file in which places were changed, as it was before."""
+        hive = self._hives.get(item.number)
+        if hive is None or there.size != item.size:
+            return None
+        return moved_back(hive, self._volume.read(there, 0, there.size), self._moves)
 
     def _differs(self, item: NodeObject, what: str) -> None:
         path = printable(printable_path(item, self._by_number))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from backup.objects.content import content_id
 from backup.objects.keys import MasterKey
-from backup.objects.model import NodeObject, ObjectKind, Piece, Region, StreamContent
+from backup.objects.model import NodeObject, ObjectKind, Region, StreamContent
 from fsdrivers.volume import STREAM_COMPRESSED, Entry, Node, StreamVolume
 
 Parts = list[tuple[int, int, bool]]
@@ -35,9 +35,16 @@ def name_differences(item: NodeObject, there: Entry) -> Iterator[str]:
 
 
 def content_differences(
-    item: NodeObject, node: Node, volume: StreamVolume, master: MasterKey
+    item: NodeObject,
+    node: Node,
+    volume: StreamVolume,
+    master: MasterKey,
+    changed: bytes | None = None,
 ) -> Iterator[str]:
-    """Yield in what the content and the streams differ; names and sizes are alike already."""
+    """Yield in what the content and the streams differ; names and sizes are alike already.
+
+    `changed` is the whole content where a fix-up changed it, as it was before.
+    """
     flags = next((stream.flags for stream in item.streams if not stream.name), 0)
     streams = [stream for stream in item.streams if stream.name]
     if item.kind == ObjectKind.FILE:
@@ -49,16 +56,13 @@ def content_differences(
         if expected != actual:
             yield f"{name}: allocated parts are {actual}, not {expected}"
         for piece in stream.pieces:
-            if not _is_stored(piece, volume, node, stream.name, master):
+            if changed is not None and not stream.name:
+                data = changed[piece.offset : piece.offset + piece.length]
+            else:
+                data = volume.read_stored(node, stream.name, piece.offset, piece.length)
+            if content_id(master, data) != piece.content_id:
                 yield f"{name} differs at byte {piece.offset}"
                 break
-
-
-def _is_stored(
-    piece: Piece, volume: StreamVolume, node: Node, name: bytes, master: MasterKey
-) -> bool:
-    data = volume.read_stored(node, name, piece.offset, piece.length)
-    return content_id(master, data) == piece.content_id
 
 
 def _expected_parts(stream: StreamContent) -> Parts | None:

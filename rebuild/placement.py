@@ -9,6 +9,7 @@ growable partitions, and the start of what lies behind them.
    move by the same rule, goes on enclosing its logical partitions.
 2. A larger disk: one growable partition, the last one or the one asked for, takes all the
    room that is new.
+   Where places must be kept and no partition was asked for, none grows with others behind it.
 3. A smaller disk: growable partitions give room, the last one first, none below the size its
    data needs.  If that is not enough the disk is refused with the size it would take.
 
@@ -57,6 +58,7 @@ def place_partitions(
     target_size: int,
     is_larger: bool,
     grow: int | None = None,
+    keeps_places: bool = False,
 ) -> dict[int, NewPlace]:
     """Return the place of every partition by number on a disk usable up to `usable_end`.
 
@@ -69,6 +71,8 @@ def place_partitions(
             size everything stays where it was, room behind the last partition included.
         grow: number of the partition that takes new room; None for the last growable one,
             0 for none.
+        keeps_places: the system finds partitions by their first byte, so that with `grow` None
+            none moves on a larger disk.
 
     Raises:
         TargetTooSmallError: even shrunk to what the data needs they do not fit.
@@ -83,6 +87,8 @@ def place_partitions(
     if room < 0:
         changes = _shrink(solid, -room, target_name, target_size)
     else:
+        if keeps_places and grow is None and solid and not solid[-1].is_growable:
+            grow = 0
         changes = _grow(solid, room if is_larger else 0, grow)
     return {partition.number: _moved(partition, solid, changes) for partition in order}
 

@@ -14,6 +14,7 @@ from backup.objects.model import DiskObject
 from fsdrivers.errors import NoSpaceError, UnsupportedError
 from fsdrivers.partitions import PartitionEntry, PartitionTable, plan_table
 from rebuild.errors import LayoutUnsupportedError, TargetTooSmallError, UnsafeTargetError
+from rebuild.fixups.windowsnt import has_windows
 from rebuild.machine import Machine, VolumeTree
 from rebuild.placement import ALIGNMENT, NewPlace, OldPartition, place_partitions
 from rebuild.text import cut, pad, plural, printable, size_text
@@ -196,6 +197,7 @@ def _plan_disk(
     table = PartitionTable.from_description(disk.table)
     notes = _check_boot_code(disk, table, target)
     old = [_old_partition(entry, trees.get(entry.number), minimum_sizes) for entry in table.entries]
+    keeps_places = has_windows(machine)
     places = place_partitions(
         old,
         usable_end=table.usable_end(target.size, target.sector_size),
@@ -203,7 +205,10 @@ def _plan_disk(
         target_size=target.size,
         is_larger=target.size > disk.size,
         grow=grow,
+        keeps_places=keeps_places,
     )
+    if keeps_places:
+        notes += _notes_for_windows(table, places, target.size > disk.size and grow is None)
     _check_table(disk, target, places)
     partitions = []
     for entry in table.entries:
@@ -225,6 +230,20 @@ def _plan_disk(
             )
         )
     return DiskPlan(disk, target, tuple(partitions), notes)
+
+
+def _notes_for_windows(
+    table: PartitionTable, places: Mapping[int, NewPlace], could_grow: bool
+) -> tuple[str, ...]:
+    """Say what becomes of the places by which Windows finds its partitions."""
+    solid = [entry for entry in table.entries if not entry.is_extended]
+    if any(places[entry.number].start != entry.start for entry in solid):
+        if table.scheme != "mbr":
+            return ()  # GUIDs stay
+        return ("Partitions move: Windows' boot configuration and registry follow them.",)
+    if could_grow and all(places[entry.number].size == entry.size for entry in solid):
+        return ("So that Windows finds its partitions none moves, and none grows unasked.",)
+    return ()
 
 
 def _check_table(disk: DiskObject, target: TargetDisk, places: Mapping[int, NewPlace]) -> None:

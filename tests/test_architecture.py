@@ -27,7 +27,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "sqlalchemy",
         "h11",
     ),
-    "rebuild": ("fsdrivers", "backup.objects", "zstandard"),
+    "rebuild": ("fsdrivers", "backup.objects", "regipy", "zstandard"),
     "templates": ("jinja2",),
     "imagebuilder": ("backup", "templates", "pycdlib", "pyfatfs", "jinja2", "zstandard"),
     "imagebuilder.cli": ("backup", "fsdrivers", "rebuild", "vm", "templates", "imagebuilder"),
