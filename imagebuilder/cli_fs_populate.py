@@ -79,11 +79,13 @@ def _populate(
     is_blank: bool,
 ) -> int:
     from imagebuilder.cli_fs_source import HostTree
+    from rebuild.sharing import useful_processes
 
     type = str(description["type"])
     try:
         image = os.stat(args.image)
-        tree = HostTree(os.fsencode(args.source), type, skipped=image)
+        source = os.fsencode(args.source)
+        tree = HostTree(source, type, skipped=image, processes=useful_processes())
     except OSError as error:
         raise UsageError(f"{args.source}: {error.strerror}") from error
     options: dict[str, object] = {}
