@@ -6,19 +6,22 @@ The parts are imported when first called: the declarations of records take their
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fsdrivers.device import Device
+from fsdrivers.editing import Clock
 from fsdrivers.volume import Description, Entry
 
 if TYPE_CHECKING:
     from fsdrivers.ntfs.check import Finding
+    from fsdrivers.ntfs.editor import NtfsEditor
     from fsdrivers.ntfs.mkfs import NtfsLayout
     from fsdrivers.ntfs.mkfs_nodes import Regions, StreamRegions
     from fsdrivers.ntfs.volume import NtfsVolume
 
-__all__ = ["check_volume", "minimum_size", "open_volume", "plan_volume"]
+__all__ = ["check_volume", "minimum_size", "open_editor", "open_volume", "plan_volume"]
 
 
 def check_volume(device: Device) -> list[Finding]:
@@ -26,6 +29,13 @@ def check_volume(device: Device) -> list[Finding]:
     from fsdrivers.ntfs import check
 
     return check.check_volume(device)
+
+
+def open_editor(device: Device, *, clock: Clock = time.time_ns) -> NtfsEditor:
+    """Open the NTFS volume on `device` for changing; see `editor`."""
+    from fsdrivers.ntfs.editor import NtfsEditor
+
+    return NtfsEditor.open_for_editing(device, clock)
 
 
 def open_volume(device: Device) -> NtfsVolume:

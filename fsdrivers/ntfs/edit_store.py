@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metadata of a volume that is being edited, and its changes, in units of 512 bytes.
+
+Changes are kept in two layers: those of the operation under way, which `drop` takes back, and
+those of finished operations that are not on the medium yet (`pending`).  A `Store` is itself a
+read-only device that shows both, so the readers of this package see the volume as edited.
+
+What is changed together (an MFT record, an index block) is an `Item`: `edit_commit` writes
+items, in an order that depends on what they are.
+
+Not here: the bitmaps of clusters and records (`edit_bits`), content (`edit_content`).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+from fsdrivers.device import Device
+from fsdrivers.errors import DeviceError
+
+UNIT = 512  # bytes; every item starts and ends at a multiple of it
+
+
+class ItemKind(IntEnum):
+    """What an item is."""
+
+    RECORD = 1  # of the MFT
+    BLOCK = 2  # of an index
+    BITS = 3  # the bitmap of an index, outside its record
+    BOOT = 4  # boot sector or its copy
+
+
+class Item(NamedTuple):
+    """What is written together.
+
+    Attributes:
+        kind: see there.
+        number: of the record, or of the record that has the index.
+        name: of the index.
+        part: VCN of the block.
+    """
+
+    kind: ItemKind
+    number: int
+    name: bytes = b""
+    part: int = 0
+
+
+Place = tuple[int, int]  # position and length of a part of an item
+
+
+class Store:
+    """See the module.  `is_writable` is that of `Device`: writes come through the methods below."""
+
+    is_writable = False
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.name = device.name
+        self.size = device.size
+        self.sector_size = device.sector_size
+        self.pending: dict[int, bytes] = {}  # by number of the unit
+        self.items: dict[Item, Sequence[Place]] = {}  # that are pending
+        self.has_failed = False
+        self._changed: dict[int, bytes] = {}
+        self._changed_items: dict[Item, Sequence[Place]] = {}
+
+    def put(self, item: Item, places: Sequence[Place], data: bytes | bytearray) -> None:
+        """Replace an item in the operation under way.
+
+        Args:
+            item: what it is.
+            places: where its parts are, one behind the other in `data`.
+            data: the whole item.
+        """
+        at = 0
+        for position, length in places:
+            for start in range(position, position + length, UNIT):
+                self._changed[start // UNIT] = bytes(data[at : at + UNIT])
+                at += UNIT
+        self._changed_items[item] = places
+
+    @property
+    def is_touched(self) -> bool:
+        """Whether the operation under way has changed anything."""
+        return bool(self._changed)
+
+    def keep(self) -> None:
+        """End an operation: its changes are pending now."""
+        self.pending.update(self._changed)
+        self.items.update(self._changed_items)
+        self.drop()
+
+    def drop(self) -> None:
+        """Take back what the operation under way changed."""
+        self._changed = {}
+        self._changed_items = {}
+
+    def written(self) -> None:
+        """Forget the pending units: they are on the medium."""
+        self.pending = {}
+        self.items = {}
+
+    def item_data(self, item: Item) -> bytes:
+        """Return a pending item."""
+        return self._gather(self.items[item], self.read)
+
+    def item_on_medium(self, item: Item) -> bytes:
+        """Return what stands on the medium in the place of a pending item."""
+        return self._gather(self.items[item], self.device.read)
+
+    def _gather(self, places: Sequence[Place], read: object) -> bytes:
+        parts = [read(position, length) for position, length in places]  # type: ignore[operator]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def write(self, position: int, data: bytes | bytearray | memoryview) -> None:
+        """Write to the medium at once: content, and what `edit_commit` writes.
+
+        Raises:
+            DeviceError: it failed, now or earlier; the state of the medium is unknown.
+        """
+        self.check()
+        try:
+            self.device.write(position, data)
+        except DeviceError:
+            self.has_failed = True
+            raise
+
+    def zero(self, position: int, length: int) -> None:
+        """Write zeros at once, as `write` does."""
+        self.check()
+        try:
+            self.device.zero(position, length)
+        except DeviceError:
+            self.has_failed = True
+            raise
+
+    def flush(self) -> None:
+        """Return when what was written is on the medium."""
+        self.check()
+        try:
+            self.device.flush()
+        except DeviceError:
+            self.has_failed = True
+            raise
+
+    def check(self) -> None:
+        """Raise DeviceError if a write failed before."""
+        if self.has_failed:
+            raise DeviceError("write", 0, 0, errno.EIO, self.name)
+
+    def read(self, position: int, length: int) -> bytes:
+        """Return exactly `length` bytes of the volume as edited."""
+        if not (self._changed or self.pending) or not length:
+            return self.device.read(position, length)
+        first, end = position // UNIT, -(-(position + length) // UNIT)
+        found = list(self._known(first, end))
+        if not found:
+            return self.device.read(position, length)
+        data: bytearray
+        if len(set(found)) == end - first:
+            data = bytearray(length)
+        else:
+            data = bytearray(self.device.read(position, length))
+        for number in found:
+            unit = self._changed.get(number)
+            if unit is None:
+                unit = self.pending[number]
+            low, high = max(position, number * UNIT), min(position + length, (number + 1) * UNIT)
+            data[low - position : high - position] = unit[
+                low - number * UNIT : high - number * UNIT
+            ]
+        return bytes(data)
+
+    def _known(self, first: int, end: int) -> Iterator[int]:
+        """Yield the units of a range that are changed or pending, some of them twice."""
+        for layer in (self.pending, self._changed):
+            if len(layer) < end - first:
+                yield from [number for number in layer if first <= number < end]
+            else:
+                yield from [number for number in range(first, end) if number in layer]
+
+    def read_into(self, position: int, buffer: bytearray | memoryview) -> None:
+        """Fill all of `buffer`."""
+        view = memoryview(buffer).cast("B")
+        view[:] = self.read(position, len(view))
+
+    def iter_data(self, position: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yield the whole range."""
+        yield position, length
+
+    def close(self) -> None:
+        """Do nothing: the device below is closed by who opened it."""
