@@ -57,7 +57,7 @@ def geometry_for(
         reserved_sectors=32 if bits == 32 else 1,
         fat_count=fats,
         fat_sectors=1,
-        root_entries=0 if bits == 32 else 224,
+        root_entries=0 if bits == 32 else 224 if sector_size <= 1024 else 256,  # whole sectors
         total_sectors=1,
         root_cluster=2 if bits == 32 else 0,
     )
