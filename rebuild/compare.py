@@ -22,10 +22,10 @@ from fsdrivers.errors import FilesystemError
 from fsdrivers.partitions import PartitionTable, open_partition, read_table
 from fsdrivers.volume import Entry, Kind, Node, StreamVolume, Volume
 from rebuild.compare_streams import (
-    NTFS_FORMAT_KEYS,
     content_differences,
     merge_parts,
     name_differences,
+    ntfs_format_keys,
 )
 from rebuild.fixups.grub import (
     CORE_SECTOR_SIZE,
@@ -264,7 +264,8 @@ def _compare_volume(
         if want != have:
             result.differences.append(f"{name}: {what} is {have!r}, not {want!r}")
     description = opened.describe()
-    for key in NTFS_FORMAT_KEYS if kind == "ntfs" else FORMAT_KEYS:
+    keys = ntfs_format_keys(window.sector_size) if kind == "ntfs" else FORMAT_KEYS
+    for key in keys:
         if key in volume.description and volume.description[key] != description.get(key):
             want, have = cut(repr(volume.description[key]), 80), cut(repr(description.get(key)), 80)
             result.differences.append(f"{name}: {key} is {have}, not {want}")

@@ -10,6 +10,8 @@ NTFS moves the change time with every change of any stream.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from typing import Protocol, cast
 
 from backup.agent.errors import NotRecoverableError, Problem
 from backup.agent.exclusions import IsExcluded
@@ -26,7 +28,7 @@ from backup.objects.model import (
 )
 from fsdrivers import NTFS_TYPES
 from fsdrivers.errors import DeviceError, FilesystemError, UnsupportedError
-from fsdrivers.volume import Entry, Kind, Node, Volume
+from fsdrivers.volume import STREAM_COMPRESSED, Entry, Kind, Node, Volume
 
 RACY_NS = 20_000_000  # a kernel's clock tick, twice: two changes within one look the same
 RACY_WITHOUT_ZONE_NS = 15 * 3600 * 1_000_000_000
@@ -47,6 +49,16 @@ NTFS_BLANK_FILES = (b"pagefile.sys", b"hiberfil.sys", b"swapfile.sys")
 SNAPSHOT_DIRECTORY = b"system volume information"
 _GUID = rb"\{[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\}"
 _SNAPSHOT = re.compile(rb"(%b)?\{3808876b-c176-4e48-b7ae-04046e6cc752\}" % _GUID, re.IGNORECASE)
+
+
+class TolerantVolume(Protocol):
+    """A volume that can go on behind what is damaged."""
+
+    def walk(
+        self, on_damage: Callable[[int, FilesystemError | DeviceError], None]
+    ) -> Iterator[Entry]:
+        """Yield what can be read; `on_damage` gets a directory's number and what is wrong there."""
+        ...
 
 
 def scan_volume(
@@ -76,8 +88,14 @@ def scan_volume(
     has_special = is_ntfs or volume.type.startswith("fat")
     snapshots = _Snapshots() if is_ntfs else None
     markers: list[tuple[int, str, dict[str, Plain]]] = []
+
+    def note_damage(directory: int, error: FilesystemError | DeviceError) -> None:
+        if number := seen.get(directory, 0):
+            local.warnings.append(f"{local.path_of(number - 1)}: something in it is lost: {error}")
+            local.missing += 1
+
     try:
-        for entry in volume.walk():
+        for entry in cast(TolerantVolume, volume).walk(note_damage) if is_ntfs else volume.walk():
             node = entry.node
             is_root = not entry.name
             parent = 0 if is_root else seen.get(entry.parent, 0)
@@ -218,7 +236,8 @@ def _add_entry(
     if scan.has_streams:
         obj.name_times, obj.xattrs = entry.name_times, own
         if is_blank:
-            obj.regions = (Region(0, node.size, True),)
+            is_packed = any(s.flags & STREAM_COMPRESSED for s in node.streams if not s.name)
+            obj.regions = () if is_packed else (Region(0, node.size, True),)
     if node.streams:
         obj.streams = tuple(
             [StreamContent(name, size, (), flags, pad) for name, size, flags, pad in node.streams]

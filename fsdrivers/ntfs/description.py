@@ -7,7 +7,8 @@ Keys:
                         for people, and to compare two volumes by
     device_size         bytes of the device it was found on; may be larger than the volume
     bpb                 every field of the boot sector's record by name; these count
-    boot                $Boot: boot sector with its code and what follows, trailing zeros cut
+    boot                $Boot: boot sector with its code and what follows, without the header of
+                        shadow copies, trailing zeros cut
     volume_flags        VolumeFlag
     version_major, version_minor
     object_id           the volume's $OBJECT_ID, empty if it has none
@@ -32,6 +33,8 @@ This module and `mkfs_description`, which reads them, are the only ones that kno
 
 from __future__ import annotations
 
+from typing import Final
+
 from fsdrivers.ntfs.format import BootSector, VolumeFlag
 from fsdrivers.ntfs.format_attributes import AttributeType
 from fsdrivers.ntfs.geometry import Geometry
@@ -39,6 +42,10 @@ from fsdrivers.ntfs.mft import FileRecord, Mft
 from fsdrivers.ntfs.nodes import XATTR_ACL, NodeReader
 from fsdrivers.ntfs.system import SystemFiles, VolumeFacts
 from fsdrivers.volume import Plain
+
+SHADOW_HEADER_AT: Final = 0x1E00  # in $Boot
+SHADOW_HEADER: Final = bytes.fromhex("6b87083876c1484eb7ae04046e6cc752")
+SHADOW_HEADER_SIZE: Final = 512
 
 
 def serial_of(boot: BootSector) -> str:
@@ -72,7 +79,7 @@ def pack_description(
         **_identity(boot, geometry, facts),
         "device_size": mft.device.size,
         "bpb": boot.to_plain(),
-        "boot": (system.boot_file() or mft.device.read(0, 512)).rstrip(b"\0"),
+        "boot": _boot_code(system.boot_file() or mft.device.read(0, 512)),
         "volume_flags": facts.flags,
         "version_major": facts.major,
         "version_minor": facts.minor,
@@ -96,6 +103,16 @@ def pack_description(
         "is_deduplicated": system.is_deduplicated(),
         "was_mounted_by_nt4": bool(facts.flags & VolumeFlag.MOUNTED_ON_NT4.value),
     }
+
+
+def _boot_code(data: bytes) -> bytes:
+    """Return what is kept of $Boot: shadow copies are not, so nothing may lead to them.
+
+    Source: [libvshadow] "The NTFS volume header".
+    """
+    if data[SHADOW_HEADER_AT : SHADOW_HEADER_AT + len(SHADOW_HEADER)] == SHADOW_HEADER:
+        data = data[:SHADOW_HEADER_AT] + data[SHADOW_HEADER_AT + SHADOW_HEADER_SIZE :]
+    return data.rstrip(b"\0")
 
 
 def _identity(boot: BootSector, geometry: Geometry, facts: VolumeFacts) -> dict[str, Plain]:

@@ -22,7 +22,7 @@ Refused by name: content of deduplicated files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from fsdrivers.device import Device
@@ -68,6 +68,8 @@ _ROOT: Final = SystemRecord.ROOT.value
 _LAST_SYSTEM_RECORD: Final = SystemRecord.FIRST_FREE.value - 1
 _HIBERNATION_FILE: Final = "hiberfil.sys"
 _HIBERNATED: Final = (b"hibr", b"HIBR")
+
+OnDamage = Callable[[int, CorruptError | DeviceError], None]
 
 
 class NtfsVolume:
@@ -135,14 +137,19 @@ class NtfsVolume:
             made.append("the volume was not unmounted: its log holds changes that are not shown")
         return made
 
-    def walk(self) -> Iterator[Entry]:
+    def walk(self, on_damage: OnDamage | None = None) -> Iterator[Entry]:
         """Yield every name, the root first, parents before children.
 
         Within a directory names come in the order of their MFT records, so that the MFT is
         read front to back.
 
+        Args:
+            on_damage: is told the number of the directory and the error of each name that leads
+                nowhere, and of each directory that cannot be read; what can be read goes on.
+
         Raises:
-            CorruptError: at the directory that cannot be read, or the name that leads nowhere.
+            CorruptError, DeviceError: at the root; without `on_damage`, at the directory that
+                cannot be read, or the name that leads nowhere.
             UnsupportedError: at a deduplicated file.
         """
         root = self.nodes.node(self.mft.file(_ROOT))
@@ -155,18 +162,41 @@ class NtfsVolume:
         while pending:
             parent = pending.pop()
             below: list[int] = []
-            for entry in self._iter_entries(parent, shared):
+            for entry in self._iter_entries(parent, shared, on_damage):
                 if entry.node.kind is Kind.DIRECTORY:
                     number = entry.node.number
                     if number in seen:
-                        raise CorruptError(f"directory {number} has more than one name")
+                        error = CorruptError(f"directory {number} has more than one name")
+                        if on_damage is None:
+                            raise error
+                        on_damage(parent, error)
+                        continue
                     seen.add(number)
                     below.append(number)
                 yield entry
             pending.extend(reversed(below))
 
-    def _iter_entries(self, parent: int, shared: dict[int, Node]) -> Iterator[Entry]:
+    def _iter_entries(
+        self, parent: int, shared: dict[int, Node], on_damage: OnDamage | None
+    ) -> Iterator[Entry]:
         """Yield what is in a directory; `shared` holds the nodes with several names."""
+        try:
+            names, dos_names = self._names_in(parent)
+        except (CorruptError, DeviceError) as error:
+            if on_damage is None:
+                raise
+            on_damage(parent, error)
+            return
+        for item in names:
+            try:
+                yield self._entry(item, parent, shared, dos_names)
+            except (CorruptError, DeviceError) as error:
+                if on_damage is None:
+                    raise
+                on_damage(parent, error)
+
+    def _names_in(self, parent: int) -> tuple[list[IndexedName], dict[int, IndexedName]]:
+        """Return the names in a directory in the order of their records, and DOS names apart."""
         names: list[IndexedName] = []
         dos_names: dict[int, IndexedName] = {}
         for item in iter_names(self.mft, self.mft.file(parent)):
@@ -180,27 +210,35 @@ class NtfsVolume:
         long_names = {item[0] & REFERENCE_MASK for item in names if item[1] == Namespace.WIN32}
         names += [item for number, item in dos_names.items() if number not in long_names]
         names.sort(key=_record_number)
-        node_of, times_of = self.nodes.node, self.nodes.name_times
-        for item in names:
-            reference, namespace, units = item
-            number = reference & REFERENCE_MASK
-            file = self._file(item)
-            node = shared.get(number)
-            if node is None:
-                node = node_of(file)
-                refuse_unreadable(node)
-                if node.links > 1:
-                    shared[number] = node
-            entry = Entry(
-                parent,
-                name_of(units),
-                node,
-                name_flags=namespace,
-                name_times=times_of(file, parent, units),
-            )
-            if namespace == Namespace.WIN32 and number in dos_names:
-                entry.short_name = name_of(dos_names[number].units)
-            yield entry
+        return names, dos_names
+
+    def _entry(
+        self,
+        item: IndexedName,
+        parent: int,
+        shared: dict[int, Node],
+        dos_names: dict[int, IndexedName],
+    ) -> Entry:
+        """Return what a name leads to."""
+        reference, namespace, units = item
+        number = reference & REFERENCE_MASK
+        file = self._file(item)
+        node = shared.get(number)
+        if node is None:
+            node = self.nodes.node(file)
+            refuse_unreadable(node)
+            if node.links > 1:
+                shared[number] = node
+        entry = Entry(
+            parent,
+            name_of(units),
+            node,
+            name_flags=namespace,
+            name_times=self.nodes.name_times(file, parent, units),
+        )
+        if namespace == Namespace.WIN32 and number in dos_names:
+            entry.short_name = name_of(dos_names[number].units)
+        return entry
 
     def _file(self, item: IndexedName) -> FileRecord:
         """Return the record that a name leads to."""

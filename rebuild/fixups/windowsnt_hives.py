@@ -110,7 +110,7 @@ def _moved_places(value: bytes, hive: Hive, moves: Moves) -> Iterator[tuple[int,
                 yield SIGNATURE_SIZE, moves[signature, start]
         return
     # Elements are nested: a ramdisk names the file it comes from, and that its partition.
-    for at in range(0, len(value) - _PARTITION.size + 1, 4):
+    for at in range(len(value) - _PARTITION.size + 1):
         start, kind, table, signature = _PARTITION.unpack_from(value, at)
         if (
             (kind, table) == (0, 1)

@@ -15,6 +15,7 @@ from backup.agent.result import BackupOptions
 from backup.objects.content import xattrs_of
 from backup.objects.model import MarkerObject, NodeObject, ObjectKind, Region, SecurityObject
 from backup.store import LocalRepository
+from fsdrivers.ntfs.format_attributes import AttributeType
 from fsdrivers.ntfs.volume import NtfsVolume
 from fsdrivers.volume import Kind
 from tests.backup.agent_machines import DataSet, back_up, make_repository, read_data_set
@@ -246,3 +247,35 @@ def test_mounted_volume(repository: LocalRepository, tmp_path: Path) -> None:
     assert data.streams[node.number, b"stream"] == b"this neither"
     assert [volume.mount_point for volume in data.volumes] == [os.fsencode(mounted_at)]
     assert any("is mounted" in note for note in result.notes)
+
+
+def test_what_is_damaged_costs_itself(repository: LocalRepository, tmp_path: Path) -> None:
+    """A record and a directory that cannot be read are named; all else is in the data set."""
+
+    def content(root: Path) -> None:
+        for name in ("one", "broken", "two"):
+            (root / name).mkdir()
+            for index in range(30):
+                (root / name / f"a long name of file {index}").write_bytes(b"%d" % index)
+
+    disk = make_disk(tmp_path / "disk.img", 16 * MIB, content=content)
+    volume = volume_of(disk)
+    entries = list(volume.walk())
+    number = next(entry.node.number for entry in entries if entry.name == b"broken")
+    blocks = volume.mft.content_of(
+        volume.mft.file(number), AttributeType.INDEX_ALLOCATION, "$I30".encode("utf-16-le")
+    )
+    assert blocks is not None
+    index = blocks.mapped[0][2]
+    record = next(entry.node.number for entry in entries if entry.name.endswith(b"file 7"))
+    with disk.open("r+b") as stream:
+        for position in (START + volume.mft.record_position(record), START + index):
+            stream.seek(position + 510)  # a torn write
+            stream.write(b"\xff\xff")
+    result = back_up(repository, disk)
+    data = read_data_set(repository)
+
+    assert result.is_partial
+    assert result.missing == len(result.warnings) == 2
+    assert any("/broken: something in it is lost" in text for text in result.warnings)
+    assert len(data.nodes) == len(entries) - 30 - 1
