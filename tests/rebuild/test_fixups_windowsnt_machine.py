@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Machines with Windows on a disk with an MBR, restored to the same places and to others.
+
+No Windows starts here: what it reads to find its partitions is read back by sleuthkit and hivex.
+"""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fsdrivers.device import FileDevice
+from rebuild.apply import apply_plan
+from rebuild.compare import compare_machine
+from rebuild.content import PieceOpener
+from rebuild.plan import RestorePlan, TargetDisk
+from rebuild.report import RestoreReport
+from rebuild.restore import make_plan
+from tests.fsdrivers.ext_volumes import run
+from tests.fsdrivers.ntfs_volumes import make_image
+from tests.fsdrivers.ntfs_volumes import mounted as ntfs_mounted
+from tests.rebuild import windows_hives as hives
+from tests.rebuild.machines import SmallMachine, back_up
+
+pytestmark = pytest.mark.tools
+MIB = 1 << 20
+SIGNATURE, C, D = hives.SIGNATURE, hives.C, hives.D
+FOLLOW = "  Partitions move: Windows' boot configuration and registry follow them."
+STAY = "  So that Windows finds its partitions none moves, and none grows unasked."
+
+
+@pytest.fixture(scope="module", params=["ntfs", "fat"])
+def windows(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> SmallMachine:
+    """A machine with Windows on a second partition of either type."""
+    directory = tmp_path_factory.mktemp("windows")
+    return make_machine(directory, request.param, hives.make_system(directory / "SYSTEM"))
+
+
+def make_machine(directory: Path, second_type: str, system: Path) -> SmallMachine:
+    """A machine with one MBR disk: an NTFS volume, and Windows on one that lies behind it."""
+    bcd = hives.make_bcd(directory / "BCD")
+    disk = directory / "sda.img"
+    first = make_image(directory / "first", 60 * MIB, "-L", "System")
+    with ntfs_mounted(first, directory / "mount") as root:
+        (root / "Boot").mkdir()
+        (root / "Boot" / "BCD").write_bytes(bcd.read_bytes())
+        (root / "bootmgr").write_bytes(b"loader" * 9000)
+    second = directory / "second"
+    if second_type == "ntfs":
+        make_image(second, 30 * MIB, "-L", "Windows")
+        with ntfs_mounted(second, directory / "mount") as root:
+            target = root / "Windows" / "System32" / "config"
+            target.mkdir(parents=True)
+            (target / "SYSTEM").write_bytes(system.read_bytes())
+    else:
+        second.write_bytes(b"")
+        with second.open("r+b") as stream:
+            stream.truncate(30 * MIB)
+        run("mkfs.fat", "-n", "XP", second)
+        for name in ("WINDOWS", "WINDOWS/system32", "WINDOWS/system32/config"):
+            run("mmd", "-i", second, f"::{name}")
+        run("mcopy", "-i", second, system, "::WINDOWS/system32/config/system")
+    with disk.open("wb") as stream:
+        stream.truncate(D + 31 * MIB)
+    script = f"label: dos\nlabel-id: {SIGNATURE:#x}\n"
+    script += f"start={C // 512}, size={60 * MIB // 512}, type=7, bootable\n"
+    type = 7 if second_type == "ntfs" else 6
+    script += f"start={D // 512}, size={30 * MIB // 512}, type={type}\n"
+    subprocess.run(["sfdisk", "-q", str(disk)], input=script, text=True, check=True)
+    with disk.open("r+b") as stream:
+        for position, volume in ((C, first), (D, second)):
+            stream.seek(position)
+            stream.write(volume.read_bytes())
+    return back_up(directory, [disk])
+
+
+def restored(
+    machine: SmallMachine, path: Path, size: int, grow: int | None = None
+) -> tuple[RestorePlan, RestoreReport, list[str]]:
+    """Restore onto an image of so many bytes; return also the differences found by reading it."""
+    unlocked = machine.unlocked()
+    (disk,) = unlocked.machine.disks
+    plan = make_plan(unlocked, {disk.number: TargetDisk(str(path), size, 512)}, grow=grow)
+    with path.open("wb") as stream:
+        stream.truncate(size)
+    with FileDevice.open(str(path), writable=True) as device:
+        medium = machine.medium()
+        opener = PieceOpener(unlocked.master, unlocked.header.packs)
+        report = apply_plan(
+            *(unlocked.machine, plan, {disk.number: device}, medium, opener), is_blank=True
+        )
+        again = machine.unlocked().machine
+        compared = compare_machine(again, {disk.number: device}, unlocked.master)
+    return plan, report, compared.differences
+
+
+def file_of(disk: Path, directory: Path, number: int, *names: str) -> Path:
+    """Take a file out of a restored disk with sleuthkit."""
+    start = int(run("sfdisk", "-q", "-l", "-o", "Start", disk).split()[number])
+    where = ["-o", str(start), str(disk)]
+    inode = ""
+    for name in names:
+        for line in run("fls", *where, *([inode] if inode else [])).splitlines():
+            kind, _, shown = line.partition("\t")
+            if shown.lower() == name.lower():
+                inode = kind.split()[-1].rstrip(":")
+    target = directory / names[-1]
+    with target.open("wb") as stream:
+        subprocess.run(["icat", *where, inode], stdout=stream, check=True)
+    return target
+
+
+def check_places(disk: Path, directory: Path, start: int) -> None:
+    """Check by foreign readers that both files name the second partition's place."""
+    system = file_of(disk, directory, 2, "Windows", "System32", "config", "SYSTEM")
+    found = hives.values(system, "MountedDevices")
+    assert found["\\DosDevices\\D:"] == hives.mounted(SIGNATURE, start)
+    assert found["\\DosDevices\\C:"] == hives.mounted(SIGNATURE, C)
+    bcd = file_of(disk, directory, 1, "Boot", "BCD")
+    assert hives.element(bcd, hives.OS_LOADER, "11000001") == hives.partition_element(
+        SIGNATURE, start
+    )
+    assert disk.read_bytes()[440:444] == struct.pack("<I", SIGNATURE)
+
+
+def test_partitions_stay_on_a_larger_disk(windows: SmallMachine, tmp_path: Path) -> None:
+    """With Windows on the machine a larger disk moves nothing; signature and files stay, too."""
+    disk = tmp_path / "disk"
+    plan, report, differences = restored(windows, disk, 160 * MIB)
+    (planned,) = plan.disks
+    is_ntfs = planned.partitions[1].type == "ntfs"
+
+    assert [part.new_start for part in planned.partitions] == [C, D]
+    assert [part.change for part in planned.partitions] == ["same", "grows" if is_ntfs else "same"]
+    assert (STAY in plan.lines()) is not is_ntfs
+    assert report.is_complete
+    assert report.notes == []
+    assert differences == []
+    check_places(disk, tmp_path, D)
+
+
+@pytest.mark.parametrize(("size", "grow"), [(160, 1), (84, None)])
+def test_registry_and_boot_configuration_follow(
+    windows: SmallMachine, tmp_path: Path, size: int, grow: int | None
+) -> None:
+    """Where a partition must move, both files name its new place; reading back finds all equal."""
+    disk = tmp_path / "disk"
+    plan, report, differences = restored(windows, disk, size * MIB, grow)
+    second = plan.disks[0].partitions[1]
+    assert report.is_complete
+    assert differences == []
+    check_places(disk, tmp_path, second.new_start)
+    if second.type == "ntfs" and grow is None:
+        assert second.new_start == D  # the last one shrinks
+        return
+    path = "Windows\\System32\\config\\SYSTEM"
+    path = path if second.type == "ntfs" else "WINDOWS\\system32\\config\\SYSTEM"
+    changed = [
+        "Partitions moved; 2 places in \\Boot\\BCD (the boot configuration) changed with them.",
+        f"Partitions moved; 2 places in \\{path} (the registry) changed with them.",
+    ]
+
+    assert second.new_start != D
+    assert FOLLOW in plan.lines()
+    assert [note.lower() for note in report.notes] == [note.lower() for note in changed]
+
+
+def test_a_hive_in_use_is_left_alone(tmp_path: Path) -> None:
+    """A hive whose changes are in its log stays as it is, and the report says so."""
+    base = bytearray(hives.make_system(tmp_path / "SYSTEM").read_bytes())
+    base[4:8] = struct.pack("<I", 1 + int.from_bytes(base[4:8], "little"))
+    (tmp_path / "SYSTEM").write_bytes(bytes(hives.sealed(base[:512])) + base[512:])
+    machine = make_machine(tmp_path, "fat", tmp_path / "SYSTEM")
+    disk = tmp_path / "disk"
+    _, report, differences = restored(machine, disk, 84 * MIB)
+
+    assert report.notes[1:] == [
+        "Partitions moved, but \\WINDOWS\\system32\\config\\system was in use, and changes to it "
+        "are in its log: it still has their old places. Windows may not start, or give other "
+        "drive letters."
+    ]
+    assert differences == []
+    kept = file_of(disk, tmp_path / "store", 2, "Windows", "System32", "config", "SYSTEM")
+    assert kept.read_bytes() == (tmp_path / "SYSTEM").read_bytes()
