@@ -16,7 +16,7 @@ from fsdrivers.editing import Clock
 from fsdrivers.volume import Description, Entry
 
 if TYPE_CHECKING:
-    from fsdrivers.ext.check import Finding
+    from fsdrivers.ext.check_report import Finding
     from fsdrivers.ext.editor import ExtEditor
     from fsdrivers.ext.mkfs import ExtLayout, Regions
     from fsdrivers.ext.volume import ExtVolume

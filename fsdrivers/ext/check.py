@@ -6,19 +6,20 @@ descriptors and their copies), every inode and what it maps, every directory (`c
 then the bitmaps and counts against what was found.  A volume that was not unmounted is checked
 as recovery leaves it.
 
-What e2fsck looks at and this does not: quota records, the lost+found directory, the bad block
-list's own blocks, times.  What this looks at and `e2fsck -n` does not: the copies of superblock
-and descriptors.
+What e2fsck looks at and this does not: the lost+found directory, the bad block list's own
+blocks.  What this looks at and `e2fsck -n` does not: the copies of superblock and descriptors.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, FilesystemError
-from fsdrivers.ext import checksum, contents, extents, xattrs
+from fsdrivers.ext import blockmap, checksum, extents, xattrs
 from fsdrivers.ext import format as ext
+from fsdrivers.ext.check_inodes import check_attributes, check_fields, check_symlink
+from fsdrivers.ext.check_names import check_names
+from fsdrivers.ext.check_report import Finding, FoundInode, Report
+from fsdrivers.ext.check_special import charged_usage, check_special, check_usage
 from fsdrivers.ext.flags import (
     Compat,
     GroupFlags,
@@ -30,10 +31,11 @@ from fsdrivers.ext.flags import (
 )
 from fsdrivers.ext.metadata import covered_inode, extra_isize_of, group_checksum
 from fsdrivers.ext.nodes import FAST_SYMLINK_SIZE, FORMAT_MASK, KINDS
+from fsdrivers.ext.quota import QuotaKind, Usage
 from fsdrivers.ext.volume import ExtVolume
 from fsdrivers.volume import Kind
 
-MAX_FINDINGS = 1000
+ALL_BLOCKS = 1 << 32  # of a file
 _TO_BITS = bytes([ord("0")]) + bytes([ord("1")]) * 255
 # Fields that a copy of the superblock may have different: the kernel changes the first one only.
 _LIVE_FIELDS = {
@@ -50,48 +52,6 @@ _REVISION_FIELDS = {"revision", "first_inode", "inode_size"}  # the kernel may r
 _PLACES = ("block_bitmap", "inode_bitmap", "inode_table")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is not as it must be."""
-
-    what: str
-    position: int | None = None  # bytes from the start of the volume
-
-    def __str__(self) -> str:
-        return self.what if self.position is None else f"{self.what} (byte {self.position:#x})"
-
-
-@dataclass(slots=True)
-class FoundInode:
-    """What the later passes need of an inode in use."""
-
-    kind: Kind | None  # None for those that no name may lead to
-    links: int
-    position: int
-    is_indexed: bool = False
-    is_orphan: bool = False
-
-
-@dataclass(slots=True)
-class Report:
-    """Findings as they are made."""
-
-    findings: list[Finding] = field(default_factory=list)
-
-    def add(self, what: str, position: int | None = None) -> None:
-        """Note a finding; past MAX_FINDINGS nothing new is learned."""
-        if len(self.findings) < MAX_FINDINGS:
-            self.findings.append(Finding(what, position))
-
-    def expect(self, what: str, position: int | None, expected: object, actual: object) -> None:
-        """Note a finding if the values differ."""
-        if expected != actual:
-            self.add(f"{what}: expected {expected}, found {actual}", position)
-
-    def add_error(self, error: FilesystemError) -> None:
-        self.add(str(error), getattr(error, "position", None))
-
-
 def check(device: Device) -> list[Finding]:
     """Return everything wrong with the volume on `device`; empty when it is clean.
 
@@ -99,8 +59,6 @@ def check(device: Device) -> list[Finding]:
         NotRecognisedError: there is no ext superblock.
         UnsupportedError: a feature is not implemented.
     """
-    from fsdrivers.ext.check_names import check_names
-
     report = Report()
     try:
         volume = ExtVolume.open(device)
@@ -112,6 +70,8 @@ def check(device: Device) -> list[Finding]:
     checker.check_inodes()
     check_names(volume, report, checker.inodes)
     checker.check_maps()
+    check_special(volume, report)
+    check_usage(volume, report, checker.usage)
     return report.findings
 
 
@@ -127,6 +87,8 @@ class _Checker:
         ratio = self.geometry.cluster_blocks
         self.used = bytearray(-(-self.geometry.blocks_count // ratio) + 1)
         self._xattr_references: dict[int, int] = {}
+        self._value_counts: dict[int, int] = {}  # values in inodes of their own, by owner
+        self.usage: dict[QuotaKind, dict[int, Usage]] = {kind: {} for kind in QuotaKind}
 
     # The frame.
 
@@ -257,6 +219,7 @@ class _Checker:
             is_orphan=is_orphan,
         )
         extra_isize_of(raw, position)
+        check_fields(metadata, self.report, number, inode, kind)
         clusters = self._account_content(number, raw, inode, kind)
         clusters += self._account_xattr_block(number, raw, inode)
         sectors = clusters * geometry.cluster_size // ext.SECTOR
@@ -265,6 +228,20 @@ class _Checker:
         if number != InodeNumber.BAD_BLOCKS and not is_orphan and not is_shared:
             actual = metadata.allocated_sectors(inode)
             self.report.expect(f"sector count of inode {number}", position, sectors, actual)
+        if kind is Kind.SYMLINK:
+            check_symlink(metadata, self.report, number, raw, inode)
+        self._charge(number, raw, is_hidden=bool(is_hidden))
+
+    def _charge(self, number: int, raw: bytes, *, is_hidden: bool) -> None:
+        """Add an inode to what its owners use."""
+        if is_hidden or not self.metadata.superblock.feature_ro_compat & RoCompat.QUOTA:
+            return
+        values = self._value_counts.pop(number, 0)
+        owners, cost = charged_usage(self.metadata, number, raw, values)
+        for kind, owner in zip(QuotaKind, owners, strict=True):
+            used = self.usage[kind].get(owner, Usage())
+            total = Usage(used.space + cost.space, used.inodes + cost.inodes)
+            self.usage[kind][owner] = total
 
     def _hidden(self) -> tuple[int, ...]:
         """Return inodes past the reserved ones that no name leads to."""
@@ -288,22 +265,44 @@ class _Checker:
         if kind is Kind.SYMLINK and is_block_mapped and inode.size < FAST_SYMLINK_SIZE:
             return 0
         visited: list[int] = []
-        runs = contents.runs_of(self.metadata, number, raw, visited)
+        runs = self._runs(number, inode, visited)
         is_shared = number == InodeNumber.RESIZE
         clusters = sum(
             self._use(block, 1, f"inode {number}", is_shared=is_shared) for block in visited
         )
         clusters += self._account_runs(runs, f"inode {number}", is_shared=is_shared)
-        if kind in (Kind.FILE, Kind.DIRECTORY) and runs:
-            end = -(-inode.size // self.geometry.block_size)
-            ratio = self.geometry.cluster_blocks
-            last = runs[-1]
-            if not last.is_unwritten and last.logical + last.blocks > -(-end // ratio) * ratio:
-                position = self.metadata.inode_position(number)
-                is_truncating = self.inodes[number].is_orphan
-                if not is_truncating:
-                    self.report.add(f"inode {number} has blocks past its size", position)
+        if kind in (Kind.FILE, Kind.DIRECTORY) and not self.inodes[number].is_orphan:
+            self._check_size(number, inode, kind, runs)
         return clusters
+
+    def _runs(self, number: int, inode: ext.InodeExtended, visited: list[int]) -> list[extents.Run]:
+        """Return what an inode maps, past its size too, its map checked strictly."""
+        metadata = self.metadata
+        at = metadata.inode_position(number) + ext.Inode.OFFSETS["block"]
+        if not inode.flags & InodeFlags.EXTENTS:
+            return list(blockmap.iter_runs(metadata, inode.block, ALL_BLOCKS, at, visited))
+        seed = metadata.inode_seed(number, inode.generation)
+        return list(extents.iter_runs(metadata, inode.block, seed, at, visited, is_strict=True))
+
+    def _check_size(
+        self, number: int, inode: ext.InodeExtended, kind: Kind, runs: list[extents.Run]
+    ) -> None:
+        """Compare an inode's size with what it maps."""
+        block_size, ratio = self.geometry.block_size, self.geometry.cluster_blocks
+        position = self.metadata.inode_position(number)
+        written = [run for run in runs if not run.is_unwritten]
+        reached = written[-1].logical + written[-1].blocks if written else 0
+        if kind is Kind.DIRECTORY:
+            what = f"size of directory {number}"
+            self.report.expect(what, position, reached * block_size, inode.size)
+            return
+        end = -(-inode.size // block_size)
+        slots = block_size // 4
+        most = ext.DIRECT_BLOCKS + slots + slots**2 + slots**3
+        if reached > -(-end // ratio) * ratio and not inode.flags & InodeFlags.VERITY:
+            self.report.add(f"inode {number} has blocks past its size", position)
+        elif end > (most if not inode.flags & InodeFlags.EXTENTS else ALL_BLOCKS):
+            self.report.add(f"inode {number} has an impossible size: {inode.size}", position)
 
     def _account_runs(self, runs: list[extents.Run], what: str, *, is_shared: bool) -> int:
         """Mark runs; those that share a cluster of the file and of the volume count once."""
@@ -329,6 +328,8 @@ class _Checker:
         listed = xattrs.unpack_inode_list(raw, extra_isize_of(raw, position), position)
         block = inode.xattr_block
         if not block:
+            check_attributes(self.metadata, self.report, number, raw, None)
+            self._count_values(number, listed)
             return self._value_clusters(listed)
         if block not in self._xattr_references:
             self.volume.nodes.block_xattrs(block, number)
@@ -336,7 +337,14 @@ class _Checker:
         self._xattr_references[block] = self._xattr_references.get(block, 0) + 1
         data = self.metadata.read_block(block)
         listed += xattrs.unpack_block_list(data, block * self.geometry.block_size)
+        check_attributes(self.metadata, self.report, number, raw, data)
+        self._count_values(number, listed)
         return 1 + self._value_clusters(listed)
+
+    def _count_values(self, number: int, listed: list[xattrs.RawXattr]) -> None:
+        count = sum(1 for raw in listed if raw.value_inode)
+        if count:
+            self._value_counts[number] = count
 
     def _value_clusters(self, listed: list[xattrs.RawXattr]) -> int:
         """Return the clusters of values in inodes of their own."""
@@ -420,6 +428,8 @@ class _Checker:
         data = self.metadata.read_block(block)
         expected = pack_bits(flags)
         size = len(expected)
+        if data[size:].count(0xFF) != len(data) - size:
+            self.report.add(f"bits behind the end of the {what} are not all set", position)
         if data[:size] != expected:
             differing = int.from_bytes(data[:size], "little") ^ int.from_bytes(expected, "little")
             count, low = differing.bit_count(), (differing & -differing).bit_length() - 1

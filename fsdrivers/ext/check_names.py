@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fsdrivers.errors import CorruptError, FilesystemError
 from fsdrivers.ext import checksum, directory, htree
 from fsdrivers.ext import format as ext
-from fsdrivers.ext.check import FoundInode, Report
+from fsdrivers.ext.check_report import FoundInode, Report
 from fsdrivers.ext.flags import (
     FileType,
     Incompat,
@@ -76,7 +76,7 @@ def _check_directory(
             )
         )
         if index == 0 and not is_inline:
-            dot_dot = _check_dots(report, listed, number, position)
+            dot_dot = _check_dots(report, listed, number, position, has_types)
             listed = listed[2:]
         hashed[index] = [name.name for name in listed]
         for name in listed:
@@ -102,12 +102,16 @@ def _check_directory(
     return dot_dot
 
 
-def _check_dots(report: Report, listed: list[directory.Name], number: int, position: int) -> int:
+def _check_dots(
+    report: Report, listed: list[directory.Name], number: int, position: int, has_types: bool
+) -> int:
     """Check that a directory starts with "." and ".."; return what the latter says."""
     if [name.name for name in listed[:2]] != [b".", b".."]:
         report.add(f"directory {number} does not start with . and ..", position)
         return 0
     report.expect(f". of directory {number}", position, number, listed[0].inode)
+    if has_types and any(name.file_type != FileType.DIRECTORY for name in listed[:2]):
+        report.add(f"file type of . or .. in directory {number}", position)
     return listed[1].inode
 
 

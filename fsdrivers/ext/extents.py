@@ -33,6 +33,8 @@ def iter_runs(
     seed: int | None,
     position: int,
     visited: list[int] | None = None,
+    *,
+    is_strict: bool = False,
 ) -> Iterator[Run]:
     """Yield the runs of an extent tree in ascending order, exactly as recorded.
 
@@ -42,6 +44,8 @@ def iter_runs(
         seed: of the inode's checksums; None without metadata_csum.
         position: of `root` on the volume, for messages.
         visited: gets the numbers of the tree's own blocks, in tree order.
+        is_strict: object to what does no harm to readers: an index that begins before its
+            child, a node with room for fewer entries than it could have.
 
     Raises:
         CorruptError: a bad header, order, bound or checksum.
@@ -52,6 +56,8 @@ def iter_runs(
     def walk(node: bytes, at: int, depth: int | None, low: int) -> Iterator[Run]:
         nonlocal reached
         header = _header(node, at, depth)
+        if is_strict:
+            _check_strictly(node, header, at, None if depth is None else low)
         end = _HEADER + header.entries * _SLOT
         if header.depth == 0:
             for values in ext.ExtentLeaf.CODEC.iter_unpack(node[_HEADER:end]):  # type: ignore[union-attr]
@@ -88,6 +94,18 @@ def _header(node: bytes, position: int, depth: int | None) -> ext.ExtentHeader:
     if header.depth != depth if depth is not None else header.depth > ext.MAX_EXTENT_DEPTH:
         raise CorruptError("extent tree depth", position, depth, header.depth)
     return header
+
+
+def _check_strictly(node: bytes, header: ext.ExtentHeader, position: int, low: int | None) -> None:
+    """Check the room of a node, and that it begins where its index says; None for the root."""
+    room = (len(node) - _HEADER) // _SLOT
+    if header.max_entries < room - 2:
+        raise CorruptError("room of an extent node", position, room, header.max_entries)
+    if low is None:
+        return
+    first = int.from_bytes(node[_HEADER : _HEADER + 4], "little")
+    if not header.entries or first != low:
+        raise CorruptError("first block of an extent node", position, low, first)
 
 
 def _verify(node: bytes, seed: int | None, position: int) -> None:

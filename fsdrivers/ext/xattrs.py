@@ -34,7 +34,7 @@ _PREFIXES: dict[int, bytes] = {
     XattrIndex.SYSTEM: b"system.",
     XattrIndex.HURD: b"gnu.",
 }
-_WHOLE_NAMES: dict[int, bytes] = {
+WHOLE_NAMES: dict[int, bytes] = {
     XattrIndex.POSIX_ACL_ACCESS: b"system.posix_acl_access",
     XattrIndex.POSIX_ACL_DEFAULT: b"system.posix_acl_default",
     XattrIndex.RICHACL: b"system.richacl",
@@ -67,7 +67,7 @@ def join_name(index: int, suffix: bytes) -> bytes:
     prefix = _PREFIXES.get(index)
     if prefix is not None:
         return prefix + suffix
-    whole = _WHOLE_NAMES.get(index)
+    whole = WHOLE_NAMES.get(index)
     if whole is None:
         raise CorruptError(f"extended attribute with unknown name index {index}")
     return whole + suffix
@@ -79,7 +79,7 @@ def split_name(name: bytes) -> tuple[int, bytes]:
     Raises:
         InvalidNameError: ext has no number for the prefix, or the rest is empty or too long.
     """
-    for index, whole in _WHOLE_NAMES.items():
+    for index, whole in WHOLE_NAMES.items():
         if name == whole:
             return index, b""
     if name == PROJECT_NAME:
