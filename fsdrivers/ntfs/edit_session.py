@@ -98,7 +98,8 @@ class Session:
             content = _content(self.mft, number, kind)
             size = min(length, content.size - offset)
             data = read_mapped(self.store, content.mapped, offset, size) if size > 0 else b""
-            return data.ljust(length, b"\xff")
+            # Behind the end of $Bitmap bits are set, behind that of the MFT's they are clear.
+            return data.ljust(length, b"\xff" if number == SystemRecord.BITMAP else b"\0")
 
         def write(offset: int, data: bytes) -> None:
             mapped = _content(self.mft, number, kind).mapped
