@@ -2,7 +2,8 @@
 """Finds out which operating system is on the volumes of a disk that is not running.
 
 Source: EP1168174A1 claim 7 (type and release are read back at recovery); os-release(5) for
-where Linux says it.
+where Linux says it.  Windows NT and its successors are known by their kernel's file; which
+release it is, is not looked up.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from fsdrivers.volume import Kind, Node
 
 EFI_SYSTEM = ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "ef")  # GPT and MBR type
 OS_RELEASE = ((b"etc", b"os-release"), (b"usr", b"lib", b"os-release"))
+WINDOWS_DIRECTORIES, WINDOWS_KERNEL = (b"windows", b"winnt"), (b"system32", b"ntoskrnl.exe")
 MAXIMUM_SIZE = 64 << 10
 
 
@@ -30,6 +32,8 @@ def find_system(local: LocalSet, disk: InspectedDisk) -> dict[str, str]:
         volume = volumes.get(obj.partition)
         if volume is None or volume.uuid != obj.uuid:
             continue
+        if node.name.lower() == WINDOWS_KERNEL[-1]:
+            return {"kernel": "Windows NT", "os": "windows", "os_name": "Windows", **system}
         asked = Node(node.source_number, Kind.FILE, size=node.size)
         try:
             data = volume.read(asked, 0, min(node.size, MAXIMUM_SIZE))
@@ -42,7 +46,8 @@ def find_system(local: LocalSet, disk: InspectedDisk) -> dict[str, str]:
 
 def _find_nodes(local: LocalSet) -> list[NodeObject]:
     """Return the files at the well-known places of every volume, in one pass over the set."""
-    names = {name for path in OS_RELEASE for name in path}
+    windows = {(name, *WINDOWS_KERNEL) for name in WINDOWS_DIRECTORIES}
+    names = {name for path in (*OS_RELEASE, *windows) for name in path}
     paths: dict[int, tuple[bytes, ...]] = {}
     found = []
     for obj in local.objects:
@@ -50,10 +55,12 @@ def _find_nodes(local: LocalSet) -> list[NodeObject]:
             continue
         if not obj.parent:
             paths[obj.number] = ()
-        elif obj.name in names and obj.parent in paths:
+        elif obj.parent in paths and (obj.name in names or obj.name.lower() in names):
             path = (*paths[obj.parent], obj.name)
             if obj.kind == ObjectKind.DIRECTORY:
                 paths[obj.number] = path
-            elif obj.kind == ObjectKind.FILE and path in OS_RELEASE:
+            elif obj.kind == ObjectKind.FILE and (
+                path in OS_RELEASE or tuple(name.lower() for name in path) in windows
+            ):
                 found.append(obj)
     return found

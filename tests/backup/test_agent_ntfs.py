@@ -14,11 +14,12 @@ from backup.agent.machine import KernelDisk, KernelPartition, Machine, iter_moun
 from backup.agent.result import BackupOptions
 from backup.objects.content import xattrs_of
 from backup.objects.model import MarkerObject, NodeObject, ObjectKind, Region, SecurityObject
+from backup.objects.table import TableReader
 from backup.store import LocalRepository
 from fsdrivers.ntfs.format_attributes import AttributeType
 from fsdrivers.ntfs.volume import NtfsVolume
 from fsdrivers.volume import Kind
-from tests.backup.agent_machines import DataSet, back_up, make_repository, read_data_set
+from tests.backup.agent_machines import MASTER, DataSet, back_up, make_repository, read_data_set
 from tests.backup.test_agent_live import back_up_live, loop_device, numbers_of
 from tests.fsdrivers.ext_volumes import run
 from tests.fsdrivers.ntfs_volumes import MIB, OPTIONS, mounted, reparse
@@ -279,3 +280,22 @@ def test_what_is_damaged_costs_itself(repository: LocalRepository, tmp_path: Pat
     assert result.missing == len(result.warnings) == 2
     assert any("/broken: something in it is lost" in text for text in result.warnings)
     assert len(data.nodes) == len(entries) - 30 - 1
+
+
+def test_windows_is_known_by_its_kernel(repository: LocalRepository, tmp_path: Path) -> None:
+    """A data set says that it is Windows, whatever the case of the names."""
+
+    def content(root: Path) -> None:
+        (root / "WINDOWS" / "system32").mkdir(parents=True)
+        (root / "WINDOWS" / "system32" / "NTOSKRNL.EXE").write_bytes(b"MZ")
+
+    back_up(repository, make_disk(tmp_path / "disk.img", 16 * MIB, content=content))
+    with repository.open_table(repository.data_sets()[-1].id) as stream:
+        system = TableReader(MASTER, stream).summary.system
+
+    assert system == {
+        "kernel": "Windows NT",
+        "os": "windows",
+        "os_name": "Windows",
+        "firmware": "bios",
+    }

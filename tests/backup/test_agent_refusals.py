@@ -111,11 +111,12 @@ def test_missing_disk(tmp_path: Path, repository: LocalRepository) -> None:
         back_up(repository)
 
 
-def test_allow_raw(tmp_path: Path, repository: LocalRepository) -> None:
+@pytest.mark.parametrize("name", ["LUKS", "BitLocker"])
+def test_allow_raw(tmp_path: Path, repository: LocalRepository, name: str) -> None:
     """With allow_raw a refused partition is kept bit for bit, its zeros left out, and read anew
     each time without being sent again."""
     noise = random.Random(3).randbytes(3 * MIB + 100)
-    volume = make_volume(tmp_path / "volume.img", LARGE, SIGNATURES["LUKS"], (50 * MIB + 5, noise))
+    volume = make_volume(tmp_path / "volume.img", LARGE, SIGNATURES[name], (50 * MIB + 5, noise))
     disk = make_disk(tmp_path / "disk.img", ("83", volume))
     options = BackupOptions(allow_raw=True)
     back_up(repository, disk, options=options)

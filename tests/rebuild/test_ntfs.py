@@ -33,7 +33,7 @@ from tests.fsdrivers.ntfs_volumes import (
     seen_by_us,
 )
 from tests.rebuild.machines import SmallMachine, back_up, names_in
-from tests.rebuild.ntfs_machines import SNAPSHOT, extracted, make_disk, volume_of
+from tests.rebuild.ntfs_machines import SNAPSHOT, START, extracted, make_disk, volume_of
 from tests.vm.scenario import must
 from tests.vm.scenario import run as rebuildkit
 
@@ -112,6 +112,8 @@ def test_everything_comes_back(
         node = next(entry.node for entry in volume.walk() if entry.name == name)
         assert volume.read(node, 0, node.size) == bytes(node.size)
         assert all(extent.is_unwritten for extent in volume.extents(node))
+    assert volume.boot.hidden_sectors == START // 512
+    assert volume.facts.flags == source.facts.flags
     assert (volume.uuid, volume.label) == (source.uuid, source.label)
     assert abs(volume.size - (size - 2 * MIB)) <= MIB
     check_clean(target)
