@@ -21,6 +21,9 @@ from rebuild.text import cut, pad, plural, printable, size_text
 
 GROWABLE_TYPES = ("ext2", "ext3", "ext4", "ntfs")
 ESP_TYPE = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"  # Source: UEFI 2.10, 13.3.3
+# Windows' recovery environment, a partition of the size that it needs.  Source: Microsoft,
+# UEFI/GPT-based hard drive partitions; on a disk with an MBR, type 27.
+RECOVERY_TYPES = ("DE94BBA4-06D1-4D40-A16A-BFD50179D6AC", "27")
 SHRINK_MARGIN = ALIGNMENT  # bytes left free on a volume shrunk to its data
 FREE_SIZE_SHOWN = 16 << 20  # bytes; less at a disk's end is nothing to speak of
 BOOT_CODE_SIZE = 440  # bytes of an MBR before the disk signature
@@ -286,9 +289,8 @@ def _check_boot_code(
 def _old_partition(
     entry: PartitionEntry, tree: VolumeTree | None, minimum_sizes: Mapping[int, int]
 ) -> OldPartition:
-    growable = (
-        tree is not None and tree.volume.type in GROWABLE_TYPES and entry.type.upper() != ESP_TYPE
-    )
+    is_fixed = entry.type.upper() in (ESP_TYPE, *RECOVERY_TYPES)
+    growable = tree is not None and tree.volume.type in GROWABLE_TYPES and not is_fixed
     minimum = entry.size
     if tree is not None and growable:
         volume = tree.volume

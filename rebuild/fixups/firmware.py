@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fsdrivers.partitions import PartitionTable
+from rebuild.fixups import windowsnt
 from rebuild.fixups.linux import Loader, find_loader, has_fallback_loader
 from rebuild.machine import Machine
 from rebuild.plan import ESP_TYPE, DiskPlan, PartitionPlan, RestorePlan
@@ -67,7 +68,7 @@ def write_boot_entry(machine: Machine, plan: RestorePlan, efivars: str = EFIVARS
         return []
     disk, part, guid = found
     tree = machine.trees.get(part.volume)
-    loader = find_loader(tree) if tree is not None else None
+    loader = (find_loader(tree) or windowsnt.find_loader(tree)) if tree is not None else None
     if loader is None:
         if tree is None or not has_fallback_loader(tree):
             return ["No boot loader was found on the EFI system partition."]

@@ -128,7 +128,9 @@ def _make_volume(path: Path, part: Partition, tree: Path) -> None:
             source.unlink()
 
 
-def back_up(directory: Path, disks: Sequence[Path], password: str = PASSWORD) -> SmallMachine:
+def back_up(
+    directory: Path, disks: Sequence[Path], password: str = PASSWORD, *, allow_raw: bool = False
+) -> SmallMachine:
     """Back the disks up into a store below `directory`, and lay its medium out."""
     made = create_key_file(USER, password)
     key_file, recovery_key = add_recovery_key(made.data, made.master)
@@ -137,7 +139,9 @@ def back_up(directory: Path, disks: Sequence[Path], password: str = PASSWORD) ->
         host.register(USER, key_file, made.login_secret)
         repository = host.login(USER, made.login_secret)
         sources = [DiskSource(str(disk)) for disk in disks]
-        run_backup(repository, made.master, MACHINE, sources, BackupOptions(workers=1))
+        run_backup(
+            repository, made.master, MACHINE, sources, BackupOptions(workers=1, allow_raw=allow_raw)
+        )
         info = repository.data_sets()[-1]
         medium = directory / "medium"
         for name in (COPIES, "objects"):

@@ -6,16 +6,20 @@ No Windows starts here: what it reads to find its partitions is read back by sle
 
 from __future__ import annotations
 
+import json
+import random
 import struct
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from backup.agent.errors import NotRecoverableError
 from fsdrivers.device import FileDevice
 from rebuild.apply import apply_plan
 from rebuild.compare import compare_machine
 from rebuild.content import PieceOpener
+from rebuild.fixups.firmware import write_boot_entry
 from rebuild.plan import RestorePlan, TargetDisk
 from rebuild.report import RestoreReport
 from rebuild.restore import make_plan
@@ -125,6 +129,11 @@ def check_places(disk: Path, directory: Path, start: int) -> None:
     assert hives.element(bcd, hives.OS_LOADER, "11000001") == hives.partition_element(
         SIGNATURE, start
     )
+    for number, position in ((1, C), (2, start)):
+        with disk.open("rb") as stream:
+            stream.seek(position)
+            boot = stream.read(512)
+        assert struct.unpack_from("<I", boot, 28) == (position // 512,), number
     assert disk.read_bytes()[440:444] == struct.pack("<I", SIGNATURE)
 
 
@@ -187,3 +196,93 @@ def test_a_hive_in_use_is_left_alone(tmp_path: Path) -> None:
     assert differences == []
     kept = file_of(disk, tmp_path / "store", 2, "Windows", "System32", "config", "SYSTEM")
     assert kept.read_bytes() == (tmp_path / "SYSTEM").read_bytes()
+
+
+WINDOWS_11 = (  # as Windows 11 lays out a disk, smaller; type, attributes, size in MiB
+    ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "", 40),  # EFI system partition
+    ("E3C9E316-0B5C-4DB8-817D-F92DF00215AE", "GUID:63", 16),  # Microsoft reserved
+    ("EBD0A0A2-B9E5-4433-87C0-68B6B72699C7", "", 60),  # C:
+    ("EBD0A0A2-B9E5-4433-87C0-68B6B72699C7", "", 20),  # D:, encrypted
+    ("DE94BBA4-06D1-4D40-A16A-BFD50179D6AC", "RequiredPartition GUID:63", 30),  # recovery
+)
+
+
+def make_windows_11(directory: Path) -> Path:
+    """Make a GPT disk as Windows 11 does, with a volume that BitLocker encrypted beside it."""
+    system = hives.make_system(directory / "SYSTEM")
+    bcd = hives.make_bcd(directory / "BCD")
+    esp, windows = directory / "esp", directory / "windows"
+    with esp.open("wb") as stream:
+        stream.truncate(40 * MIB)
+    run("mkfs.fat", "-F", 32, esp)
+    for name in ("EFI", "EFI/Microsoft", "EFI/Microsoft/Boot"):
+        run("mmd", "-i", esp, f"::{name}")
+    run("mcopy", "-i", esp, bcd, "::EFI/Microsoft/Boot/BCD")
+    run("mcopy", "-i", esp, bcd, "::EFI/Microsoft/Boot/bootmgfw.efi")
+    make_image(windows, 60 * MIB)
+    with ntfs_mounted(windows, directory / "mount") as root:
+        (root / "Windows" / "System32" / "config").mkdir(parents=True)
+        (root / "Windows" / "System32" / "config" / "SYSTEM").write_bytes(system.read_bytes())
+        (root / "pagefile.sys").write_bytes(b"page" * 300_000)
+    encrypted = directory / "encrypted"
+    with encrypted.open("wb") as stream:
+        stream.write(b"\xeb\x58\x90-FVE-FS-" + random.Random(4).randbytes(20 * MIB - 11))
+    recovery = make_image(directory / "recovery", 30 * MIB)
+    disk, position = directory / "sda.img", MIB
+    script, places = "label: gpt\n", []
+    for (type, flags, size), volume in zip(
+        WINDOWS_11, (esp, None, windows, encrypted, recovery), strict=True
+    ):
+        script += f"start={position // 512}, size={size * MIB // 512}, type={type}"
+        script += f', attrs="{flags}"\n' if flags else "\n"
+        places.append((position, volume))
+        position += size * MIB
+    with disk.open("wb") as stream:
+        stream.truncate(position + MIB)
+    subprocess.run(["sfdisk", "-q", str(disk)], input=script, text=True, check=True)
+    with disk.open("r+b") as stream:
+        for start, volume in places:
+            if volume is not None:
+                stream.seek(start)
+                stream.write(volume.read_bytes())
+    return disk
+
+
+def test_a_disk_as_windows_11_lays_it_out(tmp_path: Path) -> None:
+    """ESP, MSR, system, recovery: all GUIDs, flags and places are kept; BitLocker only as raw."""
+    disk = make_windows_11(tmp_path)
+    with pytest.raises(NotRecoverableError, match="encrypted with BitLocker"):
+        back_up(tmp_path / "refused", [disk])
+    machine = back_up(tmp_path, [disk], allow_raw=True)
+    for size in (168, 300):
+        target = tmp_path / f"disk{size}"
+        plan, report, differences = restored(machine, target, size * MIB)
+        found = [json.loads(run("sfdisk", "-J", path))["partitiontable"] for path in (disk, target)]
+        for table in found:
+            for number, part in enumerate(table["partitions"]):
+                part["node"] = number
+
+        assert found[0]["partitions"] == found[1]["partitions"]
+        assert found[0]["id"] == found[1]["id"]
+        assert report.is_complete
+        assert differences == []
+        assert report.notes == [
+            "Added \\EFI\\BOOT\\BOOTX64.EFI, a copy of \\EFI\\Microsoft\\Boot\\bootmgfw.efi."
+        ]
+        assert (STAY in plan.lines()) is (size == 300)
+        loader = file_of(target, tmp_path / "store", 1, "EFI", "BOOT", "BOOTX64.EFI")
+        assert loader.read_bytes() == (tmp_path / "BCD").read_bytes()
+    blank = file_of(target, tmp_path / "store", 3, "pagefile.sys").read_bytes()
+    assert blank == bytes(1_200_000)
+    start = 117 * MIB
+    assert target.read_bytes()[start : start + 20 * MIB] == (tmp_path / "encrypted").read_bytes()
+    assert write_entry(machine, plan, tmp_path) == (
+        ["Firmware boot entry Boot0000 starts \\EFI\\Microsoft\\Boot\\bootmgfw.efi."]
+    )
+
+
+def write_entry(machine: SmallMachine, plan: RestorePlan, directory: Path) -> list[str]:
+    """Have the firmware's entry written into a directory that stands for its variables."""
+    variables = directory / "efivars"
+    variables.mkdir()
+    return write_boot_entry(machine.unlocked().machine, plan, str(variables))
