@@ -65,15 +65,6 @@ def test_every_byte_flipped(bits: int, flip: int) -> None:
     assert check_volume(device) == []
 
 
-@pytest.mark.parametrize("bits", [12, 32])
-def test_every_length(bits: int) -> None:
-    """A volume cut off anywhere is an error or what is left of it, never anything else."""
-    whole = small(bits)
-    data = whole.read(0, whole.size)
-    for length in [*range(0, 1200, 37), *range(1200, len(data), 511)]:
-        try_everything(MemoryDevice.of(data[:length]))
-
-
 @pytest.mark.parametrize("bits", [12, 16, 32])
 def test_second_fat_stands_in(bits: int) -> None:
     """A first FAT that cannot be read, or has lost its start, is replaced by the second."""

@@ -13,7 +13,6 @@ from fsdrivers.editing import find
 from fsdrivers.errors import (
     AlreadyExistsError,
     CorruptError,
-    DeviceError,
     DirectoryNotEmptyError,
     FilesystemError,
     InvalidNameError,
@@ -86,18 +85,6 @@ def test_create_write_read(editor: FatEditor) -> None:
     seen = seen_on(open_volume(editor.device))
     assert content(editor, "EIN LÄNGERER name.TEXT".encode()) == expected
     assert seen["/ein längerer Name.text".encode()].content == expected
-    assert_clean(editor.device)
-
-
-def test_gap_hides_old_content(editor: FatEditor) -> None:
-    """What once lay behind a file's end never shows again when the file grows."""
-    number = find(editor, [b"A.TXT"]).number
-    editor.write(number, 0, b"secret" * 500)
-    editor.truncate(number, 10)
-    editor.truncate(number, 4000)
-    editor.flush()
-
-    assert content(editor, b"A.TXT") == b"secretsecr" + bytes(3990)
     assert_clean(editor.device)
 
 
@@ -482,21 +469,6 @@ def test_damaged_first_fat_is_not_edited() -> None:
 
     with pytest.raises(CorruptError):
         editor_on(device)
-
-
-def test_after_a_failed_write() -> None:
-    """After a write has failed every change is refused, and closing writes nothing."""
-    inner = device_of(16, [("A", 100)])
-    device = FaultyDevice(inner, fail_write=3)
-    editor = editor_on(device)
-    with pytest.raises(DeviceError):
-        editor.write(find(editor, [b"A"]).number, 0, b"x" * 2000)
-    writes = device.writes
-    with pytest.raises(DeviceError):
-        editor.create(1, b"B", FILE)
-    editor.close()
-
-    assert device.writes == writes
 
 
 def test_times_out_of_range() -> None:

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every driver through the one suite of `tests.conformance.volume`."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ClassVar
+
+import pytest
+
+from fsdrivers import open_volume
+from fsdrivers.device import MemoryDevice
+from fsdrivers.volume import Plain
+from tests.conformance.volume import EditingConformance, ReadingConformance, Tree
+from tests.fsdrivers import ext_volumes
+from tests.fsdrivers.fat_images import description_of, geometry_for
+from tests.fsdrivers.iso_images import run
+
+EXT_SIZE = 4 << 20
+
+
+class FatConformance(EditingConformance):
+    """FAT: names in UTF-16, case ignored, no holes."""
+
+    bits: ClassVar[int]
+    clusters: ClassVar[int]
+    ignores_case = True
+    has_holes = False
+    volatile = frozenset({"fsinfo"})
+    longest_name = "ñ".encode() * 255
+
+    def description(self) -> dict[str, Plain]:
+        return description_of(geometry_for(self.bits, self.clusters))
+
+
+class TestFat12(FatConformance):
+    type = "fat12"
+    bits = 12
+    clusters = 4000
+
+
+class TestFat16(FatConformance):
+    type = "fat16"
+    bits = 16
+    clusters = 6000
+
+
+class TestFat32(FatConformance):
+    type = "fat32"
+    bits = 32
+    clusters = 6000  # fewer than the specification wants, as every driver accepts
+
+
+@cache
+def _ext_description(*options: str) -> dict[str, Plain]:
+    with TemporaryDirectory() as directory:
+        path = ext_volumes.make_image(Path(directory, "image"), EXT_SIZE, *options)
+        return open_volume(ext_volumes.load_image(path)).describe()
+
+
+@pytest.mark.tools
+class ExtConformance(EditingConformance):
+    """ext: any bytes as names; made first by mke2fs."""
+
+    hidden = frozenset({b"lost+found"})
+    options: ClassVar[tuple[str, ...]]
+
+    def description(self) -> dict[str, Plain]:
+        return _ext_description(*self.options)
+
+    def size_of(self, description: dict[str, Plain]) -> int:
+        return EXT_SIZE
+
+
+class TestExt2(ExtConformance):
+    type = "ext2"
+    options = ("-t", "ext2", "-b", "1024")
+
+
+class TestExt3(ExtConformance):
+    type = "ext3"
+    options = ("-t", "ext3", "-b", "1024", "-J", "size=1")
+
+
+class TestExt4(ExtConformance):
+    type = "ext4"
+    options = ("-t", "ext4", "-b", "1024", "-J", "size=1")
+
+
+class TestExt4WithoutJournal(ExtConformance):
+    type = "ext4"
+    options = ("-t", "ext4", "-O", "^has_journal,^metadata_csum")
+
+
+@cache
+def _iso() -> tuple[bytes, Tree]:
+    with TemporaryDirectory() as directory:
+        root = Path(directory, "tree")
+        deep = root.joinpath(*(f"level {level}" for level in range(10)))
+        deep.mkdir(parents=True)
+        for size in (0, 1, 2047, 2048, 2049, 70_001):
+            (deep / f"a file of {size} bytes").write_bytes(bytes(range(251)) * (size // 251 + 1))
+            with (deep / f"a file of {size} bytes").open("r+b") as file:
+                file.truncate(size)
+        (root / ("n" * 240)).write_bytes(b"long name")
+        tree: Tree = {
+            b"/" + str(path.relative_to(root)).encode(): (
+                None if path.is_dir() else path.read_bytes()
+            )
+            for path in root.rglob("*")
+        }
+        image = Path(directory, "image.iso")
+        run("genisoimage", "-quiet", "-R", "-J", "-o", image, root)
+        return image.read_bytes(), tree
+
+
+@pytest.mark.tools
+class TestIso9660(ReadingConformance):
+    """ISO 9660: only read; made by genisoimage."""
+
+    type = "iso9660"
+    hidden = frozenset({b"rr_moved"})
+
+    def populated(self) -> tuple[MemoryDevice, Tree]:
+        data, tree = _iso()
+        return MemoryDevice.of(data, 2048), tree

@@ -1,0 +1,569 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every driver promises, tested the same way for all of them.
+
+A driver's class in `test_drivers` inherits `ReadingConformance` and, as far as it can do that,
+`PlanningConformance` and `EditingConformance`, and says how a volume of its kind is made and what
+it can hold.  Everything is in memory and takes no foreign program but, for some, to make the
+first volume; oracles, formats and limits of one filesystem are in the tests of its driver.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import ClassVar, cast
+
+import pytest
+
+from fsdrivers import driver_of, open_volume, probe
+from fsdrivers.device import Device, MemoryDevice
+from fsdrivers.editing import Editor, find
+from fsdrivers.errors import (
+    AlreadyExistsError,
+    DeviceError,
+    FilesystemError,
+    InvalidNameError,
+    IsADirectoryError_,
+    NoSpaceError,
+    NotADirectoryError_,
+    NotFoundError,
+)
+from fsdrivers.volume import Entry, Kind, Layout, Node, Plain, StreamLayout, Volume
+from tests.conformance.damage import damaged, draw_damages, metadata_units
+from tests.fsdrivers.faults import FaultyDevice
+
+NOW_NS = 1_700_000_000 * 10**9
+LONGEST_S = 5.0  # for one damaged volume; a sound one takes milliseconds
+Tree = dict[bytes, bytes | None]  # content by path; None for directories
+
+
+def tree_of(volume: Volume, hidden: frozenset[bytes] = frozenset()) -> Tree:
+    """Return all that a volume holds; `hidden`: names in the root that come with the format."""
+    paths: dict[int, bytes] = {}
+    found: Tree = {}
+    for entry in volume.walk():
+        node = entry.node
+        if not paths:
+            paths[node.number] = b""
+            continue
+        path = paths[entry.parent] + b"/" + entry.name
+        if path.split(b"/")[1] in hidden:
+            continue
+        if node.kind is Kind.DIRECTORY:
+            paths[node.number] = path
+            found[path] = None
+        else:
+            found[path] = volume.read(node, 0, node.size)
+    return found
+
+
+def try_everything(device: Device, check: Callable[[Device], object] | None) -> None:
+    """Read and check a damaged volume: a result or one of our errors, and soon."""
+    started = time.monotonic()
+    with suppress(FilesystemError, DeviceError):
+        volume = open_volume(device)
+        volume.describe()
+        volume.used_size()
+        for entry in volume.walk():
+            with suppress(FilesystemError, DeviceError):
+                volume.extents(entry.node)
+                volume.read(entry.node, 0, min(entry.node.size, 5000))
+    if check is not None:
+        with suppress(FilesystemError, DeviceError):
+            check(device)
+    assert time.monotonic() - started < LONGEST_S
+
+
+class ReadingConformance:
+    """Reading: `populated` gives a volume and what is on it."""
+
+    type: ClassVar[str]
+    hidden: ClassVar[frozenset[bytes]] = frozenset()
+
+    def populated(self) -> tuple[MemoryDevice, Tree]:
+        """Return a volume with a few files and directories; the caller may change it."""
+        raise NotImplementedError
+
+    def check(self, device: Device) -> Sequence[object]:
+        """Return what the driver's own checker finds."""
+        return cast("Sequence[object]", driver_of(self.type).check_volume(device))
+
+    def test_probe(self) -> None:
+        """The volume is recognised, and opens with the driver of its type."""
+        device, _ = self.populated()
+        volume = open_volume(device)
+
+        assert probe(device) == self.type
+        assert volume.type == self.type
+        assert 0 < volume.used_size() <= volume.size <= device.size
+        assert self.check(device) == []
+
+    def test_walk(self) -> None:
+        """The root comes first, parents before children; numbers are those of the objects."""
+        volume = open_volume(self.populated()[0])
+        entries = list(volume.walk())
+        seen = set()
+
+        assert entries[0].name == b""
+        assert entries[0].parent == entries[0].node.number
+        for entry in entries:
+            assert entry.parent in seen or entry is entries[0]
+            assert entry.name or entry is entries[0]
+            if entry.node.kind is Kind.DIRECTORY:
+                assert entry.node.number not in seen
+                seen.add(entry.node.number)
+
+    def test_content(self) -> None:
+        """Everything is read to what was written, whole and in parts."""
+        device, tree = self.populated()
+        volume = open_volume(device)
+
+        assert tree_of(volume, self.hidden) == tree
+        for entry in volume.walk():
+            node = entry.node
+            if node.kind is not Kind.FILE or not node.size:
+                continue
+            content = volume.read(node, 0, node.size + 9)
+            assert len(content) == node.size
+            for offset in (0, 1, 511, 512, 4095, node.size - 1, node.size, node.size + 5):
+                for length in (0, 1, 513, 5000):
+                    assert volume.read(node, offset, length) == content[offset : offset + length]
+
+    def test_extents(self) -> None:
+        """Extents ascend without overlap, lie inside, and hold what reading gives."""
+        device, _ = self.populated()
+        volume = open_volume(device)
+        for entry in volume.walk():
+            if entry.node.kind is not Kind.FILE:
+                continue
+            content = bytearray(entry.node.size)
+            end = 0
+            for offset, length, position, is_unwritten in volume.extents(entry.node):
+                assert offset >= end
+                end = offset + length
+                assert 0 <= position <= device.size - length
+                part = b"" if is_unwritten else device.read(position, length)
+                content[offset : offset + len(part)] = part[: max(0, len(content) - offset)]
+            assert bytes(content) == volume.read(entry.node, 0, entry.node.size)
+
+    def test_nothing_is_written(self) -> None:
+        """Reading and checking change no byte."""
+        device, _ = self.populated()
+        before = device.read(0, device.size)
+        try_everything(device, self.check)
+
+        assert device.read(0, device.size) == before
+
+    def test_cut_off_anywhere(self) -> None:
+        """A volume that ends early is read as far as it goes, or refused."""
+        device, _ = self.populated()
+        data = device.read(0, device.size)
+        lengths = [0, 1, 511, 512, 1023, 1024, 1536, 2048, 4095, 4096, 34816, len(data) - 1]
+        for length in [*lengths, *range(5000, len(data), max(4099, len(data) // 60))]:
+            cut = MemoryDevice.of(data[:length], device.sector_size)
+            try_everything(cut, self.check)
+
+    def test_damaged_metadata(self) -> None:
+        """Damage anywhere in the metadata gives a result or one of our errors, in bounded time."""
+        device, _ = self.populated()
+        units = metadata_units(device, open_volume(device))
+        for damage in draw_damages(device, units, 120, 3):
+            with damaged(device, damage):
+                try_everything(device, self.check)
+
+    @pytest.mark.slow
+    def test_every_byte_of_metadata(self) -> None:
+        """The same for each byte of metadata, one by one."""
+        device, _ = self.populated()
+        for unit in metadata_units(device, open_volume(device)):
+            for position, value in enumerate(device.read(unit, 512), start=unit):
+                device.write(position, bytes([value ^ 0xFF]))
+                try_everything(device, self.check)
+                device.write(position, bytes([value]))
+
+    def test_failing_medium(self) -> None:
+        """Sectors that cannot be read give an error or the rest, wherever they are."""
+        device, _ = self.populated()
+        units = metadata_units(device, open_volume(device))
+        for unit in units[:: max(1, len(units) // 40)]:
+            try_everything(FaultyDevice(device, bad_ranges=[(unit, 512)]), self.check)
+
+
+class PlanningConformance(ReadingConformance):
+    """Laying out: `description` is of a blank volume, and says its size."""
+
+    sector_size: ClassVar[int] = 512
+    longest_name: ClassVar[bytes] = b"n" * 255
+    # Keys of a description that say what a volume was used for, not what it is.
+    volatile: ClassVar[frozenset[str]] = frozenset()
+
+    def description(self) -> dict[str, Plain]:
+        """Return the description of a blank volume."""
+        raise NotImplementedError
+
+    def size_of(self, description: dict[str, Plain]) -> int:
+        """Return the bytes of the volume that is described."""
+        size = description["size"]
+        assert isinstance(size, int)
+        return size
+
+    def planned(
+        self, description: dict[str, Plain], entries: list[Entry], contents: dict[int, bytes]
+    ) -> MemoryDevice:
+        """Return a volume laid out by the driver and written as its layout says."""
+        size = self.size_of(description)
+        layout: Layout = driver_of(self.type).plan_volume(
+            description,
+            size=size,
+            sector_size=self.sector_size,
+            entries=entries,
+            order=list(contents),
+        )
+        device = MemoryDevice(size, self.sector_size)
+        for number, content in contents.items():
+            place = None
+            if hasattr(layout, "resident"):
+                place = cast("StreamLayout", layout).resident_place(number, b"")
+            if place is not None:
+                cast("StreamLayout", layout).resident[place : place + len(content)] = content
+                continue
+            for offset, length, position, _ in layout.placements(number):
+                device.write(position, content[offset : offset + length].ljust(length, b"\0"))
+        pieces = list(layout.iter_metadata())
+        assert [at for at, _ in pieces[:-1]] == sorted(at for at, _ in pieces[:-1])
+        for position, data in pieces:
+            device.write(position, data)
+        return device
+
+    def blank(self) -> MemoryDevice:
+        """Return an empty volume."""
+        return self.planned(self.description(), [Entry(1, b"", directory_node(1))], {})
+
+    def populated(self) -> tuple[MemoryDevice, Tree]:
+        entries, contents = self.drawn()
+        device = self.planned(self.description(), entries, contents)
+        paths: dict[int, bytes] = {1: b""}
+        tree: Tree = {}
+        for entry in entries[1:]:
+            path = paths[entry.parent] + b"/" + entry.name
+            paths[entry.node.number] = path
+            is_file = entry.node.kind is Kind.FILE
+            tree[path] = contents.get(entry.node.number, b"") if is_file else None
+        return device, tree
+
+    def drawn(self) -> tuple[list[Entry], dict[int, bytes]]:
+        """Return a tree with files of all sizes about a block's, long names, deep directories."""
+        entries = [Entry(1, b"", directory_node(1))]
+        contents: dict[int, bytes] = {}
+        numbers = iter(range(100, 1000))
+
+        def add(parent: int, name: bytes, size: int | None) -> int:
+            number = next(numbers)
+            node = directory_node(number)
+            if size is not None:
+                node = file_node(number, size)
+                if size:
+                    contents[number] = random.Random(number).randbytes(size)
+            entries.append(Entry(parent, name, node))
+            return number
+
+        below = add(1, b"directory", None)
+        for size in (0, 1, 511, 512, 513, 1023, 1025, 4095, 4096, 4097, 70_001):
+            add(below, b"a file of %d bytes" % size, size)
+        add(1, self.longest_name, 5)
+        deep = below
+        for level in range(12):
+            deep = add(deep, b"level %d" % level, None)
+        add(deep, b"deepest", 700)
+        many = add(1, b"many", None)
+        for index in range(60):
+            add(many, b"one of many files, number %d" % index, 0)
+        return entries, contents
+
+    def test_describe_plan_describe(self) -> None:
+        """A volume made from a description describes itself with it."""
+        first = open_volume(self.blank()).describe()
+        second = open_volume(self.planned(first, [Entry(1, b"", directory_node(1))], {})).describe()
+
+        def fixed(made: dict[str, Plain]) -> dict[str, Plain]:
+            return {key: value for key, value in made.items() if key not in self.volatile}
+
+        assert fixed(second) == fixed(first)
+
+    def test_planned_again(self) -> None:
+        """What is read of a volume makes the same volume again."""
+        device, tree = self.populated()
+        volume = open_volume(device)
+        entries = [
+            Entry(
+                *(entry.parent, entry.name, entry.node),
+                *(entry.short_name, entry.name_flags, entry.name_times),
+            )
+            for entry in volume.walk()
+            if entry.name not in self.hidden
+        ]
+        known = {entry.node.number for entry in entries}
+        entries = [entry for entry in entries if entry.parent in known]
+        contents = {
+            entry.node.number: volume.read(entry.node, 0, entry.node.size)
+            for entry in entries
+            if entry.node.kind is Kind.FILE and entry.node.size
+        }
+        again = self.planned(volume.describe(), entries, contents)
+
+        assert tree_of(open_volume(again), self.hidden) == tree
+        assert self.check(again) == []
+
+    def test_too_small(self) -> None:
+        """What does not fit is refused with the numbers, before anything is written."""
+        description = self.description()
+        entries, contents = self.drawn()
+        contents[9999] = bytes(2 * self.size_of(description))
+        entries.append(Entry(1, b"large", file_node(9999, len(contents[9999]))))
+        with pytest.raises(NoSpaceError) as caught:
+            self.planned(description, entries, contents)
+        assert caught.value.needed > caught.value.available
+
+
+class EditingConformance(PlanningConformance):
+    """Changing in place, on volumes that are planned and blank at first."""
+
+    ignores_case: ClassVar[bool] = False
+    has_holes: ClassVar[bool] = True
+    full_piece: ClassVar[int] = 100_000  # bytes written at a time until the volume is full
+
+    @contextmanager
+    def editing(self, device: Device) -> Iterator[Editor]:
+        """Open the volume for changes; afterwards it must be clean."""
+        editor: Editor = driver_of(self.type).open_editor(device, clock=lambda: NOW_NS)
+        yield editor
+        editor.close()
+        assert self.check(device) == []
+
+    def test_create_read_rename_delete(self) -> None:
+        """Objects are made, filled, moved across directories and removed; nothing is left."""
+        device = self.blank()
+        used = open_volume(device).used_size()
+        with self.editing(device) as editor:
+            below = editor.create(editor.root, b"below", directory_node()).number
+            made = editor.create(below, b"file", file_node())
+            editor.write(made.number, 0, b"content")
+            moved = editor.rename(below, b"file", editor.root, b"moved")
+            assert editor.lookup(editor.root, b"moved").number == moved.number
+            with pytest.raises(NotFoundError):
+                editor.lookup(below, b"file")
+        assert tree_of(open_volume(device), self.hidden) == {
+            b"/below": None,
+            b"/moved": b"content",
+        }
+        with self.editing(device) as editor:
+            with pytest.raises(IsADirectoryError_):
+                editor.unlink(editor.root, b"below")
+            with pytest.raises(NotADirectoryError_):
+                editor.rmdir(editor.root, b"moved")
+            editor.unlink(editor.root, b"moved")
+            editor.rmdir(editor.root, b"below")
+        volume = open_volume(device)
+        assert tree_of(volume, self.hidden) == {}
+        assert volume.used_size() == used
+
+    def test_sizes(self) -> None:
+        """Sizes at the steps of a block are kept, whichever way a file gets them."""
+        device = self.blank()
+        block = open_volume(device).block_size
+        sizes = sorted({0, 1, block - 1, block, block + 1, 3 * block, 5 * block + 7, 300})
+        expected: Tree = {}
+        with self.editing(device) as editor:
+            for size in sizes:
+                content = random.Random(size).randbytes(size)
+                for how in ("whole", "parts", "cut", "grown"):
+                    name = b"%d %s" % (size, how.encode())
+                    number = editor.create(editor.root, name, file_node()).number
+                    step = 997 if how == "parts" else max(size, 1)
+                    for at in range(0, size, step):
+                        editor.write(number, at, content[at : at + step])
+                    if how in ("cut", "grown"):
+                        editor.write(number, size, b"more than wanted" * 99)
+                        editor.truncate(number, size)
+                    expected[b"/" + name] = content
+                    if how == "grown":  # what lay behind the end once never shows again
+                        editor.truncate(number, size + block)
+                        expected[b"/" + name] = content + bytes(block)
+
+        assert tree_of(open_volume(device), self.hidden) == expected
+
+    def test_sparse(self) -> None:
+        """What nobody wrote reads as zeros, old content never shows, and holes take no room."""
+        device = self.blank()
+        with self.editing(device) as editor:
+            old = editor.create(editor.root, b"old", file_node()).number
+            editor.write(old, 0, b"\xff" * 600_000)
+            editor.unlink(editor.root, b"old")
+            number = editor.create(editor.root, b"sparse", file_node()).number
+            editor.write(number, 400_000, b"end")
+            editor.write(number, 100_000, b"middle")
+        volume = open_volume(device)
+        node = next(entry.node for entry in volume.walk() if entry.name == b"sparse")
+        content = volume.read(node, 0, node.size)
+
+        assert content == b"middle".rjust(100_006, b"\0") + bytes(299_994) + b"end"
+        mapped = sum(extent.length for extent in volume.extents(node))
+        assert (mapped < 200_000) == self.has_holes
+
+    def test_names(self) -> None:
+        """The longest name is kept; longer, empty and impossible ones are refused."""
+        device = self.blank()
+        with self.editing(device) as editor:
+            editor.create(editor.root, self.longest_name, file_node())
+            for name in (self.longest_name + b"x", b"", b".", b"..", b"a/b", b"a\0b"):
+                with pytest.raises((InvalidNameError, AlreadyExistsError)):
+                    editor.create(editor.root, name, file_node())
+
+        assert set(tree_of(open_volume(device), self.hidden)) == {b"/" + self.longest_name}
+
+    def test_case(self) -> None:
+        """Case is kept; whether it tells names apart is a matter of the format."""
+        device = self.blank()
+        with self.editing(device) as editor:
+            first = editor.create(editor.root, b"A Mixed Name", file_node())
+            if self.ignores_case:
+                assert editor.lookup(editor.root, b"a mixed name").number == first.number
+                with pytest.raises(AlreadyExistsError):
+                    editor.create(editor.root, b"a MIXED name", file_node())
+            else:
+                editor.create(editor.root, b"a MIXED name", file_node())
+            editor.rename(editor.root, b"A Mixed Name", editor.root, b"A mixed NAME")
+
+        expected = {b"/A mixed NAME"} | ({b"/a MIXED name"} if not self.ignores_case else set())
+        assert set(tree_of(open_volume(device), self.hidden)) == expected
+
+    def test_deep_trees(self) -> None:
+        """A tree of 60 levels is made, read, and moved as a whole."""
+        device = self.blank()
+        with self.editing(device) as editor:
+            top = editor.create(editor.root, b"top", directory_node()).number
+            here = top
+            for level in range(60):
+                here = editor.create(here, b"level %d" % level, directory_node()).number
+            editor.create(here, b"deepest", file_node())
+            other = editor.create(editor.root, b"other", directory_node()).number
+            editor.rename(editor.root, b"top", other, b"moved")
+        path = b"/".join([b"/other/moved", *(b"level %d" % level for level in range(60))])
+
+        assert tree_of(open_volume(device), self.hidden)[path + b"/deepest"] == b""
+        with self.editing(device) as editor:
+            inner = find(editor, path[1:].split(b"/")[:5]).number
+            with pytest.raises(FilesystemError):
+                editor.rename(editor.root, b"other", inner, b"into itself")
+
+    def test_full_volume(self) -> None:
+        """When room ends, what was there stays; what is removed gives its room back."""
+        device = self.blank()
+        pieces = 0
+        with self.editing(device) as editor:
+            number = editor.create(editor.root, b"large", file_node()).number
+            with suppress(NoSpaceError):
+                while pieces * self.full_piece <= device.size:
+                    editor.write(number, pieces * self.full_piece, b"x" * self.full_piece)
+                    pieces += 1
+            with suppress(NoSpaceError):
+                for index in range(10_000):
+                    name = b"a long name that takes room %d" % index
+                    small = editor.create(editor.root, name, file_node()).number
+                    editor.write(small, 0, b"y" * 5000)
+        content = tree_of(open_volume(device), self.hidden)[b"/large"]
+        assert content is not None
+        assert device.size > len(content) >= pieces * self.full_piece
+        assert set(content) <= set(b"x")
+        with self.editing(device) as editor:
+            editor.unlink(editor.root, b"large")
+            number = editor.create(editor.root, b"again", file_node()).number
+            editor.write(number, 0, b"z" * self.full_piece)
+
+    def prepared(self) -> MemoryDevice:
+        """Return a volume for what is cut off half-way."""
+        device = self.blank()
+        with self.editing(device) as editor:
+            for name in (b"kept", b"grown", b"moved"):
+                number = editor.create(editor.root, name, file_node()).number
+                editor.write(number, 0, name * 800)
+            below = editor.create(editor.root, b"directory", directory_node()).number
+            number = editor.create(below, b"kept too", file_node()).number
+            editor.write(number, 0, b"also" * 800)
+        return device
+
+    @staticmethod
+    def scenario(editor: Editor) -> None:
+        """Do one of everything."""
+        root, below = editor.root, editor.lookup(editor.root, b"directory").number
+        number = editor.create(root, b"a new file with a long name", file_node()).number
+        editor.write(number, 500, b"new" * 3000)
+        editor.write(editor.lookup(root, b"grown").number, 2000, b"more" * 2000)
+        editor.flush()
+        fresh = editor.create(below, b"fresh", directory_node()).number
+        editor.rename(root, b"moved", fresh, b"where it moved")
+        editor.truncate(editor.lookup(root, b"grown").number, 100)
+        editor.unlink(root, b"a new file with a long name")
+        editor.close()
+
+    def test_power_cut_at_each_write(self) -> None:
+        """Whichever write is the last: readable, untouched files whole, or flagged as unclean."""
+        made = self.prepared()
+        data = made.read(0, made.size)
+        counting = FaultyDevice(made)
+        self.scenario(driver_of(self.type).open_editor(counting, clock=lambda: NOW_NS))
+        assert counting.writes > 5
+        for cut in range(counting.writes):
+            device = MemoryDevice.of(data, made.sector_size)
+            faulty = FaultyDevice(device, fail_write=cut, drop_later=True)
+            with suppress(FilesystemError):
+                self.scenario(driver_of(self.type).open_editor(faulty, clock=lambda: NOW_NS))
+
+            tree = tree_of(open_volume(device), self.hidden)
+            assert tree[b"/kept"] == b"kept" * 800, cut
+            assert tree[b"/directory/kept too"] == b"also" * 800, cut
+            if not {b"/moved", b"/directory/fresh/where it moved"} & set(tree):
+                assert self.check(device), "what is lost is reported"
+
+    def test_failing_write(self) -> None:
+        """After a write has failed nothing more is written, and every change raises again."""
+        made = self.prepared()
+        data = made.read(0, made.size)
+        for fail in (0, 1, 4, 9):
+            device = MemoryDevice.of(data, made.sector_size)
+            faulty = FaultyDevice(device, fail_write=fail)
+            editor = driver_of(self.type).open_editor(faulty, clock=lambda: NOW_NS)
+            with pytest.raises(DeviceError):
+                self.scenario(editor)
+            writes = faulty.writes
+            with pytest.raises(DeviceError):
+                self.scenario(editor)
+            with suppress(DeviceError):
+                editor.close()
+            assert faulty.writes == writes
+            assert tree_of(open_volume(device), self.hidden)[b"/kept"] == b"kept" * 800
+
+
+def file_node(number: int = 0, size: int = 0) -> Node:
+    """Return a file to be made."""
+    return Node(
+        *(number, Kind.FILE, size, 0o644),
+        modified_ns=NOW_NS,
+        accessed_ns=NOW_NS,
+        changed_ns=NOW_NS,
+        created_ns=NOW_NS,
+        flags=0,
+    )
+
+
+def directory_node(number: int = 0) -> Node:
+    """Return a directory to be made."""
+    return Node(
+        *(number, Kind.DIRECTORY, 0, 0o755),
+        modified_ns=NOW_NS,
+        accessed_ns=NOW_NS,
+        changed_ns=NOW_NS,
+        created_ns=NOW_NS,
+    )
