@@ -9,9 +9,8 @@ there, which stay.
 A value keeps its length, so nothing else of the file changes: cells have no checksum, and that of
 the base block covers the base block alone.
 
-Source: [MS-RRP] for what keys and values are; the layout of hives as regipy reads it; layout of
-device elements and of MountedDevices measured on Windows 7 to 10 by others, see
-docs/filesystems.md, "Windows".
+Source: [regipy] for the layout of hives; [mistyprojects] for device elements, [dfir] for
+MountedDevices.
 
 Not done: entries of dynamic disks, which name volumes by GUID; HKLM\\SYSTEM\\DISK of NT 4.
 """
