@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -546,3 +548,31 @@ def test_foreign_volume_edited(name: str, tmp_path: Path) -> None:
     assert "CAFE-0123" in run_tool("mdir", "-i", image)
     if "-S" not in OPTIONS[name][1]:
         assert "A New Name.txt" in run_tool("fls", "-f", "fat", "-r", "-p", image)
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize(
+    ("page", "name", "shown"),
+    [
+        ("850", "Çõ.txt", "ÇÕ       TXT"),
+        ("932", "表示.txt", "表示     TXT"),
+        ("936", "文件.txt", "文件     TXT"),
+        ("949", "한글.txt", "한글     TXT"),
+        ("950", "功能.txt", "功能     TXT"),
+    ],
+)
+def test_code_page_as_mtools_reads_it(page: str, name: str, shown: str, tmp_path: Path) -> None:
+    """mtools shows the 8.3 names that we make in a code page, and the long ones."""
+    image = tmp_path / "image"
+    make_image(image, 1440 << 10, "-F", "12")
+    with FileDevice.open(image, writable=True) as device:
+        editor = open_editor(device, code_page=page)
+        editor.create(1, name.encode(), FILE)
+        editor.close()
+        assert [text for text, _ in editor.names(1)] == [name.encode()]
+    settings = tmp_path / "mtoolsrc"
+    settings.write_text(f'drive x: file="{image}" codepage={page}\n')
+    environment = {**os.environ, "MTOOLSRC": str(settings), "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(["mdir", "x:"], capture_output=True, env=environment, check=True)
+    assert f"\n{shown} " in done.stdout.decode()
+    assert name in done.stdout.decode()
