@@ -45,6 +45,7 @@ say:
 done:
     mov al, 1
     out 0xf4, al
-    hlt
+4:  hlt                          # where nothing takes that, it waits
+    jmp 4b
 started: .asciz "BOOTMGR-STARTED\n"
 damaged: .asciz "BOOTMGR-DAMAGED\n"

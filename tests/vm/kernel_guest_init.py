@@ -138,14 +138,21 @@ def list_xattrs(path: bytes) -> list[str]:
 
 
 def get_xattr(path: bytes, name: str) -> bytes | None:
-    """Return an extended attribute's value, None if there is no such."""
-    try:
-        return os.getxattr(path, name, follow_symlinks=False)
-    except OSError as error:
+    """Return an extended attribute's value, None if there is no such.
+
+    The size is asked for first: ntfs3 says ENODATA of a value that is larger than the buffer.
+    """
+    size = libc.lgetxattr(path, name.encode(), None, 0)
+    buffer = ctypes.create_string_buffer(max(size, 1))
+    if size > 0:
+        size = libc.lgetxattr(path, name.encode(), buffer, size)
+    if size < 0:
+        number = ctypes.get_errno()
         # ntfs3 says ENOENT of a descriptor that $Secure does not hold.
-        if error.errno in (errno.ENODATA, errno.ENOTSUP, errno.ENOENT):
+        if number in (errno.ENODATA, errno.ENOTSUP, errno.ENOENT):
             return None
-        raise
+        raise OSError(number, os.strerror(number))
+    return buffer.raw[:size]
 
 
 def kind_of(mode: int) -> str:

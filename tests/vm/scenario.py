@@ -214,6 +214,27 @@ class Scenario:
         return run("rehearse", disc, *self.credentials, "--json", *options)
 
 
+class Store:
+    """A directory that disks are backed up to and restored from."""
+
+    def __init__(self, directory: Path) -> None:
+        password = directory / "password"
+        password.write_text(PASSWORD)
+        self.place = directory / "store"
+        self.credentials = ("--user", USER, "--password-file", password)
+
+    def backup(self, disk: Path) -> None:
+        """Back up a disk as a machine of its name."""
+        named = ("--machine", disk.stem, "--disk", disk)
+        must(run("backup", "--store", self.place, *self.credentials, *named))
+
+    def restore(self, disk: Path, image: Path, *options: str) -> Path:
+        """Restore that machine to a new image."""
+        source = ("--from", self.place, *self.credentials, "--machine", disk.stem)
+        must(run("restore", *source, "--disk", image, "--yes", "--verify", *options))
+        return image
+
+
 def must(outcome: Outcome) -> Outcome:
     """Return an outcome that went well, or fail with what the command said."""
     assert outcome.code == 0, f"exit {outcome.code}\n{outcome.out}\n{outcome.err}"

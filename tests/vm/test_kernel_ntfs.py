@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import lzma
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,9 @@ from tests.fsdrivers.ntfs_volumes import (
     windows_volume,
 )
 from tests.vm.kernel_guest import View, views_of
-from tests.vm.ntfs3 import assert_alike, mount_of
+from tests.vm.ntfs3 import assert_alike, kernel_facts, mount_of
+from tests.vm.ntfs_machines import SECTOR, WINDOWS_SECTORS
+from tests.vm.scenario import Store
 
 pytestmark = [pytest.mark.vm, pytest.mark.tools, pytest.mark.root]
 
@@ -62,3 +66,48 @@ def test_foreign_volume(
     path, offset = images[name]
 
     assert_alike(views[name], path, offset, SAMPLE_SIZE if offset else 0)
+
+
+@pytest.fixture(scope="module")
+def restored(
+    images: dict[str, tuple[Path, int]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """The same volumes after backup and recovery, laid out by our planner."""
+    directory = tmp_path_factory.mktemp("restored")
+    store = Store(directory)
+    found = {}
+    for number, (name, (path, _)) in enumerate(images.items()):
+        disk = directory / f"disk{number}.img"
+        shutil.copy(path, disk)
+        if name == "Windows":
+            os.truncate(disk, WINDOWS_SECTORS * SECTOR)
+        store.backup(disk)
+        found[name] = store.restore(disk, directory / f"new{number}.img")
+    return found
+
+
+@pytest.fixture(scope="module")
+def views_of_restored(
+    images: dict[str, tuple[Path, int]], restored: dict[str, Path]
+) -> dict[str, View]:
+    """What ntfs3 sees of those."""
+    mounts = [mount_of(path, images[name][1]) for name, path in restored.items()]
+    return dict(zip(restored, views_of(mounts), strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_own_volume(
+    images: dict[str, tuple[Path, int]],
+    restored: dict[str, Path],
+    views: dict[str, View],
+    views_of_restored: dict[str, View],
+    name: str,
+) -> None:
+    """ntfs3 sees on a volume that we laid out what it saw on the one it was made from."""
+    _, offset = images[name]
+    before, after = views[name].names, views_of_restored[name].names
+
+    assert_alike(views_of_restored[name], restored[name], offset, SAMPLE_SIZE if offset else 0)
+    assert {path: kernel_facts(seen) for path, seen in after.items()} == {
+        path: kernel_facts(seen) for path, seen in before.items()
+    }
