@@ -130,7 +130,7 @@ class Committer:
         late: list[Item] = []
         for item in items:
             if item.kind is not ItemKind.RECORD:
-                (fresh if item[1:] in self._use.taken else indexed).append(item)
+                (fresh if item in self._use.taken else indexed).append(item)
                 continue
             data = open_record(self._store.item_data(item))
             head = RecordHead.unpack(data)
@@ -152,7 +152,7 @@ class Committer:
         yield from ([item] for item in own)
         yield gaining
         yield plain
-        yield from rounds_of(self._store, indexed, fresh)
+        yield from rounds_of(self._store, indexed, fresh, self._use.freed())
         yield late
 
     def _was_used(self, item: Item) -> bool:

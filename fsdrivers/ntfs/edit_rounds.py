@@ -20,7 +20,7 @@ from typing import Final
 
 from fsdrivers.errors import CorruptError
 from fsdrivers.ntfs.attributes import unpack_attributes
-from fsdrivers.ntfs.edit_store import Item, ItemKind, Store
+from fsdrivers.ntfs.edit_store import Item, ItemKind, Place, Store
 from fsdrivers.ntfs.fixups import open_record
 from fsdrivers.ntfs.format_attributes import INDEX_NAME, AttributeType, FileName
 from fsdrivers.ntfs.format_index import EntryFlag, IndexBlock, IndexEntry, IndexHead, IndexRoot
@@ -38,58 +38,87 @@ def has_index(record: bytes | bytearray) -> bool:
     return any(part.type == _ROOT for part in unpack_attributes(record, None))
 
 
-def rounds_of(store: Store, items: Sequence[Item], fresh: Iterable[Item]) -> Iterator[list[Item]]:
+def rounds_of(
+    store: Store,
+    items: Sequence[Item],
+    fresh: Iterable[Item],
+    freed: Iterable[tuple[Item, Sequence[Place]]],
+) -> Iterator[list[Item]]:
     """Yield the items in rounds; see the module.
 
     Args:
         store: has them pending.
         items: blocks, records with roots, and others, which come first.
         fresh: blocks and records that are on the medium before.
+        freed: blocks that are not in use any more, and where they are.
     """
     nodes = [item for item in items if item.kind in (ItemKind.BLOCK, ItemKind.RECORD)]
-    others = [item for item in items if item not in nodes]
+    others = [item for item in items if item.kind not in (ItemKind.BLOCK, ItemKind.RECORD)]
     if others:
         yield others
-    if len(nodes) <= 1:
-        if nodes:
-            yield nodes
-        return
-    new = {item: keys_of(item, store.item_data(item)) for item in nodes}
-    old = {item: keys_of(item, store.item_on_medium(item)) for item in nodes}
-    there: dict[Key, int] = {}  # in how many nodes on the medium
-    for item in fresh:
-        if item.kind is ItemKind.BLOCK:
-            _count(there, keys_of(item, store.item_data(item)), 1)
-    for keys in old.values():
-        _count(there, keys, 1)
-    remaining: set[Key] = set().union(*new.values(), *(
-        keys_of(item, store.item_data(item)) for item in fresh if item.kind is ItemKind.BLOCK
-    ))  # fmt: skip
-    gained = {key[2]: key for key in remaining.difference(*old.values()) if key[2]}
-    left = list(nodes)
-    while left:
-        ready = [
-            item
-            for item in left
-            if all(
-                there[key] > 1
-                if key in remaining
-                else key[2] not in gained or there.get(gained[key[2]], 0) > 0
-                for key in old[item] - new[item]
-            )
-        ]
-        # Nodes that rely on one another to keep an entry must not go together.
-        chosen: list[Item] = []
-        for item in ready or left[:1]:
-            lost = old[item] - new[item]
-            if chosen and any(there[key] <= 1 for key in lost if key in remaining):
-                continue
-            _count(there, lost, -1)
-            chosen.append(item)
-        for item in chosen:
-            _count(there, new[item] - old[item], 1)
-            left.remove(item)
-        yield chosen
+    if len(nodes) > 1:
+        yield from _Rounds(store, nodes, fresh, freed)
+    elif nodes:
+        yield nodes
+
+
+class _Rounds:
+    """Works out the rounds of nodes.
+
+    A record has the bitmap of its index: new blocks are in use, and freed ones are not, when it
+    is on the medium.  So what they hold counts as the record's.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        nodes: Sequence[Item],
+        fresh: Iterable[Item],
+        freed: Iterable[tuple[Item, Sequence[Place]]],
+    ) -> None:
+        self.left = list(nodes)
+        self.new = {item: keys_of(item, store.item_data(item)) for item in nodes}
+        self.old = {item: keys_of(item, store.item_on_medium(item)) for item in nodes}
+        for item in fresh:
+            owner = Item(ItemKind.RECORD, item.number)
+            if item.kind is ItemKind.BLOCK and owner in self.new:
+                self.new[owner] |= keys_of(item, store.item_data(item))
+        for item, places in freed:
+            owner = Item(ItemKind.RECORD, item.number)
+            if owner in self.old:
+                data = b"".join(store.device.read(*place) for place in places)
+                self.old[owner] |= keys_of(item, data)
+        self.there: dict[Key, int] = {}  # in how many nodes on the medium
+        for keys in self.old.values():
+            _count(self.there, keys, 1)
+        self.remaining: set[Key] = set().union(*self.new.values())
+        gained = self.remaining.difference(*self.old.values())
+        self.gained = {key[2]: key for key in gained if key[2]}
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        while self.left:
+            ready = [item for item in self.left if all(map(self._may_go, self._lost(item)))]
+            chosen: list[Item] = []
+            for item in ready or self.left[:1]:
+                # Nodes that rely on one another to keep an entry must not go together.
+                if chosen and not all(map(self._may_go, self._lost(item))):
+                    continue
+                _count(self.there, self._lost(item), -1)
+                chosen.append(item)
+            for item in chosen:
+                _count(self.there, self.new[item] - self.old[item], 1)
+                self.left.remove(item)
+            yield chosen
+
+    def _lost(self, item: Item) -> set[Key]:
+        return self.old[item] - self.new[item]
+
+    def _may_go(self, key: Key) -> bool:
+        """Tell whether a node on the medium may lose an entry now."""
+        if key in self.remaining:
+            return self.there[key] > 1
+        gained = self.gained.get(key[2])
+        return gained is None or self.there.get(gained, 0) > 0
 
 
 def _count(there: dict[Key, int], keys: Iterable[Key], by: int) -> None:

@@ -10,6 +10,7 @@ A block that is freed is not used again before that is on the medium.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from fsdrivers.errors import CorruptError
@@ -18,7 +19,7 @@ from fsdrivers.ntfs.edit_attributes import EditAttribute
 from fsdrivers.ntfs.edit_bits import Allocator
 from fsdrivers.ntfs.edit_files import Files, OpenFile
 from fsdrivers.ntfs.edit_records import next_update, places_of
-from fsdrivers.ntfs.edit_store import Item, ItemKind, Store
+from fsdrivers.ntfs.edit_store import Item, ItemKind, Place, Store
 from fsdrivers.ntfs.edit_values import Values
 from fsdrivers.ntfs.format import MAXIMUM_INDEX_BLOCK_SIZE
 from fsdrivers.ntfs.format_attributes import AttributeType
@@ -38,37 +39,40 @@ class BlockUse:
     """Which blocks of indexes were taken or freed and are not so on the medium yet."""
 
     def __init__(self) -> None:
-        self.taken: set[tuple[int, bytes, int]] = set()  # record, name of the index, VCN
-        self._taken_now: set[tuple[int, bytes, int]] = set()
-        self._withheld: set[tuple[int, bytes, int]] = set()  # the same with the block's number
-        self._freed_now: set[tuple[int, bytes, int]] = set()
+        self.taken: set[Item] = set()
+        self._taken_now: set[Item] = set()
+        self._withheld: dict[Item, Sequence[Place]] = {}
+        self._freed_now: dict[Item, Sequence[Place]] = {}
 
-    def take(self, number: int, name: bytes, vcn: int) -> None:
+    def take(self, block: Item) -> None:
         """Note that nothing on the medium leads to a block."""
-        self._taken_now.add((number, name, vcn))
+        self._taken_now.add(block)
 
-    def free(self, number: int, name: bytes, block: int) -> None:
+    def free(self, block: Item, places: Sequence[Place]) -> None:
         """Withhold a block."""
-        self._freed_now.add((number, name, block))
+        self._freed_now[block] = places
 
-    def is_withheld(self, number: int, name: bytes, block: int) -> bool:
+    def is_withheld(self, block: Item) -> bool:
         """Tell whether a block must not be used."""
-        key = number, name, block
-        return key in self._withheld or key in self._freed_now
+        return block in self._withheld or block in self._freed_now
+
+    def freed(self) -> list[tuple[Item, Sequence[Place]]]:
+        """Return the blocks that the medium leads to, and nothing will any more."""
+        return [(item, at) for item, at in self._withheld.items() if item not in self.taken]
 
     def keep(self) -> None:
         """End an operation."""
-        self._withheld |= self._freed_now
+        self._withheld.update(self._freed_now)
         self.taken |= self._taken_now
         self.drop()
 
     def drop(self) -> None:
         """Take back what the operation under way did."""
-        self._freed_now, self._taken_now = set(), set()
+        self._freed_now, self._taken_now = {}, set()
 
     def committed(self) -> None:
         """Take notice that everything is on the medium."""
-        self._withheld, self.taken = set(), set()
+        self._withheld, self.taken = {}, set()
 
 
 class Storage:
@@ -108,6 +112,9 @@ class Storage:
     def _file(self) -> OpenFile:
         return self._files.open(self._number)
 
+    def _item(self, vcn: int) -> Item:
+        return Item(ItemKind.BLOCK, self._number, self._name, vcn)
+
     def _get(self, kind: int) -> EditAttribute:
         return self._file().get(kind, self._name)
 
@@ -146,7 +153,7 @@ class Storage:
         places = places_of(mapped, vcn * self._vcn_size, self.block_size)
         sealed = bytearray(data)
         fixups.seal(sealed, next_update(self._store, places[0][0], sealed))
-        self._store.put(Item(ItemKind.BLOCK, self._number, self._name, vcn), places, sealed)
+        self._store.put(self._item(vcn), places, sealed)
 
     def allocate_block(self) -> int:
         """Return the VCN of a block for a new node."""
@@ -155,7 +162,7 @@ class Storage:
         bits = self._values.read(bitmap) if bitmap is not None else b""
         block = 0
         while (block >> 3 < len(bits) and bits[block >> 3] >> (block & 7) & 1) or (
-            self._use.is_withheld(self._number, self._name, block)
+            self._use.is_withheld(self._item(block * self.vcn_step))
         ):
             block += 1 if block & 7 or block >> 3 >= len(bits) or bits[block >> 3] != 0xFF else 8
         self._extend(file, (block + 1) * self.block_size)
@@ -168,7 +175,7 @@ class Storage:
             file.attributes.append(bitmap)
         self._set_bitmap(bitmap, bytes(made))
         file.touch()
-        self._use.take(self._number, self._name, block * self.vcn_step)
+        self._use.take(self._item(block * self.vcn_step))
         return block * self.vcn_step
 
     def _extend(self, file: OpenFile, size: int) -> None:
@@ -208,7 +215,9 @@ class Storage:
         if block >> 3 < len(bits):
             bits[block >> 3] &= ~(1 << (block & 7))
             self._set_bitmap(bitmap, bytes(bits))
-        self._use.free(self._number, self._name, block)
+        mapped = self._values.mapped(self._get(_BLOCKS))
+        places = places_of(mapped, vcn * self._vcn_size, self.block_size)
+        self._use.free(self._item(vcn), places)
         file.touch()
 
     def drop_allocation(self) -> None:

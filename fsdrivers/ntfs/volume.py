@@ -158,6 +158,7 @@ class NtfsVolume:
         yield Entry(_ROOT, b"", root)
         shared: dict[int, Node] = {}
         seen = {_ROOT}
+        unnamed: set[int] = set()  # directories found under a name that their record has not
         pending = [_ROOT]
         while pending:
             parent = pending.pop()
@@ -166,12 +167,16 @@ class NtfsVolume:
                 if entry.node.kind is Kind.DIRECTORY:
                     number = entry.node.number
                     if number in seen:
+                        if entry.name_times is None or number in unnamed:
+                            continue  # a renaming that was cut short left both names
                         error = CorruptError(f"directory {number} has more than one name")
                         if on_damage is None:
                             raise error
                         on_damage(parent, error)
                         continue
                     seen.add(number)
+                    if entry.name_times is None:
+                        unnamed.add(number)
                     below.append(number)
                 yield entry
             pending.extend(reversed(below))
@@ -210,6 +215,8 @@ class NtfsVolume:
         long_names = {item[0] & REFERENCE_MASK for item in names if item[1] == Namespace.WIN32}
         names += [item for number, item in dos_names.items() if number not in long_names]
         names.sort(key=_record_number)
+        if len({item[0] for item in names}) < len(names):
+            names = list(dict.fromkeys(names))  # nodes that were being split hold some twice
         return names, dos_names
 
     def _entry(
