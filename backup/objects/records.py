@@ -146,7 +146,21 @@ def _set_rare(obj: NodeObject, values: Record) -> None:
             value = tuple(map(Region._make, value))
         elif name == "streams":
             value = tuple(map(_stream_of, value))
+        elif name == "name_times" and value is not None:
+            value = _shared_times(obj, value)
         setattr(obj, name, value)
+
+
+def _shared_times(obj: NodeObject, times: tuple[int, ...]) -> tuple[int, ...]:
+    """Return equal times made of the node's own integers: most of them are equal, and a million
+    nodes would have four million integers more."""
+    own = (obj.created_ns, obj.modified_ns, obj.changed_ns, obj.accessed_ns)
+    if times == own:
+        return own  # type: ignore[return-value]  # they are equal
+    created, modified = own[:2]
+    return tuple(
+        [created if time == created else modified if time == modified else time for time in times]
+    )
 
 
 def _stream_of(fields: Record) -> StreamContent:
