@@ -7,8 +7,8 @@ records of Rock Ridge are in `susp_format`.
 
 Most numbers are stored twice, little-endian and then big-endian, so that a sound field reads
 the same forwards and backwards.  Such a field is kept as its bytes: both copies survive, and
-`little`, `big` and `agrees` say what it holds.  Measured: a directory record decodes 40 times
-faster than with a construct adapter for each of its three pairs.
+`little`, `big` and `agrees` say what it holds.  Measured: a directory record decodes in 0.6 us,
+with a construct adapter for each of its three pairs in 30.
 
 Not here: High Sierra, CD-ROM XA's own attributes, UDF.
 """

@@ -6,6 +6,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,63 @@ def test_compressed_files(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert f"Size: {len(content)}" in capfd.readouterr().out
     assert fs("manifest", image) == 0
     assert hashlib.sha256(content).hexdigest() in capfd.readouterr().out
+
+
+@pytest.mark.tools
+@pytest.mark.root
+def test_every_verb(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """ls, stat, cat, manifest and extract show a Rock Ridge disc as the tree it was made of."""
+    tree, image, out = tmp_path / "tree", tmp_path / "image.iso", tmp_path / "out"
+    (tree / "directory").mkdir(parents=True)
+    content = bytes(range(256)) * 300
+    (tree / "directory" / "A Mixed Name.text").write_bytes(content)
+    (tree / "empty").touch(0o600)
+    (tree / "link").symlink_to("directory/A Mixed Name.text")
+    os.mknod(tree / "disk", 0o60640, os.makedev(8, 1))
+    os.chown(tree / "empty", 7, 8)
+    for path in (tree / "directory" / "A Mixed Name.text", tree / "empty", tree / "directory"):
+        os.utime(path, (1_600_000_000, 1_600_000_001))
+    run("genisoimage", "-quiet", "-R", "-o", image, tree)
+
+    def shown(*arguments: object) -> bytes:
+        capfdbinary.readouterr()
+        assert fs(*arguments) == 0
+        return capfdbinary.readouterr().out
+
+    assert shown("cat", image, "/link") == content
+    inside = "/directory/A Mixed Name.text"
+    command = ["isoinfo", "-R", "-i", image, "-x", inside]
+    assert subprocess.run(command, capture_output=True, check=True).stdout == content
+    listed = shown("ls", image).decode().splitlines()
+    assert [line.split()[0] for line in listed] == [
+        "drwxr-xr-x",
+        "brw-r-----",
+        "-rw-------",
+        "lrwxrwxrwx",
+    ]
+    assert listed[-1].endswith("link -> directory/A Mixed Name.text")
+    assert b"Size: 76800" in shown("stat", image, "/directory/A Mixed Name.text")
+    rows = [json.loads(line) for line in shown("manifest", image, "--json").splitlines()]
+    files = {row["path"]: row for row in rows}
+    assert len(files) == 6
+    found = files["/directory/A Mixed Name.text"]
+    assert found["sha256"] == hashlib.sha256(content).hexdigest()
+    assert found["modified_ns"] == 1_600_000_001 * 10**9
+    assert fs("extract", image, "/", out) == 0
+    for path in sorted(tree.rglob("*")):
+        before, after = path.lstat(), (out / path.relative_to(tree)).lstat()
+        assert (before.st_mode, before.st_uid, before.st_gid, before.st_rdev) == (
+            after.st_mode,
+            after.st_uid,
+            after.st_gid,
+            after.st_rdev,
+        )
+        if path.is_file():
+            assert int(after.st_mtime) == int(before.st_mtime)
+            assert (out / path.relative_to(tree)).read_bytes() == path.read_bytes()
+    assert fs("put", image, tree / "empty", "/new") == 6
+    assert fs("stat", image, "/none") == 8
+    assert fs("check", image) == 0
 
 
 def test_our_own_disc(hollow_environment: BootEnvironment, tmp_path: Path) -> None:
