@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -15,11 +16,16 @@ from fsdrivers.errors import (
     NotFoundError,
     UnsupportedError,
 )
+from fsdrivers.ntfs import fixups
 from fsdrivers.ntfs.edit_index import IndexEditor
 from fsdrivers.ntfs.edit_nodes import Entry, name_order, view_order
+from fsdrivers.ntfs.format_attributes import AttributeType
 from fsdrivers.ntfs.format_index import Collation
+from fsdrivers.ntfs.index import DIRECTORY_INDEX
+from fsdrivers.ntfs.streams import read_content
 from fsdrivers.ntfs.upcase import UpCase, default_table
 from tests.fsdrivers.ntfs_indexes import MemoryStorage, PowerCut, Walk
+from tests.fsdrivers.ntfs_volumes import MIB, load, make_image, mounted
 
 UPCASE = UpCase(default_table())
 ORDER = name_order(UPCASE)
@@ -358,3 +364,48 @@ def test_fields_nobody_knows_survive() -> None:
     assert (storage.root[13:16], storage.root[29:32]) == (b"abc", b"def")
     for block in storage.blocks.values():
         assert (block[8:16], block[37:40]) == (b"sequence", b"xyz")
+
+
+@pytest.mark.tools
+def test_trees_of_ntfs_3g_can_be_changed(tmp_path: Path) -> None:
+    """A directory that ntfs-3g filled and thinned out unevenly is changed, then emptied."""
+    draw = random.Random("foreign")
+    image = make_image(tmp_path / "image", 64 * MIB)
+    with mounted(image, tmp_path / "mount") as root:
+        directory = root / "directory"
+        directory.mkdir()
+        names = [f"{name} {number}" for number, name in enumerate("aäБ日" * 500)]
+        for name in names:
+            (directory / (name * draw.randrange(1, 9))).write_bytes(b"")
+        for path in draw.sample(sorted(directory.iterdir()), 1600):
+            path.unlink()
+    volume = load(image)
+    (number,) = (entry.node.number for entry in volume.walk() if entry.name == b"directory")
+    file, mft = volume.mft.file(number), volume.mft
+    storage = MemoryStorage(limit=400)
+    storage.root = bytes(file.find(AttributeType.INDEX_ROOT, DIRECTORY_INDEX)[0].value)
+    storage.has_allocation = True
+    content = mft.content_of(file, AttributeType.INDEX_ALLOCATION, DIRECTORY_INDEX)
+    bitmap = mft.read_all(file, AttributeType.BITMAP, DIRECTORY_INDEX, limit=MIB)
+    assert content is not None
+    assert bitmap is not None
+    for vcn in range(content.size // 4096):
+        if bitmap[vcn >> 3] >> (vcn & 7) & 1:
+            block = read_content(mft.device, content, vcn * 4096, 4096)
+            storage.blocks[vcn] = bytes(fixups.open_record(block))
+    editor = IndexEditor(storage, name_order(UpCase(volume.system.upcase())))
+    model = {entry.key: entry.body for entry in editor}
+    assert len(model) == 400
+    for key in draw.sample(sorted(model), 200):
+        editor.remove(key)
+        del model[key]
+    for number in range(400):
+        entry = name_entry(f"{draw.random()} new", number)
+        editor.insert(entry)
+        model[entry.key] = entry.body
+
+    assert sorted(entry.body for entry in editor) == sorted(model.values())
+    for key in draw.sample(sorted(model), len(model)):
+        editor.remove(key)
+    assert not storage.blocks
+    assert not storage.has_allocation
