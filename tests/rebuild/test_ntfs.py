@@ -16,6 +16,7 @@ from backup.objects.content import iter_pieces
 from backup.objects.model import NodeObject
 from fsdrivers.device import FileDevice
 from fsdrivers.ntfs.check import check_volume
+from fsdrivers.ntfs.format import BootSector
 from fsdrivers.partitions import open_partition, read_table
 from rebuild.compare import Comparison, compare_machine
 from rebuild.errors import TargetTooSmallError
@@ -28,9 +29,11 @@ from tests.fsdrivers.ntfs_volumes import (
     MIB,
     OPTIONS,
     Seen,
+    load,
     mounted,
     seen_by_ntfs3g,
     seen_by_us,
+    windows_volume,
 )
 from tests.rebuild.machines import SmallMachine, back_up, names_in
 from tests.rebuild.ntfs_machines import SNAPSHOT, START, extracted, make_disk, volume_of
@@ -202,3 +205,20 @@ def test_the_commands(tmp_path: Path) -> None:
     assert "all equal" in done.out
     assert "Result: equal." in compared.out
     check_clean(target)
+
+
+def test_a_volume_that_windows_made(tmp_path: Path) -> None:
+    """A volume that Windows formatted and filled comes back equal, its boot code too."""
+    disk = Path(shutil.copy(windows_volume(), tmp_path / "sda.img"))
+    machine = back_up(tmp_path, [disk])
+    target = tmp_path / "target.img"
+    report, comparison = restore(machine.unlocked(), machine.medium(), target, disk.stat().st_size)
+    volume, source = load(target), load(disk)
+    recorded, restored = (found.system.boot_file() for found in (source, volume))
+
+    assert report.is_complete
+    assert comparison.differences == []
+    assert seen_by_us(volume) == seen_by_us(source)
+    with FileDevice.open(target) as device:
+        assert check_volume(device) == []
+    assert restored[BootSector.SIZE :] == recorded[BootSector.SIZE :]
