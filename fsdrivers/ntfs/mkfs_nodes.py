@@ -274,15 +274,15 @@ class NodePlan:
                 self.reparse_points.append((tag, index))
                 if flags & FileAttribute.REPARSE_POINT.value:
                     special.tag = tag
-                special.items.append(_value_item(AttributeType.REPARSE_POINT, b"", value))
+                special.items.append(self._value_item(AttributeType.REPARSE_POINT, b"", value))
             elif name == XATTR_EA:
                 head = ea_information(value)
                 special.tag = special.tag or head.packed_size
                 special.fixed.append((AttributeType.EA_INFORMATION.value, head.pack()))
-                special.items.append(_value_item(AttributeType.EA, b"", value))
+                special.items.append(self._value_item(AttributeType.EA, b"", value))
             elif name == XATTR_EFS:
                 kind = AttributeType.LOGGED_UTILITY_STREAM
-                special.items.append(_value_item(kind, EFS_STREAM, value))
+                special.items.append(self._value_item(kind, EFS_STREAM, value))
             else:
                 raise UnsupportedError(
                     f"extended attribute {name.decode(errors='replace')} on NTFS"
@@ -319,6 +319,12 @@ class NodePlan:
             special.items.append(item)
             _note_holes(special, item, 0)
 
+    def _value_item(self, kind: AttributeType, name: bytes, value: bytes) -> Item:
+        """Return the item of a value that is known."""
+        item = Item(kind.value, name, len(value), value)
+        item.make_dense(self.cluster_size)
+        return item
+
     def units_of(self, code: int) -> int:
         """Return the length of a name in UTF-16 units; the root is called "."."""
         if code & 1:
@@ -340,7 +346,7 @@ class NodePlan:
         blocks.wish = False
         blocks.make_dense(self.cluster_size)
         bits = ((1 << count) - 1).to_bytes((count + 63) // 64 * 8, "little")
-        bitmap = _value_item(AttributeType.BITMAP, DIRECTORY_INDEX, bits)
+        bitmap = self._value_item(AttributeType.BITMAP, DIRECTORY_INDEX, bits)
         special.items[:0] = (blocks, bitmap)
         return head + sum(sizes[at] + 8 for at in plan.root) + INNER_END_SIZE
 
@@ -458,10 +464,6 @@ def list_entry_size(name: bytes) -> int:
     """Return the bytes of an entry of an attribute list."""
     return aligned(_LIST_OVERHEAD + len(name))
 
-
-def _value_item(kind: AttributeType, name: bytes, value: bytes) -> Item:
-    """Return the item of a value that is known."""
-    return Item(kind.value, name, len(value), value)
 
 
 def _note_holes(special: Special, item: Item, flags: int) -> None:
