@@ -11,14 +11,15 @@ from typing import ClassVar
 import pytest
 
 from fsdrivers import open_volume
-from fsdrivers.device import MemoryDevice
-from fsdrivers.volume import Plain
+from fsdrivers.device import FileDevice, MemoryDevice
+from fsdrivers.volume import Extent, Plain
 from tests.conformance.volume import EditingConformance, ReadingConformance, Tree
-from tests.fsdrivers import ext_volumes
+from tests.fsdrivers import ext_volumes, ntfs_volumes
 from tests.fsdrivers.fat_images import description_of, geometry_for
 from tests.fsdrivers.iso_images import run
 
 EXT_SIZE = 4 << 20
+NTFS_SIZE = 8 << 20
 
 
 class FatConformance(EditingConformance):
@@ -92,6 +93,46 @@ class TestExt4(ExtConformance):
 class TestExt4WithoutJournal(ExtConformance):
     type = "ext4"
     options = ("-t", "ext4", "-O", "^has_journal,^metadata_csum")
+
+
+class TestExt4Inline(ExtConformance):
+    type = "ext4"
+    options = ("-t", "ext4", "-O", "^has_journal,inline_data,large_dir")
+
+
+@cache
+def _ntfs_description(*options: str) -> dict[str, Plain]:
+    with TemporaryDirectory() as directory:
+        path = ntfs_volumes.make_image(Path(directory, "image"), NTFS_SIZE, *options)
+        with FileDevice.open(path) as device:
+            return open_volume(device).describe()
+
+
+@pytest.mark.tools
+class NtfsConformance(EditingConformance):
+    """NTFS: names in UTF-16, case ignored by a table of its own; made first by mkntfs."""
+
+    type = "ntfs"
+    ignores_case = True
+    longest_name = "ñ".encode() * 255
+    options: ClassVar[tuple[str, ...]] = ()
+
+    def description(self) -> dict[str, Plain]:
+        return _ntfs_description(*self.options)
+
+    def size_of(self, description: dict[str, Plain]) -> int:
+        return NTFS_SIZE
+
+    def is_plain(self, extent: Extent) -> bool:
+        return extent.length > 1024  # else perhaps resident, and the place is that of its record
+
+
+class TestNtfs(NtfsConformance):
+    pass
+
+
+class TestNtfsSmallClusters(NtfsConformance):
+    options = ("-c", "512")
 
 
 @cache
