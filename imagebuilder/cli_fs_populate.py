@@ -15,7 +15,7 @@ import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fsdrivers.device import Device
 from imagebuilder.cli_common import DONE, PARTIAL, UsageError, print_json, report_error
@@ -27,8 +27,21 @@ if TYPE_CHECKING:
 BUFFER_SIZE = 4 << 20  # bytes written at once
 WIPED_SIZE = 1 << 20  # bytes at the start: no old signature shows while the volume is made
 
+STRETCH_SIZE = 16 << 20  # bytes of content that a process copies before it takes the next
+FILE_WEIGHT = 8 << 10  # bytes that are copied while a file is opened
+
 # What is copied: (path, offset in the file, offset in the buffer, length).
 Part = tuple[bytes, int, int, int]
+
+
+class Stretch(NamedTuple):
+    """Neighbouring files, or a part of a large one: (ranks in the tree's order, bytes)."""
+
+    first: int
+    stop: int
+    begin: int  # in the first file
+    end: int  # in the last file
+    weight: int
 
 
 class Job:
@@ -127,16 +140,20 @@ def write_volume(tree: HostTree, layout: Layout, device: Device, *, is_blank: bo
         device.write(0, bytes(min(WIPED_SIZE, device.size)))
     problems: list[str] = []
 
-    def take(_: Job, changed: list[bytes]) -> None:
+    def take(_: Stretch, changed: list[bytes]) -> None:
         problems.extend(f"{os.fsdecode(path)}: changed while it was read" for path in changed)
 
+    def work(stretches: Sequence[Stretch]) -> Iterator[list[bytes]]:
+        copier = Copier(device)
+        for stretch in stretches:
+            for job in iter_jobs(tree, layout, stretch):
+                copier.copy(job)
+            yield copier.finish()
+
+    count = useful_processes()
     share(
-        cut_jobs(tree, layout),
-        lambda jobs: _copy(jobs, device),
-        take,
-        lambda jobs: None,
-        useful_processes(),
-        lambda job: job.length + len(job.parts) * 8192,
+        *(cut_stretches(tree.sizes), work, take, lambda stretches: None, count),
+        lambda stretch: stretch.weight,
     )
     for position, data in layout.iter_metadata():
         device.write(position, data)
@@ -144,64 +161,113 @@ def write_volume(tree: HostTree, layout: Layout, device: Device, *, is_blank: bo
     return problems
 
 
-def cut_jobs(tree: HostTree, layout: Layout) -> list[Job]:
-    """Return all that is to be copied, in the order of the volume as far as the plan kept it."""
-    jobs: list[Job] = []
+def cut_stretches(sizes: Sequence[int]) -> list[Stretch]:
+    """Cut files of such sizes into stretches of about the same work."""
+    made: list[Stretch] = []
+    first = weight = 0
+    last = len(sizes) - 1
+    for rank, size in enumerate(sizes):
+        begin = 0
+        if size >= STRETCH_SIZE:
+            if first < rank:
+                made.append(Stretch(first, rank, 0, sizes[rank - 1], weight))
+            while size - begin > STRETCH_SIZE:
+                end = begin + STRETCH_SIZE
+                made.append(Stretch(rank, rank + 1, begin, end, STRETCH_SIZE))
+                begin = end
+            made.append(Stretch(rank, rank + 1, begin, size, size - begin))
+            first, weight = rank + 1, 0
+            continue
+        weight += size + FILE_WEIGHT
+        if weight >= STRETCH_SIZE or rank == last:
+            made.append(Stretch(first, rank + 1, 0, size, weight))
+            first, weight = rank + 1, 0
+    return made
+
+
+def iter_jobs(tree: HostTree, layout: Layout, stretch: Stretch) -> Iterator[Job]:
+    """Yield what is to be copied, in the order of the volume as far as the plan kept it."""
     job = Job(-1)
-    end = -1  # where the next part would go on
+    goes_on_at = -1
     placements, block_size = layout.placements, layout.block_size
     round_up = block_size - 1
-    for number, path, size in tree.files():
-        for offset, length, position, is_unwritten in placements(number):
-            length = min(length, size - offset)
-            while length > 0 and not is_unwritten:
+    order, sizes, path_of = tree.order, tree.sizes, tree.path
+    last = stretch.stop - 1
+    for rank in range(stretch.first, stretch.stop):
+        begin = stretch.begin if rank == stretch.first else 0
+        end = stretch.end if rank == last else sizes[rank]
+        path = path_of(rank)
+        for offset, length, position, is_unwritten in placements(order[rank]):
+            stop = min(offset + length, end)
+            if is_unwritten or stop <= begin:
+                continue
+            if offset < begin:
+                offset, position = begin, position + begin - offset
+            while offset < stop:
                 used = job.length
-                if position != end or used >= BUFFER_SIZE:
+                if position != goes_on_at or used >= BUFFER_SIZE:
+                    if used:
+                        yield job
                     job = Job(position)
-                    jobs.append(job)
                     used = 0
-                count = min(length, BUFFER_SIZE - used)
+                count = min(stop - offset, BUFFER_SIZE - used)
                 job.parts.append((path, offset, used, count))
                 stored = count + round_up & ~round_up
                 job.length = used + stored
-                end = position + stored
-                offset, length, position = offset + count, length - count, position + count
-    return jobs
+                goes_on_at = position + stored
+                offset, position = offset + count, position + count
+    if job.length:
+        yield job
 
 
-def _copy(jobs: Sequence[Job], device: Device) -> Iterator[list[bytes]]:
-    """Carry out jobs; yield for each the paths of files that were shorter than planned."""
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # forked processes have their own
-    buffers = [memoryview(mmap.mmap(-1, BUFFER_SIZE, flags=flags)) for _ in range(2)]
-    errors: list[Exception] = []
-    writing: threading.Thread | None = None
+class Copier:
+    """Carries out jobs: one buffer is filled while the other is written."""
 
-    def write(position: int, data: memoryview) -> None:
-        try:
-            device.write(position, data)
-        except Exception as error:  # raised again by who waits
-            errors.append(error)
+    def __init__(self, device: Device) -> None:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # forked processes have their own
+        self._device = device
+        self._buffers = [memoryview(mmap.mmap(-1, BUFFER_SIZE, flags=flags)) for _ in range(2)]
+        self._writing: threading.Thread | None = None
+        self._error: Exception | None = None
+        self._changed: list[bytes] = []
 
-    changed: list[bytes] | None = None
-    for job in jobs:
-        buffer = buffers[0]
-        found = _fill(job, buffer)
+    def copy(self, job: Job) -> None:
+        """Copy what `job` says; it may still be written when this returns.
+
+        Raises:
+            DeviceError: the device failed, perhaps with an earlier job.
+        """
+        buffer = self._buffers[0]
+        self._changed += _fill(job, buffer)
+        self._wait()
+        self._buffers.reverse()
+
+        def write() -> None:
+            try:
+                self._device.write(job.position, buffer[: job.length])
+            except Exception as error:  # raised again by who waits
+                self._error = error
+
+        self._writing = threading.Thread(target=write, name="write")
+        self._writing.start()
+
+    def finish(self) -> list[bytes]:
+        """Wait for what is being written; return the paths of files that were shorter.
+
+        Raises:
+            DeviceError: the device failed.
+        """
+        self._wait()
+        changed, self._changed = self._changed, []
+        return changed
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
         if writing is not None:
             writing.join()
-            if errors:
-                raise errors[0]
-            assert changed is not None, "it was set with the thread"
-            yield changed
-        buffers.reverse()
-        changed = found
-        writing = threading.Thread(target=write, args=(job.position, buffer[: job.length]))
-        writing.start()
-    if writing is not None:
-        writing.join()
-        if errors:
-            raise errors[0]
-        assert changed is not None, "it was set with the thread"
-        yield changed
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
 
 def _fill(job: Job, buffer: memoryview) -> list[bytes]:

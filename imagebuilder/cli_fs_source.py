@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import stat
+from array import array
 from collections.abc import Iterator, Sequence
 from typing import Final, overload
 
@@ -23,6 +24,8 @@ from fsdrivers.volume import Entry, Kind, Node
 from imagebuilder.cli_fs_walk import FACTS, FORMAT_MASK, KIND_OF_FORMAT, Found, Rules, walk
 
 DOS_ARCHIVE: Final = 0x20  # attribute of a file on FAT and NTFS that nobody has saved elsewhere
+_PART_SHIFT: Final = 32  # a place is the number of a part and a place in it
+_PLACE_MASK: Final = (1 << _PART_SHIFT) - 1
 
 
 class HostEntries(Sequence[Entry]):
@@ -100,26 +103,32 @@ class HostEntries(Sequence[Entry]):
                     shared[number] = node
             yield Entry(parent, name, node)
 
-    def iter_files(self) -> Iterator[tuple[int, int, bytes, int]]:
-        """Yield (number, number of its directory, name, size) of each file with content, once."""
+    def iter_files(self) -> Iterator[tuple[int, int, int, int]]:
+        """Yield (number, size, part, place in it) of each file with content, once."""
         first_numbers, regular = self._first_numbers, stat.S_IFREG
-        for part in self._found:
+        for rank, part in enumerate(self._found):
             seen: set[int] = set()
-            for name, fact in zip(part.names, FACTS.iter_unpack(part.facts), strict=True):
-                parent, number, mode, _, _, links, size, _, _, _ = fact
+            for at, fact in enumerate(FACTS.iter_unpack(part.facts)):
+                _, number, mode, _, _, links, size, _, _, _ = fact
                 if mode & FORMAT_MASK != regular or not size:
                     continue
                 if links > 1:
                     if number in seen or number in first_numbers:
                         continue
                     seen.add(number)
-                yield number, parent, name, size
+                yield number, size, rank, at
+
+    def name_at(self, part: int, at: int) -> tuple[int, bytes]:
+        """Return (number of the directory, name) of a place that `iter_files` gave."""
+        found = self._found[part]
+        parent: int = FACTS.unpack_from(found.facts, at * FACTS.size)[0]
+        return parent, found.names[at]
 
 
 class HostTree:
     """What is below a directory, for a volume of a type.
 
-    `entries`: all names.  `order`: numbers of the files with content, in the order of the names.
+    `entries`: all names.  `order`, `sizes`: of the files with content, in the order of the names.
     `regions`: of files with holes, by number.  `problems`: what had to be left out, a line each.
     """
 
@@ -147,10 +156,19 @@ class HostTree:
         self.problems = [text for part in found for text in part.problems]
         self.regions = {number: list(some) for part in found for number, some in part.regions}
         self._directories = {number: path for part in found for number, path in part.directories}
-        self.order = [number for number, _, _, _ in self.entries.iter_files()]
+        self.list_files()
 
-    def files(self) -> Iterator[tuple[int, bytes, int]]:
-        """Yield (number, path, size) of the files of `order`."""
-        directories = self._directories
-        for number, parent, name, size in self.entries.iter_files():
-            yield number, directories[parent] + b"/" + name, size
+    def list_files(self) -> None:
+        """Set what there is to copy from the entries."""
+        self.order, self.sizes = array("Q"), array("Q")
+        self._places = array("Q")
+        for number, size, part, at in self.entries.iter_files():
+            self.order.append(number)
+            self.sizes.append(size)
+            self._places.append(part << _PART_SHIFT | at)
+
+    def path(self, rank: int) -> bytes:
+        """Return the path of the file at `rank` of `order`."""
+        place = self._places[rank]
+        parent, name = self.entries.name_at(place >> _PART_SHIFT, place & _PLACE_MASK)
+        return self._directories[parent] + b"/" + name
