@@ -227,15 +227,15 @@ def _find(tree: VolumeTree, patterns: list[Pattern]) -> Iterator[tuple[int, Node
         led = get(item.parent)
         if led is None:
             continue
-        name, further = item.name.lower(), []
+        name = item.name.lower()
+        matched = [way for way in led[0] if patterns[way[0]][way[1]] in (None, name)]
+        if not matched:
+            continue
         path = f"{led[1]}\\{printable(item.name.decode('utf-8', 'replace'))}"
-        for index, depth in led[0]:
-            pattern = patterns[index]
-            if pattern[depth] not in (None, name):
-                continue
-            if depth + 1 < len(pattern):
-                further.append((index, depth + 1))
-            elif item.kind == ObjectKind.FILE:
-                yield index, item, path
-        if further and item.kind == ObjectKind.DIRECTORY:
+        if item.kind == ObjectKind.DIRECTORY:
+            further = [(i, depth + 1) for i, depth in matched if depth + 1 < len(patterns[i])]
             open_at[item.number] = (further, path)
+            continue
+        for index, depth in matched:
+            if depth + 1 == len(patterns[index]) and item.kind == ObjectKind.FILE:
+                yield index, item, path

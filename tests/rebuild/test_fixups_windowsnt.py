@@ -183,6 +183,7 @@ def test_hives_are_found_whatever_their_case() -> None:
         "ntfs",
         *("WINDOWS/system32/CONFIG/System.", "Boot/bcd.", "EFI/Microsoft/BOOT/BCD."),
         *("Windows/System32/config/SYSTEM.LOG", "a/b/System32/config/SYSTEM.", "winnt/boot/bcd."),
+        *("bootmgr/file.", "ntldr/x."),
     )
 
     assert [(hive, path) for hive, _, path in find_hives(tree)] == [
@@ -191,6 +192,7 @@ def test_hives_are_found_whatever_their_case() -> None:
         (Hive.BCD, "\\EFI\\Microsoft\\BOOT\\BCD"),
     ]
     assert find_hives(tree_of("ext4", "boot/bcd.")) == []
+    assert find_hives(tree_of("ntfs", "boot/bcd/file.", "x/system32/config/system/y.")) == []
 
 
 def test_windows_loader_comes_to_the_fallback_path() -> None:
