@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from backup.objects.medium import Medium
-from backup.objects.model import DiskObject, NodeObject, Piece
+from backup.objects.model import DiskObject, NodeObject
 from fsdrivers import driver_of
 from fsdrivers.device import Device, Window
 from fsdrivers.partitions import PartitionTable, plan_table
 from fsdrivers.partitions.chs import Geometry, bios_geometry
-from fsdrivers.volume import Entry, Extent, Layout, StreamLayout
+from fsdrivers.volume import Entry, Layout, StreamLayout
 from rebuild.content import PieceOpener, PieceTarget, stream_pieces
 from rebuild.errors import RebuildError
 from rebuild.fixups.dos import layout_options, new_geometry
@@ -43,6 +43,7 @@ from rebuild.machine import Machine, VolumeTree, printable_path
 from rebuild.plan import BOOT_CODE_SIZE, ESP_TYPE, DiskPlan, PartitionPlan, RestorePlan
 from rebuild.progress import Part, Progress
 from rebuild.report import Failure, RestoreReport, VolumeResult
+from rebuild.targets import ResidentWriter, content_targets, stream_targets
 from rebuild.writer import CoalescingWriter
 
 WIPED_AT_EACH_END = 1 << 20  # bytes; holds every table and signature that probing looks at
@@ -58,7 +59,7 @@ class _VolumeWork:
     window: Device
     layout: Layout | None  # None for a raw volume
     writer: CoalescingWriter
-    resident: _ResidentWriter | None = None  # for content inside the metadata
+    resident: ResidentWriter | None = None  # for content inside the metadata
 
 
 @dataclass(slots=True)
@@ -148,7 +149,7 @@ def _plan_volumes(machine: Machine, work: _DiskWork, is_blank: bool, report: Res
             raise RebuildError(f"this disc cannot restore a volume of type {kind}")
         volume = _VolumeWork(tree, part, window, layout, CoalescingWriter(window, block_size))
         if kind == "ntfs":
-            volume.resident = _ResidentWriter(cast(StreamLayout, layout).resident)
+            volume.resident = ResidentWriter(cast(StreamLayout, layout).resident)
         work.volumes.append(volume)
 
 
@@ -218,22 +219,6 @@ class _BootArea:
 
     def flush(self) -> None:
         """Do nothing: the parts are written with the partition table."""
-
-
-class _ResidentWriter:
-    """Collects content that goes into a volume's metadata, in memory that processes share."""
-
-    is_shared = True
-
-    def __init__(self, buffer: memoryview) -> None:
-        self._buffer = buffer
-
-    def write(self, position: int, data: bytes | bytearray | memoryview) -> None:
-        """Keep `data` for the metadata to be made."""
-        self._buffer[position : position + len(data)] = data
-
-    def flush(self) -> None:
-        """Do nothing: the metadata is written with the rest of it."""
 
 
 def _restore_content(
@@ -307,48 +292,11 @@ def _collect_volume(volume: _VolumeWork, targets: list[PieceTarget], names: _Nam
     names.places[tree.volume.number] = volume.part.place
     names.nodes.update({item.number: item for item in tree.nodes})
     if volume.resident is not None:
-        _collect_streams(volume, volume.resident, targets)
+        layout = cast(StreamLayout, volume.layout)
+        targets += stream_targets(tree, layout, writer, volume.resident)
         return
     write_blank_files(tree, volume.layout, volume.window)
-    placements, append = volume.layout.placements, targets.append
-    for item in tree.nodes:
-        pieces = item.pieces
-        if not pieces:
-            continue
-        number = item.number
-        extents = placements(number)
-        if len(extents) == 1 and len(pieces) == 1:
-            piece, (offset, _, position, _) = pieces[0], extents[0]
-            whole = (position + piece[0] - offset, 0, piece[1])
-            append(PieceTarget(piece, writer, number, (whole,)))
-            continue
-        targets += [
-            PieceTarget(piece, writer, number, tuple(_split(piece, extents))) for piece in pieces
-        ]
-
-
-def _collect_streams(
-    volume: _VolumeWork, resident: _ResidentWriter, targets: list[PieceTarget]
-) -> None:
-    """Say where content goes on a volume whose nodes have streams."""
-    layout = cast(StreamLayout, volume.layout)
-    for item in volume.tree.nodes:
-        number = item.number
-        contents = [(b"", item.pieces)] if item.pieces else []
-        contents += [(stream.name, stream.pieces) for stream in item.streams if stream.pieces]
-        for name, pieces in contents:
-            place = layout.resident_place(number, name)
-            if place is not None:
-                targets += [
-                    PieceTarget(piece, resident, number, ((place + piece[0], 0, piece[1]),))
-                    for piece in pieces
-                ]
-                continue
-            extents = layout.stream_placements(number, name)
-            targets += [
-                PieceTarget(piece, volume.writer, number, tuple(_split(piece, extents)))
-                for piece in pieces
-            ]
+    targets += content_targets(tree, volume.layout, writer)
 
 
 def _part_of(name: str, targets: Sequence[PieceTarget], first: int) -> Part:
@@ -360,19 +308,6 @@ def _part_of(name: str, targets: Sequence[PieceTarget], first: int) -> Part:
             previous = number
             objects += 1
     return Part(name, size, objects)
-
-
-def _split(piece: Piece, extents: Sequence[Extent]) -> list[tuple[int, int, int]]:
-    """Return (position on the volume, start in the piece, length) of a piece's parts."""
-    parts = []
-    end = piece.offset + piece.length
-    for extent in extents:
-        start = max(piece.offset, extent.offset)
-        stop = min(end, extent.offset + extent.length)
-        if start < stop:
-            position = extent.position + start - extent.offset
-            parts.append((position, start - piece.offset, stop - start))
-    return parts
 
 
 def _write_metadata(volume: _VolumeWork) -> None:
