@@ -12,12 +12,17 @@ from typing import Final
 
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ntfs.format_attributes import (
-    COMPRESSION_UNIT_SHIFT,
     MAXIMUM_COMPRESSED_CLUSTER_SIZE,
     AttributeFlag,
     AttributeType,
 )
-from fsdrivers.ntfs.mkfs_attributes import Sizes, aligned, non_resident_head_size, resident_size
+from fsdrivers.ntfs.mkfs_attributes import (
+    Sizes,
+    aligned,
+    non_resident_head_size,
+    resident_size,
+    unit_shift,
+)
 from fsdrivers.volume import Extent
 
 _COMPRESSION: Final = AttributeFlag.COMPRESSION_MASK.value
@@ -37,7 +42,7 @@ class Item:
 
     __slots__ = (
         "clusters", "flags", "initialised", "is_resident", "kind", "name", "offset", "pattern",
-        "size", "unwritten", "value", "vcns", "whole", "wish",
+        "shift", "size", "unwritten", "value", "vcns", "whole", "wish",
     )  # fmt: skip
 
     def __init__(self, kind: int, name: bytes, size: int, value: bytes | None = None) -> None:
@@ -53,6 +58,7 @@ class Item:
         self.pattern: Pattern = ()
         self.clusters = 0  # really allocated
         self.vcns = 0  # with holes
+        self.shift = 0  # see `unit_shift`; 0 of a sparse stream that Linux gave single clusters
         self.initialised = size
         self.unwritten = 0  # clusters at the end of the pattern that are allocated only
 
@@ -155,11 +161,13 @@ def stream_item(
     if not 0 <= padding <= size or padding >= _EFS_BLOCK:
         raise CorruptError("padding of a stream", None, f"below {_EFS_BLOCK}", padding)
     is_compressed = bool(flags & _COMPRESSION)
+    if regions is None and flags & _SPARSE and not is_compressed:
+        regions = ((0, size, False),)
     if regions is None:
         item.make_dense(cluster_size)
         if is_compressed or (flags & _ENCRYPTED and (not size or size % _EFS_BLOCK)):
             item.wish = True
-        elif flags & (_SPARSE | _ENCRYPTED):
+        elif flags & _ENCRYPTED:
             item.wish = False
         return item
     if is_compressed and cluster_size > MAXIMUM_COMPRESSED_CLUSTER_SIZE:
@@ -207,14 +215,19 @@ def _set_pattern(item: Item, regions: Sequence[Region], cluster_size: int) -> No
         item.clusters += end - first
         vcn = end
     total = max(vcn, -(-size // unit))
-    if item.flags & _COMPRESSION:
-        total = (total + (1 << COMPRESSION_UNIT_SHIFT) - 1) >> COMPRESSION_UNIT_SHIFT
-        total <<= COMPRESSION_UNIT_SHIFT
+    has_holes = total > vcn or any(is_hole for is_hole, _ in pattern)
+    if has_holes and not item.flags & _COMPRESSION:
+        item.flags |= _SPARSE
+    item.shift = unit_shift(item.flags, cluster_size)
+    if not item.flags & _COMPRESSION and any(
+        (first | end) & ((1 << item.shift) - 1) for first, end, _ in spans
+    ):
+        item.shift = 0
+    shift = item.shift
+    total = -(-total >> shift) << shift
     if total > vcn:
         pattern.append((True, total - vcn))
     item.pattern, item.vcns = pattern, total
-    if any(is_hole for is_hole, _ in pattern) and not item.flags & _COMPRESSION:
-        item.flags |= _SPARSE
     if unwritten_at:
         item.unwritten = total - (unwritten_at - 1)
         item.initialised = min(item.size, (unwritten_at - 1) * unit)

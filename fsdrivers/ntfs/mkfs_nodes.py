@@ -465,7 +465,6 @@ def list_entry_size(name: bytes) -> int:
     return aligned(_LIST_OVERHEAD + len(name))
 
 
-
 def _note_holes(special: Special, item: Item, flags: int) -> None:
     """Mark a file whose content got holes that its own flags do not tell of."""
     if item.flags & ~flags & AttributeFlag.SPARSE.value:

@@ -417,6 +417,7 @@ class RecordWriter:
             part.kind,
             runs,
             item.sizes(self._plan.cluster_size),
+            shift=item.shift,
             name=part.name,
             flags=item.flags,
             identifier=identifier,

@@ -48,6 +48,7 @@ from fsdrivers.ntfs.mkfs_attributes import (
     pack_resident,
     record_room,
     resident_size,
+    unit_shift,
 )
 from fsdrivers.ntfs.mkfs_description import Frame, Template
 from fsdrivers.ntfs.mkfs_index import (
@@ -439,7 +440,12 @@ class SystemFiles:
         limits = maximum[:16]  # MaximumSize, AllocationDelta; then UsnJournalID, LowestValidUsn
         value = limits + self._now.to_bytes(8, "little") + bytes(8)
         empty = pack_non_resident(
-            _DATA, (), Sizes(0, 0, 0, 0), name=_units("$J"), flags=AttributeFlag.SPARSE.value
+            _DATA,
+            (),
+            Sizes(0, 0, 0, 0),
+            name=_units("$J"),
+            flags=AttributeFlag.SPARSE.value,
+            shift=unit_shift(AttributeFlag.SPARSE.value, self._cluster_size),
         )
         return [empty, pack_resident(_DATA, value, name=_units("$Max"))]
 

@@ -27,6 +27,7 @@ ACLS = tuple(
 )
 COMPRESSED = AttributeFlag.COMPRESSED.value
 SPARSE = AttributeFlag.SPARSE.value
+ALPHABETS = ("abcXYZ 0.", "äöÜßéñ", "日本語テスト", "\U00010348\U0001f600", "\udc80\ud800a")
 ENCRYPTED = AttributeFlag.ENCRYPTED.value
 
 
@@ -101,17 +102,17 @@ class Forest:
             done = 0
             for extent in layout.stream_placements(number, name):
                 if not extent.is_unwritten:
-                    part = data[extent.offset : extent.offset + extent.length]
+                    part: bytes = data[extent.offset : extent.offset + extent.length]
                     device.write(extent.position, part)
                     done += len(part)
             assert done or not data.strip(b"\0"), (number, name)
         last = -1
         pieces = list(layout.iter_metadata())
         assert pieces[-1][0] == 0
-        for position, data in pieces[:-1]:
+        for position, piece in pieces[:-1]:
             assert position >= last, "metadata ascends"
-            last = position + len(data)
-            device.write(position, data)
+            last = position + len(piece)
+            device.write(position, piece)
         device.write(*pieces[-1])
 
 
@@ -218,13 +219,17 @@ def draw_forest(seed: int, *, files: int = 60) -> Forest:
         if node.kind is Kind.FILE and draw.random() < 0.1:
             for link in range(draw.choice((1, 2, 30))):
                 where = draw.choice(directories)
-                made.add(where, b"link %d of %d" % (link, number) + b"x" * draw.choice((0, 200)), node)
+                made.add(
+                    where, b"link %d of %d" % (link, number) + b"x" * draw.choice((0, 200)), node
+                )
     return made
 
 
 def draw_name(draw: random.Random, index: int) -> bytes:
     """Return a name nobody else in the tree has."""
-    alphabet = draw.choice(("abcXYZ 0.", "äöÜßéñ", "日本語テスト", "\U00010348\U0001f600", "\udc80\ud800a"))
+    alphabet = draw.choice(
+        ("abcXYZ 0.", "äöÜßéñ", "日本語テスト", "\U00010348\U0001f600", "\udc80\ud800a")
+    )
     text = "".join(draw.choice(alphabet) for _ in range(draw.choice((0, 3, 12, 60))))
     return text.encode("utf-8", "surrogatepass") + b"%d" % index
 
