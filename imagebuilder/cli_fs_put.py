@@ -2,8 +2,8 @@
 """`rebuildkit fs put`: host files and directories copied into a volume.
 
 Kept is what the volume has a place for: kind, permissions, owner, times, holes, hard links,
-targets of links, extended attributes and ACLs, and on ext the inode flags.  On FAT and NTFS only
-content, times and directories; what has no place there is refused.
+targets of links, extended attributes and ACLs, and on ext the inode flags.  On FAT only content,
+times and directories, on NTFS hard links too; what has no place there is refused.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ class _Copy:
         self._args = args
         self._editor = editor
         self._is_unix = editor.type in EXT_TYPES
+        self._has_links = not editor.type.startswith("fat")
         self._made: dict[tuple[int, int], int] = {}  # node numbers by host device and inode
 
     def object(self, parent: int, name: bytes, source: bytes) -> Iterator[str]:
@@ -89,7 +90,7 @@ class _Copy:
             yield from self._directory(parent, name, source, status)
             return
         number = self._made.get(identity)
-        if number is not None and self._is_unix:
+        if number is not None and self._has_links:
             self._editor.link(number, parent, name)
             yield os.fsdecode(source)
             return

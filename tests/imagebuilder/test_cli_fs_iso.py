@@ -107,7 +107,7 @@ def test_every_verb(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -
 
     assert shown("cat", image, "/link") == content
     inside = "/directory/A Mixed Name.text"
-    command = ["isoinfo", "-R", "-i", image, "-x", inside]
+    command = ["isoinfo", "-R", "-i", str(image), "-x", inside]
     assert subprocess.run(command, capture_output=True, check=True).stdout == content
     listed = shown("ls", image).decode().splitlines()
     assert [line.split()[0] for line in listed] == [
