@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import gzip
 import hashlib
 import os
 import random
 import struct
-import subprocess
-import sys
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +23,7 @@ from fsdrivers.ntfs.times import filetime_of
 from fsdrivers.ntfs.volume import NtfsVolume, open_volume
 from fsdrivers.volume import Kind, Node
 from tests.fsdrivers.ext_volumes import run
+from tests.fsdrivers.source_packages import unpacked_member
 
 MIB = 1 << 20
 OPTIONS = "permissions,acl,streams_interface=xattr,compression,efs_raw"
@@ -324,24 +321,4 @@ def load(path: Path) -> NtfsVolume:
 
 def windows_volume() -> Path:
     """Return a volume that Windows formatted and filled, from a source package, kept."""
-    base = os.environ.get("REBUILDKIT_CACHE") or os.path.expanduser("~/.cache/rebuildkit")
-    cache = Path(base) / "volumes"
-    path = cache / "windows-ntfs.img"
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        command = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "dissect.ntfs"]
-        subprocess.run(
-            [sys.executable, *command, WINDOWS_SOURCE, "-d", str(cache)],
-            check=True,
-            capture_output=True,
-        )
-        (archive,) = cache.glob("dissect*ntfs*.tar.gz")
-        with tarfile.open(archive) as source:
-            names = [name for name in source.getnames() if name.endswith(WINDOWS_MEMBER)]
-            member = source.extractfile(names[0])
-            assert member is not None
-            data = gzip.decompress(member.read())
-        made = path.with_suffix(f".{os.getpid()}")
-        made.write_bytes(data)
-        made.rename(path)
-    return path
+    return unpacked_member(WINDOWS_SOURCE, WINDOWS_MEMBER, "windows-ntfs.img")

@@ -7,15 +7,13 @@ disk with an MBR and one on a GPT disk.
 
 from __future__ import annotations
 
-import gzip
-import os
 import re
 import struct
 import subprocess
-import sys
-import tarfile
 import uuid
 from pathlib import Path
+
+from tests.fsdrivers.source_packages import unpacked_member
 
 SOURCE = "dissect.regf==3.14"  # its source holds the hive SYSTEM of a Windows 10
 MEMBER = "tests/_data/SYSTEM.gz"
@@ -170,23 +168,4 @@ def make_bcd(path: Path) -> Path:
 
 def real_system_hive() -> bytes:
     """Return the hive SYSTEM of a Windows 10 on a GPT disk, from a source package, kept."""
-    base = os.environ.get("REBUILDKIT_CACHE") or os.path.expanduser("~/.cache/rebuildkit")
-    path = Path(base) / "volumes" / "windows-system-hive"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        command = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "dissect.regf"]
-        subprocess.run(
-            [sys.executable, *command, SOURCE, "-d", str(path.parent)],
-            check=True,
-            capture_output=True,
-        )
-        (archive,) = path.parent.glob("dissect*regf*.tar.gz")
-        with tarfile.open(archive) as source:
-            names = [name for name in source.getnames() if name.endswith(MEMBER)]
-            member = source.extractfile(names[0])
-            assert member is not None
-            data = gzip.decompress(member.read())
-        made = path.with_suffix(f".{os.getpid()}")
-        made.write_bytes(data)
-        made.rename(path)
-    return path.read_bytes()
+    return unpacked_member(SOURCE, MEMBER, "windows-system-hive").read_bytes()
