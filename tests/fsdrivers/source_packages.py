@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that real systems made, out of source packages on PyPI: fetched once, kept, not committed."""
+"""Files that real systems made, from source packages on PyPI: fetched once and kept in a cache."""
 
 from __future__ import annotations
 
