@@ -7,7 +7,6 @@ was loaded.  The UEFI disk is laid out as the set-up of Windows 11 does it.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import struct
@@ -19,7 +18,9 @@ from pathlib import Path
 
 from fsdrivers.ntfs.format import BootSector
 from fsdrivers.partitions.chs import Geometry
-from imagebuilder.initramfs import Archive, compress
+from imagebuilder.boot_environment import cache_directory as boot_cache
+from imagebuilder.initramfs import Archive
+from imagebuilder.packages import download_package, find_packages
 from tests.fsdrivers.ntfs_volumes import (
     get_xattr,
     make_image,
@@ -128,9 +129,6 @@ def ntfs(image: Path, options: str = "", offset: int = 0, size: int = 0) -> Iter
 
 def make_grub_disk(path: Path, kernel: Path) -> None:
     """Make a disk whose GRUB finds itself, a kernel and an initrd on NTFS."""
-    initrd = Archive()
-    initrd.add_base()
-    initrd.add_file("init", mark_program(), is_executable=True)
     with path.open("wb") as file:
         file.truncate(96 * MIB)
     run("sfdisk", "-q", path, text="label: dos\n1 : start=2048, type=7, bootable\n")
@@ -140,8 +138,7 @@ def make_grub_disk(path: Path, kernel: Path) -> None:
         populate(root)
         boot = root / "boot"
         shutil.copytree(GRUB, boot / "grub/i386-pc", ignore=shutil.ignore_patterns("*.img"))
-        (boot / "vmlinuz").write_bytes(kernel.read_bytes())
-        (boot / "initrd.img").write_bytes(compress(initrd.pack(), "none"))
+        add_kernel(boot, kernel)
         (boot / "grub/grub.cfg").write_text(
             "serial --unit=0 --speed=115200\nterminal_output serial\n"
             "linux /boot/vmlinuz console=ttyS0 quiet panic=-1\n"
@@ -160,6 +157,16 @@ def make_grub_disk(path: Path, kernel: Path) -> None:
     volume.unlink()
 
 
+def add_kernel(directory: Path, kernel: Path) -> None:
+    """Put a kernel and an initrd that says `MARK` into a directory, made if it is not there."""
+    directory.mkdir(exist_ok=True)
+    initrd = Archive()
+    initrd.add_base()
+    initrd.add_file("init", mark_program(), is_executable=True)
+    (directory / "vmlinuz").write_bytes(kernel.read_bytes())
+    (directory / "initrd.img").write_bytes(initrd.pack())
+
+
 def mark_program() -> bytes:
     """Return a program for Linux that says `MARK` and ends the machine, as an ELF file."""
     with tempfile.TemporaryDirectory() as directory:
@@ -169,8 +176,29 @@ def mark_program() -> bytes:
         return program.read_bytes()
 
 
-def make_windows_11_disk(path: Path) -> None:
-    """Make a GPT disk with ESP, reserved partition, a rich system volume and a recovery one."""
+def efi_loader() -> bytes:
+    """Return a GRUB for UEFI that starts the kernel it finds on the volume "Windows"."""
+    (package,) = find_packages(["grub-efi-amd64-bin"])
+    modules = download_package(package, boot_cache() / "packages") / "usr/lib/grub/x86_64-efi"
+    with tempfile.TemporaryDirectory() as directory:
+        config, image = Path(directory, "config"), Path(directory, "image")
+        config.write_text(
+            "search --no-floppy --label Windows --set root\n"
+            "linux /boot/vmlinuz console=ttyS0 quiet panic=-1\n"
+            "initrd /boot/initrd.img\nboot\n"
+        )
+        names = ("part_gpt", "ntfs", "linux", "search", "search_label", "normal", "configfile")
+        options = ("-O", "x86_64-efi", "-d", modules, "-c", config, "-p", "/", "-o", image)
+        run("grub-mkimage", *options, *names)
+        return image.read_bytes()
+
+
+def make_windows_11_disk(path: Path, kernel: Path | None = None) -> None:
+    """Make a GPT disk with ESP, reserved partition, a rich system volume and a recovery one.
+
+    With a `kernel` it starts, by GRUB in the place of Microsoft's loader.
+    """
+    loader = efi_loader() if kernel is not None else b"loader" * 25_000
     with path.open("wb") as file:
         file.truncate(144 * MIB)
     run("sfdisk", "-q", path, text=WINDOWS_11)
@@ -179,11 +207,10 @@ def make_windows_11_disk(path: Path) -> None:
     esp = f"{path}@@{2048 * SECTOR}"
     run("mmd", "-i", esp, "::/EFI", "::/EFI/Boot", "::/EFI/Microsoft", "::/EFI/Microsoft/Boot")
     with tempfile.TemporaryDirectory() as directory:
-        for name, size in (("bootx64.efi", 150_000), ("bootmgfw.efi", 150_000), ("BCD", 24_576)):
-            (Path(directory) / name).write_bytes(hashlib.shake_256(name.encode()).digest(size))
-        run("mcopy", "-i", esp, Path(directory) / "bootx64.efi", "::/EFI/Boot/")
-        run("mcopy", "-i", esp, Path(directory) / "bootmgfw.efi", "::/EFI/Microsoft/Boot/")
-        run("mcopy", "-i", esp, Path(directory) / "BCD", "::/EFI/Microsoft/Boot/")
+        file = Path(directory, "loader")
+        file.write_bytes(loader)
+        run("mcopy", "-i", esp, file, "::/EFI/Boot/bootx64.efi")
+        run("mcopy", "-i", esp, file, "::/EFI/Microsoft/Boot/bootmgfw.efi")
     for start, mib, label in ((starts[2], 64, "Windows"), (starts[3], 24, "Recovery")):
         volume = path.with_suffix(".volume")
         make_image(volume, mib * MIB, "-p", start, "-H", 255, "-S", 63, "-L", label)
@@ -191,6 +218,8 @@ def make_windows_11_disk(path: Path) -> None:
             if label == "Windows":
                 populate(root)
                 fill_windows(root)
+                if kernel is not None:
+                    add_kernel(root / "boot", kernel)
             else:
                 (root / "Recovery/WindowsRE").mkdir(parents=True)
                 (root / "Recovery/WindowsRE/winre.wim").write_bytes(b"wim" * 100_000)

@@ -204,6 +204,23 @@ def test_windows_11_layout_comes_back(store: Store, size_mib: int, tmp_path: Pat
     assert_same_attributes(disk, image)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("size_mib", [144, 240], ids=["same-size", "larger"])
+def test_windows_11_layout_starts(scenario: Scenario, size_mib: int) -> None:
+    """A recovery disc restores that layout on an empty UEFI machine, which then starts from it."""
+    disk, disc = scenario.directory / "uefi.img", scenario.directory / "uefi.iso"
+    if not disc.exists():
+        make_windows_11_disk(disk, prepare_boot_environment(compression="zstd-fast").kernel)
+        must(scenario.backup("uefi", disk))
+        must(scenario.build("uefi", disc))
+    options = ("--firmware", "uefi", "--disk-size", f"{size_mib}M", "--expect", MARK)
+    outcome = scenario.rehearse(disc, *options)
+
+    assert outcome.code == 0, outcome.out + outcome.err
+    assert outcome.json["proven"]
+    assert outcome.json["comparison"]["differences"] == []
+
+
 def assert_same_volumes(disk: Path, image: Path, *, blank: bytes = b"") -> None:
     """ntfs-3g sees the same on the NTFS volumes; and ntfs3 sees on the new ones what we do."""
     pairs = [
