@@ -99,19 +99,39 @@ def run_mkfs(args: argparse.Namespace, open_window: OpenWindow) -> int:
             file.truncate(size)
     elif args.size:
         raise UsageError(f"{path} is there already and has a size")
-    is_direct = args.source is not None
+    try:
+        return _make(args, open_window, driver.plan_volume, description, is_blank=is_blank)
+    except BaseException:
+        if is_blank:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _make(
+    args: argparse.Namespace,
+    open_window: OpenWindow,
+    plan: Callable[..., Layout],
+    description: Description,
+    *,
+    is_blank: bool,
+) -> int:
+    """Format the volume that the options name, and fill it if they say so."""
     with FileDevice.open(
-        path, writable=True, sector_size=args.sector_size, direct=is_direct
+        args.image,
+        writable=True,
+        sector_size=args.sector_size,
+        direct=args.source is not None,
     ) as device:
         window = open_window(args, device)
         if args.source is not None:
             from imagebuilder.cli_fs_populate import populate
 
-            return populate(args, driver.plan_volume, description, window, is_blank=is_blank)
-        _format(driver.plan_volume, description, window)
+            return populate(args, plan, description, window, is_blank=is_blank)
+        _format(plan, description, window)
         window.flush()
         if args.json:
-            print_json({"action": "mkfs", "type": type, "size": window.size})
+            fields = {"type": str(description["type"]), "size": window.size}
+            print_json({"action": "mkfs", **fields})
     return 0
 
 

@@ -103,6 +103,16 @@ def test_code_page_is_kept_by_mkfs(
     assert fs("mkfs", tmp_path / "other.img", "--like", fat, "--codepage", "932") == 0
 
 
+def test_mkfs_that_fails_leaves_nothing(ext: Path, tmp_path: Path) -> None:
+    """An image that could not be formatted is not left behind; one that was there stays."""
+    made = tmp_path / "made.img"
+    assert fs("mkfs", made, "--like", ext, "--size", "20K") == 7
+    assert not made.exists()
+    made.write_bytes(bytes(20 << 10))
+    assert fs("mkfs", made, "--like", ext) == 7
+    assert made.read_bytes() == bytes(20 << 10)
+
+
 def test_code_page_where_there_is_none(ext: Path, fat: Path) -> None:
     """A code page for ext, and one that nobody knows, are usage errors."""
     assert fs("ls", ext, "--codepage", "850") == 2
