@@ -11,9 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from backup.objects.model import NodeObject, ObjectKind, VolumeObject
+from backup.objects.model import DiskObject, NodeObject, ObjectKind, VolumeObject
+from fsdrivers.device import MemoryDevice
+from fsdrivers.partitions import read_table
 from imagebuilder.python_runtime import STANDARD_LIBRARY_LEFT_OUT, find_third_party
-from rebuild.fixups.windowsnt import add_fallback_loader, find_hives, find_loader
+from rebuild.fixups.windowsnt import (
+    add_fallback_loader,
+    find_hives,
+    find_loader,
+    moves_of,
+    reversed_moves,
+)
 from rebuild.fixups.windowsnt_hives import Hive, State, moved_hive, state_of
 from rebuild.machine import VolumeTree
 from rebuild.placement import NewPlace, OldPartition, place_partitions
@@ -221,6 +229,35 @@ def test_a_fallback_loader_stays(present: str) -> None:
 
     assert add_fallback_loader(tree) == []
     assert add_fallback_loader(tree_of("fat32", "EFI/debian/grubx64.efi.")) == []
+
+
+@pytest.mark.tools
+def test_moves_are_of_disks_with_a_signature(tmp_path: Path) -> None:
+    """Primary and logical partitions that moved count, with the disk's signature before them."""
+    image = tmp_path / "disk"
+    layout = "start=2048, size=4096, type=7\nstart=8192, size=65536, type=f\n"
+    layout += "start=10240, size=4096, type=7\nstart=20480, size=4096, type=7\n"
+
+    def disk_of(label: str) -> DiskObject:
+        with image.open("wb") as stream:
+            stream.truncate(64 * MIB)
+        run_sfdisk(image, f"label: {label}\n" + layout)
+        table = read_table(MemoryDevice.of(image.read_bytes()))
+        assert table is not None
+        return DiskObject(1, "sda", 64 * MIB, 512, table.scheme, table.description)
+
+    starts = {1: MIB, 2: 5 * MIB, 5: 6 * MIB, 6: 20480 * 512}
+    assert moves_of(disk_of(f"dos\nlabel-id: {SIGNATURE:#x}"), starts) == {
+        (RAW_SIGNATURE, 10240 * 512): 6 * MIB
+    }
+    assert reversed_moves({(b"a", 1): 2}) == {(b"a", 2): 1}
+    assert moves_of(disk_of("dos\nlabel-id: 0x0"), starts) == {}
+    layout = "start=2048, size=4096\n"
+    assert moves_of(disk_of("gpt"), {1: 7 * MIB}) == {}
+
+
+def run_sfdisk(image: Path, script: str) -> None:
+    subprocess.run(["sfdisk", "-q", str(image)], input=script, text=True, check=True)
 
 
 def place(keeps_places: bool, *sizes: int, grow: int | None = None) -> dict[int, NewPlace]:
