@@ -13,6 +13,7 @@ import pytest
 from fsdrivers import open_volume
 from fsdrivers.device import FileDevice
 from imagebuilder import cli_fs_populate
+from imagebuilder.cli_fs_source import HostTree
 from imagebuilder.cli_fs_volume import pack_description
 from tests.imagebuilder.test_cli_fs_edit import MIB, fs, is_clean
 
@@ -93,6 +94,36 @@ def test_fat_holds_files_and_names_what_it_cannot(
     subprocess.run(["diff", "-r", tree, tmp_path / "back"], check=True)
 
 
+def test_ntfs_holds_files_in_its_records_and_outside(tree: Path, tmp_path: Path) -> None:
+    """Small files lie in records, large ones in clusters; links stay; the driver is content."""
+    (tree / "again").hardlink_to(tree / "sub" / "of 4097")
+    image = tmp_path / "ntfs.img"
+    like = model(["mkntfs", "-q", "-Q", "-F"], tmp_path)
+
+    assert fs("mkfs", image, "--like", like, "--from", tree) == 0
+    assert fs("check", image) == 0
+    subprocess.run(["ntfsfix", "-n", image], check=True, capture_output=True)
+    assert fs("extract", image, "/", tmp_path / "back") == 0
+    subprocess.run(["diff", "-r", tree, tmp_path / "back"], check=True)
+    assert (tmp_path / "back" / "again").stat().st_nlink == 2
+
+
+def test_entries_are_found_by_their_number(tree: Path) -> None:
+    """A planner that goes to and fro sees what one pass sees, also where processes shared."""
+    for number in range(40):
+        (tree / f"directory {number}").mkdir()
+        (tree / f"directory {number}" / "file").write_bytes(b"content")
+    alone = HostTree(os.fsencode(tree), "ext4", skipped=None)
+    shared = HostTree(os.fsencode(tree), "ext4", skipped=None, processes=2)
+
+    entries = list(shared.entries)
+    assert [shared.entries[index] for index in range(len(entries))] == entries
+    assert shared.entries[-1] == entries[-1]
+    assert sorted(entry.name for entry in alone.entries) == sorted(item.name for item in entries)
+    assert sorted(alone.sizes) == sorted(shared.sizes)
+    assert len(shared.regions) == 2
+
+
 def test_an_image_that_was_there_is_made_anew(tree: Path, tmp_path: Path) -> None:
     """Nothing of what an image held before shows, and it may lie in the directory itself."""
     image = model(["mke2fs", "-q", "-F", "-t", "ext4"], tree)
@@ -144,5 +175,5 @@ def test_no_directory_and_no_room_are_said(
 
     assert fs("mkfs", image, "--like", like, "--from", tmp_path / "absent", "--size", "8M") == 2
     assert "absent: No such file or directory" in capsys.readouterr().err
-    image.unlink()
+    assert not image.exists()
     assert fs("mkfs", image, "--like", like, "--from", tree, "--size", "8M") == 7
