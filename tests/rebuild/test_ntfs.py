@@ -6,8 +6,10 @@ Judged by our comparison, by our reader and by ntfs-3g, on volumes of other size
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from backup.objects.model import NodeObject
 from fsdrivers.device import FileDevice
 from fsdrivers.ntfs.check import check_volume
 from fsdrivers.ntfs.format import BootSector
+from fsdrivers.ntfs.volume import open_volume
 from fsdrivers.partitions import open_partition, read_table
 from rebuild.compare import Comparison, compare_machine
 from rebuild.errors import TargetTooSmallError
@@ -31,12 +34,13 @@ from tests.fsdrivers.ntfs_volumes import (
     Seen,
     load,
     mounted,
+    reparse,
     seen_by_ntfs3g,
     seen_by_us,
     windows_volume,
 )
 from tests.rebuild.machines import SmallMachine, back_up, names_in
-from tests.rebuild.ntfs_machines import SNAPSHOT, START, extracted, make_disk, volume_of
+from tests.rebuild.ntfs_machines import SNAPSHOT, START, WOF, extracted, make_disk, volume_of
 from tests.vm.scenario import must
 from tests.vm.scenario import run as rebuildkit
 
@@ -222,3 +226,45 @@ def test_a_volume_that_windows_made(tmp_path: Path) -> None:
     with FileDevice.open(target) as device:
         assert check_volume(device) == []
     assert restored[BootSector.SIZE :] == recorded[BootSector.SIZE :]
+
+
+def test_what_nobody_can_decode_is_carried_as_it_is(tmp_path: Path) -> None:
+    """Files in an image, and ones whose compression is damaged, come back as they were stored."""
+
+    def content(root: Path) -> None:
+        for name, provider in (("in an image", 1), ("damaged", 2)):
+            with open(root / name, "wb") as file:
+                file.truncate(100_000)
+            os.setxattr(root / name, "user.WofCompressedData", random.Random(1).randbytes(30_000))
+            data = struct.pack("<IIII", 1, provider, 1, 1)
+            os.setxattr(root / name, "system.ntfs_reparse_data", reparse(WOF, data))
+
+    disk = make_disk(tmp_path / "sda.img", 16 * MIB, content=content)
+    machine = back_up(tmp_path, [disk])
+    target = tmp_path / "target.img"
+    report, comparison = restore(machine.unlocked(), machine.medium(), target, 18 * MIB)
+
+    assert report.is_complete
+    assert comparison.differences == []
+    check_clean(target)
+
+
+def test_sectors_of_4096_bytes(machine: SmallMachine, tmp_path: Path) -> None:
+    """A volume without a partition table comes back on a disk with larger sectors, equal."""
+    volume = extracted(machine.disks[0], tmp_path / "sda.img")
+    whole = back_up(tmp_path, [volume])
+    unlocked = whole.unlocked()
+    disk = unlocked.machine.disks[0]
+    target = tmp_path / "target.img"
+    target.write_bytes(b"")
+    os.truncate(target, 90 * MIB)
+    plan = make_plan(unlocked, {disk.number: TargetDisk(str(target), 90 * MIB, 4096)})
+    report = apply_plan(unlocked, plan, whole.medium(), is_blank=True)
+    with FileDevice.open(target, sector_size=4096) as device:
+        comparison = compare_machine(unlocked.machine, {disk.number: device}, unlocked.master)
+        assert check_volume(device) == []
+        assert open_volume(device).geometry.sector_size == 4096
+
+    assert disk.scheme == "none"
+    assert report.is_complete
+    assert comparison.differences == []
