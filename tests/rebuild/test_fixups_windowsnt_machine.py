@@ -16,6 +16,7 @@ import pytest
 
 from backup.agent.errors import NotRecoverableError
 from fsdrivers.device import FileDevice
+from fsdrivers.partitions.chs import bios_geometry
 from rebuild.apply import apply_plan
 from rebuild.compare import compare_machine
 from rebuild.content import PieceOpener
@@ -134,6 +135,9 @@ def check_places(disk: Path, directory: Path, start: int) -> None:
             stream.seek(position)
             boot = stream.read(512)
         assert struct.unpack_from("<I", boot, 28) == (position // 512,), number
+        if boot[3:7] == b"NTFS":
+            heads, sectors = bios_geometry(disk.stat().st_size)
+            assert struct.unpack_from("<HH", boot, 24) == (sectors, heads)
     assert disk.read_bytes()[440:444] == struct.pack("<I", SIGNATURE)
 
 
