@@ -299,3 +299,21 @@ def test_windows_is_known_by_its_kernel(repository: LocalRepository, tmp_path: P
         "os_name": "Windows",
         "firmware": "bios",
     }
+
+
+def test_lost_packs_with_streams(disk: Path, repository: LocalRepository, tmp_path: Path) -> None:
+    """Whatever pack the store has lost, the next run sends content and streams in it again, and
+    renumbers the packs of all others."""
+    back_up(repository, disk)
+    expected = read_data_set(repository)
+    for path in sorted((tmp_path / "store").rglob("packs/*/*")):
+        if not path.exists():
+            continue  # dropped meanwhile
+        path.unlink()
+        result = back_up(repository, disk)
+        found = read_data_set(repository)
+
+        assert any("has lost 1 packs" in note for note in result.notes)
+        assert result.unchanged == result.objects
+        assert found.contents == expected.contents
+        assert found.streams == expected.streams
