@@ -15,13 +15,14 @@ import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
+from fsdrivers import NTFS_TYPES
 from fsdrivers.device import Device
 from imagebuilder.cli_common import DONE, PARTIAL, UsageError, print_json, report_error
 
 if TYPE_CHECKING:
-    from fsdrivers.volume import Description, Layout
+    from fsdrivers.volume import Description, Layout, StreamLayout
     from imagebuilder.cli_fs_source import HostTree
 
 BUFFER_SIZE = 4 << 20  # bytes written at once
@@ -108,7 +109,8 @@ def _populate(
         description,
         size=device.size,
         sector_size=device.sector_size,
-        entries=tree.entries,
+        # The planner of NTFS goes to and fro between them.
+        entries=list(tree.entries) if type in NTFS_TYPES else tree.entries,
         order=tree.order,
         **options,
     )
@@ -128,7 +130,9 @@ def _populate(
     return PARTIAL if problems else DONE
 
 
-def write_volume(tree: HostTree, layout: Layout, device: Device, *, is_blank: bool) -> list[str]:
+def write_volume(
+    tree: HostTree, layout: Layout | StreamLayout, device: Device, *, is_blank: bool
+) -> list[str]:
     """Write content, then metadata; return a line for each file that changed meanwhile.
 
     Raises:
@@ -146,6 +150,8 @@ def write_volume(tree: HostTree, layout: Layout, device: Device, *, is_blank: bo
     def work(stretches: Sequence[Stretch]) -> Iterator[list[bytes]]:
         copier = Copier(device)
         for stretch in stretches:
+            if has_resident(layout):
+                copier.read_resident(tree, layout, stretch)
             for job in iter_jobs(tree, layout, stretch):
                 copier.copy(job)
             yield copier.finish()
@@ -159,6 +165,11 @@ def write_volume(tree: HostTree, layout: Layout, device: Device, *, is_blank: bo
         device.write(position, data)
     device.flush()
     return problems
+
+
+def has_resident(layout: Layout | StreamLayout) -> TypeGuard[StreamLayout]:
+    """Tell whether content may go inside the metadata."""
+    return hasattr(layout, "resident_place")
 
 
 def cut_stretches(sizes: Sequence[int]) -> list[Stretch]:
@@ -238,7 +249,7 @@ class Copier:
             DeviceError: the device failed, perhaps with an earlier job.
         """
         buffer = self._buffers[0]
-        self._changed += _fill(job, buffer)
+        self._changed += _fill(job.parts, buffer[: job.length])
         self._wait()
         self._buffers.reverse()
 
@@ -250,6 +261,16 @@ class Copier:
 
         self._writing = threading.Thread(target=write, name="write")
         self._writing.start()
+
+    def read_resident(self, tree: HostTree, layout: StreamLayout, stretch: Stretch) -> None:
+        """Read the content that goes inside metadata."""
+        resident, place_of = layout.resident, layout.resident_place
+        for rank in range(stretch.first, stretch.stop):
+            place = place_of(tree.order[rank], b"")
+            if place is not None:
+                size = tree.sizes[rank]
+                parts = [(tree.path(rank), 0, 0, size)]
+                self._changed += _fill(parts, resident[place : place + size])
 
     def finish(self) -> list[bytes]:
         """Wait for what is being written; return the paths of files that were shorter.
@@ -270,12 +291,11 @@ class Copier:
             raise error
 
 
-def _fill(job: Job, buffer: memoryview) -> list[bytes]:
-    """Read the parts of a job to their places; return the paths of files that are shorter."""
+def _fill(parts: Sequence[Part], buffer: memoryview) -> list[bytes]:
+    """Read parts to their places, zeros between; return the paths of files that are shorter."""
     changed: list[bytes] = []
-    parts = job.parts
     ends = [part[2] for part in parts[1:]]
-    ends.append(job.length)
+    ends.append(len(buffer))
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     for (path, offset, at, count), end in zip(parts, ends, strict=True):
         stop = at + count

@@ -58,7 +58,14 @@ class HostEntries(Sequence[Entry]):
     def __getitem__(self, index: slice) -> list[Entry]: ...
 
     def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
-        return list(self)[index]
+        if isinstance(index, slice):
+            return list(self)[index]
+        at = range(len(self))[index]
+        for part in self._found:
+            if at < len(part.names):
+                return next(self._iter_part(part, {}, at))
+            at -= len(part.names)
+        raise AssertionError("the index is inside")
 
     def __iter__(self) -> Iterator[Entry]:
         """Yield the entries; links of one object share their node."""
@@ -66,10 +73,13 @@ class HostEntries(Sequence[Entry]):
         for part in self._found:
             yield from self._iter_part(part, shared)
 
-    def _iter_part(self, part: Found, shared: dict[int, Node]) -> Iterator[Entry]:
+    def _iter_part(self, part: Found, shared: dict[int, Node], start: int = 0) -> Iterator[Entry]:
+        """Yield the entries of a part from number `start` on."""
         xattrs, kinds, file_flags = part.xattrs, KIND_OF_FORMAT, self._file_flags
         first_numbers = self._first_numbers
-        for name, fact in zip(part.names, FACTS.iter_unpack(part.facts), strict=True):
+        names = part.names[start:] if start else part.names
+        facts = memoryview(part.facts)[start * FACTS.size :]
+        for name, fact in zip(names, FACTS.iter_unpack(facts), strict=True):
             parent, number, mode, uid, gid, links, size, modified, accessed, changed = fact
             node = None
             if links > 1:

@@ -14,7 +14,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.bench import filesystems
+from tests.bench import filesystems, million
 from tests.bench.contestants import VERSIONS, Contestant, Ours, contestants
 from tests.bench.data import DataSet, make_data_set
 from tests.bench.fs_contestants import KINDS as KINDS_OF_FS
@@ -33,6 +33,8 @@ def main() -> int:
     args.scratch.mkdir(parents=True, exist_ok=True)
     if args.what == "fs":
         return filesystems.run(args)
+    if args.what == "million":
+        return million.run(args)
     rounds = 1 if args.quick and args.rounds is None else args.rounds or 3
     scratch = args.scratch
     sets = [make_data_set(name, scratch, is_quick=args.quick) for name in args.data]
@@ -103,7 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     default = Path(os.environ.get("REBUILDKIT_CACHE") or Path.home() / ".cache/rebuildkit")
     parser.add_argument(
-        "what", nargs="?", choices=["machines", "fs"], default="machines", help="which comparison"
+        "what",
+        nargs="?",
+        choices=["machines", "fs", "million"],
+        default="machines",
+        help="machines, filesystems, or the memory that a million files take",
     )
     parser.add_argument("--quick", action="store_true", help="a twentieth of M and L, once")
     parser.add_argument("--rounds", type=int, help="how often; the best counts; 3, of fs 1")
@@ -112,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--without-peers", action="store_true", help="only rebuildkit")
     parser.add_argument("--skip", nargs="*", default=[], choices=["unchanged", "restore"])
     parser.add_argument("--kinds", nargs="*", choices=list(KINDS_OF_FS), help="of fs, which")
+    parser.add_argument("--files", type=int, default=1_000_000, help="of million, how many")
+    parser.add_argument("--types", nargs="*", choices=list(million.MAKERS), help="of million")
     parser.add_argument("--json", type=Path, help="write every single run to this file")
     parser.add_argument("--update", type=Path, help="page whose measured part is replaced")
     return parser

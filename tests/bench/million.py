@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m tests.bench million`: how much memory a volume of a million files takes to make.
+
+The names, sizes and times are those of a directory with that many small files, without there
+being one: every file's content is read from the same one.  All else is what `fs mkfs --from` does.
+Each volume is made by a process of its own, whose peak is taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from fsdrivers import driver_of, open_volume
+from fsdrivers.device import FileDevice
+from imagebuilder.cli_fs_populate import write_volume
+from imagebuilder.cli_fs_source import DOS_ARCHIVE, HostEntries, HostTree
+from imagebuilder.cli_fs_walk import FACTS, ROOT, Found
+from rebuild.collector import paused_collector
+from tests.bench.data import TIME_S, make_image
+
+FILES_EACH = 1000  # in a directory
+SIZE = 700  # bytes of a file
+MIB = 1 << 20
+IMAGE_SIZE = 3 << 30
+# Blocks of 1 KiB, so that a million of files are a gibibyte of content.
+MAKERS = {
+    "ext4": ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "1024", "-N", "1100000"],
+    "fat32": ["mkfs.fat", "-F", "32", "-s", "2"],
+    "ntfs": ["mkntfs", "-q", "-Q", "-F", "-c", "1024"],
+}
+LIMITS_MIB = {"ext4": 1024, "fat32": 1024, "ntfs": 1536}
+
+
+class ManyFiles(HostTree):
+    """A directory as it would be."""
+
+    def __init__(self, source: Path, type: str, count: int) -> None:
+        """Make up `count` files with the content of `source`."""
+        self._source = os.fsencode(source)
+        found, number = Found(), ROOT
+        now = TIME_S * 10**9
+        times = (now, now, now)
+        mode = stat.S_IFDIR | 0o755
+
+        def add(parent: int, name: bytes, mode: int, size: int) -> int:
+            nonlocal number
+            found.names.append(name)
+            found.facts += FACTS.pack(parent, number, mode, 0, 0, 1, size, *times)
+            number += 1
+            return number - 1
+
+        directory = add(ROOT, b"", mode, 0)
+        for index in range(count):
+            if index % FILES_EACH == 0:
+                directory = add(ROOT, b"directory-%04d" % (index // FILES_EACH), mode, 0)
+            add(directory, b"a file of many %07d.text" % index, stat.S_IFREG | 0o644, SIZE)
+        self.entries = HostEntries([found], 0 if type == "ext4" else DOS_ARCHIVE)
+        self.regions, self.problems = {}, []
+        self.list_files()
+
+    def path(self, rank: int) -> bytes:
+        """Return the path of the only file there is."""
+        return self._source
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make each kind of volume and print what it took; 1 if one took too much."""
+    code = 0
+    for type in args.types or MAKERS:
+        command = [sys.executable, "-m", "tests.bench.million", type, str(args.files)]
+        done = subprocess.run(
+            [*command, str(args.scratch)], check=True, stdout=subprocess.PIPE, text=True
+        )
+        made = json.loads(done.stdout)
+        limit = LIMITS_MIB[type]
+        verdict = "yes" if made["peak_mib"] <= limit else "**no**"
+        code = code or int(made["peak_mib"] > limit)
+        print(
+            f"| {type} | {args.files:,} | {made['peak_mib']} MiB | {made['wall_s']:.0f} s "
+            f"| {limit} MiB | {verdict} |",
+            flush=True,
+        )
+    return code
+
+
+def _make(type: str, count: int, scratch: Path) -> None:
+    """Make one volume in this process, and print as JSON what it took."""
+    image, source = scratch / f"million.{type}", scratch / "million.source"
+    make_image(image, IMAGE_SIZE)
+    source.write_bytes(bytes(range(100)) * (SIZE // 100))
+    try:
+        subprocess.run([*MAKERS[type], str(image)], check=True, capture_output=True)
+        with FileDevice.open(image) as device:
+            description = open_volume(device).describe()
+        make_image(image, IMAGE_SIZE)
+        started = time.perf_counter()
+        with (
+            paused_collector(),
+            FileDevice.open(image, writable=True, direct=True) as device,
+        ):
+            tree = ManyFiles(source, type, count)
+            options = {} if type == "fat32" else {"is_blank": True}
+            layout = driver_of(type).plan_volume(
+                description,
+                size=device.size,
+                sector_size=device.sector_size,
+                entries=list(tree.entries) if type == "ntfs" else tree.entries,
+                order=tree.order,
+                **options,
+            )
+            write_volume(tree, layout, device, is_blank=True)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+        print(json.dumps({"peak_mib": peak, "wall_s": time.perf_counter() - started}))
+    finally:
+        image.unlink(missing_ok=True)
+        source.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    _make(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
