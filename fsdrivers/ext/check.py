@@ -12,6 +12,8 @@ blocks.  What this looks at and `e2fsck -n` does not: the copies of superblock a
 
 from __future__ import annotations
 
+from collections import Counter
+
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, FilesystemError
 from fsdrivers.ext import blockmap, checksum, extents, xattrs
@@ -35,6 +37,7 @@ from fsdrivers.ext.quota import QuotaKind, Usage
 from fsdrivers.ext.volume import ExtVolume
 from fsdrivers.volume import Kind
 
+LINK_FORMAT = 0xA000
 ALL_BLOCKS = 1 << 32  # of a file
 _TO_BITS = bytes([ord("0")]) + bytes([ord("1")]) * 255
 # Fields that a copy of the superblock may have different: the kernel changes the first one only.
@@ -71,7 +74,7 @@ def check(device: Device) -> list[Finding]:
     check_names(volume, report, checker.inodes)
     checker.check_maps()
     check_special(volume, report)
-    check_usage(volume, report, checker.usage)
+    check_usage(volume, report, checker.usage, checker.inline_links)
     return report.findings
 
 
@@ -88,6 +91,7 @@ class _Checker:
         self.used = bytearray(-(-self.geometry.blocks_count // ratio) + 1)
         self._xattr_references: dict[int, int] = {}
         self._value_counts: dict[int, int] = {}  # values in inodes of their own, by owner
+        self.inline_links: Counter[tuple[QuotaKind, int]] = Counter()  # by owner
         self.usage: dict[QuotaKind, dict[int, Usage]] = {kind: {} for kind in QuotaKind}
 
     # The frame.
@@ -95,6 +99,8 @@ class _Checker:
     def check_frame(self) -> None:
         """Check superblock, its copies and the descriptors' copies; account for their blocks."""
         superblock, report = self.metadata.superblock, self.report
+        for warning in self.volume.warnings:
+            report.add(warning)
         if self.volume.was_replayed:
             report.add("the volume was not unmounted; checked as its journal leaves it")
         elif superblock.state & State.ERROR or not superblock.state & State.VALID:
@@ -238,6 +244,10 @@ class _Checker:
             return
         values = self._value_counts.pop(number, 0)
         owners, cost = charged_usage(self.metadata, number, raw, values)
+        inode = ext.Inode.unpack(raw)
+        is_link = inode.mode & FORMAT_MASK == LINK_FORMAT
+        if is_link and inode.flags & InodeFlags.INLINE_DATA:
+            self.inline_links.update(zip(QuotaKind, owners, strict=True))
         for kind, owner in zip(QuotaKind, owners, strict=True):
             used = self.usage[kind].get(owner, Usage())
             total = Usage(used.space + cost.space, used.inodes + cost.inodes)

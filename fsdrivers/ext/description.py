@@ -49,6 +49,7 @@ def describe(
     return (
         _sizes(superblock, geometry)
         | _identity(superblock)
+        | _encryption(superblock)
         | _policy(superblock, geometry)
         | _history(superblock)
         | _journal(superblock, journal)
@@ -105,6 +106,16 @@ def _identity(superblock: ext.Superblock) -> dict[str, Plain]:
         "checksum_seed": superblock.checksum_seed if has_seed else None,
         "encoding": superblock.encoding,
         "encoding_flags": superblock.encoding_flags,
+    }
+
+
+def _encryption(superblock: ext.Superblock) -> dict[str, Plain]:
+    if not superblock.feature_incompat & Incompat.ENCRYPT:
+        return {}
+    return {
+        "encryption_level": superblock.encryption_level,
+        "encryption_algorithms": superblock.encryption_algorithms,
+        "encryption_salt": superblock.encryption_salt,
     }
 
 

@@ -46,6 +46,7 @@ _KNOWN_RO_COMPAT = int(
     | RoCompat.BIGALLOC
     | RoCompat.METADATA_CSUM
     | RoCompat.PROJECT
+    | RoCompat.VERITY
     | RoCompat.ORPHAN_PRESENT
 )
 

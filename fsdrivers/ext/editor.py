@@ -5,7 +5,8 @@ Numbers of nodes are inode numbers: they stay when an object is renamed.  The ed
 root would: permissions and the flags immutable and append are not looked at, and the blocks
 reserved for root may be used.
 
-Refused: journals on other devices, volumes that must be checked first.  Inline content moves to
+Refused: journals on other devices, volumes that must be checked first, names in directories that
+fold case.  Inline content moves to
 blocks when it is changed; new objects are never inline.  The project of an object is set by the
 attribute `xattrs.PROJECT_NAME`, and handed down by directories that say so.
 
@@ -102,13 +103,16 @@ class ExtEditor(ExtVolume):
 
     def names(self, directory: int) -> list[tuple[bytes, int]]:
         """Return (name, number) of what is in a directory."""
-        self._session.look(lambda: self._open_directory(directory))
+        if not self._session.look(lambda: self._session.inodes.open(directory)).is_directory:
+            raise NotADirectoryError_(f"object {directory} is no directory")
         return [(item.name, item.inode) for item in self._iter_names(directory)]
 
     def _open_directory(self, number: int) -> OpenInode:
         inode = self._session.inodes.open(number)
         if not inode.is_directory:
             raise NotADirectoryError_(f"object {number} is no directory")
+        if inode.has(InodeFlags.CASEFOLD | InodeFlags.ENCRYPT):
+            raise UnsupportedError("editing a directory that folds case or is encrypted")
         return inode
 
     def _directory(self, number: int) -> EditedDirectory:
@@ -245,6 +249,8 @@ class ExtEditor(ExtVolume):
         inode = self._session.inodes.open(number)
         if inode.kind is not Kind.FILE:
             raise IsADirectoryError_(f"object {number} is no file")
+        if inode.has(InodeFlags.VERITY | InodeFlags.ENCRYPT):
+            raise UnsupportedError("editing a file that is encrypted or sealed with verity")
         if inode.has(InodeFlags.INLINE_DATA):
             self._move_file_out(inode)
         return inode

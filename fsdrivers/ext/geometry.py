@@ -26,9 +26,11 @@ KNOWN_INCOMPAT = int(
     | Incompat.CSUM_SEED
     | Incompat.LARGEDIR
     | Incompat.INLINE_DATA
+    | Incompat.ENCRYPT  # but not its files: `nodes`
+    | Incompat.CASEFOLD
 )
 # Read-only features hold promises a reader may ignore, but these would be lost on a restore.
-REFUSED_RO_COMPAT = RoCompat.VERITY | RoCompat.HAS_SNAPSHOT | RoCompat.SHARED_BLOCKS
+REFUSED_RO_COMPAT = RoCompat.HAS_SNAPSHOT | RoCompat.SHARED_BLOCKS
 MAX_LOG_CLUSTER_SIZE = 20  # 1 GiB clusters
 MAX_DESCRIPTOR_SIZE = 1024
 NO_META_GROUPS = 1 << 32
@@ -125,6 +127,18 @@ class Geometry:
         groups = (first, first + 1, first + self.descriptors_per_block - 1)
         return sorted({group for group in groups if group < self.groups_count})
 
+    def descriptor_copies(self, index: int) -> list[int]:
+        """Return the blocks with copies of descriptor block `index`, the primary left out."""
+        if index >= self.first_meta_group:
+            groups = self.meta_descriptor_groups(index)[1:]
+            return [self.meta_descriptor_block(group) for group in groups]
+        backups = (group for group in range(1, self.groups_count) if self.has_superblock(group))
+        return [
+            self.backup_superblock_block(group) + 1 + index
+            for group in backups
+            if group // self.descriptors_per_block < self.first_meta_group
+        ]
+
     def has_own_descriptors(self, group: int) -> bool:
         """Tell whether a group holds a descriptor block of the meta_bg part."""
         index = group // self.descriptors_per_block
@@ -207,6 +221,8 @@ def geometry_of(superblock: ext.Superblock) -> Geometry:
         ),
         mmp_block=superblock.mmp_block if superblock.feature_incompat & Incompat.MMP else 0,
     )
+    is_good = superblock.log_groups_per_flex < 32
+    _require(superblock, "log_groups_per_flex", is_good, "up to 31")
     _check_groups(superblock, geometry)
     _check_inodes(superblock, geometry)
     return geometry

@@ -172,9 +172,12 @@ def replay(metadata: Metadata) -> Overlay | None:
         CorruptError: the log is damaged before its end.
         UnsupportedError: it is on another device, or ends in fast commits.
     """
-    if not metadata.superblock.feature_incompat & Incompat.RECOVER:
+    is_marked = metadata.superblock.feature_incompat & Incompat.RECOVER
+    if not is_marked and not metadata.warnings:
         return None
     journal = open_journal(metadata)
+    if not is_marked and (journal is None or not journal.superblock.start_block):
+        return None  # a copy of the superblock does not say that there is something to replay
     if journal is None:
         raise UnsupportedError("replay of a journal on another device")
     replaced: dict[int, Logged] = {}

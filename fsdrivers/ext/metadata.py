@@ -17,6 +17,7 @@ from fsdrivers.ext import checksum
 from fsdrivers.ext import format as ext
 from fsdrivers.ext.flags import GroupFlags, Incompat, InodeFlags, RoCompat
 from fsdrivers.ext.geometry import Geometry, check_features, geometry_of
+from fsdrivers.ext.rescue import find_backup
 
 CHUNK_SIZE = 128 << 10  # bytes of an inode table read at once
 CACHED_CHUNKS = 256
@@ -50,6 +51,20 @@ def read_superblock(device: Device) -> ext.Superblock:
     return superblock
 
 
+def _read_primary(device: Device) -> tuple[ext.Superblock, Geometry]:
+    """Return the primary superblock and what follows from it; raises as `Metadata.load`."""
+    superblock = read_superblock(device)
+    geometry = geometry_of(superblock)
+    if geometry.size > device.size:
+        raise CorruptError(
+            "superblock says more than the device has",
+            ext.SUPERBLOCK_POSITION + superblock.OFFSETS["blocks_count_low"],
+            f"at most {device.size} bytes",
+            f"{geometry.size} bytes",
+        )
+    return superblock, geometry
+
+
 @dataclass(slots=True)
 class Metadata:
     """An opened volume's frame."""
@@ -59,45 +74,76 @@ class Metadata:
     geometry: Geometry
     seed: int | None  # of checksums; None without metadata_csum
     descriptors: list[ext.GroupDescriptor] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # what was read from copies, and why
     _chunks: dict[int, bytes] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, device: Device) -> Metadata:
+    def load(cls, device: Device, *, use_copies: bool = False) -> Metadata:
         """Read superblock and descriptors.
+
+        With `use_copies` what is damaged is read from its copies, if there are good ones, and
+        `warnings` says so.
 
         Raises:
             NotRecognisedError, UnsupportedError: see `read_superblock`.
             CorruptError: a field or checksum is wrong, or the volume passes the device's end.
         """
-        superblock = read_superblock(device)
-        geometry = geometry_of(superblock)
-        if geometry.size > device.size:
-            raise CorruptError(
-                "superblock says more than the device has",
-                ext.SUPERBLOCK_POSITION + superblock.OFFSETS["blocks_count_low"],
-                f"at most {device.size} bytes",
-                f"{geometry.size} bytes",
-            )
+        warnings: list[str] = []
+        try:
+            superblock, geometry = _read_primary(device)
+        except (NotRecognisedError, CorruptError) as error:
+            found = find_backup(device) if use_copies else None
+            if found is None:
+                raise
+            superblock, group = found
+            geometry = geometry_of(superblock)
+            warnings.append(f"{error}: the copy of the superblock in group {group} is used")
         metadata = cls(device, superblock, geometry, volume_seed_of(superblock))
-        metadata._load_descriptors()
+        metadata.warnings = warnings
+        for index in range(geometry.descriptor_blocks_count):
+            metadata._load_descriptors(index, use_copies=use_copies)
         return metadata
 
-    def _load_descriptors(self) -> None:
+    def _load_descriptors(self, index: int, *, use_copies: bool) -> None:
+        """Read a block of descriptors."""
+        geometry = self.geometry
+        primary = geometry.descriptor_block(index)
+        try:
+            self.descriptors += self._read_descriptors(index, primary)
+        except CorruptError as error:
+            if not use_copies:
+                raise
+            for block in geometry.descriptor_copies(index):
+                try:
+                    found = self._read_descriptors(index, block)
+                except CorruptError:
+                    continue
+                break
+            else:
+                raise error
+            for descriptor in found:  # what a copy says of use is as old as the volume
+                descriptor.flags &= ~int(GroupFlags.INODE_UNINIT | GroupFlags.BLOCK_UNINIT)
+                descriptor.unused_inodes_low = 0
+                if isinstance(descriptor, ext.GroupDescriptor64):
+                    descriptor.unused_inodes_high = 0
+            self.descriptors += found
+            self.warnings.append(f"{error}: the copy of the descriptors in block {block} is used")
+
+    def _read_descriptors(self, index: int, block: int) -> list[ext.GroupDescriptor]:
+        """Return the descriptors of block `index` of them as they stand in `block`, verified."""
         geometry = self.geometry
         kind = ext.GroupDescriptor64 if self.superblock.is_64bit else ext.GroupDescriptor
-        for index in range(geometry.descriptor_blocks_count):
-            block = geometry.descriptor_block(index)
-            data = self.read_block(block)
-            first = index * geometry.descriptors_per_block
-            count = min(geometry.descriptors_per_block, geometry.groups_count - first)
-            for slot in range(count):
-                at = slot * geometry.descriptor_size
-                raw = data[at : at + geometry.descriptor_size]
-                descriptor = kind.unpack(raw)
-                self._check_descriptor(
-                    first + slot, raw, descriptor, block * geometry.block_size + at
-                )
-                self.descriptors.append(descriptor)
+        data = self.read_block(block)
+        first = index * geometry.descriptors_per_block
+        count = min(geometry.descriptors_per_block, geometry.groups_count - first)
+        made: list[ext.GroupDescriptor] = []
+        for slot in range(count):
+            at = slot * geometry.descriptor_size
+            raw = data[at : at + geometry.descriptor_size]
+            descriptor = kind.unpack(raw)
+            self._check_descriptor(first + slot, raw, descriptor, block * geometry.block_size + at)
+            made.append(descriptor)
+        return made
 
     def _check_descriptor(
         self, group: int, raw: bytes, descriptor: ext.GroupDescriptor, position: int

@@ -7,6 +7,9 @@ How a hash tree is made in one go: hash every name, sort, fill leaves in that or
 one index entry for each leaf, and again one for each index block until they fit into the root.
 Names of one hash that do not fit into one leaf continue in the next, whose index entry then has
 bit 0 set.  Leaves are filled to seven eighths, so that the first new names split nothing.
+
+A directory that folds case hashes its names folded.  That is done for ASCII; with other names,
+for which the tables of the volume's Unicode version would be needed, it becomes a linear one.
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ class Directory:
     parent: int
     entries: list[bytes] = field(default_factory=list)  # packed, each of its least length
     subdirectories: int = 0
+    is_folded: bool = False  # names match whatever their case (casefold)
     min_blocks: int = 1
     blocks: int = 0  # decided by DirectoryBuilder.prepare
     indexed: list[bytearray] | None = None  # the blocks of a hash tree
@@ -153,10 +157,14 @@ class DirectoryBuilder:
         return block
 
     def _index(self, directory: Directory) -> list[bytearray] | None:
-        """Return the blocks of a hash tree, unsealed, or None if it would be too deep."""
+        """Return the blocks of a hash tree, unsealed; None if it would be too deep or cannot be."""
         entries = directory.entries
         name_at = _HEAD.SIZE
         names = [entry[name_at : name_at + entry[_NAME_LENGTH_AT]] for entry in entries]
+        if directory.is_folded:
+            if not all(map(bytes.isascii, names)):
+                return None
+            names = [name.lower() for name in names]
         hashes = name_hashes(names, self.hash_version, self.hash_seed)
         order = sorted(range(len(entries)), key=hashes.__getitem__)
         for fill in (self.leaf_fill, self.limit):

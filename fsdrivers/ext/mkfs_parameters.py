@@ -51,6 +51,8 @@ SUPPORTED_INCOMPAT = (
     | Incompat.CSUM_SEED
     | Incompat.LARGEDIR
     | Incompat.INLINE_DATA
+    | Incompat.ENCRYPT  # no encrypted file gets so far
+    | Incompat.CASEFOLD
 )
 SUPPORTED_RO_COMPAT = (
     RoCompat.SPARSE_SUPER
@@ -64,6 +66,7 @@ SUPPORTED_RO_COMPAT = (
     | RoCompat.METADATA_CSUM
     | RoCompat.READONLY
     | RoCompat.PROJECT
+    | RoCompat.VERITY  # no sealed file gets so far
 )
 MAX_CLUSTER_SIZE = 1 << geometry.MAX_LOG_CLUSTER_SIZE + 10  # bytes
 PROJECT_EXTRA_ISIZE = ext.InodeExtended.SIZE - ext.OLD_INODE_SIZE  # bytes
@@ -104,6 +107,9 @@ class Parameters:
     mmp_update_interval: int
     encoding: int
     encoding_flags: int
+    encryption_level: int
+    encryption_algorithms: bytes
+    encryption_salt: bytes
     quotas: tuple[QuotaFacts, ...]  # one for each kind that is kept
     log_groups_per_flex: int
     journal_blocks: int
@@ -307,6 +313,9 @@ def parameters_of(description: Description) -> Parameters:
         mmp_update_interval=number("mmp_update_interval", 0),
         encoding=number("encoding", 0),
         encoding_flags=number("encoding_flags", 0),
+        encryption_level=number("encryption_level", 0),
+        encryption_algorithms=data("encryption_algorithms"),
+        encryption_salt=data("encryption_salt"),
         quotas=quotas_of(description) if ro_compat & RoCompat.QUOTA else (),
         log_groups_per_flex=number("log_groups_per_flex", 0),
         journal_blocks=number("journal_blocks", 0),
@@ -412,6 +421,8 @@ def _check_values(parameters: Parameters) -> None:
         ("blocks_count", parameters.total_blocks > 0),
         ("descriptor_size", parameters.descriptor_size in (32, 64)),
         ("hash_seed", len(parameters.hash_seed) == 16),
+        ("encryption_algorithms", len(parameters.encryption_algorithms) <= 4),
+        ("encryption_salt", len(parameters.encryption_salt) <= 16),
         ("label", len(parameters.label) <= 16),
         ("last_mounted", len(parameters.last_mounted) <= 64),
         ("mount_options", len(parameters.mount_options) <= 64),

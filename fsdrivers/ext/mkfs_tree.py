@@ -114,6 +114,7 @@ class _Builder:
         self._shift = parameters.cluster_size.bit_length() - 1
         self._sectors = parameters.cluster_sectors
         self._map_flags = int(InodeFlags.EXTENTS) if parameters.has_extents else 0
+        self._fold_flag = parameters.kept_flags & InodeFlags.CASEFOLD
         self._empty_root = _EMPTY_EXTENT_ROOT if parameters.has_extents else b""
 
     def add_entries(self, entries: Sequence[Entry]) -> None:
@@ -205,6 +206,8 @@ class _Builder:
         tree = self.tree
         tree.numbers[node.number] = number
         directory = Directory(number, parent)
+        if node.flags & self._fold_flag:
+            directory.is_folded = True
         self._by_source[node.number] = directory
         tree.directories.append(directory)
         tail = tree.xattrs.add(number, node.xattrs) if node.xattrs else b""

@@ -36,7 +36,12 @@ MAX_XATTR_SIZE = 1 << 20  # bytes of a value in an inode of its own
 CACHED_XATTR_BLOCKS = 1024
 _SECOND = 1_000_000_000
 _RESTORED = int(RESTORED_INODE_FLAGS)
-_REFUSED = int(InodeFlags.ENCRYPT | InodeFlags.COMPRBLK)
+_REFUSED = {  # what could not be made again
+    InodeFlags.ENCRYPT: "is encrypted",
+    InodeFlags.COMPRBLK: "is compressed",
+    InodeFlags.VERITY: "is sealed with verity",
+}
+_REFUSED_FLAGS = int(InodeFlags.ENCRYPT | InodeFlags.COMPRBLK | InodeFlags.VERITY)
 _MIN_EXTRA_CREATED = ext.InodeExtended.OFFSETS["created_extra"] - ext.OLD_INODE_SIZE
 _CODEC = ext.InodeExtended.CODEC
 assert _CODEC is not None
@@ -68,7 +73,7 @@ class NodeReader:
 
         Raises:
             CorruptError: the inode is free or damaged.
-            UnsupportedError: it is encrypted or compressed.
+            UnsupportedError: it is encrypted, compressed or sealed with verity.
         """
         metadata = self._metadata
         raw = metadata.inode_bytes(number, ahead=True)
@@ -84,8 +89,9 @@ class NodeReader:
         if kind is None or links == 0:
             position = metadata.inode_position(number)
             raise CorruptError(f"a name leads to inode {number}, which is not in use", position)
-        if flags & _REFUSED:
-            raise UnsupportedError(f"inode {number} is encrypted or compressed")
+        if flags & _REFUSED_FLAGS:
+            why = next(why for flag, why in _REFUSED.items() if flags & flag)
+            raise UnsupportedError(f"inode {number} {why}")
         node = Node(
             number,
             kind,

@@ -82,6 +82,7 @@ class QuotaFile:
     facts: QuotaFacts
     usage: dict[int, Usage] = field(default_factory=dict)
     offsets: dict[int, int] = field(default_factory=dict)  # of entries, bytes in the file
+    has_bad_lists: bool = False  # of blocks with room, which only changes need
 
 
 def describe_quota(facts: QuotaFacts) -> dict[str, Plain]:
@@ -222,6 +223,10 @@ def unpack_file(data: bytes, kind: QuotaKind) -> QuotaFile:
     limits: dict[int, Limits] = {}
     facts = QuotaFacts(kind, header.block_grace_s, header.inode_grace_s, header.flags, limits)
     made = QuotaFile(facts)
+    lists = max(header.free_block, header.free_entry_block)
+    made.has_bad_lists = (
+        lists >= header.blocks_count or header.blocks_count > len(data) // QUOTA_BLOCK_SIZE
+    )
     for block in sorted(_data_blocks(data, what)):
         start = block * QUOTA_BLOCK_SIZE + QuotaDataHeader.SIZE
         for at in range(start, start + ENTRIES_PER_BLOCK * QuotaEntry.SIZE, QuotaEntry.SIZE):

@@ -3,6 +3,7 @@
 
 A volume that was not unmounted is shown as recovery would leave it: its journal is replayed in
 memory and the truncations its orphan list promises are made; nothing is written to the medium.
+A damaged superblock or descriptor is read from a copy, which `ExtVolume.warnings` says.
 What is verified: every checksum of what is read, and every bound that keeps a damaged volume
 from being read beyond its end or without end.
 
@@ -62,6 +63,7 @@ class ExtVolume:
         self.label = superblock.label.rstrip(b"\0")
         self.block_size = metadata.geometry.block_size
         self.was_replayed = was_replayed
+        self.warnings = metadata.warnings  # what was read from copies since it is damaged
         self._journal = log
         self.orphans = orphans
         self.nodes = NodeReader(metadata)
@@ -76,10 +78,12 @@ class ExtVolume:
             UnsupportedError: a feature would be misread or lost.
             CorruptError: the frame of the volume is damaged.
         """
-        metadata = Metadata.load(device)
+        metadata = Metadata.load(device, use_copies=True)
+        warnings = metadata.warnings
         overlay = journal.replay(metadata)
         if overlay is not None:
-            metadata = Metadata.load(overlay)
+            metadata = Metadata.load(overlay, use_copies=True)
+            metadata.warnings = warnings or metadata.warnings
         return cls(
             metadata,
             journal.open_journal(metadata),

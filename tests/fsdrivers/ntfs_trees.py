@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -184,6 +185,40 @@ def _digests(volume: NtfsVolume, node: Node) -> dict[bytes, str]:
         assert len(data) == size
         made[name] = hashlib.sha256(data).hexdigest()
     return made
+
+
+def expected(forest: Forest) -> dict[bytes, tuple[Any, ...]]:
+    """Return what `seen_on` has to say of a volume that was made of a forest."""
+    found: dict[bytes, tuple[Any, ...]] = {}
+    paths: dict[int, bytes] = {}
+    links = Counter(entry.node.number for entry in forest.entries)
+    for entry in forest.entries:
+        node = entry.node
+        path = paths.get(entry.parent, b"") + b"/" + entry.name if entry.name else b""
+        times = (node.created_ns, node.modified_ns, node.changed_ns, node.accessed_ns)
+        sizes = {stream.name: stream.size for stream in node.streams}
+        if node.kind is Kind.DIRECTORY:
+            paths[node.number] = path
+        else:
+            sizes[b""] = node.size
+        digests = {}
+        for name, size in sizes.items():
+            content = forest.contents.get((node.number, name), b"")[:size].ljust(size, b"\0")
+            digests[name] = hashlib.sha256(content).hexdigest()
+        found[path] = (
+            node.kind,
+            node.size,
+            node.flags,
+            links[node.number],
+            times,
+            node.xattrs,
+            node.streams,
+            entry.name_flags if entry.name else None,
+            entry.short_name,
+            (entry.name_times or times) if entry.name else None,
+            digests,
+        )
+    return found
 
 
 def compare(one: Mapping[bytes, Any], other: Mapping[bytes, Any]) -> None:

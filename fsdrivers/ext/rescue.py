@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a volume keeps copies of its superblock, for when the primary one is damaged.
+
+A copy is believed if it stands where it says it does, fits the device and has a good checksum
+where it has one.  It is older than what was lost: counts and states in it mean nothing.
+
+Source: [kernel-ext4] "Super Block", "Block Groups"; which sizes mke2fs chooses was measured.
+Not here: volumes made with another number of blocks a group, unless what is left of the primary
+superblock tells it; copies of descriptors (`metadata`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fsdrivers.device import Device
+from fsdrivers.errors import DeviceError, FilesystemError
+from fsdrivers.ext import checksum
+from fsdrivers.ext import format as ext
+from fsdrivers.ext.geometry import check_features, geometry_of
+
+BACKUP_GROUPS = (1, 3, 5, 7, 9, 25, 27, 49)
+DEFAULT_CLUSTER_BLOCKS = 16
+_MOST_BLOCKS = (1 << 16) - 8  # of a group; what 16-bit counts hold
+
+
+def find_backup(device: Device) -> tuple[ext.Superblock, int] | None:
+    """Return the first copy of the superblock that can be believed, and its group."""
+    seen = set()
+    for block_size, per_group in _iter_shapes(device):
+        first = 1 if block_size == ext.MIN_BLOCK_SIZE else 0
+        for group in BACKUP_GROUPS:
+            for start in {first, 0}:
+                position = (start + group * per_group) * block_size
+                if position in seen or position + ext.Superblock.SIZE > device.size:
+                    continue
+                seen.add(position)
+                found = _read_copy(device, position, group)
+                if found is not None:
+                    return found, group
+    return None
+
+
+def _iter_shapes(device: Device) -> Iterator[tuple[int, int]]:
+    """Yield (block size, blocks of a group) that the volume may have, the likely ones first."""
+    if device.size >= ext.SUPERBLOCK_POSITION + ext.Superblock.SIZE:
+        left = ext.Superblock.unpack(device.read(ext.SUPERBLOCK_POSITION, ext.Superblock.SIZE))
+        if left.log_block_size <= 6 and left.blocks_per_group > 0:
+            yield left.block_size, left.blocks_per_group
+    for ratio in (1, DEFAULT_CLUSTER_BLOCKS):
+        for shift in (12, 10, 11, 13, 14, 15, 16):
+            yield 1 << shift, min(8 << shift, _MOST_BLOCKS) * ratio
+
+
+def _read_copy(device: Device, position: int, group: int) -> ext.Superblock | None:
+    try:
+        data = device.read(position, ext.Superblock.SIZE)
+    except DeviceError:
+        return None
+    superblock = ext.Superblock.unpack(data)
+    if superblock.magic != ext.SUPERBLOCK_MAGIC or superblock.block_group != group:
+        return None
+    has_checksum = superblock.has_metadata_checksums
+    if has_checksum and checksum.superblock_checksum(data) != superblock.checksum:
+        return None
+    try:
+        check_features(superblock)
+        geometry = geometry_of(superblock)
+    except FilesystemError:
+        return None
+    is_here = geometry.group_start(group) * geometry.block_size == position
+    return superblock if is_here and geometry.size <= device.size else None
