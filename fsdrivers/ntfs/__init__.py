@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fsdrivers.device import Device
 from fsdrivers.editing import Clock
-from fsdrivers.volume import Description, Entry
+from fsdrivers.volume import Description, Entry, Plain
 
 if TYPE_CHECKING:
     from fsdrivers.ntfs.check import Finding
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from fsdrivers.ntfs.mkfs_nodes import Regions, StreamRegions
     from fsdrivers.ntfs.volume import NtfsVolume
 
-__all__ = ["check_volume", "minimum_size", "open_editor", "open_volume", "plan_volume"]
+__all__ = [
+    "check_volume",
+    "default_description",
+    "minimum_size",
+    "open_editor",
+    "open_volume",
+    "plan_volume",
+]
 
 
 def check_volume(device: Device) -> list[Finding]:
@@ -87,3 +94,25 @@ def minimum_size(
     from fsdrivers.ntfs import mkfs
 
     return mkfs.minimum_size(description, entries, regions, stream_regions)
+
+
+def default_description(
+    size: int,
+    *,
+    sector_size: int = 512,
+    cluster_size: int | None = None,
+    label: bytes = b"",
+    serial: int | None = None,
+    now_ns: int | None = None,
+) -> dict[str, Plain]:
+    """Return the description of a new volume; see `mkfs_default.default_description`."""
+    from fsdrivers.ntfs import mkfs_default
+
+    return mkfs_default.default_description(
+        size,
+        sector_size=sector_size,
+        cluster_size=cluster_size,
+        label=label,
+        serial=serial,
+        now_ns=now_ns,
+    )

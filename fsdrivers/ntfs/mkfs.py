@@ -14,7 +14,8 @@ before the first byte is written, but content that stands in MFT records: it has
 `NtfsLayout.resident`, and its records are made when they are written.
 
 Kept from the description: see `mkfs_description`.  $LogFile is blank, which Windows and ntfs-3g
-take for a volume that was never mounted.  Times of last access and so on are those of the nodes;
+take for a volume that was never mounted.  What has no descriptor (trees that come from other
+filesystems) gets that of the root.  Times of last access and so on are those of the nodes;
 nothing asks the clock but the id of a change journal that starts anew.
 
 Refused by name: volumes of Windows NT 4 (version 1.2) and deduplicated ones, clusters smaller
@@ -29,7 +30,7 @@ from dataclasses import replace
 from typing import Final
 
 from fsdrivers.errors import NoSpaceError, UnsupportedError
-from fsdrivers.ntfs.format import BOOT_FILE_SIZE, BootSector, SystemRecord
+from fsdrivers.ntfs.format import BOOT_FILE_SIZE, BootSector, FileAttribute, SystemRecord
 from fsdrivers.ntfs.geometry import Geometry, code_of_size, sectors_code_of
 from fsdrivers.ntfs.mkfs_description import Template, unpack_description
 from fsdrivers.ntfs.mkfs_items import Item
@@ -57,6 +58,7 @@ _SMALLEST_INDEX_BLOCK: Final = 4096
 _RECORDS_TOGETHER: Final = 64  # the MFT is a multiple of these
 _MAXIMUM_CLUSTERS: Final = 1 << 44
 _FIRST_AREAS: Final = ("boot", "mirror", "upcase", "definitions", "security")
+_ROOT_FLAGS: Final = (FileAttribute.HIDDEN | FileAttribute.SYSTEM).value
 _LAST_AREAS: Final = ("log", "bitmap", "mft-bitmap", "mft")
 
 
@@ -225,8 +227,10 @@ class _Demand:
             now=now,
         )
         tree = Tree(entries, template.upcase)
-        root_acl = dict(entries[0].node.xattrs).get(XATTR_ACL, b"")
-        root = SystemRecord.ROOT.value
+        root, frame = SystemRecord.ROOT.value, template.frame(SystemRecord.ROOT)
+        root_descriptor = dict(entries[0].node.xattrs).get(XATTR_ACL, b"")
+        is_foreign = not root_descriptor
+        root_descriptor = root_descriptor or frame.security
         self.plan = NodePlan(
             tree,
             security,
@@ -237,7 +241,9 @@ class _Demand:
             regions=regions,
             stream_regions=stream_regions,
             root_names=ROOT_NAMES,
-            has_own_root_security=has_own_security(template.frame(root), root, root_acl),
+            root_descriptor=root_descriptor,
+            root_flags=frame.file_attributes & _ROOT_FLAGS if is_foreign else 0,
+            has_own_root_security=has_own_security(frame, root, root_descriptor),
         )
         self.writer = RecordWriter(
             self.plan,

@@ -142,9 +142,26 @@ class NodePlan:
         regions: Regions | None,
         stream_regions: StreamRegions | None,
         root_names: Sequence[bytes],
+        root_descriptor: bytes,
+        root_flags: int,
         has_own_root_security: bool,
     ) -> None:
-        """Plan everything; see `mkfs.plan_volume` for what is raised."""
+        """Plan everything; see `mkfs.plan_volume` for what is raised.
+
+        Args:
+            tree: of the names.
+            security: takes the descriptors.
+            record_size: of the MFT, bytes.
+            cluster_size: bytes.
+            block_size: of directories' indexes, bytes.
+            lcn_bytes: that an LCN of the volume takes at most.
+            regions: see `mkfs.plan_volume`.
+            stream_regions: likewise.
+            root_names: of system files.
+            root_descriptor: of the root; what has none gets it, too.
+            root_flags: FileAttribute that the root has in any case.
+            has_own_root_security: the root keeps its descriptor in its own record.
+        """
         self.tree = tree
         self.security = security
         self.cluster_size = cluster_size
@@ -163,6 +180,8 @@ class NodePlan:
         self._stream_regions: StreamRegions = stream_regions or {}
         self._resident_size = 0
         self._root_names = root_names
+        self._root_descriptor = root_descriptor
+        self._root_flags = root_flags
         self._has_own_root_security = has_own_root_security
         self._plan_nodes(self._sort_directories())
         self.resident = memoryview(mmap.mmap(-1, max(self._resident_size, 1)))
@@ -227,6 +246,7 @@ class NodePlan:
                 information = _information_of(value)
             else:
                 return -1
+        descriptor = descriptor or self._root_descriptor
         self.shapes.append(Shape(self.security.add(descriptor) if descriptor else 0, information))
         return len(self.shapes) - 1
 
@@ -251,15 +271,12 @@ class NodePlan:
 
     def _gather(self, index: int, node: Node) -> Special:
         """Collect what a node has."""
-        security_id, information = 0, NO_INFORMATION
+        descriptor, information = self._root_descriptor, NO_INFORMATION
         special = Special(index, Shape(0, NO_INFORMATION), self.tree.links_of(index))
         flags = node.flags
         for name, value in node.xattrs:
             if name == XATTR_ACL:
-                if not index and self._has_own_root_security:
-                    special.fixed.append((AttributeType.SECURITY_DESCRIPTOR.value, value))
-                else:
-                    security_id = self.security.add(value)
+                descriptor = value
             elif name == XATTR_INFORMATION:
                 information = _information_of(value)
             elif name == XATTR_OBJECT_ID:
@@ -287,6 +304,13 @@ class NodePlan:
                 raise UnsupportedError(
                     f"extended attribute {name.decode(errors='replace')} on NTFS"
                 )
+        security_id = 0
+        if not index:
+            special.added_flags = self._root_flags
+        if not index and self._has_own_root_security:
+            special.fixed.append((AttributeType.SECURITY_DESCRIPTOR.value, descriptor))
+        elif descriptor:
+            security_id = self.security.add(descriptor)
         special.shape = Shape(security_id, information)
         self._gather_streams(special, node)
         return special

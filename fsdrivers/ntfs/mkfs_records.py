@@ -100,11 +100,15 @@ def filetimes_of(
     created: int | None, modified: int, changed: int | None, accessed: int | None
 ) -> tuple[int, int, int, int]:
     """Return times as on disk, within their bounds; those that are missing are the modified one."""
-    made = [
-        min(max((modified if time is None else time) // UNIT_NS + EPOCH, 0), MAXIMUM)
-        for time in (created, modified, changed, accessed)
-    ]
-    return made[0], made[1], made[2], made[3]
+    second = modified // UNIT_NS + EPOCH
+    first = second if created is None else created // UNIT_NS + EPOCH
+    third = second if changed is None else changed // UNIT_NS + EPOCH
+    fourth = second if accessed is None else accessed // UNIT_NS + EPOCH
+    if (first | second | third | fourth) >> 64:  # one of them is negative or too large
+        first, second, third, fourth = (
+            min(max(time, 0), MAXIMUM) for time in (first, second, third, fourth)
+        )
+    return first, second, third, fourth
 
 
 class RecordWriter:
