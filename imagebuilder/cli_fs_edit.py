@@ -28,7 +28,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from fsdrivers.device import Device, FileDevice
@@ -38,6 +37,14 @@ from imagebuilder.cli_fs_open import open_editor, open_tree, open_volume, shown_
 from imagebuilder.cli_fs_paths import destination, find_object, find_place, split_path
 from imagebuilder.cli_fs_put import put
 from imagebuilder.cli_fs_streams import add_stream, stream_editor, stream_name
+from imagebuilder.cli_fs_values import (
+    hex_pair_of_text,
+    number_of_text,
+    octal_of_text,
+    owner_of_text,
+    pair_of_text,
+    time_of_text,
+)
 from imagebuilder.cli_fs_volume import OpenWindow, check, describe, run_mkfs
 
 if TYPE_CHECKING:
@@ -45,7 +52,6 @@ if TYPE_CHECKING:
     from fsdrivers.volume import Node
 
 Action = Callable[[argparse.Namespace, Device], int]
-_SECOND = 1_000_000_000
 
 
 def add_verbs(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -70,20 +76,22 @@ def add_verbs(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     verb = add("mkdir", "make directories")
     verb.add_argument("paths", metavar="PATH", nargs="+")
     verb.add_argument("--parents", action="store_true", help="and what is missing above")
-    verb.add_argument("-m", "--mode", metavar="MODE", type=_octal, default=0o755)
+    verb.add_argument("-m", "--mode", metavar="MODE", type=octal_of_text, default=0o755)
     verb = add("ln", "give an object another name, or make a symbolic link")
     verb.add_argument("source", metavar="TARGET")
     verb.add_argument("path", metavar="PATH")
     verb.add_argument("-s", "--symbolic", action="store_true")
     verb = add("chmod", "set permissions")
-    verb.add_argument("mode", metavar="MODE", type=_octal, help="octal, as 0644")
+    verb.add_argument("mode", metavar="MODE", type=octal_of_text, help="octal, as 0644")
     verb.add_argument("paths", metavar="PATH", nargs="+")
     verb = add("chown", "set owner and group by number")
-    verb.add_argument("owner", metavar="UID[:GID]", type=_owner)
+    verb.add_argument("owner", metavar="UID[:GID]", type=owner_of_text)
     verb.add_argument("paths", metavar="PATH", nargs="+")
     verb = add("touch", "set the times of access and modification; make files that are missing")
     verb.add_argument("paths", metavar="PATH", nargs="+")
-    verb.add_argument("--time", metavar="TIME", type=_time, help="ISO date, or @seconds; now")
+    verb.add_argument(
+        "--time", metavar="TIME", type=time_of_text, help="ISO date, or @seconds; now"
+    )
     verb.add_argument("-c", "--no-create", action="store_true")
     _add_attribute_verbs(add)
     _add_volume_verbs(add)
@@ -92,12 +100,17 @@ def add_verbs(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
 def _add_attribute_verbs(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     verb = add("attr", "show or change the flags and extended attributes of an object")
     verb.add_argument("path", metavar="PATH")
-    verb.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], type=_pair)
+    verb.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], type=pair_of_text)
     verb.add_argument(
-        "--set-hex", metavar="NAME=HEX", action="append", default=[], type=_hex_pair, dest="set_hex"
+        "--set-hex",
+        metavar="NAME=HEX",
+        action="append",
+        default=[],
+        type=hex_pair_of_text,
+        dest="set_hex",
     )
     verb.add_argument("--remove", metavar="NAME", action="append", default=[])
-    verb.add_argument("--flags", metavar="N", type=lambda text: int(text, 0))
+    verb.add_argument("--flags", metavar="N", type=number_of_text)
     verb = add("label", "show or set the label of the volume")
     verb.add_argument("label", metavar="LABEL", nargs="?")
     verb.add_argument("--uuid", metavar="UUID", help="set UUID or serial number")
@@ -115,39 +128,6 @@ def _add_volume_verbs(add: Callable[[str, str], argparse.ArgumentParser]) -> Non
     verb = add("extract", "restore an object and all below it to a host directory")
     verb.add_argument("path", metavar="PATH")
     verb.add_argument("target", metavar="DIRECTORY", help="is made, or is empty")
-
-
-def _octal(text: str) -> int:
-    value = int(text, 8)
-    if not 0 <= value <= 0o7777:
-        raise ValueError(text)
-    return value
-
-
-def _owner(text: str) -> tuple[int | None, int | None]:
-    uid, _, gid = text.partition(":")
-    return (int(uid) if uid else None, int(gid) if gid else None)
-
-
-def _time(text: str) -> int:
-    if text.startswith("@"):
-        seconds, _, fraction = text[1:].partition(".")
-        return int(seconds) * _SECOND + int(fraction.ljust(9, "0")[:9] or 0)
-    moment = datetime.fromisoformat(text)
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return int(moment.timestamp()) * _SECOND + moment.microsecond * 1000
-
-
-def _pair(text: str) -> tuple[bytes, bytes]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise ValueError(text)
-    return os.fsencode(name), os.fsencode(value)
-
-
-def _hex_pair(text: str) -> tuple[bytes, bytes]:
-    name, value = _pair(text)
-    return name, bytes.fromhex(value.decode())
 
 
 def editing(action: Callable[[argparse.Namespace, Editor], list[str]]) -> Callable[..., int]:

@@ -7,7 +7,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from fsdrivers.errors import NotFoundError
+from fsdrivers.errors import NotADirectoryError_, NotFoundError
 from imagebuilder.cli_common import UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def find_object(editor: Editor, text: str) -> Node:
         return find(editor, split_path(text))
     except NotFoundError as error:
         raise NotFoundError(f"{text}: no such file or directory") from error
+    except NotADirectoryError_ as error:
+        raise NotADirectoryError_(f"{text}: not a directory") from error
 
 
 def find_place(editor: Editor, text: str) -> tuple[int, bytes]:
@@ -59,7 +61,7 @@ def destination(editor: Editor, text: str, name: bytes) -> tuple[int, bytes]:
     from fsdrivers.volume import Kind
 
     parts = split_path(text)
-    with contextlib.suppress(NotFoundError):
+    with contextlib.suppress(NotFoundError, NotADirectoryError_):
         node = find(editor, parts)
         if node.kind is Kind.DIRECTORY and name:
             return node.number, name
@@ -67,3 +69,5 @@ def destination(editor: Editor, text: str, name: bytes) -> tuple[int, bytes]:
         return find_parent(editor, parts)
     except NotFoundError as error:
         raise NotFoundError(f"{text}: no such directory") from error
+    except NotADirectoryError_ as error:
+        raise NotADirectoryError_(f"{text}: not a directory") from error

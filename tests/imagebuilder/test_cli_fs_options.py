@@ -113,6 +113,46 @@ def test_mkfs_that_fails_leaves_nothing(ext: Path, tmp_path: Path) -> None:
     assert made.read_bytes() == bytes(20 << 10)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("chown", "IMAGE", "99999999999", "/f"), "no owner like 1000"),
+        (("chown", "IMAGE", ":", "/f"), "no owner like 1000"),
+        (("chmod", "IMAGE", "99", "/f"), "no octal mode"),
+        (("touch", "IMAGE", "/f", "--time", "soon"), "no time like"),
+        (("attr", "IMAGE", "/f", "--flags", "many"), "no number like"),
+        (("attr", "IMAGE", "/f", "--set", "user.a"), "not NAME=VALUE"),
+        (("attr", "IMAGE", "/f", "--set-hex", "user.a=x"), "not NAME=HEX"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_values_that_are_none(
+    arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A value of the wrong kind is a usage error that says what is expected."""
+    with pytest.raises(SystemExit) as caught:
+        fs(*arguments)
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_values_of_all_forms(ext: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Owners, times and flags are taken in each of their forms."""
+    assert fs("touch", ext, "/f", "--time", "@-1.25") == 0
+    assert fs("chown", ext, ":7", "/f") == 0
+    assert fs("attr", ext, "/f", "--flags", "64", "--set-hex", "user.a=00ff") == 0
+    found = shown(capsys, "stat", ext, "/f")
+    assert isinstance(found, dict)
+    assert found["modified_ns"] == -1_250_000_000
+    assert (found["gid"], found["flags"]) == (7, 64)
+    assert fs("touch", ext, "/f", "--time", "2024-12-31T23:59:58.5+01:00") == 0
+    found = shown(capsys, "stat", ext, "/f")
+    assert isinstance(found, dict)
+    assert found["modified_ns"] == 1_735_685_998_500_000_000
+    assert fs("put", ext, "/etc/hostname", "/f/below") == 8
+    assert "/f/below: not a directory" in capsys.readouterr().err
+
+
 def test_code_page_where_there_is_none(ext: Path, fat: Path) -> None:
     """A code page for ext, and one that nobody knows, are usage errors."""
     assert fs("ls", ext, "--codepage", "850") == 2
