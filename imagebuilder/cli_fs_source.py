@@ -77,11 +77,21 @@ class HostEntries(Sequence[Entry]):
         """Yield the entries of a part from number `start` on."""
         xattrs, kinds, file_flags = part.xattrs, KIND_OF_FORMAT, self._file_flags
         first_numbers = self._first_numbers
+        last_parent = -1
         names = part.names[start:] if start else part.names
         facts = memoryview(part.facts)[start * FACTS.size :]
         for name, fact in zip(names, FACTS.iter_unpack(facts), strict=True):
             parent, number, mode, uid, gid, links, size, modified, accessed, changed = fact
             node = None
+            # Equal numbers as one object: a driver may keep a million of these entries.
+            if parent == last_parent:
+                parent = last_parent
+            else:
+                last_parent = parent
+            if accessed == modified:
+                accessed = modified
+            if changed == modified:
+                changed = modified
             if links > 1:
                 number = first_numbers.get(number, number)
                 node = shared.get(number)

@@ -13,7 +13,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from fsdrivers.errors import NoSpaceError
 from fsdrivers.fat.format import FIRST_CLUSTER, ROOT_CLUSTER
@@ -76,10 +76,10 @@ def allocate(
             made.result.first_clusters[number] = 0
         elif not is_root_first:
             made.give(number, max(1, geometry.clusters_of(directory.size)))
-    for number in (*order, *tree.files):
+    for number in chain(order, tree.files):
         node = tree.files.get(number)
         if node is not None and node.size and number not in made.result.first_clusters:
-            made.give(number, geometry.clusters_of(node.size))
+            made.give(node.number, geometry.clusters_of(node.size))
     return made.finish(root)
 
 

@@ -229,7 +229,7 @@ def plan_volume(
     old = template.geometry
     is_same = replace(geometry, root_cluster=old.root_cluster) == old
     clusters = _clusters_of(geometry, fixed) if fixed and is_same else None
-    order = list(order)
+    order = order if isinstance(order, Sequence) else list(order)
     make = partial(allocate, geometry, tree, order, leading=system.contiguous)
     try:
         allocation = make(fixed=clusters, root_cluster=old.root_cluster)
