@@ -71,6 +71,21 @@ def test_boot_record_starts(windows: Path, tmp_path: Path) -> None:
     assert start(broken, timeout_s=4) != STARTED
 
 
+@COMPRESSED_ONLY
+def test_compressed_bootmgr_does_not_start(windows: Path, tmp_path: Path) -> None:
+    """A BOOTMGR that took over the compression of its directory is refused; so it must not."""
+    disk = tmp_path / "compressed.img"
+    shutil.copy(windows, disk)
+    place, boot = boot_sector_of(disk)
+    size = (boot.total_sectors + 1) * SECTOR
+    with ntfs(disk, "compression", place * SECTOR, size) as root:
+        content = (root / "bootmgr").read_bytes()
+        (root / "bootmgr").unlink()
+        (root / "bootmgr").write_bytes(content)
+
+    assert start(disk, timeout_s=4) != STARTED
+
+
 def test_boot_record_in_the_same_place(windows: Path, store: Store, tmp_path: Path) -> None:
     """Recovered to a disk of the same size, it starts."""
     image = store.restore(windows, tmp_path / "new.img")
