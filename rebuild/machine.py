@@ -126,6 +126,7 @@ class Machine:
         for item in objects:
             count += 1
             if isinstance(item, NodeObject):
+                item.signature = b""  # for comparing data sets; 65 bytes each
                 machine.trees[item.volume].nodes.append(item)
             elif isinstance(item, SecurityObject):
                 machine.security[item.number] = item
