@@ -7,12 +7,15 @@ filesystem.  Most changes hit bytes that are not zero, where fields are.
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
-from fsdrivers.device import MemoryDevice
+from fsdrivers.device import Device, MemoryDevice
+from fsdrivers.errors import FilesystemError
 from fsdrivers.volume import Kind, Volume
 
 UNIT = 512  # bytes: metadata is looked for in pieces of this size
@@ -70,6 +73,54 @@ def draw_damages(
         if new != old[at : at + len(new)]:
             count -= 1
             yield Damage(unit + at, new)
+
+
+def assert_nothing_missed(
+    device: MemoryDevice,
+    volume: Volume,
+    image: Path,
+    theirs: Callable[[Path], list[str]],
+    ours: Callable[[Device], Sequence[object]],
+    *,
+    count: int,
+    seed: int,
+    is_legal: Callable[[list[str]], bool] = lambda complaints: False,
+) -> None:
+    """Assert that what a foreign checker objects to is clean to ours in no case.
+
+    Args:
+        device: holds a sound volume.
+        volume: that one, opened.
+        image: where the foreign checker finds it.
+        theirs: gives the complaints of the foreign checker.
+        ours: gives the findings of our own.
+        count: of damaged volumes.
+        seed: of the damages.
+        is_legal: whether these complaints are of what the format allows.
+    """
+
+    def findings() -> Sequence[object]:
+        try:
+            return ours(device)
+        except FilesystemError as error:
+            return [error]
+
+    image.write_bytes(device.read(0, device.size))
+    assert theirs(image) == []
+    assert findings() == []
+    missed, objections = [], 0
+    with open(image, "r+b", buffering=0) as file:
+        for damage in draw_damages(device, metadata_units(device, volume), count, seed):
+            with damaged(device, damage) as before:
+                os.pwrite(file.fileno(), damage.data, damage.position)
+                complaints = theirs(image)
+                objections += bool(complaints)
+                if complaints and not findings() and not is_legal(complaints):
+                    missed.append((hex(damage.position), before, damage.data, complaints[:3]))
+                os.pwrite(file.fileno(), before, damage.position)
+
+    assert missed == []
+    assert objections > count // 4, "the damage is such as a checker can see"
 
 
 @contextmanager

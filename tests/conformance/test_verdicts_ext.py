@@ -7,7 +7,6 @@ summary is a complaint; for some it exits with 0.
 
 from __future__ import annotations
 
-import os
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -15,14 +14,12 @@ from pathlib import Path
 import pytest
 
 from fsdrivers.device import MemoryDevice
-from fsdrivers.errors import FilesystemError
 from fsdrivers.ext import check_volume, open_volume
 from fsdrivers.volume import Kind, Node
-from tests.conformance.damage import damaged, draw_damages, metadata_units
+from tests.conformance.damage import assert_nothing_missed
 from tests.fsdrivers.ext_editing import (
     NOW_NS,
     directory_node,
-    dump,
     edited,
     file_node,
     link_node,
@@ -69,33 +66,10 @@ def complaints(path: Path) -> list[str]:
     return lines or ["exit code"] * bool(done.returncode)
 
 
-def findings(device: MemoryDevice) -> list[str]:
-    """Return what our checker has to say against a volume."""
-    try:
-        return [finding.what for finding in check_volume(device)]
-    except FilesystemError as error:
-        return [str(error)]
-
-
 def compare(features: str, count: int, seed: int, image: Path) -> None:
     device = MemoryDevice.of(populated(features))
-    dump(device, image)
-    assert complaints(image) == []
-    assert findings(device) == []
-    units = metadata_units(device, open_volume(device))
-    missed, found_count = [], 0
-    with open(image, "r+b", buffering=0) as file:
-        for damage in draw_damages(device, units, count, seed):
-            with damaged(device, damage) as before:
-                os.pwrite(file.fileno(), damage.data, damage.position)
-                theirs = complaints(image)
-                found_count += bool(theirs)
-                if theirs and not findings(device):
-                    missed.append((damage, before, theirs[:3]))
-                os.pwrite(file.fileno(), before, damage.position)
-
-    assert missed == []
-    assert found_count > count // 4, "the damage is such as a checker can see"
+    volume = open_volume(device)
+    assert_nothing_missed(device, volume, image, complaints, check_volume, count=count, seed=seed)
 
 
 @pytest.mark.tools

@@ -15,12 +15,10 @@ from pathlib import Path
 import pytest
 
 from fsdrivers.device import MemoryDevice
-from fsdrivers.errors import FilesystemError
 from fsdrivers.fat import check_volume, open_volume
 from fsdrivers.fat.format import EXTENDED_SIGNATURES, BootSector16
-from tests.conformance.damage import damaged, draw_damages, metadata_units
+from tests.conformance.damage import assert_nothing_missed
 from tests.fsdrivers.fat_images import geometry_for, tree_entries, volume_in_memory
-from tests.fsdrivers.test_fat_editor_faults import save
 
 CLUSTERS = {12: 150, 16: 4200, 32: 66_000}
 TREE = [
@@ -41,14 +39,6 @@ def complaints(path: Path) -> list[str]:
     return lines or ["exit code"] * bool(done.returncode)
 
 
-def findings(device: MemoryDevice) -> list[str]:
-    """Return what our checker has to say against a volume."""
-    try:
-        return [finding.what for finding in check_volume(device)]
-    except FilesystemError as error:
-        return [str(error)]
-
-
 def is_legal(device: MemoryDevice, theirs: list[str]) -> bool:
     """Whether fsck.fat objects to what the format allows.
 
@@ -65,23 +55,12 @@ def is_legal(device: MemoryDevice, theirs: list[str]) -> bool:
 def compare(bits: int, count: int, seed: int, image: Path, *, sector_size: int = 512) -> None:
     geometry = geometry_for(bits, CLUSTERS[bits], sector_size=sector_size)
     device = volume_in_memory(geometry, tree_entries(TREE))
-    save(device, image)
-    assert complaints(image) == []
-    assert findings(device) == []
-    units = metadata_units(device, open_volume(device))
-    missed, found_count = [], 0
-    with open(image, "r+b", buffering=0) as file:
-        for damage in draw_damages(device, units, count, seed):
-            with damaged(device, damage) as before:
-                os.pwrite(file.fileno(), damage.data, damage.position)
-                theirs = complaints(image)
-                found_count += bool(theirs)
-                if theirs and not findings(device) and not is_legal(device, theirs):
-                    missed.append((damage, before, theirs))
-                os.pwrite(file.fileno(), before, damage.position)
-
-    assert missed == []
-    assert found_count > count // 4, "the damage is such as a checker can see"
+    assert_nothing_missed(
+        *(device, open_volume(device), image, complaints, check_volume),
+        count=count,
+        seed=seed,
+        is_legal=lambda theirs: is_legal(device, theirs),
+    )
 
 
 @pytest.mark.tools
