@@ -203,8 +203,12 @@ class LocalSet:
         mapped = []
         for stream in obj.streams:
             if stream.name:
-                if stream.size > SLICE_SIZE or stream.flags:
-                    stream = stream._replace(regions=source.map_stream(node, stream.name))
+                try:
+                    if stream.size > SLICE_SIZE or stream.flags:
+                        stream = stream._replace(regions=source.map_stream(node, stream.name))
+                except (OSError, FilesystemError) as error:
+                    self.lose_stream(index, stream.name, str(error))
+                    continue
                 self._add_parts(index, reader, node, stream.name, stream.size, stream.regions)
             mapped.append(stream)
         obj.streams = tuple(mapped)
@@ -273,6 +277,12 @@ class LocalSet:
             self.missing += 1
         else:
             self.notes.append(f"{path}: gone before it was read")
+
+    def lose_stream(self, place: int, name: bytes, reason: str) -> None:
+        """Say that a stream is left out; its node stays, which may be a directory."""
+        shown = name.decode("utf-8", "backslashreplace")
+        self.warnings.append(f"{self.path_of(place)}: its stream {shown} is left out: {reason}")
+        self.missing += 1
 
     def path_of(self, place: int) -> str:
         """Return what to call an object in a message: for a node its path on the machine."""

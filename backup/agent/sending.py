@@ -147,7 +147,7 @@ class Sender:
         """Put the pieces of one work in place, and sign the object when it is complete."""
         _, sent, regions, facts, warning, failure = outcome
         place = work.place
-        if failure:
+        if failure and not work.stream:
             self._local.lose(place, "" if failure == VANISHED else failure)
         if warning:
             self._local.warnings.append(f"{self._local.path_of(place)}: {warning}")
@@ -156,7 +156,7 @@ class Sender:
         if isinstance(obj, NodeObject):
             if obj.streams:
                 made = None if regions is None else tuple(Region(*r) for r in regions)
-                self._take_stream(obj, work, pieces, made)
+                self._take_stream(obj, work, pieces, made, failure)
                 return
             if work.ranges is None:
                 obj.regions = None if regions is None else tuple(Region(*r) for r in regions)
@@ -175,7 +175,12 @@ class Sender:
             self._local.sign(obj)
 
     def _take_stream(
-        self, obj: NodeObject, work: Work, pieces: list[Piece], regions: tuple[Region, ...] | None
+        self,
+        obj: NodeObject,
+        work: Work,
+        pieces: list[Piece],
+        regions: tuple[Region, ...] | None,
+        failure: str,
     ) -> None:
         """Put pieces of a node with streams in place: of its content or of a stream."""
         place = work.place
@@ -183,7 +188,12 @@ class Sender:
         known = gathered.setdefault(work.stream, ([], regions))
         known[0].extend(pieces)
         is_whole = work.ranges is None
-        if is_whole and not work.stream:
+        if work.stream and failure:
+            kept = tuple(stream for stream in obj.streams if stream.name != work.stream)
+            if len(kept) < len(obj.streams):  # else another part of it was lost before
+                self._local.lose_stream(place, work.stream, failure)
+            obj.streams = kept
+        elif is_whole and not work.stream:
             obj.regions = regions
         left = self._parts_left.get(place, 1) - 1
         self._parts_left[place] = left

@@ -16,9 +16,10 @@ from backup.objects.content import xattrs_of
 from backup.objects.model import MarkerObject, NodeObject, ObjectKind, Region, SecurityObject
 from backup.objects.table import TableReader
 from backup.store import LocalRepository
+from fsdrivers.errors import CorruptError
 from fsdrivers.ntfs.format_attributes import AttributeType
 from fsdrivers.ntfs.volume import NtfsVolume
-from fsdrivers.volume import Kind
+from fsdrivers.volume import Kind, Node
 from tests.backup.agent_machines import MASTER, DataSet, back_up, make_repository, read_data_set
 from tests.backup.test_agent_live import back_up_live, loop_device, numbers_of
 from tests.fsdrivers.ext_volumes import run
@@ -317,3 +318,33 @@ def test_lost_packs_with_streams(disk: Path, repository: LocalRepository, tmp_pa
         assert result.unchanged == result.objects
         assert found.contents == expected.contents
         assert found.streams == expected.streams
+
+
+def test_a_stream_that_cannot_be_read_costs_itself(
+    disk: Path, repository: LocalRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its node stays with all else that it has, above all a directory with what is in it."""
+    read = NtfsVolume.read_stored
+    bad = (b"of a directory", b"huge", b"Zone.Identifier")
+
+    def read_most(volume: NtfsVolume, node: Node, name: bytes, offset: int, length: int) -> bytes:
+        if name in bad:
+            raise CorruptError("a bad place")
+        return read(volume, node, name, offset, length)
+
+    monkeypatch.setattr(NtfsVolume, "read_stored", read_most)
+    result = back_up(repository, disk)
+    data = read_data_set(repository)
+    names = {path: [s.name for s in node.streams] for path, node in data.nodes.items()}
+
+    assert result.missing == len(result.warnings) == len(bad)
+    assert any("bob: its stream of a directory is left out" in text for text in result.warnings)
+    assert names[b"/Users/bob"] == []
+    assert names[b"/Users/bob/big.txt"] == [b"large stream"]
+    assert names[b"/several runs"] == [b"also large"]
+    assert len(data.files[b"/several runs"]) == data.nodes[b"/several runs"].size > 8 * MIB
+    monkeypatch.undo()
+    healed = back_up(repository, disk)
+
+    assert healed.missing == 0
+    assert len(read_data_set(repository).nodes[b"/several runs"].streams) == 2
