@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final, Protocol
 
 from fsdrivers.errors import AlreadyExistsError, CorruptError, NotFoundError, UnsupportedError
@@ -46,7 +47,7 @@ from fsdrivers.ntfs.edit_tree import ROOT, Change, Path, Rebalancing, Step, chec
 from fsdrivers.ntfs.format_index import SUBNODE_VCN_SIZE
 from fsdrivers.ntfs.upcase import UpCase
 
-_MAXIMUM_CACHED: Final = 4096  # nodes
+_MAXIMUM_CACHED: Final = 8192  # nodes; some 5 KiB each
 
 
 class IndexStorage(Protocol):
@@ -200,7 +201,8 @@ class IndexEditor:
         found = self._cache.get(vcn)
         if found is None:
             if len(self._cache) >= _MAXIMUM_CACHED:
-                self._cache.clear()
+                for old in list(islice(self._cache, _MAXIMUM_CACHED // 2)):
+                    del self._cache[old]
             if vcn == ROOT:
                 found = unpack_root(self.storage.read_root())
             elif vcn % self.storage.vcn_step:

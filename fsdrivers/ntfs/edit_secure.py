@@ -31,6 +31,7 @@ from fsdrivers.ntfs.format_index import (
 from fsdrivers.ntfs.security import descriptor_hash
 
 MAXIMUM_DESCRIPTOR: Final = SECURITY_BLOCK_SIZE - SecurityHead.SIZE  # bytes
+_MAXIMUM_CACHED: Final = 1024  # descriptors
 _MINIMUM_DESCRIPTOR: Final = 20  # bytes: the head of a self-relative one, [MS-DTYP] 2.4.6
 
 
@@ -85,6 +86,7 @@ class SecureEditor:
         self.ids = ids
         self._places: dict[int, _Place] | None = None
         self._by_hash: dict[int, list[_Place]] = {}
+        self._read_before: dict[int, bytes] = {}  # descriptors never change under their id
 
     def descriptor(self, security_id: int) -> bytes:
         """Return the descriptor with an id.
@@ -93,10 +95,16 @@ class SecureEditor:
             NotFoundError: there is none.
             CorruptError: it is damaged, and so is its copy.
         """
+        cached = self._read_before.get(security_id)
+        if cached is not None:
+            return cached
         place = self._known().get(security_id)
         if place is None:
             raise NotFoundError(f"$Secure has no descriptor {security_id}")
-        return self._read(place)
+        if len(self._read_before) >= _MAXIMUM_CACHED:
+            self._read_before.clear()
+        made = self._read_before[security_id] = self._read(place)
+        return made
 
     def find(self, descriptor: bytes) -> int | None:
         """Return the id of a descriptor that is stored already, else None."""

@@ -206,6 +206,7 @@ def test_a_damaged_descriptor_is_read_from_its_copy() -> None:
     assert parts.editor.descriptor(0x100) == wanted
     assert parts.editor.add(wanted) == 0x100
     parts.stream.data[BLOCK + 40] ^= 1
+    parts.open()
     with pytest.raises(CorruptError):
         parts.editor.descriptor(0x100)
 
