@@ -15,6 +15,7 @@ from fsdrivers.ntfs import open_volume, plan_volume
 from fsdrivers.ntfs.format_attributes import AttributeFlag
 from fsdrivers.ntfs.mkfs import NtfsLayout
 from fsdrivers.ntfs.mkfs_items import Region
+from fsdrivers.ntfs.names import name_of
 from fsdrivers.ntfs.nodes import XATTR_ACL, XATTR_EA, XATTR_OBJECT_ID, XATTR_REPARSE
 from fsdrivers.ntfs.volume import NtfsVolume
 from fsdrivers.volume import Description, Entry, Kind, Node, Stream
@@ -233,7 +234,7 @@ def reopened(device: MemoryDevice) -> NtfsVolume:
     return open_volume(device)
 
 
-def draw_forest(seed: int, *, files: int = 60) -> Forest:
+def draw_forest(seed: int, *, files: int = 60, cluster_size: int = 4096) -> Forest:
     """Return a random tree with everything that NTFS can hold."""
     draw = random.Random(seed)
     made = Forest()
@@ -250,7 +251,7 @@ def draw_forest(seed: int, *, files: int = 60) -> Forest:
         else:
             size = draw.choice((0, 1, 100, 600, 700, 720, 760, 4095, 4096, 4097, 70000))
             node = made.add(parent, name, made.node(number), draw.randbytes(size))
-        decorate(made, draw, node, parent)
+        decorate(made, draw, node, cluster_size)
         if node.kind is Kind.FILE and draw.random() < 0.1:
             for link in range(draw.choice((1, 2, 30))):
                 where = draw.choice(directories)
@@ -266,10 +267,10 @@ def draw_name(draw: random.Random, index: int) -> bytes:
         ("abcXYZ 0.", "äöÜßéñ", "日本語テスト", "\U00010348\U0001f600", "\udc80\ud800a")
     )
     text = "".join(draw.choice(alphabet) for _ in range(draw.choice((0, 3, 12, 60))))
-    return text.encode("utf-8", "surrogatepass") + b"%d" % index
+    return name_of(text.encode("utf-16-le", "surrogatepass")) + b"%d" % index
 
 
-def decorate(made: Forest, draw: random.Random, node: Node, parent: int) -> None:
+def decorate(made: Forest, draw: random.Random, node: Node, cluster_size: int) -> None:
     """Give a node some of the rarer things."""
     entry = made.entries[-1]
     xattrs = dict(node.xattrs)
@@ -289,13 +290,14 @@ def decorate(made: Forest, draw: random.Random, node: Node, parent: int) -> None
         size = draw.choice((0, 5, 300, 900, 5000))
         made.add_stream(node, b"stream %d" % index, draw.randbytes(size))
     if node.kind is Kind.FILE and draw.random() < 0.15:
-        make_sparse(made, draw, node)
+        make_sparse(made, draw, node, cluster_size)
 
 
-def make_sparse(made: Forest, draw: random.Random, node: Node, cluster_size: int = 4096) -> None:
+def make_sparse(made: Forest, draw: random.Random, node: Node, cluster_size: int) -> None:
     """Give a file holes, or an end that was never written."""
     at, regions, data = 0, list[Region](), bytearray()
-    count, gap = draw.choice(((1, 300), (3, 300), (40, 5), (600, 2)))
+    choices = ((1, 300), (3, 300), (40, 5), (600, 2))
+    count, gap = draw.choice(choices if cluster_size <= 4096 else ((1, 5), (3, 2)))
     for _ in range(count):
         at += cluster_size * draw.choice((0, 1, gap))
         length = cluster_size * draw.choice((1, 2))
