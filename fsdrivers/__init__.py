@@ -74,8 +74,10 @@ def open_volume(device: Device) -> Volume:
         DeviceError: the medium failed.
     """
     type = probe(device)
+    # Of an ext volume whose start is damaged there may be copies, which no probe looks for.
+    driver = driver_of("ext4" if type in (EMPTY, UNKNOWN) else type)
     try:
-        volume: Volume = driver_of(type).open_volume(device)
+        volume: Volume = driver.open_volume(device)
     except NotRecognisedError as error:
         if type not in (EMPTY, UNKNOWN):
             raise

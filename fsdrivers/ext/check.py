@@ -136,6 +136,10 @@ class _Checker:
     def _account_group(self, group: int) -> None:
         """Mark what the frame of one group takes, and compare copies of descriptors."""
         geometry, descriptor = self.geometry, self.metadata.descriptors[group]
+        uninit = descriptor.flags & (GroupFlags.INODE_UNINIT | GroupFlags.BLOCK_UNINIT)
+        has_checksums = self.metadata.superblock.has_group_checksums
+        if not has_checksums and (uninit or descriptor.unused_inodes):
+            self.report.add(f"group {group} is uninitialised without a feature for that")
         if geometry.has_superblock(group):
             first = geometry.backup_superblock_block(group) + 1
             for index in range(geometry.old_descriptor_blocks_count(group)):

@@ -34,6 +34,11 @@ FILE_TYPES = {
 }
 
 
+_HEAD = ext.DirectoryEntryHead.SIZE
+_DOT_END = _HEAD + 1  # what follows the name "."
+_DOT_DOT_END = _HEAD + 4 + _HEAD + 2  # and "..", where its entry must be
+
+
 @dataclass(slots=True)
 class _Names:
     """What all directories say together."""
@@ -82,6 +87,8 @@ def _check_directory(
         )
         if index == 0 and not is_inline:
             dot_dot = _check_dots(report, listed, number, position, has_types)
+            if block[_DOT_END] or block[_DOT_DOT_END]:
+                report.add(f". and .. of directory {number} do not end with zeros", position)
             listed = listed[2:]
         hashed[index] = [name.name for name in listed]
         for name in listed:

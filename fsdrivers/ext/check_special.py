@@ -6,6 +6,7 @@ Source: what e2fsck 1.47 objects to, by its messages; [kernel-ext4] "Special ino
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from fsdrivers.errors import CorruptError, FilesystemError
@@ -22,6 +23,7 @@ from fsdrivers.ext.volume import ExtVolume
 from fsdrivers.volume import Kind
 
 MIN_JOURNAL_BLOCKS = 1024
+DAY_S = 24 * 3600  # clocks may be wrong by so much
 _DIRECTORY, _FILE = Kind.DIRECTORY, Kind.FILE
 
 
@@ -58,6 +60,23 @@ def _check_superblock(metadata: Metadata, report: Report) -> None:
     if project and not (has_quota and is_inside):
         at = base + superblock.OFFSETS["project_quota_inode"]
         report.add(f"superblock field project_quota_inode is {project}", at)
+    if not superblock.feature_ro_compat & RoCompat.BIGALLOC:
+        for name, same in (
+            ("clusters_per_group", "blocks_per_group"),
+            ("log_cluster_size", "log_block_size"),
+        ):
+            expected, actual = getattr(superblock, same), getattr(superblock, name)
+            at = base + superblock.OFFSETS[name]
+            report.expect(f"superblock field {name}", at, expected, actual)
+    if superblock.orphan_file_inode and not superblock.feature_compat & Compat.ORPHAN_FILE:
+        at = base + superblock.OFFSETS["orphan_file_inode"]
+        report.add("superblock has an orphan file without orphan_file", at)
+    latest = time.time() + DAY_S
+    for name in ("mount_time", "write_time"):
+        low, high = getattr(superblock, f"{name}_low"), getattr(superblock, f"{name}_high")
+        if low | high << 32 > latest:
+            at = base + superblock.OFFSETS[f"{name}_low"]
+            report.add(f"superblock field {name} is in the future", at)
     reserved = superblock.reserved_gdt_blocks
     can_reserve = superblock.feature_compat & Compat.RESIZE_INODE
     if reserved and not can_reserve and superblock.revision:
@@ -159,6 +178,9 @@ def _check_journal(metadata: Metadata, report: Report) -> None:
             report.add(
                 "the journal's old superblock has fields of the new one", journal.position(0)
             )
+    elif head.feature_ro_compat:
+        what = f"the journal has unknown features {head.feature_ro_compat:#x}"
+        report.add(what, journal.position(0))
     elif head.users_count > 1:
         report.add(f"the journal has {head.users_count} users", journal.position(0))
 

@@ -141,7 +141,9 @@ class Attributes:
         Raises:
             NotFoundError: the inode has none of this name.
         """
-        if name == xattrs.PROJECT_NAME and inode.record.project:
+        if name == xattrs.PROJECT_NAME:
+            if not inode.record.project:
+                raise NotFoundError("no project number")
             inode.set_project(0)
             return
         index, suffix = xattrs.split_name(name)

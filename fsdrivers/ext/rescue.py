@@ -5,8 +5,8 @@ A copy is believed if it stands where it says it does, fits the device and has a
 where it has one.  It is older than what was lost: counts and states in it mean nothing.
 
 Source: [kernel-ext4] "Super Block", "Block Groups"; which sizes mke2fs chooses was measured.
-Not here: volumes made with another number of blocks a group, unless what is left of the primary
-superblock tells it; copies of descriptors (`metadata`).
+Not here: volumes with a number of blocks a group that is no power of two, unless what is left
+of the primary superblock tells it; copies of descriptors (`metadata`).
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from fsdrivers.ext import format as ext
 from fsdrivers.ext.geometry import check_features, geometry_of
 
 BACKUP_GROUPS = (1, 3, 5, 7, 9, 25, 27, 49)
-DEFAULT_CLUSTER_BLOCKS = 16
+FIRST_GROUPS = (1, 3)  # where to look if the sizes are unlikely
+CLUSTER_BLOCKS = (16, 2, 4, 8, 32, 64)
+BLOCK_SHIFTS = (12, 10, 11, 13, 14, 15, 16)
 _MOST_BLOCKS = (1 << 16) - 8  # of a group; what 16-bit counts hold
 
 
 def find_backup(device: Device) -> tuple[ext.Superblock, int] | None:
     """Return the first copy of the superblock that can be believed, and its group."""
     seen = set()
-    for block_size, per_group in _iter_shapes(device):
+    for block_size, per_group, groups in _iter_shapes(device):
         first = 1 if block_size == ext.MIN_BLOCK_SIZE else 0
-        for group in BACKUP_GROUPS:
+        for group in groups:
             for start in {first, 0}:
                 position = (start + group * per_group) * block_size
                 if position in seen or position + ext.Superblock.SIZE > device.size:
@@ -41,15 +43,19 @@ def find_backup(device: Device) -> tuple[ext.Superblock, int] | None:
     return None
 
 
-def _iter_shapes(device: Device) -> Iterator[tuple[int, int]]:
-    """Yield (block size, blocks of a group) that the volume may have, the likely ones first."""
+def _iter_shapes(device: Device) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+    """Yield (block size, blocks of a group, groups to look at), the likely ones first."""
     if device.size >= ext.SUPERBLOCK_POSITION + ext.Superblock.SIZE:
         left = ext.Superblock.unpack(device.read(ext.SUPERBLOCK_POSITION, ext.Superblock.SIZE))
         if left.log_block_size <= 6 and left.blocks_per_group > 0:
-            yield left.block_size, left.blocks_per_group
-    for ratio in (1, DEFAULT_CLUSTER_BLOCKS):
-        for shift in (12, 10, 11, 13, 14, 15, 16):
-            yield 1 << shift, min(8 << shift, _MOST_BLOCKS) * ratio
+            yield left.block_size, left.blocks_per_group, BACKUP_GROUPS
+    for ratio in (1, *CLUSTER_BLOCKS):
+        groups = BACKUP_GROUPS if ratio == 1 else FIRST_GROUPS
+        for shift in BLOCK_SHIFTS:
+            yield 1 << shift, min(8 << shift, _MOST_BLOCKS) * ratio, groups
+    for shift in BLOCK_SHIFTS:
+        for per_group in range(13, 7, -1):
+            yield 1 << shift, 1 << per_group, FIRST_GROUPS
 
 
 def _read_copy(device: Device, position: int, group: int) -> ext.Superblock | None:

@@ -339,11 +339,10 @@ def test_type_follows_the_features(description: dict) -> None:  # type: ignore[t
     ("key", "bit", "name"),
     [
         ("feature_compat", 0x80000, "compat bit 0x80000"),
-        ("feature_incompat", Incompat.ENCRYPT, "encrypt"),
-        ("feature_incompat", Incompat.CASEFOLD, "casefold"),
+        ("feature_incompat", Incompat.DIRDATA, "dirdata"),
         ("feature_incompat", Incompat.META_BG, "meta_bg"),
         ("feature_incompat", Incompat.JOURNAL_DEV, "journal_dev"),
-        ("feature_ro_compat", RoCompat.VERITY, "verity"),
+        ("feature_ro_compat", RoCompat.HAS_SNAPSHOT, "has_snapshot"),
         ("feature_ro_compat", RoCompat.SHARED_BLOCKS, "shared_blocks"),
     ],
 )
