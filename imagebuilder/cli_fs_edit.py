@@ -15,6 +15,7 @@
     rebuildkit fs describe IMAGE                        all that formatting the same again needs
     rebuildkit fs mkfs     IMAGE --like IMAGE           an empty volume like a recorded one
     rebuildkit fs mkfs     IMAGE --like IMAGE --from DIRECTORY          the same, filled
+    rebuildkit fs mkfs     IMAGE --type ntfs --size SIZE [--label TEXT]  a new volume, like no other
     rebuildkit fs check    IMAGE                        what is wrong, exit code 5 if anything
     rebuildkit fs extract  IMAGE PATH DIRECTORY         restore to a host directory
 
@@ -122,6 +123,9 @@ def _add_volume_verbs(add: Callable[[str, str], argparse.ArgumentParser]) -> Non
     verb.add_argument("--like", metavar="IMAGE", help="volume that is described")
     verb.add_argument("--like-partition", metavar="N", type=int)
     verb.add_argument("--description", metavar="FILE", help="what `describe` printed")
+    verb.add_argument("--type", choices=("ntfs",), help="a new volume, made after no other")
+    verb.add_argument("--label", metavar="TEXT", help="with --type: of the volume")
+    verb.add_argument("--cluster-size", metavar="SIZE", type=size_of_text, help="with --type")
     verb.add_argument("--size", metavar="SIZE", type=size_of_text, help="of a new image file")
     verb.add_argument("--from", metavar="DIRECTORY", dest="source", help="what to fill it with")
     add("check", "list everything that is wrong with the volume; exit code 5 if anything is")

@@ -66,13 +66,33 @@ def describe(args: argparse.Namespace, device: Device) -> int:
 
 def _description_of(args: argparse.Namespace, open_window: OpenWindow) -> dict[str, Plain]:
     """Return the description that the options name."""
-    if (args.like is None) == (args.description is None):
-        raise UsageError("name either --like or --description")
+    if [args.like, args.description, args.type].count(None) != 2:
+        raise UsageError("name one of --like, --description and --type")
+    if args.type is not None:
+        return _new_description(args, open_window)
+    if args.label is not None or args.cluster_size is not None:
+        raise UsageError("--label and --cluster-size go with --type")
     if args.description is not None:
         return unpack_description(Path(args.description).read_text(encoding="utf-8"))
     chosen = argparse.Namespace(image=args.like, partition=args.like_partition)
     with FileDevice.open(args.like, sector_size=args.sector_size) as device:
         return open_volume(args, open_window(chosen, device)).describe()
+
+
+def _new_description(args: argparse.Namespace, open_window: OpenWindow) -> dict[str, Plain]:
+    """Return the description of a volume that is made after no other."""
+    from fsdrivers.ntfs import default_description
+
+    size, sector_size = args.size, args.sector_size or 512
+    if Path(args.image).exists():
+        with FileDevice.open(args.image, sector_size=args.sector_size) as device:
+            size, sector_size = open_window(args, device).size, device.sector_size
+    elif not size:
+        raise UsageError(f"{args.image} does not exist; name its size with --size")
+    label = (args.label or "").encode("utf-8", "surrogateescape")
+    return default_description(
+        size, sector_size=sector_size, cluster_size=args.cluster_size, label=label
+    )
 
 
 def run_mkfs(args: argparse.Namespace, open_window: OpenWindow) -> int:

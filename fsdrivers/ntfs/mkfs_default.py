@@ -15,7 +15,7 @@ import struct
 import time
 from typing import Final
 
-from fsdrivers.errors import CorruptError, UnsupportedError
+from fsdrivers.errors import InvalidNameError, UnsupportedError
 from fsdrivers.ntfs.format import (
     BOOT_SECTOR_SIZE,
     BOOT_SIGNATURE,
@@ -31,7 +31,9 @@ from fsdrivers.ntfs.format import (
 from fsdrivers.ntfs.format_index import QuotaData
 from fsdrivers.ntfs.geometry import code_of_size, sectors_code_of
 from fsdrivers.ntfs.mkfs import usual_log_size
+from fsdrivers.ntfs.mkfs_description import MAXIMUM_LABEL
 from fsdrivers.ntfs.mkfs_tables import UPCASE_INFO, attribute_definitions, upcase_table
+from fsdrivers.ntfs.names import units_of
 from fsdrivers.ntfs.times import filetime_of
 from fsdrivers.volume import Plain
 
@@ -87,18 +89,18 @@ def default_description(
         size: of the volume, bytes.
         sector_size: of the device, bytes.
         cluster_size: bytes; None for what Windows takes for this size.
-        label: UTF-8, at most 32 characters by Windows' own rule.
+        label: UTF-8, at most 128 UTF-16 units; Windows takes 32 from its user.
         serial: 64 bits; None for a random one.
         now_ns: when it is made; None asks the clock.
 
     Raises:
-        CorruptError: the cluster size is no power of two.
         UnsupportedError: no volume has clusters of this size on such sectors.
+        InvalidNameError: the label is too long, or no UTF-8.
     """
     clusters = cluster_size or usual_cluster_size(size, sector_size)
-    if clusters.bit_count() != 1:
-        raise CorruptError("cluster size", None, "a power of two", clusters)
-    if not sector_size <= clusters <= MAXIMUM_CLUSTER_SIZE:
+    if len(units_of(label)) > 2 * MAXIMUM_LABEL:
+        raise InvalidNameError(f"label: more than {MAXIMUM_LABEL} UTF-16 units")
+    if clusters.bit_count() != 1 or not sector_size <= clusters <= MAXIMUM_CLUSTER_SIZE:
         raise UnsupportedError(f"NTFS clusters of {clusters} bytes on sectors of {sector_size}")
     now = time.time_ns() if now_ns is None else now_ns
     record_size = max(1024, sector_size)

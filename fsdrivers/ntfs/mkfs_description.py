@@ -19,7 +19,7 @@ from fsdrivers.ntfs.times import filetime_of
 from fsdrivers.ntfs.upcase import UpCase
 from fsdrivers.volume import Description, Plain
 
-_MAXIMUM_LABEL: Final = 128  # UTF-16 units
+MAXIMUM_LABEL: Final = 128  # UTF-16 units
 _OLDEST_MAJOR: Final = 3
 _T = TypeVar("_T")
 _EXTEND_FILES: Final = {
@@ -100,8 +100,8 @@ def unpack_description(description: Description) -> Template:
     if description.get("is_deduplicated"):
         raise UnsupportedError("making a deduplicated NTFS volume")
     label = units_of(_get(description, "label", bytes))
-    if len(label) > 2 * _MAXIMUM_LABEL:
-        raise CorruptError("description: label", None, f"at most {_MAXIMUM_LABEL} units")
+    if len(label) > 2 * MAXIMUM_LABEL:
+        raise CorruptError("description: label", None, f"at most {MAXIMUM_LABEL} units")
     quota = description.get("quota")
     quota = quota if isinstance(quota, dict) else {}
     usn_maximum = description.get("usn_maximum")

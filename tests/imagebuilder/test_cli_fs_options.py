@@ -113,6 +113,24 @@ def test_mkfs_that_fails_leaves_nothing(ext: Path, tmp_path: Path) -> None:
     assert made.read_bytes() == bytes(20 << 10)
 
 
+def test_mkfs_makes_a_volume_after_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--type ntfs` needs a size of its own, and takes a label and a cluster size."""
+    made = tmp_path / "made.img"
+    options = ("--type", "ntfs", "--label", "Neu", "--cluster-size", "8192")
+    assert fs("mkfs", made, *options) == 2
+    assert fs("mkfs", made, *options, "--size", "20M") == 0
+    assert fs("check", made) == 0
+    description = shown(capsys, "describe", made)
+    assert isinstance(description, dict)
+    assert description["cluster_size"] == 8192
+    assert fs("mkfs", made, "--type", "ntfs", "--label", "x" * 129) == 2
+    assert fs("mkfs", made, "--type", "ntfs", "--cluster-size", "3000") == 6
+    assert fs("mkfs", made, "--like", made, "--label", "x") == 2
+    assert fs("mkfs", made, "--like", made, "--type", "ntfs") == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
