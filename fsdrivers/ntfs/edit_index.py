@@ -130,12 +130,12 @@ class IndexEditor:
         """Return the entries of a directory for a name (UTF-16LE), whatever its case."""
         upper = upcase.key(units)
         found: list[Entry] = []
-        self._collect(ROOT, upcase, upper, found, 0)
+        self._collect(ROOT, upcase, upper, found, set())
         return found
 
     def __iter__(self) -> Iterator[Entry]:
         """Yield all entries in order; the index must not change meanwhile."""
-        return self._walk(ROOT, 0)
+        return self._walk(ROOT, set())
 
     def insert(self, entry: Entry) -> None:
         """Add an entry.
@@ -308,11 +308,10 @@ class IndexEditor:
         return self._neighbour(path, is_left=not is_right)
 
     def _collect(
-        self, vcn: int, upcase: UpCase, upper: bytes, found: list[Entry], depth: int
+        self, vcn: int, upcase: UpCase, upper: bytes, found: list[Entry], seen: set[int]
     ) -> None:
         """Add the entries in and below a node whose names have this upper case."""
-        check_depth(depth)
-        node = self.node(vcn)
+        node = self._node_once(vcn, seen)
 
         def key_of(entry: Entry) -> bytes:
             return upcase.key(units_of_key(entry.key))
@@ -320,19 +319,25 @@ class IndexEditor:
         slot = bisect_left(node.entries, upper, key=key_of)
         while True:
             if not node.is_leaf:
-                self._collect(node.children[slot], upcase, upper, found, depth + 1)
+                self._collect(node.children[slot], upcase, upper, found, seen)
             if slot == len(node.entries) or key_of(node.entries[slot]) != upper:
                 return
             found.append(node.entries[slot])
             slot += 1
 
-    def _walk(self, vcn: int, depth: int) -> Iterator[Entry]:
+    def _walk(self, vcn: int, seen: set[int]) -> Iterator[Entry]:
         """Yield what is in a node and below it."""
-        check_depth(depth)
-        node = self.node(vcn)
+        node = self._node_once(vcn, seen)
         if node.is_leaf:
             yield from node.entries
             return
         for slot, child in enumerate(node.children):
-            yield from self._walk(child, depth + 1)
+            yield from self._walk(child, seen)
             yield from node.entries[slot : slot + 1]
+
+    def _node_once(self, vcn: int, seen: set[int]) -> Node:
+        """Return a node that was not come by before."""
+        if vcn in seen:
+            raise CorruptError(f"index block {vcn} stands in the tree twice")
+        seen.add(vcn)
+        return self.node(vcn)

