@@ -18,23 +18,25 @@ import dataclasses
 import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from importlib.util import LazyLoader, find_spec, module_from_spec
+from importlib import import_module
+from types import ModuleType
 from typing import Annotated, Any, ClassVar, Self, TypeVar, dataclass_transform
 
 from fsdrivers.errors import CorruptError
 from fsdrivers.volume import Plain
 
 
-def _import_when_used(name: str) -> None:
-    """Have a module of the standard library imported at the first use of anything in it."""
-    spec = None if name in sys.modules else find_spec(name)
-    if spec is not None and spec.loader is not None:
-        spec.loader = LazyLoader(spec.loader)
-        sys.modules[name] = module = module_from_spec(spec)
-        spec.loader.exec_module(module)
+class _Deferred(ModuleType):
+    """Stands for a module until somebody asks for anything in it."""
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(import_module(self.__name__), name)
 
 
-_import_when_used("pdb")  # construct imports it, 11 ms, for a debugger that nobody starts
+# construct imports it, 11 ms at every start, for a debugger that nobody uses.
+sys.modules.setdefault("pdb", _Deferred("pdb"))
 import construct  # noqa: E402
 
 u8 = Annotated[int, construct.Int8ul]
