@@ -27,6 +27,7 @@ STATX_SIZE = 256
 STATX_MASK_OFFSET = 0  # stx_mask, u32
 STATX_BTIME_OFFSET = 80  # stx_btime: i64 seconds, u32 nanoseconds
 FS_IOC_GETFLAGS = 0x80086601  # linux/fs.h: _IOR('f', 1, long), 64-bit
+FS_IOC_FSGETXATTR = 0x801C581F  # linux/fs.h: _IOR('X', 31, struct fsxattr)
 FS_IOC_FIEMAP = 0xC020660B  # linux/fiemap.h: _IOWR('f', 11, struct fiemap)
 FIEMAP_FLAG_SYNC = 1
 FIEMAP_EXTENT_LAST = 0x1
@@ -34,6 +35,7 @@ FIEMAP_EXTENT_UNWRITTEN = 0x800
 FIEMAP_EXTENT_DATA_INLINE = 0x200
 FIEMAP_BATCH = 512  # extents asked for in one call
 
+_FSXATTR = struct.Struct("=IIIII8x")  # flags, extent size, extents, project, copy-on-write size
 _FIEMAP_HEAD = struct.Struct("=QQIIII")  # start, length, flags, mapped, count, reserved
 _FIEMAP_EXTENT = struct.Struct("=QQQQQIIII")  # logical, physical, length, reserved x2, flags, x3
 _STATX_TIME = struct.Struct("=qI")
@@ -106,6 +108,14 @@ def inode_flags(descriptor: int) -> int:
     """Return the ext-style inode flags of an open file or directory; 0 where there are none."""
     try:
         return int.from_bytes(fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, bytes(8))[:4], sys.byteorder)
+    except OSError:
+        return 0
+
+
+def project_of(descriptor: int) -> int:
+    """Return the project number of an open file or directory; 0 where there is none."""
+    try:
+        return int(_FSXATTR.unpack(fcntl.ioctl(descriptor, FS_IOC_FSGETXATTR, bytes(28)))[3])
     except OSError:
         return 0
 

@@ -17,12 +17,14 @@ import os
 import stat
 
 from backup.agent.exclusions import IsExcluded
-from backup.agent.linux import birth_time_ns, birth_time_ns_of, inode_flags
+from backup.agent.linux import birth_time_ns, birth_time_ns_of, inode_flags, project_of
 from backup.agent.live_reader import KEPT_FLAGS, PATH_LIMIT, LiveReader, open_unread
 from backup.agent.local_set import LocalSet, TreeScan, Xattrs
 from backup.agent.volume_scan import RACY_NS
 from backup.objects.content import PIECE_SIZE
 from backup.objects.model import MarkerObject, NodeObject, ObjectKind, Region, VolumeObject
+from fsdrivers.ext.flags import RoCompat
+from fsdrivers.ext.xattrs import project_xattr
 
 SWAP_HEADER_SIZE = 4096  # bytes kept of a swap file: its header with UUID and label
 BLANK_FILE = "blank-file"
@@ -70,6 +72,8 @@ class LiveScan:
         self.blank_files: list[int] = []
         self.device = 0
         self._is_racy_from = local.previous.started_ns - RACY_NS
+        features = volume.description.get("feature_ro_compat")
+        self._has_projects = isinstance(features, int) and bool(features & RoCompat.PROJECT)
 
     def run(self) -> None:
         """Add all nodes, and markers for the files that are blank by design.
@@ -190,6 +194,8 @@ class LiveScan:
         """Add an object that is new or changed; return its number."""
         local = self.local
         xattrs = _read_xattrs(path)
+        if self._has_projects and kind in (ObjectKind.FILE, ObjectKind.DIRECTORY):
+            xattrs = _with_project(path, xattrs)
         security = local.security_number(xattrs) if xattrs else 0
         number = len(local.objects) + 1
         is_device = kind in (ObjectKind.CHARACTER_DEVICE, ObjectKind.BLOCK_DEVICE)
@@ -260,6 +266,16 @@ class LiveScan:
             f"{os.fsdecode(path)}: left out: {os.strerror(error.errno or 0)}"
         )
         self.local.missing += 1
+
+
+def _with_project(path: bytes, xattrs: Xattrs) -> Xattrs:
+    """Return attributes with the one that stands for the project number, if there is a number."""
+    descriptor = open_unread(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        project = project_of(descriptor)
+    finally:
+        os.close(descriptor)
+    return tuple(sorted((*xattrs, project_xattr(project)))) if project else xattrs
 
 
 def _read_xattrs(path: bytes) -> Xattrs:

@@ -32,8 +32,16 @@ from backup.agent.machine import (
 )
 from backup.agent.previous import index_objects
 from backup.agent.result import BackupOptions, BackupResult
-from backup.objects.model import DiskObject, MarkerObject, NodeObject, ObjectKind, VolumeObject
+from backup.objects.model import (
+    DiskObject,
+    MarkerObject,
+    NodeObject,
+    ObjectKind,
+    SecurityObject,
+    VolumeObject,
+)
 from backup.store import LocalRepository
+from fsdrivers.volume import Plain
 from tests.backup.agent_machines import (
     MACHINE,
     MASTER,
@@ -357,6 +365,36 @@ def numbers_of(device: str) -> tuple[int, int]:
     """Return major and minor of a device node."""
     number = os.stat(device).st_rdev
     return os.major(number), os.minor(number)
+
+
+@pytest.mark.root
+@pytest.mark.tools
+@pytest.mark.skipif(not is_root, reason="mounts a volume")
+def test_project_numbers(tmp_path: Path) -> None:
+    """A mounted ext volume's project numbers are kept as the attribute that stands for them."""
+    image, point, file = tmp_path / "image", tmp_path / "mnt", tmp_path / "file"
+    point.mkdir()
+    file.write_bytes(b"content")
+    with open(image, "wb") as made:
+        made.truncate(16 * MIB)
+    subprocess.run(["mke2fs", "-qF", "-t", "ext4", "-O", "project", image], check=True)
+    requests = f"write {file} file\nwrite {file} other\nsif file projid 4000000000\n"
+    subprocess.run(["debugfs", "-w", "-f", "-", image], input=requests, text=True, check=True)
+    subprocess.run(["mount", "-o", "loop,ro", image, point], check=True)
+    try:
+        local = LocalSet(MASTER, None)
+        local.add(DiskObject(1, "sda", MIB, 512, "none", {}))
+        description: dict[str, Plain] = {"feature_ro_compat": 0x2000}
+        volume = VolumeObject(2, 1, 0, "ext4", MIB, 0, "uuid", b"", description, mount_point=b"/")
+        local.add(volume)
+        LiveScan(local, volume, os.fsencode(point), b"/").run()
+    finally:
+        subprocess.run(["umount", point], check=True)
+    found = nodes_of(local)
+    security = local.lookup(found["/file"].security)
+    assert isinstance(security, SecurityObject)
+    assert security.xattrs == ((b"system.ext4_project", (4000000000).to_bytes(4, "little")),)
+    assert not found["/other"].security
 
 
 @pytest.mark.root
