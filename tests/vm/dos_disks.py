@@ -17,22 +17,19 @@ from pathlib import Path
 
 from fsdrivers.device import FileDevice, Window
 from fsdrivers.fat import FatEditor, fix_system_files, open_editor
-from fsdrivers.partitions.chs import Geometry
 from fsdrivers.volume import Kind, Node
 from rebuild.fixups.dos import find_system_files
+from tests.vm.old_pc import GEOMETRY, SECTOR
 
 SOURCE = Path(__file__).with_name("dos_boot.s")
-SECTOR = 512
 MIB = 1 << 20
 EXT_START, EXT_SECTORS = 63, 8 * MIB // SECTOR
 DOS_START = EXT_START + EXT_SECTORS
 DOS_SECTORS = {12: 4 * MIB // SECTOR, 16: 16 * MIB // SECTOR, 32: 72 * MIB // SECTOR}
 PARTITION_TYPES = {12: 0x01, 16: 0x06, 32: 0x0B}
-GEOMETRY = Geometry(16, 63)
 BPB_END = {12: 62, 16: 62, 32: 90}
 FILE = Node(0, Kind.FILE, flags=0x27)
 STARTED = "DOS-STARTED"
-START_TIMEOUT_S = 60.0
 
 
 @cache
@@ -128,29 +125,6 @@ def fix(path: Path) -> list[str]:
     editor.close()
     device.close()
     return done
-
-
-def start(path: Path) -> str:
-    """Start the first disk of a PC; return what its system said before the machine ended.
-
-    The geometry is pinned to what an IDE disk of this size has, as a BIOS of the time sees it:
-    QEMU alone would guess one from the partition table that is to be tested.
-    """
-    cylinders = min(16383, path.stat().st_size // SECTOR // 63 // 16)
-    with tempfile.TemporaryDirectory() as directory:
-        log = Path(directory, "log")
-        command = [
-            *("qemu-system-x86_64", "-machine", "pc", "-accel", "tcg", "-m", "16"),
-            *("-nodefaults", "-display", "none", "-no-reboot", "-boot", "c"),
-            *("-drive", f"file={path},format=raw,if=none,id=disk,snapshot=on"),
-            *("-device", f"ide-hd,drive=disk,cyls={cylinders},heads=16,secs=63"),
-            *("-debugcon", f"file:{log}", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"),
-        ]
-        try:
-            subprocess.run(command, capture_output=True, timeout=START_TIMEOUT_S, check=False)
-        except subprocess.TimeoutExpired:
-            return "NOTHING"
-        return log.read_text(errors="replace").strip()
 
 
 def _tool(*command: str) -> None:

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fsdrivers.ntfs.format import BootSector
-from fsdrivers.partitions.chs import Geometry
 from imagebuilder.boot_environment import cache_directory as boot_cache
 from imagebuilder.initramfs import Archive
 from imagebuilder.packages import download_package, find_packages
@@ -29,9 +28,9 @@ from tests.fsdrivers.ntfs_volumes import (
     windows_volume,
 )
 from tests.vm.dos_disks import system_file
+from tests.vm.old_pc import GEOMETRY, SECTOR, start
 
 DIRECTORY = Path(__file__).parent
-SECTOR = 512
 MIB = 1 << 20
 SYSLINUX_MBR = Path("/usr/lib/syslinux/mbr/mbr.bin")
 GRUB = Path("/usr/lib/grub/i386-pc")
@@ -39,7 +38,6 @@ BOOTMGR_SIZE = 30 * 1024
 WINDOWS_SECTORS = 14336  # of the volume that Windows made, its second boot sector included
 EXT_START, EXT_SECTORS = 63, 8 * MIB // SECTOR
 WINDOWS_START = EXT_START + EXT_SECTORS
-GEOMETRY = Geometry(16, 63)
 MARK = "STARTED-FROM-NTFS"
 ATTRIBUTES = "system.ntfs_attrib"
 COMPRESSED = 0x800
@@ -77,12 +75,12 @@ def make_windows_disk(path: Path, *, is_root_compressed: bool) -> None:
         if not is_root_compressed:
             os.setxattr(root, ATTRIBUTES, struct.pack("<I", flags & ~COMPRESSED))
     slots = b""
-    for status, kind, start, sectors in (
+    for status, kind, place, sectors in (
         (0, 0x83, EXT_START, EXT_SECTORS),
         (0x80, 7, WINDOWS_START, WINDOWS_SECTORS),
     ):
-        first, last = GEOMETRY.encode(start), GEOMETRY.encode(start + sectors - 1)
-        slots += struct.pack("<B3sB3sII", status, first, kind, last, start, sectors)
+        first, last = GEOMETRY.encode(place), GEOMETRY.encode(place + sectors - 1)
+        slots += struct.pack("<B3sB3sII", status, first, kind, last, place, sectors)
     code = SYSLINUX_MBR.read_bytes().ljust(440, b"\0")
     with path.open("wb") as file:
         file.write(code + b"NTFS\0\0" + slots.ljust(64, b"\0") + b"\x55\xaa")
@@ -108,9 +106,9 @@ def boot_sector_of(path: Path) -> tuple[int, BootSector]:
     """Return where on an MBR disk the second partition starts, in sectors, and its boot sector."""
     with path.open("rb") as file:
         file.seek(446 + 16 + 8)
-        (start,) = struct.unpack("<I", file.read(4))
-        file.seek(start * SECTOR)
-        return start, BootSector.unpack(file.read(SECTOR))
+        (place,) = struct.unpack("<I", file.read(4))
+        file.seek(place * SECTOR)
+        return place, BootSector.unpack(file.read(SECTOR))
 
 
 @contextmanager
@@ -211,9 +209,9 @@ def make_windows_11_disk(path: Path, kernel: Path | None = None) -> None:
         file.write_bytes(loader)
         run("mcopy", "-i", esp, file, "::/EFI/Boot/bootx64.efi")
         run("mcopy", "-i", esp, file, "::/EFI/Microsoft/Boot/bootmgfw.efi")
-    for start, mib, label in ((starts[2], 64, "Windows"), (starts[3], 24, "Recovery")):
+    for place, mib, label in ((starts[2], 64, "Windows"), (starts[3], 24, "Recovery")):
         volume = path.with_suffix(".volume")
-        make_image(volume, mib * MIB, "-p", start, "-H", 255, "-S", 63, "-L", label)
+        make_image(volume, mib * MIB, "-p", place, "-H", 255, "-S", 63, "-L", label)
         with ntfs(volume) as root:
             if label == "Windows":
                 populate(root)
@@ -224,7 +222,7 @@ def make_windows_11_disk(path: Path, kernel: Path | None = None) -> None:
                 (root / "Recovery/WindowsRE").mkdir(parents=True)
                 (root / "Recovery/WindowsRE/winre.wim").write_bytes(b"wim" * 100_000)
         with path.open("r+b") as file:
-            file.seek(start * SECTOR)
+            file.seek(place * SECTOR)
             file.write(volume.read_bytes())
         volume.unlink()
 
@@ -237,23 +235,9 @@ def fill_windows(root: Path) -> None:
     (root / "Windows/System32/config/SYSTEM").write_bytes(b"regf" + bytes(8188))
 
 
-def start(path: Path, geometry: Geometry = GEOMETRY, timeout_s: float = 60.0) -> str:
-    """Start the first disk of a PC with a given geometry; return what it said before it ended."""
-    cylinders = min(16383, max(2, path.stat().st_size // SECTOR // geometry.sectors // 16))
-    with tempfile.TemporaryDirectory() as directory:
-        log = Path(directory, "log")
-        command = [
-            *("qemu-system-x86_64", "-machine", "pc", "-accel", "tcg", "-m", "512"),
-            *("-nodefaults", "-display", "none", "-no-reboot", "-boot", "c", "-vga", "std"),
-            *("-drive", f"file={path},format=raw,if=none,id=disk,snapshot=on"),
-            *("-device", f"ide-hd,drive=disk,cyls={cylinders},heads=16,secs={geometry.sectors}"),
-            *("-serial", f"file:{log}", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"),
-        ]
-        try:
-            subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
-        except subprocess.TimeoutExpired:
-            return "NOTHING " + log.read_text(errors="replace")[-300:]
-        return log.read_text(errors="replace").strip()
+def start_linux(path: Path) -> str:
+    """Start a disk of ours that has a kernel; return what it said on the serial line."""
+    return start(path, port="-serial", memory_mib=512)
 
 
 def run(*command: object, text: str | None = None) -> str:

@@ -21,13 +21,12 @@ from tests.vm.dos_disks import (
     DOS_SECTORS,
     DOS_START,
     FILE,
-    SECTOR,
     STARTED,
     fix,
     make_disk,
     open_dos,
-    start,
 )
+from tests.vm.old_pc import SECTOR, start
 from tests.vm.scenario import PASSWORD, USER, must, run
 
 pytestmark = [pytest.mark.vm, pytest.mark.tools]

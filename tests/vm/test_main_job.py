@@ -7,30 +7,18 @@ firmware, a real system that starts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.vm.judges import check_volumes, compare_disks
-from tests.vm.scenario import UP, Scenario, Server, debian_disk, must, pictures, run
+from tests.vm.scenario import UP, Scenario, debian_disk, must, pictures, run
 from vm.debian import DiskLayout
 
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.tools]
 SIZE_MIB, LARGER_MIB, SMALLER_MIB = 800, 1600, 600
 UP_SECURE = UP.replace("MACHINE-UP", r"MACHINE-SECURE-BOOT 1[\s\S]*MACHINE-UP")
 MBR, GPT = DiskLayout("mbr", SIZE_MIB), DiskLayout("gpt", SIZE_MIB)
-
-
-@pytest.fixture(scope="module")
-def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
-    """A registered user of a running server."""
-    directory = tmp_path_factory.mktemp("job")
-    (directory / "server").mkdir()
-    with Server(directory / "server") as server:
-        made = Scenario(directory, server)
-        must(made.register())
-        yield made
 
 
 def disc_of(scenario: Scenario, layout: DiskLayout, root: str = "plain") -> tuple[Path, Path]:

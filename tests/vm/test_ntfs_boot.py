@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,9 +34,10 @@ from tests.vm.ntfs_machines import (
     make_windows_11_disk,
     make_windows_disk,
     ntfs,
-    start,
+    start_linux,
 )
-from tests.vm.scenario import Scenario, Server, Store, must, run
+from tests.vm.old_pc import start
+from tests.vm.scenario import Scenario, Store, must, run
 
 pytestmark = [pytest.mark.vm, pytest.mark.tools, pytest.mark.root]
 
@@ -153,22 +153,11 @@ def assert_same_bootmgr(disk: Path, image: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
-    """A registered user of a running server."""
-    directory = tmp_path_factory.mktemp("job")
-    (directory / "server").mkdir()
-    with Server(directory / "server") as server:
-        made = Scenario(directory, server)
-        must(made.register())
-        yield made
-
-
-@pytest.fixture(scope="module")
 def grub(scenario: Scenario) -> tuple[Path, Path]:
     """A machine with GRUB on NTFS, and its recovery disc."""
     disk, disc = scenario.directory / "grub.img", scenario.directory / "grub.iso"
     make_grub_disk(disk, prepare_boot_environment(compression="zstd-fast").kernel)
-    assert MARK in start(disk)
+    assert MARK in start_linux(disk)
     must(scenario.backup("grub", disk))
     must(scenario.build("grub", disc))
     return disk, disc
@@ -202,7 +191,7 @@ def test_grub_on_ntfs_is_equal(grub: tuple[Path, Path], scenario: Scenario, tmp_
 
     compare_disks(disk, image)
     assert_same_volumes(disk, image)
-    assert MARK in start(image)
+    assert MARK in start_linux(image)
 
 
 @pytest.mark.parametrize("size_mib", [144, 240], ids=["same-size", "larger"])
