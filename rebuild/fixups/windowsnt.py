@@ -53,13 +53,17 @@ _SMALLEST, _LARGEST = 4096, 512 << 20  # bytes of a hive worth reading
 
 
 def has_windows(machine: Machine) -> bool:
-    """Tell whether a volume of the machine has Windows NT or its loader on it."""
+    """Tell whether Windows NT, or what starts it, is on a volume of the machine.
+
+    Its directory on an EFI system partition alone is often all that is left of one.
+    """
+    trees = [
+        tree for tree in machine.trees.values() if tree.volume.type.startswith(("fat", "ntfs"))
+    ]
     patterns = [pattern for _, pattern in HIVES] + list(LOADERS)
-    return any(
-        any(True for _ in _find(tree, patterns))
-        for tree in machine.trees.values()
-        if tree.volume.type.startswith(("fat", "ntfs"))
-    )
+    if not any(tree.volume.type == "ntfs" for tree in trees):
+        patterns = [pattern for pattern in patterns if pattern[0] != EFI_LOADER[0]]
+    return any(any(True for _ in _find(tree, patterns)) for tree in trees)
 
 
 def find_hives(tree: VolumeTree) -> list[tuple[Hive, NodeObject, str]]:

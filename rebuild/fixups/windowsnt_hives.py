@@ -10,7 +10,8 @@ A value keeps its length, so nothing else of the file changes: cells have no che
 the base block covers the base block alone.
 
 Source: [regipy] for the layout of hives; [mistyprojects] for device elements, [dfir] for
-MountedDevices.
+MountedDevices.  Measured: hives of Windows 7 to 10 and a BCD of Windows 10 are read as hivex
+reads them.
 
 Not done: entries of dynamic disks, which name volumes by GUID; HKLM\\SYSTEM\\DISK of NT 4.
 """

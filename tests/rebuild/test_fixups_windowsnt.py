@@ -19,11 +19,12 @@ from rebuild.fixups.windowsnt import (
     add_fallback_loader,
     find_hives,
     find_loader,
+    has_windows,
     moves_of,
     reversed_moves,
 )
 from rebuild.fixups.windowsnt_hives import Hive, State, moved_hive, state_of
-from rebuild.machine import VolumeTree
+from rebuild.machine import Machine, VolumeTree
 from rebuild.placement import NewPlace, OldPartition, place_partitions
 from tests.rebuild import windows_hives as hives
 
@@ -201,6 +202,21 @@ def test_hives_are_found_whatever_their_case() -> None:
     ]
     assert find_hives(tree_of("ext4", "boot/bcd.")) == []
     assert find_hives(tree_of("ntfs", "boot/bcd/file.", "x/system32/config/system/y.")) == []
+
+
+def test_windows_is_there_or_was() -> None:
+    """Windows is where its hive or loader is; a directory on an ESP says so beside NTFS only."""
+
+    def machine_of(**paths: str) -> Machine:
+        return Machine(trees={n: tree_of(*item) for n, item in enumerate(paths.items())})
+
+    leftover = "EFI/Microsoft/Boot/BCD."
+    assert has_windows(machine_of(ntfs="Windows/System32/config/SYSTEM."))
+    assert has_windows(machine_of(fat16="winnt/System32/config/SYSTEM."))
+    assert has_windows(machine_of(fat32="NTLDR."))
+    assert has_windows(machine_of(fat32=leftover, ntfs="data."))
+    assert not has_windows(machine_of(fat32=leftover, ext4="Windows/System32/config/SYSTEM."))
+    assert not has_windows(machine_of(ntfs="a/Windows/System32/config/SYSTEM."))
 
 
 def test_windows_loader_comes_to_the_fallback_path() -> None:
