@@ -196,12 +196,13 @@ class Allocator:
         self._cluster_size = cluster_size
         self._cursor = start % bits.count
 
-    def allocate(self, count: int, goal: int | None = None) -> list[Run]:
+    def allocate(self, count: int, goal: int | None = None, unit: int = 1) -> list[Run]:
         """Take clusters, in as few runs as a short search finds.
 
         Args:
             count: of clusters.
             goal: LCN with which the first run should begin.
+            unit: the length of every run is a multiple of it.
 
         Raises:
             NoSpaceError: there are not so many; nothing was taken.
@@ -211,17 +212,18 @@ class Allocator:
         taken: list[Run] = []
         if goal is not None and goal < self.bits.count:
             run = next(self.bits.iter_free(goal, goal + count), None)
-            if run is not None and run.start == goal:
-                taken.append(run)
+            if run is not None and run.start == goal and run.clusters >= unit:
+                taken.append(Run(run.start, run.clusters // unit * unit))
         missing = count - sum(run.clusters for run in taken)
         if missing:
-            taken += self._gather(missing, taken)
+            found = self._gather(missing, taken, unit)
+            self._cursor = (found[-1].start + found[-1].clusters) % self.bits.count
+            taken += found
         for run in taken:
             self.bits.take(*run)
-        self._cursor = (taken[-1].start + taken[-1].clusters) % self.bits.count
         return taken
 
-    def _gather(self, count: int, taken: list[Run]) -> list[Run]:
+    def _gather(self, count: int, taken: list[Run], unit: int) -> list[Run]:
         """Return free runs beside those in `taken`, a single one if that is near."""
         found: list[Run] = []
         total, most = 0, self.bits.count
@@ -231,8 +233,9 @@ class Allocator:
                 if taken and run.start < used_end and run.start + run.clusters > taken[0].start:
                     # The part that is taken already is cut out; what is before it is left.
                     run = Run(used_end, run.start + run.clusters - used_end)
-                    if run.clusters <= 0:
-                        continue
+                run = Run(run.start, run.clusters // unit * unit)
+                if run.clusters <= 0:
+                    continue
                 if run.clusters >= count and len(found) < _SEARCHED_RUNS:
                     return [Run(run.start, count)]
                 if total < count:

@@ -153,8 +153,11 @@ class Contents:
             The runs, and the (VCN, clusters) of what is new.
         """
         total = sum(run.clusters for run in runs)
-        parts: list[Run] = slice_runs(runs, 0, first)
-        middle = slice_runs(runs, first, max(0, stop - first))
+        if first == total:  # at the end, as nearly always
+            parts, middle = list(runs), list[Run]()
+        else:
+            parts = slice_runs(runs, 0, first)
+            middle = slice_runs(runs, first, max(0, stop - first))
         if stop > total:
             middle.append(Run(HOLE, stop - max(total, first)))
         missing = sum(run.clusters for run in middle if run.start == HOLE)
@@ -177,7 +180,8 @@ class Contents:
                 if count < run.clusters:
                     free.insert(0, Run(run.start + count, run.clusters - count))
                 clusters -= count
-        return [*parts, *made, *slice_runs(runs, stop, max(0, total - stop))], fresh
+        rest = slice_runs(runs, stop, total - stop) if stop < total else []
+        return [*parts, *made, *rest], fresh
 
     def _zero(self, mapped: list[tuple[int, int, int]], start: int, end: int) -> None:
         """Write zeros over what is allocated of a part of a stream."""

@@ -82,7 +82,7 @@ class MftGrowth:
         count = -(-wanted // self._geometry.cluster_size // step) * step
         while True:
             try:
-                return self._allocator.allocate(count, goal)
+                return self._allocator.allocate(count, goal, step)
             except NoSpaceError:
                 if count <= step:
                     raise

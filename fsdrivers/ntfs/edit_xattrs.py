@@ -81,6 +81,7 @@ class SecurityContent:
         file = self._file()
         attribute = file.get(_DATA, SECURITY_STREAM)
         contents = self._session.contents
+        self._session.mark()
         contents.write(file, attribute, offset, memoryview(data), with_holes=False)
         contents.finish()  # nothing leads there until the indexes do
 
