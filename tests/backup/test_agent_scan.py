@@ -259,7 +259,7 @@ def test_what_cannot_be_laid_out_is_refused(
 ) -> None:
     """A volume whose driver could not write it again is refused before anything is sent."""
     volume.add(b"file", b"content")
-    feature = Incompat.LARGEDIR | Incompat.ENCRYPT
+    feature = Incompat.LARGEDIR | Incompat.DIRDATA
     volume.describe = lambda: {**description, "feature_incompat": int(feature)}  # type: ignore[method-assign]
     with pytest.raises(NotRecoverableError, match="laid out"):
         back_up(repository, volume)
