@@ -8,6 +8,7 @@ Only what a guest needs is kept: the kernel and some modules, unpacked.
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 import os
 import re
@@ -47,7 +48,8 @@ class Kernel:
 
 def newer_kernel() -> Kernel:
     """Return the kernel of `RELEASE`, fetched once: 110 MB.  Needs apt and a mirror."""
-    place = cache_directory() / f"kernel-{RELEASE}"
+    choice = repr((DEVICES, CHARACTER_SETS, FILESYSTEMS)).encode()
+    place = cache_directory() / f"kernel-{RELEASE}-{hashlib.sha256(choice).hexdigest()[:8]}"
     with locked(place):
         if not place.is_dir():
             with tempfile.TemporaryDirectory(dir=place.parent, prefix=".new-") as temporary:
