@@ -237,15 +237,37 @@ def inode_checksum(
     return crc32c(seed, b"".join((start, generation, head, b"\0\0", middle, b"\0\0", tail)))
 
 
-def is_inode_valid(seed: int, number: int, inode: bytes | bytearray) -> bool:
-    """Compare an inode's checksum; `seed` is the volume's."""
-    has_high = has_high_inode_checksum(inode)
-    value = inode_checksum(seed, number, inode, has_high)
-    if inode[_INODE_LOW_AT] | inode[_INODE_LOW_AT + 1] << 8 != value & 0xFFFF:
-        return False
-    if not has_high:
-        return True
-    return inode[_INODE_HIGH_AT] | inode[_INODE_HIGH_AT + 1] << 8 == value >> 16
+@cache
+def _inode_tables(size: int) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Return what each byte of the checksum itself does to the register, low bytes first.
+
+    The register is linear: that of an inode whose checksum counts as zeros is that of the inode
+    as it is, and what the four bytes alone would make of a register of zero.
+    """
+
+    def table(at: int) -> list[int]:
+        tail = bytes(size - at - 1)
+        return [crc32c(0, bytes([value]) + tail) for value in range(256)]
+
+    high = _INODE_HIGH_AT if size > ext.OLD_INODE_SIZE else _INODE_LOW_AT
+    return table(_INODE_LOW_AT), table(_INODE_LOW_AT + 1), table(high), table(high + 1)
+
+
+def is_inode_valid(seed: int, number: int, inode: bytes) -> bool:
+    """Compare the checksum of an inode as long as on disk; `seed` is the volume's."""
+    size = len(inode)
+    low, low_2, high, high_2 = _inode_tables(size)
+    generation = inode[_INODE_GENERATION_AT : _INODE_GENERATION_AT + 4]
+    value = crc32c(seed, number.to_bytes(4, "little") + generation + inode)
+    first, second = inode[_INODE_LOW_AT], inode[_INODE_LOW_AT + 1]
+    value ^= low[first] ^ low_2[second]
+    if size > ext.OLD_INODE_SIZE:
+        extra = inode[_INODE_EXTRA_AT] | inode[_INODE_EXTRA_AT + 1] << 8
+        if extra >= _MIN_EXTRA_FOR_HIGH:
+            third, fourth = inode[_INODE_HIGH_AT], inode[_INODE_HIGH_AT + 1]
+            value ^= high[third] ^ high_2[fourth]
+            return value == first | second << 8 | third << 16 | fourth << 24
+    return value & 0xFFFF == first | second << 8
 
 
 def seal_inode(seed: int, number: int, inode: bytearray) -> None:

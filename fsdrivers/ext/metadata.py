@@ -76,6 +76,7 @@ class Metadata:
     descriptors: list[ext.GroupDescriptor] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)  # what was read from copies, and why
     _chunks: dict[int, bytes] = field(default_factory=dict)
+    _tables: list[int] = field(default_factory=list)  # positions, by group; made when needed
 
     @classmethod
     def load(cls, device: Device, *, use_copies: bool = False) -> Metadata:
@@ -216,8 +217,14 @@ class Metadata:
         return raw
 
     def _inode_record(self, number: int, *, ahead: bool) -> bytes:
-        position = self.inode_position(number)
-        size = self.geometry.inode_size
+        geometry, tables = self.geometry, self._tables
+        if not 0 < number <= geometry.inodes_count:
+            self.inode_position(number)  # says what is wrong
+        if not tables:
+            tables += [each.inode_table * geometry.block_size for each in self.descriptors]
+        group, index = divmod(number - 1, geometry.inodes_per_group)
+        size = geometry.inode_size
+        position = tables[group] + index * size
         at = position % CHUNK_SIZE
         start = position - at
         chunk = self._chunks.get(start)
