@@ -21,6 +21,7 @@ from fsdrivers.ntfs.runs import Run
 PAGE: Final = 64 << 10  # bytes
 _PAGE_BITS: Final = 8 * PAGE
 _UNIT: Final = 512  # bytes written at least
+_KEPT_PAGES: Final = 1024  # more of them go, if they are as on the medium
 _not_full = re.compile(rb"[^\xff]").search
 _not_empty = re.compile(rb"[^\x00]").search
 
@@ -167,6 +168,9 @@ class Bits:
     def _page(self, number: int) -> bytearray:
         found = self._pages.get(number)
         if found is None:
+            if len(self._pages) >= _KEPT_PAGES:
+                changed = {unit * _UNIT // PAGE for unit in self._touched}
+                self._pages = {page: self._pages[page] for page in changed if page in self._pages}
             found = self._pages[number] = bytearray(self._read(number * PAGE, PAGE))
         return found
 

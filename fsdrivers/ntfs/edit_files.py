@@ -471,11 +471,11 @@ class Files:
             return
         if old is not None and old.value is None and self._values.read(old) == value:
             return
-        made = EditAttribute(_LIST, value=value, homes=homes)
-        self._values.move_out(made)
         if old is not None and old.value is None:
-            self._allocator.free(old.runs)
-        file.attribute_list = made
+            self._values.replace(old, value)
+            return
+        file.attribute_list = EditAttribute(_LIST, value=value, homes=homes)
+        self._values.move_out(file.attribute_list)
 
     def _write(
         self, file: OpenFile, number: int, item: Bin, identifiers: Sequence[int] | None

@@ -10,7 +10,7 @@ from fsdrivers.ntfs.edit_attributes import EditAttribute
 from fsdrivers.ntfs.edit_names import MAXIMUM_LABEL
 from fsdrivers.ntfs.edit_session import Session
 from fsdrivers.ntfs.edit_store import Item, ItemKind
-from fsdrivers.ntfs.format import BOOT_SECTOR_SIZE, BootSector, SystemRecord
+from fsdrivers.ntfs.format import BOOT_SECTOR_SIZE, OEM_ID, BootSector, SystemRecord
 from fsdrivers.ntfs.format_attributes import AttributeType
 from fsdrivers.ntfs.names import units_of
 
@@ -59,5 +59,7 @@ def set_serial(session: Session, serial: int) -> None:
         if position + BOOT_SECTOR_SIZE > store.size:
             continue
         data = bytearray(store.read(position, BOOT_SECTOR_SIZE))
+        if BootSector.unpack(data).oem_id != OEM_ID:
+            continue  # no copy
         data[_SERIAL_AT : _SERIAL_AT + 8] = serial.to_bytes(8, "little")
         store.put(Item(ItemKind.BOOT, part), [(position, BOOT_SECTOR_SIZE)], data)

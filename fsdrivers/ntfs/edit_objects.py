@@ -9,9 +9,16 @@ leaves it alone too.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final, NamedTuple
 
-from fsdrivers.errors import AlreadyExistsError, CorruptError, NotADirectoryError_, NotFoundError
+from fsdrivers.errors import (
+    AlreadyExistsError,
+    CorruptError,
+    FilesystemError,
+    NotADirectoryError_,
+    NotFoundError,
+)
 from fsdrivers.ntfs.edit_attributes import EditAttribute
 from fsdrivers.ntfs.edit_files import OpenFile
 from fsdrivers.ntfs.edit_names import name_value
@@ -298,7 +305,8 @@ class Objects:
         """Make the copies of directories anew; an operation of its own."""
         stale, self.stale = self.stale, set()
         for number in sorted(stale):
-            self.sync(self.open(number))
+            with suppress(FilesystemError):  # a copy that stays old harms nothing
+                self.sync(self.open(number))
 
 
 def index_root(geometry: Geometry) -> EditAttribute:

@@ -160,6 +160,7 @@ class Session:
             if self.store.is_touched or self.contents.is_waiting:
                 self.mark()
             self.contents.finish()
+            self.values.finish()
         except BaseException:
             self._drop()
             raise
@@ -172,7 +173,7 @@ class Session:
 
     def _drop(self) -> None:
         for part in (self.store, self.clusters, self.records.bits, self.records, self.files,
-                     self.blocks, self.contents):  # fmt: skip
+                     self.blocks, self.contents, self.values):  # fmt: skip
             part.drop()
         self._indexes = {}
         self.on_drop()

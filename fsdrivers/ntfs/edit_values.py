@@ -30,6 +30,17 @@ class Values:
         self._store = store
         self._geometry = geometry
         self._allocator = allocator
+        self._waiting: list[tuple[list[Run], bytes]] = []
+
+    def finish(self) -> None:
+        """End an operation: overwrite what has to be."""
+        waiting, self._waiting = self._waiting, []
+        for runs, value in waiting:
+            self._write(runs, value)
+
+    def drop(self) -> None:
+        """Take back what the operation under way did."""
+        self._waiting = []
 
     def read(self, attribute: EditAttribute, limit: int = DEFAULT_LIMIT) -> bytes:
         """Return the value of an attribute that is not compressed.
@@ -83,7 +94,7 @@ class Values:
         except NoSpaceError:
             if len(value) > room:
                 raise
-            self._write(join_runs(old), value)
+            self._waiting.append((old, value))
         else:
             self._allocator.free(old)
             attribute.runs = runs

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace as replaced
 from typing import Final, TypeVar
 
 from fsdrivers.device import Device
@@ -535,6 +536,7 @@ class NtfsEditor(NtfsVolume):
         self._session.check_open()
         self._session.mark()  # before the flag's record is changed
         self._run(lambda: edit_identity.set_label(self._session, units))
+        self.facts = replaced(self.facts, label=label)
         self.label = label
 
     def set_uuid(self, uuid: str) -> None:
