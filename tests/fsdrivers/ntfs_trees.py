@@ -234,7 +234,13 @@ def reopened(device: MemoryDevice) -> NtfsVolume:
     return open_volume(device)
 
 
-def draw_forest(seed: int, *, files: int = 60, cluster_size: int = 4096) -> Forest:
+def draw_forest(
+    seed: int,
+    *,
+    files: int = 60,
+    cluster_size: int = 4096,
+    alphabets: Sequence[str] = ALPHABETS,
+) -> Forest:
     """Return a random tree with everything that NTFS can hold."""
     draw = random.Random(seed)
     made = Forest()
@@ -244,7 +250,7 @@ def draw_forest(seed: int, *, files: int = 60, cluster_size: int = 4096) -> Fore
     for index in range(files):
         number += draw.randrange(1, 4)
         parent = draw.choice(directories)
-        name = draw_name(draw, index)
+        name = draw_name(draw, index, alphabets)
         if draw.random() < 0.15:
             node = made.add(parent, name, made.node(number, Kind.DIRECTORY))
             directories.append(number)
@@ -252,6 +258,8 @@ def draw_forest(seed: int, *, files: int = 60, cluster_size: int = 4096) -> Fore
             size = draw.choice((0, 1, 100, 600, 700, 720, 760, 4095, 4096, 4097, 70000))
             node = made.add(parent, name, made.node(number), draw.randbytes(size))
         decorate(made, draw, node, cluster_size)
+        if node.flags & 0x400 and node.kind is Kind.DIRECTORY:
+            directories.remove(number)  # a junction has nothing in it
         if node.kind is Kind.FILE and draw.random() < 0.1:
             for link in range(draw.choice((1, 2, 30))):
                 where = draw.choice(directories)
@@ -261,11 +269,9 @@ def draw_forest(seed: int, *, files: int = 60, cluster_size: int = 4096) -> Fore
     return made
 
 
-def draw_name(draw: random.Random, index: int) -> bytes:
+def draw_name(draw: random.Random, index: int, alphabets: Sequence[str]) -> bytes:
     """Return a name nobody else in the tree has."""
-    alphabet = draw.choice(
-        ("abcXYZ 0.", "äöÜßéñ", "日本語テスト", "\U00010348\U0001f600", "\udc80\ud800a")
-    )
+    alphabet = draw.choice(alphabets)
     text = "".join(draw.choice(alphabet) for _ in range(draw.choice((0, 3, 12, 60))))
     return name_of(text.encode("utf-16-le", "surrogatepass")) + b"%d" % index
 

@@ -78,7 +78,7 @@ def get_xattr(path: bytes, name: str) -> bytes | None:
         size = _C.lgetxattr(path, key, buffer, size + 64)
     if size < 0:
         error = ctypes.get_errno()
-        if error in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.E2BIG):
+        if error in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.E2BIG, errno.EMLINK):
             return None
         raise OSError(error, os.strerror(error), path)
     return buffer.raw[:size]
