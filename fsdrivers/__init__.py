@@ -25,6 +25,7 @@ EXT_TYPES = ("ext2", "ext3", "ext4")
 SWAP_TYPES = ("swap",)
 ISO_TYPES = ("iso9660",)
 NTFS_TYPES = ("ntfs",)
+STREAM_TYPES = (*NTFS_TYPES,)  # whose nodes have streams: they offer StreamVolume and StreamLayout
 # Everything that can be read and laid out again.
 TYPES = (*FAT_TYPES, *EXT_TYPES, *NTFS_TYPES, *SWAP_TYPES)
 READABLE_TYPES = (*TYPES, *ISO_TYPES)  # everything that can be read

@@ -20,7 +20,7 @@ from typing import cast
 
 from backup.objects.medium import Medium
 from backup.objects.model import DiskObject, NodeObject
-from fsdrivers import driver_of
+from fsdrivers import EXT_TYPES, STREAM_TYPES, TYPES, driver_of
 from fsdrivers.device import Device, Window
 from fsdrivers.partitions import PartitionTable, plan_table
 from fsdrivers.partitions.chs import Geometry, bios_geometry
@@ -47,7 +47,6 @@ from rebuild.targets import ResidentWriter, content_targets, stream_targets
 from rebuild.writer import CoalescingWriter
 
 WIPED_AT_EACH_END = 1 << 20  # bytes; holds every table and signature that probing looks at
-DRIVEN_TYPES = ("ext2", "ext3", "ext4", "fat12", "fat16", "fat32", "ntfs", "swap")
 
 
 @dataclass(slots=True)
@@ -139,7 +138,7 @@ def _plan_volumes(machine: Machine, work: _DiskWork, is_blank: bool, report: Res
         kind = tree.volume.type
         layout: Layout | None = None
         block_size = 1
-        if kind in DRIVEN_TYPES:
+        if kind in TYPES:
             if kind.startswith("fat") and _is_esp(work.plan.disk, part):
                 report.notes += add_fallback_loader(tree) or add_windows_loader(tree)
             entries = tree.entries(machine)
@@ -148,7 +147,7 @@ def _plan_volumes(machine: Machine, work: _DiskWork, is_blank: bool, report: Res
         elif kind not in ("raw", "empty"):
             raise RebuildError(f"this disc cannot restore a volume of type {kind}")
         volume = _VolumeWork(tree, part, window, layout, CoalescingWriter(window, block_size))
-        if kind == "ntfs":
+        if kind in STREAM_TYPES:
             volume.resident = ResidentWriter(cast(StreamLayout, layout).resident)
         work.volumes.append(volume)
 
@@ -169,10 +168,11 @@ def _layout_of(
             sector_size=sector_size,
             geometry=geometry,
         )
-    if tree.volume.type.startswith("ext") or tree.volume.type == "ntfs":
+    has_streams = tree.volume.type in STREAM_TYPES
+    if has_streams or tree.volume.type in EXT_TYPES:
         options["regions"] = tree.regions()
         options["is_blank"] = is_blank
-    if tree.volume.type == "ntfs":
+    if has_streams:
         options["stream_regions"] = tree.stream_regions()
     layout: Layout = driver.plan_volume(
         tree.volume.description,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 from backup.objects.content import content_id, content_size
 from backup.objects.keys import MasterKey
 from backup.objects.model import NodeObject, ObjectKind, Region
+from fsdrivers import STREAM_TYPES
 from fsdrivers.volume import Entry, Kind, Node, StreamVolume, Volume
 from rebuild.compare_streams import content_differences, merge_parts, name_differences
 from rebuild.fixups.windows9x import blank_files, first_nonzero
@@ -54,7 +55,7 @@ class TreeComparison:
         self._shown = shown
         self._by_number = {item.number: item for item in tree.nodes}
         self._blank = blank_files(tree)
-        self._has_streams = volume.type == "ntfs"
+        self._has_streams = volume.type in STREAM_TYPES
         self._moves = moves
         self._hives: dict[int, Hive] = {}
         if moves:

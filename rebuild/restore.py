@@ -29,7 +29,7 @@ from backup.objects.keys import MasterKey, unlock_with_recovery_key, verify_bind
 from backup.objects.keys import unlock as unlock_with_password
 from backup.objects.medium import Medium
 from backup.objects.table import Summary, TableReader
-from fsdrivers import driver_of
+from fsdrivers import EXT_TYPES, STREAM_TYPES, driver_of
 from fsdrivers.device import Device, FileDevice
 from fsdrivers.errors import DeviceError, NoSpaceError, UnsupportedError
 from rebuild.apply import apply_plan as apply_to_devices
@@ -206,9 +206,9 @@ def make_plan(
         # Only a smaller target needs the exact figure, which costs as much as planning.
         for tree in machine.volumes_of(disk):
             kind = tree.volume.type
-            if kind.startswith(("ext", "ntfs")):
+            if kind in (*EXT_TYPES, *STREAM_TYPES):
                 options: dict[str, object] = {"regions": tree.regions()}
-                if kind == "ntfs":
+                if kind in STREAM_TYPES:
                     options["stream_regions"] = tree.stream_regions()
                 minimum_sizes[tree.volume.number] = driver_of(kind).minimum_size(
                     tree.volume.description, tree.entries(machine), **options

@@ -20,7 +20,7 @@ from fsdrivers import TYPES, open_volume, probe
 from fsdrivers.device import Device
 from fsdrivers.errors import DeviceError, FilesystemError
 from fsdrivers.partitions import PartitionEntry, PartitionTable, open_partition, read_table
-from fsdrivers.volume import Volume
+from fsdrivers.volume import Entry, Volume
 
 SMALL_SIZE = 64 << 20  # bytes; what nobody recognises is kept raw up to here
 RAW, EMPTY, UNKNOWN = "raw", "empty", "unknown"
@@ -58,6 +58,7 @@ class Partition:
     type: str  # of the driver; "raw" or "empty"
     volume: Volume | None = None
     entry: PartitionEntry | None = None
+    names: Iterator[Entry] | None = None  # of the volume, some of them read already
 
 
 @dataclass(slots=True)

@@ -29,7 +29,7 @@ from backup.objects.model import (
     Region,
     VolumeObject,
 )
-from fsdrivers import NTFS_TYPES
+from fsdrivers import STREAM_TYPES
 from fsdrivers.errors import FilesystemError
 from fsdrivers.volume import Entry, Node
 
@@ -315,7 +315,7 @@ class TreeScan:
         self.local = local
         self.volume = volume.number
         self.reader = reader
-        self.has_streams = volume.type in NTFS_TYPES
+        self.has_streams = volume.type in STREAM_TYPES
         self.is_changed = False  # whether anything is there that was not, or was otherwise
         self.seen: dict[int, int] = {}
         self.previous: PreviousVolume = local.previous.take_volume(volume)

@@ -13,7 +13,7 @@ from backup.agent.errors import Problem
 from backup.agent.local_set import LocalSet
 from backup.objects.content import xattrs_of
 from backup.objects.model import NodeObject, ObjectKind, SecurityObject, VolumeObject
-from fsdrivers import EXT_TYPES, NTFS_TYPES, TYPES, driver_of
+from fsdrivers import EXT_TYPES, STREAM_TYPES, TYPES, driver_of
 from fsdrivers.errors import FilesystemError, NoSpaceError
 from fsdrivers.volume import Description, Entry, Kind, Node, Stream
 
@@ -79,7 +79,7 @@ def _minimum_size(
 
         return ext.minimum_size(volume.description, entries, regions)
     options = {}
-    if volume.type in NTFS_TYPES:
+    if volume.type in STREAM_TYPES:
         options = {"regions": regions, "stream_regions": streams}
     size: int = driver_of(volume.type).minimum_size(volume.description, entries, **options)
     return size

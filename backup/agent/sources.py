@@ -17,9 +17,9 @@ from backup.agent.local_set import LocalSet
 from backup.agent.operating_system import find_system
 from backup.agent.readers import DeviceReader, StreamVolumeReader, VolumeReader
 from backup.agent.regions import iter_pieces
-from backup.agent.volume_scan import scan_volume
+from backup.agent.volume_scan import scan_volume, walk_ahead
 from backup.objects.model import DiskObject, LabelObject, Plain, VolumeObject
-from fsdrivers import NTFS_TYPES
+from fsdrivers import STREAM_TYPES
 from fsdrivers.device import Device, FileDevice
 from fsdrivers.errors import DeviceError
 from fsdrivers.partitions import outside_regions
@@ -27,7 +27,12 @@ from fsdrivers.volume import StreamVolume, Volume
 
 
 class Source(Protocol):
-    """Some disks.  `inspect` comes first, then `scan` once, then `close`."""
+    """Some disks.  `inspect` comes first, then `scan` once, then `close`; before, `prepare`, if
+    there is time for it."""
+
+    def prepare(self, *, allow_raw: bool, is_waiting: Callable[[], bool]) -> None:
+        """Do some of what comes later, for as long as `is_waiting`."""
+        ...
 
     def inspect(self, *, allow_raw: bool) -> list[Problem]:
         """Look at everything there is; return all that cannot be recovered."""
@@ -60,7 +65,20 @@ class DiskSource:
         self.name = name or os.path.basename(self.path)
         self._device: FileDevice | None = None
         self._disk: InspectedDisk | None = None
+        self._prepared: list[Problem] | None = None
         self._system: dict[str, str] = {}
+
+    def prepare(self, *, allow_raw: bool, is_waiting: Callable[[], bool]) -> None:
+        """Inspect, then walk volumes for as long as `is_waiting`, as nothing else is to be done.
+
+        Raises:
+            NoSourceError: there is no such disk, or it may not be read.
+        """
+        self._prepared = self.inspect(allow_raw=allow_raw)
+        for partition in self._disk.partitions if self._disk else ():
+            volume = partition.volume
+            if volume is not None and volume.type in EXT_TYPES and is_waiting():
+                partition.names = walk_ahead(volume, is_waiting)
 
     def inspect(self, *, allow_raw: bool) -> list[Problem]:
         """Open the disk and look at all its partitions.
@@ -68,6 +86,9 @@ class DiskSource:
         Raises:
             NoSourceError: there is no such disk, or it may not be read.
         """
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None:
+            return prepared
         try:
             self._device = FileDevice.open(self.path)
         except DeviceError as error:
@@ -155,7 +176,7 @@ def _add_partition(local: LocalSet, disk: int, partition: Partition, scan_tree: 
 
 def reader_of(volume: Volume) -> VolumeReader:
     """Return what reads the files of an opened volume."""
-    if volume.type in NTFS_TYPES:
+    if volume.type in STREAM_TYPES:
         return StreamVolumeReader(cast(StreamVolume, volume))
     return VolumeReader(volume)
 
@@ -191,4 +212,5 @@ def scan_partition(
         return
     local.warnings += warnings_of(volume, obj)
     reader = local.add_reader(reader_of(volume))
-    scan_volume(local, volume, obj, reader, is_excluded, prefix)
+    names, partition.names = partition.names, None
+    scan_volume(local, volume, obj, reader, is_excluded, prefix, names)

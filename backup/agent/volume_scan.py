@@ -48,6 +48,7 @@ BLANK_FILE, PLACED_FILE = "blank-file", "placed-file"  # names of their markers
 NTFS_BLANK_FILES = (b"pagefile.sys", b"hiberfil.sys", b"swapfile.sys")
 SNAPSHOT_DIRECTORY = b"system volume information"
 _GUID = rb"\{[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\}"
+_WALKED_AT_ONCE = 256  # names between two looks at the clock
 _SNAPSHOT = re.compile(rb"(%b)?\{3808876b-c176-4e48-b7ae-04046e6cc752\}" % _GUID, re.IGNORECASE)
 
 
@@ -68,6 +69,7 @@ def scan_volume(
     reader: int,
     is_excluded: IsExcluded | None = None,
     prefix: bytes = b"",
+    names: Iterator[Entry] | None = None,
 ) -> None:
     """Add every node of `volume`, which `obj` describes, to the local set.
 
@@ -78,6 +80,7 @@ def scan_volume(
         reader: index of the reader of the contents.
         is_excluded: tells which absolute paths to leave out.
         prefix: path of the root, without a slash at its end.
+        names: what `walk_ahead` returned; None to walk the volume now.
     """
     scan = TreeScan(local, obj, reader)
     seen = scan.seen
@@ -95,7 +98,10 @@ def scan_volume(
             local.missing += 1
 
     try:
-        for entry in cast(TolerantVolume, volume).walk(note_damage) if is_ntfs else volume.walk():
+        if names is None:
+            walk_on = cast(TolerantVolume, volume).walk
+            names = walk_on(note_damage) if is_ntfs else volume.walk()
+        for entry in names:
             node = entry.node
             is_root = not entry.name
             parent = 0 if is_root else seen.get(entry.parent, 0)
@@ -134,6 +140,33 @@ def scan_volume(
     for target, name, data in markers:
         marker = MarkerObject(local.next_number(), obj.number, name, target, data)
         local.add(marker)
+
+
+def walk_ahead(volume: Volume, is_waiting: Callable[[], bool]) -> Iterator[Entry]:
+    """Walk a volume for as long as somebody waits; return all names, those to come included.
+
+    What damage the walk meets is raised where it was met.
+    """
+    found: list[Entry] = []
+    errors: list[FilesystemError | DeviceError] = []
+    names = volume.walk()
+    try:
+        for entry in names:
+            found.append(entry)
+            if not len(found) % _WALKED_AT_ONCE and not is_waiting():
+                break
+    except (FilesystemError, DeviceError) as error:
+        errors.append(error)
+
+    def iterate() -> Iterator[Entry]:
+        found.reverse()
+        while found:
+            yield found.pop()
+        if errors:
+            raise errors[0]
+        yield from names
+
+    return iterate()
 
 
 class _Snapshots:
