@@ -80,10 +80,9 @@ class SecurityContent:
         """Write into the stream, which never has holes."""
         file = self._file()
         attribute = file.get(_DATA, SECURITY_STREAM)
+        # What is written is not read again in the same operation: it waits for its end.
         contents = self._session.contents
-        self._session.mark()
         contents.write(file, attribute, offset, memoryview(data), with_holes=False)
-        contents.finish()  # nothing leads there until the indexes do
 
     def truncate(self, size: int) -> None:
         """Make the stream shorter."""

@@ -13,10 +13,19 @@ from pathlib import Path
 import pytest
 
 from fsdrivers.device import MemoryDevice
-from fsdrivers.errors import DeviceError, FilesystemError, UnsupportedError
+from fsdrivers.errors import (
+    AlreadyExistsError,
+    DeviceError,
+    FilesystemError,
+    NoSpaceError,
+    UnsupportedError,
+)
 from fsdrivers.ntfs import check_volume, open_editor, open_volume
+from fsdrivers.ntfs.edit_bits import Allocator
+from fsdrivers.ntfs.edit_records import Records
 from fsdrivers.ntfs.editor import NtfsEditor
 from fsdrivers.ntfs.nodes import XATTR_ACL, XATTR_EA, XATTR_OBJECT_ID, XATTR_REPARSE
+from fsdrivers.ntfs.runs import Run
 from fsdrivers.volume import Kind
 from tests.fsdrivers.ext_editing import RecordingDevice
 from tests.fsdrivers.faults import FaultyDevice
@@ -243,3 +252,65 @@ def test_a_volume_left_by_a_crash_is_refused() -> None:
 
     with pytest.raises(UnsupportedError, match="marked dirty"):
         open_editor(device)
+
+
+@pytest.mark.parametrize("geometry", ["4k", "1k"])
+def test_no_room_at_any_allocation(geometry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever an operation runs out of room, it raises NoSpaceError and has changed nothing."""
+    device = _prepared(geometry)
+    chance = random.Random(geometry)
+    left = [0]
+    allocate, take = Allocator.allocate, Records.take
+
+    def allocate_some(self: Allocator, count: int, *rest: int | None) -> list[Run]:
+        left[0] -= 1
+        if left[0] < 0:
+            raise NoSpaceError("a test", 1, 0)
+        return allocate(self, count, *rest)  # type: ignore[arg-type]
+
+    def take_some(self: Records, *, is_for_mft: bool = False) -> int | None:
+        left[0] -= 1
+        return None if left[0] < 0 else take(self, is_for_mft=is_for_mft)
+
+    monkeypatch.setattr(Allocator, "allocate", allocate_some)
+    monkeypatch.setattr(Records, "take", take_some)
+    editor = open_editor(device, clock=clock)
+    where, victim = number_of(editor, b"dir"), number_of(editor, b"victim")
+
+    def shown() -> tuple[object, ...]:
+        nodes = [editor.node(number) for number in (editor.root, where, victim)]
+        contents = editor.read(editor.node(victim), 0, 1 << 20)
+        return nodes, contents, editor.names(where), editor.names(editor.root), editor.used_size()
+
+    steps: list[Operation] = [
+        lambda e: e.create(where, b"%06d" % chance.randrange(10**6) + b"n" * 180, file_node()),
+        lambda e: e.create(e.root, b"%06d" % chance.randrange(10**6) + b"n" * 180, file_node()),
+        lambda e: e.link(victim, where, b"%06d" % chance.randrange(10**6) + b"l" * 100),
+        lambda e: e.write(victim, chance.randrange(900) * 1000, b"w" * chance.randrange(9000)),
+        lambda e: e.write_stream(victim, b"%d" % chance.randrange(99), 0, b"w" * 300),
+        lambda e: e.set_xattr(victim, XATTR_EA, ea(b"N", b"v" * chance.randrange(3000))),
+        lambda e: e.set_xattr(
+            victim, XATTR_ACL, descriptor(f"S-1-5-{chance.randrange(999)}", *["S-1-5-18"] * 40)
+        ),
+        lambda e: e.unlink(where, chance.choice(e.names(where))[0]),
+    ]
+    failures = 0
+    for _ in range(250):
+        before = shown()
+        step = chance.choice(steps)
+        left[0] = chance.randrange(4)
+        try:
+            step(editor)
+        except NoSpaceError:
+            failures += 1
+            assert shown() == before
+        except AlreadyExistsError:
+            pass
+        left[0] = 1 << 30
+        if failures % 20 == 19:
+            editor.flush()
+            assert_clean(device)
+    editor.close()
+
+    assert failures > 20
+    assert_clean(device)
