@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from backup.objects import keys
 from backup.objects.content import Signer, content_id
 from backup.objects.keys import MasterKey
-from backup.objects.model import BackupObject, NodeObject, Piece, StreamContent
+from backup.objects.model import BackupObject, NodeObject, ObjectKind, Piece, StreamContent
 from backup.objects.pack import PackReader, PackWriter
 from backup.objects.table import TableReader
 from tests.backup.test_objects_content import lookup_in, machine
@@ -310,3 +310,26 @@ def test_signatures_are_still_the_same() -> None:
     signer = Signer(MasterKey(MASTER), lookup_in(objects))
 
     assert {name: signer.signature_of(obj).hex() for name, obj in objects.items()} == SIGNATURES
+
+
+def test_the_document_describes_signatures_of_streams() -> None:
+    """The array of a node with streams, times of its name and attributes of its own, as the
+    document has it, hashes to the signature."""
+    node = NodeObject(
+        7, ObjectKind.FILE, 2, 6, b"name", 100, 0o777, name_flags=3, name_times=(4, 3, 2, 1),
+        xattrs=((b"system.ntfs_ea", b"x"),), pieces=(Piece(0, 100, b"C" * 32, 1, 40, 90),),
+        streams=(
+            StreamContent(b"", 100, (), 0x4000, 12),
+            StreamContent(b"a", 9, (Piece(0, 9, b"D" * 32, 1, 2, 3),)),
+            StreamContent(b"b", 9, (), 1, 0, ()),
+        ),
+    )  # fmt: skip
+    array = [
+        *(2, 100, 0o777, 0, 0, 0, None, None, None, 0, [0, 0], b"", b"", 3, b"", b"", None),
+        [[0, 100, b"C" * 32]],
+        [[b"", 100, [], 0x4000, 12], [b"a", 9, [[0, 9, b"D" * 32]]], [b"b", 9, [], 1, 0, []]],
+        *([4, 3, 2, 1], [[b"system.ntfs_ea", b"x"]]),
+    ]
+    made = Signer(MasterKey(MASTER), {}.__getitem__).signature_of(node)
+
+    assert made == blake3(msgpack.packb(array), key=hkdf(MASTER, b"signature")).digest()
