@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -157,7 +157,18 @@ def run_register(args: argparse.Namespace) -> int:
 def run_backup(args: argparse.Namespace) -> int:
     """Back up disks, images or the running machine."""
     status = StatusLine()
-    with open_session(args, create=bool(args.store), needed=AGENT_MODULES) as session:
+    sources: list[Source] = []
+
+    def prepare(is_waiting: Callable[[], bool]) -> None:
+        from backup.agent.sources import DiskSource
+
+        sources.extend(_sources_of(args.disk))
+        for source in sources:
+            if isinstance(source, DiskSource):
+                source.prepare(allow_raw=args.allow_raw, is_waiting=is_waiting)
+
+    create = bool(args.store)
+    with open_session(args, create=create, needed=AGENT_MODULES, prepare=prepare) as session:
         from backup.agent.backup import run_backup as back_up
         from backup.agent.result import BackupOptions
         from imagebuilder.cli_progress import BackupProgress
@@ -174,7 +185,7 @@ def run_backup(args: argparse.Namespace) -> int:
                 session.repository,
                 session.master,
                 args.machine,
-                _sources_of(args.disk),
+                sources or _sources_of(args.disk),
                 options,
                 BackupProgress(status),
             )

@@ -203,7 +203,11 @@ def open_host(args: argparse.Namespace, *, create: bool = False) -> RepositoryHo
 
 
 def open_session(
-    args: argparse.Namespace, *, create: bool = False, needed: Sequence[str] = ()
+    args: argparse.Namespace,
+    *,
+    create: bool = False,
+    needed: Sequence[str] = (),
+    prepare: Callable[[Callable[[], bool]], None] | None = None,
 ) -> Session:
     """Log in and unlock, with one run of the password hash.
 
@@ -211,6 +215,7 @@ def open_session(
         args: parsed options of `add_repository`.
         create: register the id in a local store that does not know it yet.
         needed: modules that the command uses; imported while the password is hashed.
+        prepare: called then, with what tells whether there is still time.
 
     Raises:
         NotAuthorisedError, WrongPasswordError: the id or the password is wrong.
@@ -226,7 +231,9 @@ def open_session(
             host.register(args.user, made.data, made.login_secret)
             return Session(host.login(args.user, made.login_secret), made.master, host, place)
         parameters = host.login_parameters(args.user)
-        keys = import_during(lambda: password_keys(parameters, args.user, password), needed)
+        keys = import_during(
+            lambda: password_keys(parameters, args.user, password), needed, prepare
+        )
         repository = host.login(args.user, keys.login_secret)
         return Session(repository, unlock_with(repository.key_file(), keys), host, place)
     except BaseException:
@@ -246,8 +253,14 @@ def _is_registered(host: RepositoryHost, user: str) -> bool:
     return True
 
 
-def import_during(work: Callable[[], _T], modules: Sequence[str]) -> _T:
-    """Return what `work` returns; import `modules` meanwhile.
+def import_during(
+    work: Callable[[], _T],
+    modules: Sequence[str],
+    prepare: Callable[[Callable[[], bool]], None] | None = None,
+) -> _T:
+    """Return what `work` returns; import `modules` meanwhile, then call `prepare`.
+
+    `prepare` is given what tells whether `work` is still at work.
 
     Measured: the password hash and the modules of a backup take 0.15 s of processor time each,
     which is most of what a backup of an unchanged machine takes.
@@ -266,6 +279,8 @@ def import_during(work: Callable[[], _T], modules: Sequence[str]) -> _T:
     try:
         for name in modules:
             importlib.import_module(name)
+        if prepare is not None:
+            prepare(thread.is_alive)
     finally:
         thread.join()
     if errors:

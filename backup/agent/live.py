@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
 
 from backup.agent.errors import NoSourceError, Problem
 from backup.agent.exclusions import IsExcluded
@@ -47,9 +46,6 @@ class LiveSource:
         self._opened: list[FileDevice] = []
         self._descriptors: list[int] = []
         self._swap_files: frozenset[tuple[int, int]] = frozenset()
-
-    def prepare(self, *, allow_raw: bool, is_waiting: Callable[[], bool]) -> None:
-        """Do nothing: what is not known yet is what changed since the last time."""
 
     def inspect(self, *, allow_raw: bool) -> list[Problem]:
         """Open all disks and look at their partitions.

@@ -19,7 +19,7 @@ from backup.agent.readers import DeviceReader, StreamVolumeReader, VolumeReader
 from backup.agent.regions import iter_pieces
 from backup.agent.volume_scan import scan_volume, walk_ahead
 from backup.objects.model import DiskObject, LabelObject, Plain, VolumeObject
-from fsdrivers import STREAM_TYPES
+from fsdrivers import EXT_TYPES, STREAM_TYPES
 from fsdrivers.device import Device, FileDevice
 from fsdrivers.errors import DeviceError
 from fsdrivers.partitions import outside_regions
@@ -27,12 +27,7 @@ from fsdrivers.volume import StreamVolume, Volume
 
 
 class Source(Protocol):
-    """Some disks.  `inspect` comes first, then `scan` once, then `close`; before, `prepare`, if
-    there is time for it."""
-
-    def prepare(self, *, allow_raw: bool, is_waiting: Callable[[], bool]) -> None:
-        """Do some of what comes later, for as long as `is_waiting`."""
-        ...
+    """Some disks.  `inspect` comes first, then `scan` once, then `close`."""
 
     def inspect(self, *, allow_raw: bool) -> list[Problem]:
         """Look at everything there is; return all that cannot be recovered."""
