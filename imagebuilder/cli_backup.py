@@ -161,11 +161,13 @@ def run_backup(args: argparse.Namespace) -> int:
 
     def prepare(is_waiting: Callable[[], bool]) -> None:
         from backup.agent.sources import DiskSource
+        from rebuild.collector import paused_collector
 
         sources.extend(_sources_of(args.disk))
-        for source in sources:
-            if isinstance(source, DiskSource):
-                source.prepare(allow_raw=args.allow_raw, is_waiting=is_waiting)
+        with paused_collector():
+            for source in sources:
+                if isinstance(source, DiskSource):
+                    source.prepare(allow_raw=args.allow_raw, is_waiting=is_waiting)
 
     create = bool(args.store)
     with open_session(args, create=create, needed=AGENT_MODULES, prepare=prepare) as session:

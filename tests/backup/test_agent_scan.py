@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from backup.agent.inspection import InspectedDisk, Partition
 from backup.agent.local_set import LocalSet
 from backup.agent.result import BackupOptions, BackupResult
 from backup.agent.sources import add_disk, scan_partition
+from backup.agent.volume_scan import walk_ahead
 from backup.objects.model import NodeObject, ObjectKind, Region, VolumeObject
 from backup.store import LocalRepository
 from fsdrivers import ext
@@ -280,3 +282,27 @@ def test_devices_links_and_pipes(repository: LocalRepository, volume: FakeVolume
     assert nodes[b"/link"].target == b"\xff/.."
     assert nodes[b"/null"].kind is ObjectKind.CHARACTER_DEVICE
     assert all(isinstance(node, NodeObject) and node.signature for node in nodes.values())
+
+
+def test_a_walk_ahead_loses_nothing() -> None:
+    """Names read while somebody waits come first, then the rest, then what damage was met."""
+    volume = FakeVolume()
+    for number in range(1000):
+        volume.add(b"file %d" % number, b"")
+    asked: list[int] = []
+
+    def is_waiting() -> bool:
+        asked.append(1)
+        return len(asked) < 2
+
+    class DamagedVolume(FakeVolume):
+        def walk(self) -> Iterator[Entry]:
+            yield from volume.entries[:700]
+            raise CorruptError("a directory", 0)
+
+    assert list(walk_ahead(volume, is_waiting)) == volume.entries
+    assert len(asked) == 2
+    names = walk_ahead(DamagedVolume(), lambda: True)
+    assert list(itertools.islice(names, 700)) == volume.entries[:700]
+    with pytest.raises(CorruptError):
+        next(names)
