@@ -48,7 +48,33 @@ def random_options(draw: random.Random) -> list[object]:
         features |= {"^extent", "^64bit"}
     if draw.random() < 0.2 and "^has_journal" not in features:
         features.add("orphan_file")
+    options += _add_rare_features(draw, features)
     return [*options, "-O", ",".join(sorted(features)) or "none"] if features else options
+
+
+def _add_rare_features(draw: random.Random, features: set[str]) -> list[object]:
+    """Add what few volumes have; return the other options that go with it."""
+    options: list[object] = []
+    if draw.random() < 0.3:
+        features |= {"meta_bg", "^resize_inode"}
+    elif draw.random() < 0.2:
+        features.add("sparse_super2")
+        options += ["-E", f"num_backup_sb={draw.randrange(3)}"]
+    if draw.random() < 0.3 and "^extent" not in features:
+        features.add("bigalloc")
+        options += ["-C", draw.choice((8192, 16384, 65536))]
+    if draw.random() < 0.3:
+        features |= {"quota", "project"} if draw.random() < 0.5 else {"quota"}
+        options += ["-I", draw.choice((256, 512))]
+    if draw.random() < 0.1:
+        features.add("mmp")
+    if draw.random() < 0.1:
+        features.add("casefold")
+    if draw.random() < 0.2:
+        options += ["-g", draw.choice((1024, 2048, 8192)) * (8 if "bigalloc" in features else 1)]
+    if draw.random() < 0.1:
+        options += ["-b", draw.choice((8192, 16384))]
+    return options
 
 
 def random_tree(draw: random.Random) -> Drawing:
