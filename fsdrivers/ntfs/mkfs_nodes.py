@@ -39,7 +39,7 @@ from fsdrivers.ntfs.mkfs_attributes import (
     record_room,
     resident_size,
 )
-from fsdrivers.ntfs.mkfs_index import INNER_END_SIZE, ROOT_OVERHEAD, TreePlan, plan_tree
+from fsdrivers.ntfs.mkfs_index import END_SIZE, INNER_END_SIZE, ROOT_OVERHEAD, TreePlan, plan_tree
 from fsdrivers.ntfs.mkfs_items import Item, Region, stream_item
 from fsdrivers.ntfs.mkfs_security import SecurityTable
 from fsdrivers.ntfs.mkfs_tree import Tree
@@ -361,6 +361,8 @@ class NodePlan:
         head = resident_size(DIRECTORY_INDEX, ROOT_OVERHEAD)
         room = self.room - others - head
         root_room = min(_ROOT_ROOM, room - 2 * _NON_RESIDENT_BOUND - 16)
+        if root_room < INNER_END_SIZE and sum(sizes) + END_SIZE > room:
+            room = root_room = _ROOT_ROOM  # the node takes further records in any case
         plan = plan_tree(sizes, self.block_size, room, max(INNER_END_SIZE, root_room))
         special.tree = plan
         count = plan.block_count

@@ -359,6 +359,19 @@ def test_many_links_streams_and_runs_take_further_records(plain: Description) ->
             assert base == 0
 
 
+def test_a_directory_with_little_room_has_no_empty_block(plain: Description) -> None:
+    """An empty directory whose streams fill its record still has its index in one node."""
+    for count in range(1, 40):
+        forest = rooted()
+        directory = forest.add(ROOT, b"directory", forest.node(100, Kind.DIRECTORY))
+        for index in range(count):
+            forest.add_stream(directory, b"stream %d" % index, b"d" * 9)
+        volume = open_volume(proven(forest, plain, 4 * MIB))
+        (entry,) = [entry for entry in volume.walk() if entry.name]
+        file = volume.mft.file(entry.node.number)
+        assert file.find(AttributeType.INDEX_ALLOCATION, "$I30".encode("utf-16-le")) == []
+
+
 def test_too_many_attributes_are_refused(plain: Description) -> None:
     """A list beyond what Windows reads is not written."""
     forest = rooted()
