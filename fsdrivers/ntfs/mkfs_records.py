@@ -203,7 +203,11 @@ class RecordWriter:
         return file_name(fields, units_of(self._tree.name_of(code)), self._namespace(code, entry))
 
     def entry(self, code: int) -> bytes:
-        """Return an entry of a directory's index."""
+        """Return an entry of a directory's index.
+
+        Its times are the node's own, not those of the name: it is what listing a directory shows.
+        Measured: Windows brings them up to date when a file is closed, those in the record never.
+        """
         if code >= self._extra_code:
             return self.extra[code - self._extra_code]
         ordinal, tree = code >> 1, self._tree
@@ -221,7 +225,7 @@ class RecordWriter:
             0,
             0,
             _USER | self._first + parent if parent else ROOT_REFERENCE,
-            *self._times(entry),
+            *self._node_times(node),
             allocated,
             size,
             flags,

@@ -21,7 +21,8 @@ from fsdrivers.errors import (
 )
 from fsdrivers.ntfs import check_volume, default_description, minimum_size, open_volume, plan_volume
 from fsdrivers.ntfs.format import BootSector, Namespace
-from fsdrivers.ntfs.format_attributes import AttributeType, NonResidentHead
+from fsdrivers.ntfs.format_attributes import AttributeType, FileName, NonResidentHead
+from fsdrivers.ntfs.index import DIRECTORY_INDEX, iter_nodes
 from fsdrivers.ntfs.nodes import (
     INFORMATION,
     XATTR_ACL,
@@ -31,6 +32,7 @@ from fsdrivers.ntfs.nodes import (
     XATTR_OBJECT_ID,
     XATTR_REPARSE,
 )
+from fsdrivers.ntfs.times import filetime_of
 from fsdrivers.volume import Description, Entry, Kind, Node, Plain, Stream
 from tests.fsdrivers.ntfs_trees import (
     COMPRESSED,
@@ -510,6 +512,25 @@ def test_a_change_journal_starts_anew_with_its_limits(plain: Description) -> Non
     content = volume.mft.content_of(file, AttributeType.DATA, "$J".encode("utf-16-le"))
     assert content is not None
     assert content.size == 0
+
+
+def test_listing_a_directory_shows_the_times_of_the_file(plain: Description) -> None:
+    """The index has the node's times and size, as Windows has them; the record those of the name."""
+    forest = rooted()
+    forest.add(ROOT, b"file", forest.node(100), b"x" * 100, name_times=(T0, T0, T0, T0))
+    volume = open_volume(proven(forest, plain))
+    (entry,) = [entry for entry in volume.walk() if entry.name]
+    (part,) = volume.mft.file(entry.node.number).find(AttributeType.FILE_NAME)
+    assert FileName.unpack(part.value).created == filetime_of(T0)
+    for node, start, end, _ in iter_nodes(volume.mft, volume.mft.file(ROOT), DIRECTORY_INDEX):
+        at = bytes(node).find("file".encode("utf-16-le"), start, end)
+        if at >= 0:
+            listed = FileName.unpack(node, at - FileName.SIZE)
+            assert listed.created == filetime_of(T0 + 40000)
+            assert listed.accessed == filetime_of(T0 + 20000)
+            assert (listed.allocated_size, listed.data_size) == (104, 100)
+            return
+    raise AssertionError("the name is in the index")
 
 
 def test_many_descriptors_fill_secure(plain: Description) -> None:
