@@ -23,7 +23,7 @@ from fsdrivers.ntfs.edit_bits import Allocator
 from fsdrivers.ntfs.edit_files import Files, OpenFile
 from fsdrivers.ntfs.edit_store import Store
 from fsdrivers.ntfs.edit_values import Values
-from fsdrivers.ntfs.format_attributes import AttributeFlag
+from fsdrivers.ntfs.format_attributes import COMPRESSION_UNIT_SHIFT, AttributeFlag
 from fsdrivers.ntfs.geometry import Geometry
 from fsdrivers.ntfs.runs import HOLE, Run, join_runs
 from fsdrivers.ntfs.streams import read_mapped
@@ -142,7 +142,8 @@ class Contents:
             self._zero(mapped, initialised, offset)
         self._zero_edges(mapped, fresh, offset, end)
         self._put(mapped, offset, data)
-        attribute.runs, attribute.flags = join_runs(runs), flags
+        attribute.runs = join_runs(runs)
+        self._set_flags(attribute, flags)
         attribute.data_size = max(attribute.data_size, end)
         attribute.initialised_size = max(initialised, end)
 
@@ -266,8 +267,16 @@ class Contents:
                 if goal is not None and runs[-1].start == HOLE:
                     goal = None
                 runs += self._allocator.allocate(wanted - total, goal)
-        attribute.runs, attribute.flags = join_runs(runs), flags
+        attribute.runs = join_runs(runs)
+        self._set_flags(attribute, flags)
         attribute.data_size = size
+
+    def _set_flags(self, attribute: EditAttribute, flags: int) -> None:
+        """Set flags; a sparse stream states a unit as if it were compressed, as on Windows."""
+        if flags & ~attribute.flags & _SPARSE:
+            unit = min(self._size << COMPRESSION_UNIT_SHIFT, _HOLE_SIZE)
+            attribute.unit_shift = (unit // self._size).bit_length() - 1
+        attribute.flags = flags
 
     def read(self, attribute: EditAttribute, offset: int, length: int) -> bytes:
         """Return what is stored of a plain stream; for tests and small uses."""
