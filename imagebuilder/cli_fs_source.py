@@ -14,7 +14,6 @@ Measured: 4.5 us a name; 160 bytes of memory, as entries are made when they are 
 from __future__ import annotations
 
 import os
-import stat
 from array import array
 from collections.abc import Iterator, Sequence
 from typing import Final, overload
@@ -125,18 +124,13 @@ class HostEntries(Sequence[Entry]):
 
     def iter_files(self) -> Iterator[tuple[int, int, int, int]]:
         """Yield (number, size, part, place in it) of each file with content, once."""
-        first_numbers, regular = self._first_numbers, stat.S_IFREG
+        first_numbers, unpack, step = self._first_numbers, FACTS.unpack_from, FACTS.size
         for rank, part in enumerate(self._found):
-            seen: set[int] = set()
-            for at, fact in enumerate(FACTS.iter_unpack(part.facts)):
-                _, number, mode, _, _, links, size, _, _, _ = fact
-                if mode & FORMAT_MASK != regular or not size:
-                    continue
-                if links > 1:
-                    if number in seen or number in first_numbers:
-                        continue
-                    seen.add(number)
-                yield number, size, rank, at
+            facts = part.facts
+            for at in part.files:
+                _, number, _, _, _, _, size, _, _, _ = unpack(facts, at * step)
+                if number not in first_numbers:
+                    yield number, size, rank, at
 
     def name_at(self, part: int, at: int) -> tuple[int, bytes]:
         """Return (number of the directory, name) of a place that `iter_files` gave."""

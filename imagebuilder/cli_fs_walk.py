@@ -13,8 +13,10 @@ import errno
 import os
 import stat
 import struct
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from fsdrivers.volume import Kind
@@ -47,12 +49,17 @@ class Rules(NamedTuple):
     skipped: tuple[int, int]  # device and inode of a file that is left out
 
 
+def _array() -> array[int]:
+    return array("I")
+
+
 @dataclass(slots=True)
 class Found:
     """What was found in a part of the tree; dictionaries by number of the node."""
 
     names: list[bytes] = field(default_factory=list)
     facts: bytearray | bytes = field(default_factory=bytearray)  # FACTS of each name
+    files: array[int] = field(default_factory=_array)  # places among the names, with content
     xattrs: dict[int, tuple[tuple[bytes, bytes], ...]] = field(default_factory=dict)
     targets: dict[int, bytes] = field(default_factory=dict)
     devices: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -104,7 +111,9 @@ def walk(directory: bytes, rules: Rules, processes: int) -> list[Found]:
             yield walked.found.plain()
 
     def take(part: _Part, plain: tuple[Any, ...]) -> None:
-        made[part.rank - 1] = Found(*plain)
+        made[part.rank - 1] = found = Found(*plain)
+        if not isinstance(found.files, array):  # it came through a pipe
+            found.files = array("I", found.files)
 
     share(parts, work, take, lambda some: None, processes)
     return [first.found, *(found for found in made if found is not None)]
@@ -134,11 +143,11 @@ class _Walk:
         """
         below: list[tuple[int, bytes]] = []
         with os.scandir(path or b"/") as iterator:
-            entries = sorted((entry.name, entry) for entry in iterator)
-        for name, entry in entries:
+            entries = sorted(iterator, key=attrgetter("name"))
+        for entry in entries:
             try:
                 status = entry.stat(follow_symlinks=False)
-                number = self.add(parent, name, status, entry.path)
+                number = self.add(parent, entry.name, status, entry.path)
             except OSError as error:
                 if error.errno != errno.ENOENT:  # gone meanwhile
                     self._leave_out(entry.path, error.strerror or str(error))
@@ -170,6 +179,8 @@ class _Walk:
             if rules.is_unix:
                 self._keep_xattrs(number, path)
             if format == stat.S_IFREG:
+                if size:
+                    found.files.append(len(found.names))
                 if status.st_blocks * _SECTOR < size and (regions := _regions_of(path, size)):
                     found.regions.append((number, regions))
             elif format == stat.S_IFLNK:

@@ -52,6 +52,8 @@ class ManyFiles(HostTree):
 
         def add(parent: int, name: bytes, mode: int, size: int) -> int:
             nonlocal number
+            if size:
+                found.files.append(len(found.names))
             found.names.append(name)
             found.facts += FACTS.pack(parent, number, mode, 0, 0, 1, size, *times)
             number += 1
