@@ -221,11 +221,12 @@ class Objects:
         return StandardInformation3.unpack(found.pack().ljust(StandardInformation3.SIZE, b"\0"))
 
     def settle_flags(self, file: OpenFile) -> None:
-        """Make the attributes say whether a stream is sparse."""
+        """After a change of content: the attributes say so, and whether a stream is sparse."""
         information = self.information(file)
         is_sparse = any(item.flags & AttributeFlag.SPARSE for item in file.all(_DATA))
         flags = information.file_attributes & ~FileAttribute.SPARSE
         flags |= FileAttribute.SPARSE if is_sparse else 0
+        flags |= 0 if file.is_directory else FileAttribute.ARCHIVE
         if flags != information.file_attributes:
             information.file_attributes = int(flags)
             self.set_information(file, information)

@@ -3,7 +3,8 @@
 
 Numbers of nodes are record numbers: they stay when an object is renamed.  The order of writes
 is stated in `edit_commit`.  The editor acts as an administrator would who passes every check:
-permissions and the read-only attribute are not looked at.
+permissions and the read-only attribute are not looked at.  Changing content sets the archive
+attribute.
 
 Names match whatever their case, but in directories that Windows marked as case-sensitive; one
 written exactly so comes first.  New names have no DOS name unless they are one.  A name and its
