@@ -18,7 +18,7 @@ from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, FilesystemError
 from fsdrivers.ext import blockmap, checksum, extents, xattrs
 from fsdrivers.ext import format as ext
-from fsdrivers.ext.check_inodes import check_attributes, check_fields, check_symlink
+from fsdrivers.ext.check_inodes import FieldRules, check_attributes, check_symlink
 from fsdrivers.ext.check_names import check_names
 from fsdrivers.ext.check_report import Finding, FoundInode, Report
 from fsdrivers.ext.check_special import charged_usage, check_special, check_usage
@@ -37,6 +37,11 @@ from fsdrivers.ext.quota import QuotaKind, Usage
 from fsdrivers.ext.volume import ExtVolume
 from fsdrivers.volume import Kind
 
+# Plain integers: an operation of an enumeration costs a microsecond.
+_EXTENTS, _INLINE_DATA = int(InodeFlags.EXTENTS), int(InodeFlags.INLINE_DATA)
+_EA_INODE, _INDEX, _VERITY = (
+    int(flag) for flag in (InodeFlags.EA_INODE, InodeFlags.INDEX, InodeFlags.VERITY)
+)
 LINK_FORMAT = 0xA000
 ALL_BLOCKS = 1 << 32  # of a file
 _TO_BITS = bytes([ord("0")]) + bytes([ord("1")]) * 255
@@ -92,6 +97,9 @@ class _Checker:
         self._xattr_references: dict[int, int] = {}
         self._value_counts: dict[int, int] = {}  # values in inodes of their own, by owner
         self.inline_links: Counter[tuple[QuotaKind, int]] = Counter()  # by owner
+        self._rules = FieldRules(volume.metadata)
+        self._hidden_inodes = self._hidden()
+        self._has_quota = bool(volume.metadata.superblock.feature_ro_compat & RoCompat.QUOTA)
         self.usage: dict[QuotaKind, dict[int, Usage]] = {kind: {} for kind in QuotaKind}
 
     # The frame.
@@ -220,16 +228,16 @@ class _Checker:
             self.report.add(f"inode {number} has no known kind: mode {inode.mode:#o}", position)
         if inode.deletion_time and not is_orphan:
             self.report.add(f"inode {number} in use has a deletion time", position)
-        is_hidden = is_special or inode.flags & InodeFlags.EA_INODE or number in self._hidden()
+        is_hidden = is_special or inode.flags & _EA_INODE or number in self._hidden_inodes
         self.inodes[number] = FoundInode(
             kind=None if is_hidden else kind,
             links=inode.links_count,
             position=position,
-            is_indexed=bool(inode.flags & InodeFlags.INDEX),
+            is_indexed=bool(inode.flags & _INDEX),
             is_orphan=is_orphan,
         )
         extra_isize_of(raw, position)
-        check_fields(metadata, self.report, number, inode, kind)
+        self._rules.check(self.report, number, inode, kind)
         clusters = self._account_content(number, raw, inode, kind)
         clusters += self._account_xattr_block(number, raw, inode)
         sectors = clusters * geometry.cluster_size // ext.SECTOR
@@ -244,7 +252,7 @@ class _Checker:
 
     def _charge(self, number: int, raw: bytes, *, is_hidden: bool) -> None:
         """Add an inode to what its owners use."""
-        if is_hidden or not self.metadata.superblock.feature_ro_compat & RoCompat.QUOTA:
+        if is_hidden or not self._has_quota:
             return
         values = self._value_counts.pop(number, 0)
         owners, cost = charged_usage(self.metadata, number, raw, values)
@@ -271,11 +279,11 @@ class _Checker:
         self, number: int, raw: bytes, inode: ext.InodeExtended, kind: Kind | None
     ) -> int:
         """Mark what an inode maps and its map itself; return the clusters."""
-        if inode.flags & InodeFlags.INLINE_DATA or kind in (
+        if inode.flags & _INLINE_DATA or kind in (
             Kind.FIFO, Kind.SOCKET, Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE
         ):  # fmt: skip
             return 0
-        is_block_mapped = not inode.flags & InodeFlags.EXTENTS
+        is_block_mapped = not inode.flags & _EXTENTS
         if kind is Kind.SYMLINK and is_block_mapped and inode.size < FAST_SYMLINK_SIZE:
             return 0
         visited: list[int] = []
@@ -293,7 +301,7 @@ class _Checker:
         """Return what an inode maps, past its size too, its map checked strictly."""
         metadata = self.metadata
         at = metadata.inode_position(number) + ext.Inode.OFFSETS["block"]
-        if not inode.flags & InodeFlags.EXTENTS:
+        if not inode.flags & _EXTENTS:
             return list(blockmap.iter_runs(metadata, inode.block, ALL_BLOCKS, at, visited))
         seed = metadata.inode_seed(number, inode.generation)
         return list(extents.iter_runs(metadata, inode.block, seed, at, visited, is_strict=True))
@@ -313,9 +321,9 @@ class _Checker:
         end = -(-inode.size // block_size)
         slots = block_size // 4
         most = ext.DIRECT_BLOCKS + slots + slots**2 + slots**3
-        if reached > -(-end // ratio) * ratio and not inode.flags & InodeFlags.VERITY:
+        if reached > -(-end // ratio) * ratio and not inode.flags & _VERITY:
             self.report.add(f"inode {number} has blocks past its size", position)
-        elif end > (most if not inode.flags & InodeFlags.EXTENTS else ALL_BLOCKS):
+        elif end > (most if not inode.flags & _EXTENTS else ALL_BLOCKS):
             self.report.add(f"inode {number} has an impossible size: {inode.size}", position)
 
     def _account_runs(self, runs: list[extents.Run], what: str, *, is_shared: bool) -> int:

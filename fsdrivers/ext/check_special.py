@@ -142,6 +142,10 @@ def _check_resize_inode(metadata: Metadata, report: Report) -> None:
     first = geometry.superblock_block + 1
     backups = [group for group in range(1, geometry.groups_count) if geometry.has_superblock(group)]
     now = geometry.descriptor_blocks_count
+    if first + now + geometry.reserved_gdt_blocks > geometry.blocks_count:
+        at = ext.SUPERBLOCK_POSITION + superblock.OFFSETS["reserved_gdt_blocks"]
+        report.add("more descriptor blocks are reserved than the volume has", at)
+        return
     expected = [0] * len(slots)
     for index in range(now, now + geometry.reserved_gdt_blocks):
         expected[index % len(slots)] = block = first + index

@@ -10,12 +10,11 @@ Not here: when and in which order pending blocks are written (`edit_commit`).
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from enum import IntEnum
 
 from fsdrivers.device import Device
-from fsdrivers.errors import DeviceError
+from fsdrivers.guarded import GuardedDevice
 
 
 class Role(IntEnum):
@@ -28,21 +27,15 @@ class Role(IntEnum):
     FRAME = 5  # group descriptors, superblock, orphan file
 
 
-class Store:
+class Store(GuardedDevice):
     """See the module.  `is_writable` is that of `Device`: writes come through the methods below."""
 
-    is_writable = False
-
     def __init__(self, device: Device, block_size: int) -> None:
-        self.device = device
-        self.name = device.name
-        self.size = device.size
-        self.sector_size = device.sector_size
+        super().__init__(device)
         self.block_size = block_size
         self.pending: dict[int, bytearray] = {}
         self.roles: dict[int, Role] = {}
         self.late_inodes: set[int] = set()  # whose links fall: see `edit_commit`
-        self.has_failed = False
         self._changed: dict[int, bytearray] = {}
         self._changed_roles: dict[int, Role] = {}
         self._changed_late: set[int] = set()
@@ -100,33 +93,6 @@ class Store:
         self.roles = {}
         self.late_inodes = set()
 
-    def write(self, position: int, data: bytes | bytearray | memoryview) -> None:
-        """Write to the medium at once: content, and what `edit_commit` writes.
-
-        Raises:
-            DeviceError: it failed, now or earlier; the state of the medium is unknown.
-        """
-        self.check()
-        try:
-            self.device.write(position, data)
-        except DeviceError:
-            self.has_failed = True
-            raise
-
-    def flush(self) -> None:
-        """Return when what was written is on the medium."""
-        self.check()
-        try:
-            self.device.flush()
-        except DeviceError:
-            self.has_failed = True
-            raise
-
-    def check(self) -> None:
-        """Raise DeviceError if a write failed before."""
-        if self.has_failed:
-            raise DeviceError("write", 0, 0, errno.EIO, self.name)
-
     def read(self, position: int, length: int) -> bytes:
         """Return exactly `length` bytes of the volume as edited."""
         if not (self._changed or self.pending) or not length:
@@ -152,24 +118,3 @@ class Store:
                 yield from [number for number in layer if first <= number < end]
             else:
                 yield from [number for number in range(first, end) if number in layer]
-
-    def read_into(self, position: int, buffer: bytearray | memoryview) -> None:
-        """Fill all of `buffer`."""
-        view = memoryview(buffer).cast("B")
-        view[:] = self.read(position, len(view))
-
-    def iter_data(self, position: int, length: int) -> Iterator[tuple[int, int]]:
-        """Yield the whole range."""
-        yield position, length
-
-    def zero(self, position: int, length: int) -> None:
-        """Write zeros at once, as `write` does."""
-        self.check()
-        try:
-            self.device.zero(position, length)
-        except DeviceError:
-            self.has_failed = True
-            raise
-
-    def close(self) -> None:
-        """Do nothing: the device below is closed by who opened it."""
