@@ -2,8 +2,11 @@
 """A directory of this host as the entries a driver plans a volume from.
 
 Everything below the directory is taken, other filesystems mounted there included, but the image
-that is being filled.  Kept is what the kind of volume can hold; what it cannot (devices and links
-on FAT) is left out and named.  Not kept: inode flags, the time of creation.
+that is being filled.  Kept is what the kind of volume can hold; what it cannot (devices on NTFS,
+links too on FAT) is left out and named.  NTFS gets symbolic links as the Windows Subsystem for
+Linux keeps them.  Not kept: inode flags, the time of creation.
+
+Source: [MS-FSCC] 2.1.2.1; ntfs-3g and Linux fs/ntfs3 read such links.
 
 Names are sorted, so that the same directory gives the same volume.  Forked processes share the
 directories, see `cli_fs_walk`.
@@ -18,12 +21,13 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import Final, overload
 
-from fsdrivers import EXT_TYPES
+from fsdrivers import EXT_TYPES, NTFS_TYPES
 from fsdrivers.volume import Entry, Kind, Node
 from imagebuilder.cli_fs_walk import FACTS, FORMAT_MASK, KIND_OF_FORMAT, Found, Rules, walk
 
 DOS_ARCHIVE: Final = 0x20  # attribute of a file on FAT and NTFS that nobody has saved elsewhere
 _PART_SHIFT: Final = 32  # a place is the number of a part and a place in it
+_LINK_VERSION: Final = b"\2\0\0\0"  # before the target in a link of that kind
 _PLACE_MASK: Final = (1 << _PART_SHIFT) - 1
 
 
@@ -116,6 +120,8 @@ class HostEntries(Sequence[Entry]):
                     node.device = part.devices.get(number, (0, 0))
                     node.target = part.targets.get(number, b"")
                     node.size = len(node.target)
+                    if kind is Kind.SYMLINK and file_flags:
+                        _keep_as_reparse_point(node)
                 if number in xattrs:
                     node.xattrs = xattrs[number]
                 if links > 1 and kind is not Kind.DIRECTORY:
@@ -137,6 +143,19 @@ class HostEntries(Sequence[Entry]):
         found = self._found[part]
         parent: int = FACTS.unpack_from(found.facts, at * FACTS.size)[0]
         return parent, found.names[at]
+
+
+def _keep_as_reparse_point(node: Node) -> None:
+    """Make a symbolic link what the Windows Subsystem for Linux keeps it as: to the byte."""
+    from fsdrivers.ntfs.format import FileAttribute
+    from fsdrivers.ntfs.format_attributes import ReparseHead, ReparseTag
+    from fsdrivers.ntfs.nodes import XATTR_REPARSE
+
+    data = _LINK_VERSION + node.target
+    head = ReparseHead(ReparseTag.LX_SYMLINK, len(data), 0).pack()
+    node.kind, node.size, node.target = Kind.FILE, 0, b""
+    node.flags = DOS_ARCHIVE | FileAttribute.REPARSE_POINT.value
+    node.xattrs = ((XATTR_REPARSE, head + data),)
 
 
 class HostTree:
@@ -162,6 +181,7 @@ class HostTree:
         """
         rules = Rules(
             is_unix=type in EXT_TYPES,
+            has_symlinks=type in EXT_TYPES or type in NTFS_TYPES,
             has_links=not type.startswith("fat"),
             skipped=(skipped.st_dev, skipped.st_ino) if skipped else (0, 0),
         )

@@ -44,7 +44,8 @@ Region = tuple[int, int, bool]  # offset, length, is unwritten
 class Rules(NamedTuple):
     """What is taken."""
 
-    is_unix: bool  # the volume holds links, devices, attributes
+    is_unix: bool  # the volume holds devices, attributes, owners
+    has_symlinks: bool
     has_links: bool  # an object may have several names
     skipped: tuple[int, int]  # device and inode of a file that is left out
 
@@ -167,6 +168,8 @@ class _Walk:
             size = status.st_size
             if (status.st_dev, status.st_ino) == rules.skipped:
                 return 0
+        elif format == stat.S_IFLNK and rules.has_symlinks:
+            pass
         elif format != stat.S_IFDIR and not rules.is_unix:
             self._leave_out(path, "no place for it there")
             return 0

@@ -108,6 +108,26 @@ def test_ntfs_holds_files_in_its_records_and_outside(tree: Path, tmp_path: Path)
     assert (tmp_path / "back" / "again").stat().st_nlink == 2
 
 
+def test_ntfs_keeps_symbolic_links(tree: Path, tmp_path: Path) -> None:
+    """A link is the reparse point that the Windows Subsystem for Linux makes; sockets stay out."""
+    (tree / "pointer").symlink_to("sub/of 1")
+    (tree / "far").symlink_to("/" + "away/" * 60)
+    os.mkfifo(tree / "pipe")
+    image, mount = tmp_path / "ntfs.img", tmp_path / "mount"
+    like = model(["mkntfs", "-q", "-Q", "-F"], tmp_path)
+    mount.mkdir()
+
+    assert fs("mkfs", image, "--like", like, "--from", tree) == 3
+    assert fs("check", image) == 0
+    subprocess.run(["ntfs-3g", "-o", "ro", image, mount], check=True)
+    try:
+        assert os.readlink(mount / "pointer") == "sub/of 1"
+        assert os.readlink(mount / "far") == "/" + "away/" * 60
+        assert not (mount / "pipe").exists()
+    finally:
+        subprocess.run(["umount", mount], check=True)
+
+
 def test_entries_are_found_by_their_number(tree: Path) -> None:
     """A planner that goes to and fro sees what one pass sees, also where processes shared."""
     for number in range(40):
