@@ -136,9 +136,10 @@ def forest_of(volume: NtfsVolume) -> Forest:
                 continue
             extents = volume.stored_extents(node, name)
             regions = [(e.offset, e.length, e.is_unwritten) for e in extents]
-            end = max((e.offset + e.length for e in extents), default=0)
-            data = volume.read_stored(node, name, 0, max(end, stream.size))
-            made.contents[node.number, name] = data
+            size = stream.size
+            if stream.flags & COMPRESSED:
+                size = max((e.offset + e.length for e in extents), default=0)
+            made.contents[node.number, name] = volume.read_stored(node, name, 0, size)
             if name:
                 made.stream_regions[node.number, name] = regions
             else:

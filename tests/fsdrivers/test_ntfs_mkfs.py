@@ -515,7 +515,7 @@ def test_a_change_journal_starts_anew_with_its_limits(plain: Description) -> Non
 
 
 def test_listing_a_directory_shows_the_times_of_the_file(plain: Description) -> None:
-    """The index has the node's times and size, as Windows has them; the record those of the name."""
+    """The index has the node's times and size, as Windows does; the record those of the name."""
     forest = rooted()
     forest.add(ROOT, b"file", forest.node(100), b"x" * 100, name_times=(T0, T0, T0, T0))
     volume = open_volume(proven(forest, plain))
