@@ -13,13 +13,12 @@ Not here: the bitmaps of clusters and records (`edit_bits`), content (`edit_cont
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
 from fsdrivers.device import Device
-from fsdrivers.errors import DeviceError
+from fsdrivers.guarded import GuardedDevice
 
 UNIT = 512  # bytes; every item starts and ends at a multiple of it
 
@@ -52,19 +51,13 @@ class Item(NamedTuple):
 Place = tuple[int, int]  # position and length of a part of an item
 
 
-class Store:
+class Store(GuardedDevice):
     """See the module.  `is_writable` is that of `Device`: writes come through the methods below."""
 
-    is_writable = False
-
     def __init__(self, device: Device) -> None:
-        self.device = device
-        self.name = device.name
-        self.size = device.size
-        self.sector_size = device.sector_size
+        super().__init__(device)
         self.pending: dict[int, bytes] = {}  # by number of the unit
         self.items: dict[Item, Sequence[Place]] = {}  # that are pending
-        self.has_failed = False
         self._changed: dict[int, bytes] = {}
         self._changed_items: dict[Item, Sequence[Place]] = {}
 
@@ -112,45 +105,10 @@ class Store:
         """Return what stands on the medium in the place of a pending item."""
         return self._gather(self.items[item], self.device.read)
 
-    def _gather(self, places: Sequence[Place], read: object) -> bytes:
-        parts = [read(position, length) for position, length in places]  # type: ignore[operator]
+    @staticmethod
+    def _gather(places: Sequence[Place], read: Callable[[int, int], bytes]) -> bytes:
+        parts = [read(position, length) for position, length in places]
         return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def write(self, position: int, data: bytes | bytearray | memoryview) -> None:
-        """Write to the medium at once: content, and what `edit_commit` writes.
-
-        Raises:
-            DeviceError: it failed, now or earlier; the state of the medium is unknown.
-        """
-        self.check()
-        try:
-            self.device.write(position, data)
-        except DeviceError:
-            self.has_failed = True
-            raise
-
-    def zero(self, position: int, length: int) -> None:
-        """Write zeros at once, as `write` does."""
-        self.check()
-        try:
-            self.device.zero(position, length)
-        except DeviceError:
-            self.has_failed = True
-            raise
-
-    def flush(self) -> None:
-        """Return when what was written is on the medium."""
-        self.check()
-        try:
-            self.device.flush()
-        except DeviceError:
-            self.has_failed = True
-            raise
-
-    def check(self) -> None:
-        """Raise DeviceError if a write failed before."""
-        if self.has_failed:
-            raise DeviceError("write", 0, 0, errno.EIO, self.name)
 
     def read(self, position: int, length: int) -> bytes:
         """Return exactly `length` bytes of the volume as edited."""
@@ -182,15 +140,3 @@ class Store:
                 yield from [number for number in layer if first <= number < end]
             else:
                 yield from [number for number in range(first, end) if number in layer]
-
-    def read_into(self, position: int, buffer: bytearray | memoryview) -> None:
-        """Fill all of `buffer`."""
-        view = memoryview(buffer).cast("B")
-        view[:] = self.read(position, len(view))
-
-    def iter_data(self, position: int, length: int) -> Iterator[tuple[int, int]]:
-        """Yield the whole range."""
-        yield position, length
-
-    def close(self) -> None:
-        """Do nothing: the device below is closed by who opened it."""
