@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 
 from fsdrivers.errors import CorruptError, FilesystemError
-from fsdrivers.ext import checksum
+from fsdrivers.ext import blockmap, checksum
 from fsdrivers.ext import format as ext
 from fsdrivers.ext.check_report import Report
 from fsdrivers.ext.flags import Compat, Incompat, InodeNumber, RoCompat
@@ -109,6 +109,9 @@ def _check_reserved(metadata: Metadata, report: Report, number: int) -> None:
     elif number == InodeNumber.BAD_BLOCKS:
         if inode.mode or inode.uid or inode.gid or inode.links_count or inode.xattr_block:
             report.add(f"{what} is more than a list of bad blocks", position)
+        at = position + ext.Inode.OFFSETS["block"]
+        for _ in blockmap.iter_runs(metadata, inode.block, 1 << 32, at):
+            pass  # it raises CorruptError where it leads outside
     elif number == InodeNumber.BOOT_LOADER:
         if kind is _DIRECTORY:
             report.add(f"{what} is a directory", position)

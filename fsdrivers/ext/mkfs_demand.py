@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from fsdrivers.errors import CorruptError, NoSpaceError
 from fsdrivers.ext import format as ext
 from fsdrivers.ext import layout
-from fsdrivers.ext.mkfs_directories import ENTRY_SIZES, LOST_AND_FOUND_SIZE, DirectoryBuilder
+from fsdrivers.ext.mkfs_directories import ENTRY_SIZES, DirectoryBuilder
 from fsdrivers.ext.mkfs_extents import tree_blocks_of
 from fsdrivers.ext.mkfs_files import clusters_of, dense_map_blocks, map_blocks_of, ranges_of
 from fsdrivers.ext.mkfs_inodes import FAST_SYMLINK_LIMIT
@@ -21,11 +21,17 @@ from fsdrivers.ext.mkfs_internal import DEFAULT_ORPHAN_FILE_SIZE
 from fsdrivers.ext.mkfs_parameters import Parameters
 from fsdrivers.ext.mkfs_quota import OwnerSets
 from fsdrivers.ext.mkfs_sizes import parameters_for_size
-from fsdrivers.ext.mkfs_tree import Regions, xattr_store
+from fsdrivers.ext.mkfs_tree import (
+    LOST_AND_FOUND,
+    Regions,
+    lost_and_found_blocks,
+    xattr_store,
+)
 from fsdrivers.ext.xattrs import project_of
 from fsdrivers.volume import Entry, Kind
 
 _DOTS_SIZE = 2 * ENTRY_SIZES[1]
+_LOST_AND_FOUND_ENTRY = ENTRY_SIZES[len(LOST_AND_FOUND)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +138,8 @@ def count_demand(
                 files += more
                 maps += more_maps
         elif kind == Kind.DIRECTORY:
-            sizes[number] = _DOTS_SIZE
+            # The root, which comes first, may get lost+found too.
+            sizes[number] = _DOTS_SIZE if sizes else _DOTS_SIZE + _LOST_AND_FOUND_ENTRY
         elif kind == Kind.SYMLINK and len(node.target) >= FAST_SYMLINK_LIMIT:
             links += 1
         if node.xattrs:
@@ -140,7 +147,7 @@ def count_demand(
         if parameters.quotas:
             owners.add(node.uid, node.gid, project_of(node.xattrs))
     directories = [_directory_bound(builder, size, ENTRY_SIZES[longest]) for size in sizes.values()]
-    directories.append(max(LOST_AND_FOUND_SIZE // block_size, 1))
+    directories.append(lost_and_found_blocks(block_size))
     quotas = [-(-size // block_size) for size in owners.file_sizes()]
     values, whole = store.value_blocks, parameters.whole_clusters
     return Demand(

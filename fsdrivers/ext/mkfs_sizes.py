@@ -9,6 +9,8 @@ from fsdrivers.errors import NoSpaceError, UnsupportedError
 from fsdrivers.ext import layout
 from fsdrivers.ext.mkfs_parameters import Parameters
 
+MOST_RESERVED = 4  # a quarter of a small group may be reserved for descriptors
+
 
 def parameters_for_size(parameters: Parameters, *, size: int, inodes: int) -> Parameters:
     """Return the parameters of a volume of `size` bytes with room for `inodes` in all.
@@ -70,6 +72,7 @@ def _with_groups(parameters: Parameters, wanted: int, needed: int) -> Parameters
             block_size=parameters.block_size,
             descriptor_size=parameters.descriptor_size,
         )
+        reserved_gdt = min(reserved_gdt, parameters.blocks_per_group // MOST_RESERVED)
     return replace(
         parameters,
         inodes_per_group=per_group,

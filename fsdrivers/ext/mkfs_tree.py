@@ -79,6 +79,11 @@ def xattr_store(parameters: Parameters) -> XattrStore:
     )
 
 
+def lost_and_found_blocks(block_size: int) -> int:
+    """Return the blocks that lost+found has from the start."""
+    return min(max(LOST_AND_FOUND_SIZE // block_size, 2), MAX_DIRECT_LOST_BLOCKS)
+
+
 def build_tree(parameters: Parameters, entries: Sequence[Entry], now_ns: int) -> Tree:
     """Turn the entries into inodes and directories.
 
@@ -215,9 +220,7 @@ class _Builder:
         return directory
 
     def _set_lost_and_found(self, directory: Directory) -> None:
-        size = self._parameters.block_size
-        blocks = max(LOST_AND_FOUND_SIZE // size, 2)
-        directory.min_blocks = min(blocks, MAX_DIRECT_LOST_BLOCKS)
+        directory.min_blocks = lost_and_found_blocks(self._parameters.block_size)
 
     def finish(self) -> Tree:
         """Add what every volume has and return the tree."""

@@ -162,7 +162,7 @@ def test_random_tree_survives(tmp_path: Path, seed: int) -> None:
     try:
         layout = drawing.plan(description, target, is_blank)
     except NoSpaceError:
-        assert target == size <= 40 * MIB  # as large as everything in clusters of 64 KiB
+        assert target == size <= 40 * MIB  # too small for all in clusters of 64 KiB
         return
     path = tmp_path / "made"
     if not is_blank:
