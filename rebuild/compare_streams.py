@@ -29,13 +29,16 @@ def ntfs_format_keys(sector_size: int) -> tuple[str, ...]:
 
 
 def name_differences(item: NodeObject, there: Entry) -> Iterator[str]:
-    """Yield in what a name differs: in all that belongs to it and not to the node."""
+    """Yield in what a name differs: in all that belongs to it and not to the node.
+
+    Of a damaged source it may not be known when a name was made.
+    """
     for what, want, have in (
         ("short name", item.short_name, there.short_name),
         ("namespace", item.name_flags, there.name_flags),
         ("times of the name", item.name_times, there.name_times),
     ):
-        if want != have:
+        if want != have and want is not None:
             yield f"{what}: {have!r}, not {want!r}"
 
 

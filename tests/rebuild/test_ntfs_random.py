@@ -7,6 +7,8 @@ judge elsewhere.
 
 from __future__ import annotations
 
+import os
+import random
 import tempfile
 from pathlib import Path
 
@@ -14,8 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from backup.agent.errors import AgentError
 from fsdrivers.device import FileDevice
 from fsdrivers.ntfs import check_volume, default_description, open_volume
+from fsdrivers.ntfs.volume import NtfsVolume
 from rebuild.compare import compare_machine
 from rebuild.plan import TargetDisk
 from rebuild.restore import apply_plan, make_plan
@@ -47,6 +51,50 @@ def check_main_job(directory: Path, seed: int, cluster_size: int, sizes: tuple[i
             compare(expected, seen_on(open_volume(restored)))
         assert report.is_complete
         assert compared.differences == []
+
+
+def damaged(data: bytes, volume: NtfsVolume, draw: random.Random) -> bytes:
+    """Return a volume with wrong bytes in some of its MFT records."""
+    made = bytearray(data)
+    for _ in range(draw.choice((1, 3, 10))):
+        record = draw.randrange(volume.mft.record_count)
+        at = volume.mft.record_position(record) + draw.randrange(600)
+        made[at : at + 8] = draw.choice(
+            (bytes([made[at] ^ 1 << draw.randrange(8)]) + made[at + 1 : at + 8], draw.randbytes(8))
+        )
+    return bytes(made)
+
+
+def test_a_damaged_volume_is_backed_up_as_far_as_it_goes(tmp_path: Path) -> None:
+    """Wrong bytes in the MFT: refused, or what is backed up comes back sound and equal."""
+    forest = draw_forest(3, files=60)
+    device = forest.write(default_description(SIZE, now_ns=T0), SIZE)
+    data, volume = device.read(0, SIZE), open_volume(device)
+    refused = 0
+    for seed in range(12):
+        directory = tmp_path / str(seed)
+        directory.mkdir()
+        (directory / "source.img").write_bytes(damaged(data, volume, random.Random(seed)))
+        try:
+            machine = back_up(directory, [directory / "source.img"])
+        except AgentError:
+            refused += 1
+            continue
+        target = directory / "target.img"
+        target.write_bytes(b"")
+        os.truncate(target, SIZE)
+        unlocked = machine.unlocked()
+        disk = unlocked.machine.disks[0]
+        plan = make_plan(unlocked, {disk.number: TargetDisk(str(target), SIZE, 512)})
+        assert apply_plan(unlocked, plan, machine.medium(), is_blank=True).is_complete
+        with FileDevice.open(target) as restored:
+            compared = compare_machine(unlocked.machine, {disk.number: restored}, unlocked.master)
+            assert compared.differences == [], seed
+            assert check_volume(restored) == [], seed
+        (directory / "source.img").unlink()
+        target.unlink()
+
+    assert refused < 6
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
