@@ -30,18 +30,29 @@ class Damage(NamedTuple):
 
 
 def metadata_units(device: MemoryDevice, volume: Volume) -> list[int]:
-    """Return the positions of all pieces of UNIT bytes that hold metadata."""
+    """Return the positions of all pieces of UNIT bytes that hold metadata.
+
+    Of equal pieces side by side (the pages of a blank log) only the first and the last count.
+    """
     content: set[int] = set()
     for entry in volume.walk():
         if entry.node.kind is Kind.FILE:
             for extent in volume.extents(entry.node):
                 first, end = extent.position // UNIT, extent.position + extent.length
                 content.update(range(first, -(-end // UNIT)))
-    return [
-        position
-        for position in range(0, device.size, UNIT)
-        if position // UNIT not in content and any(device.read(position, UNIT))
-    ]
+    found: list[int] = []
+    last: list[bytes] = []
+    for position in range(0, device.size, UNIT):
+        data = device.read(position, UNIT)
+        if position // UNIT in content or not any(data):
+            last.clear()
+            continue
+        if last[-2:] == [data, data]:
+            found[-1] = position
+            continue
+        found.append(position)
+        last.append(data)
+    return found
 
 
 def draw_damages(
