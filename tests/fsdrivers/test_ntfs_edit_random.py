@@ -7,24 +7,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import invariant, rule
 
 from fsdrivers.device import MemoryDevice
-from fsdrivers.errors import (
-    AlreadyExistsError,
-    DirectoryNotEmptyError,
-    FilesystemError,
-    InvalidNameError,
-    IsADirectoryError_,
-    NoSpaceError,
-    NotADirectoryError_,
-    NotFoundError,
-)
+from fsdrivers.errors import AlreadyExistsError, FilesystemError, NoSpaceError, NotFoundError
 from fsdrivers.ntfs import open_editor
+from fsdrivers.ntfs.editor import NtfsEditor
 from fsdrivers.ntfs.nodes import XATTR_ACL, XATTR_EA, XATTR_OBJECT_ID, XATTR_REPARSE
 from fsdrivers.volume import Kind
+from tests.fsdrivers.edit_machine import INDEXES, EditMachine, run_machine
 from tests.fsdrivers.ntfs_editing import (
     GEOMETRIES,
     Item,
@@ -45,7 +37,6 @@ NAMES = st.sampled_from(
     [b"a", b"B", b"readme.txt", b"UPPER.TXT", b"dir", "naïve 日本".encode(), b"n" * 255, b"x " * 60]
 )
 STREAMS = st.sampled_from([b"s", b"Zone.Identifier", b"t" * 100])
-INDEXES = st.integers(0, 1000)
 OFFSETS = st.sampled_from([0, 1, 500, 1024, 4095, 4096, 50_000, 300_000, 900_000])
 SIZES = st.sampled_from([1, 100, 700, 1024, 4096, 5000, 60_000])
 
@@ -54,8 +45,11 @@ def _upper(name: bytes) -> bytes:
     return name.decode().upper().encode()
 
 
-class EditMachine(RuleBasedStateMachine):
-    """The volume and a model of it: objects by number, directories as dicts of numbers."""
+class NtfsMachine(EditMachine):
+    """The volume and a model of it."""
+
+    editor: NtfsEditor
+    items: dict[int, Item]  # type: ignore[assignment]
 
     geometry = "4k"
 
@@ -63,8 +57,7 @@ class EditMachine(RuleBasedStateMachine):
         super().__init__()
         self.device = MemoryDevice.of(blank(self.geometry))
         self.editor = open_editor(self.device, clock=clock)
-        self.names: dict[int, dict[bytes, int]] = {self.editor.root: {}}
-        self.items: dict[int, Item] = {}
+        self.names[self.editor.root] = {}
         self.ids = 0
 
     def teardown(self) -> None:
@@ -74,34 +67,11 @@ class EditMachine(RuleBasedStateMachine):
             path = dump(self.device, Path(directory, "image"))
             assert_accepted(path, Path(directory, "mount"))
 
-    # Choices.
-
-    def _a_directory(self, index: int) -> int:
-        return sorted(self.names)[index % len(self.names)]
-
-    def _an_object(self, index: int, kind: Kind | None = None) -> int | None:
-        numbers = [n for n, item in sorted(self.items.items()) if kind in (None, item.kind)]
-        return numbers[index % len(numbers)] if numbers else None
-
-    def _is_below(self, number: int, directory: int) -> bool:
-        if number == directory:
-            return True
-        return any(
-            self._is_below(number, parent)
-            for parent, names in self.names.items()
-            if directory in names.values()
-        )
-
-    def _forget(self, number: int) -> None:
-        if not any(number in names.values() for names in self.names.values()):
-            del self.items[number]
-            self.names.pop(number, None)
-
     # Operations.
 
     @rule(where=INDEXES, name=NAMES, kind=st.sampled_from([Kind.FILE, Kind.DIRECTORY]))
     def create(self, where: int, name: bytes, kind: Kind) -> None:
-        parent = self._a_directory(where)
+        parent = self.a_directory(where)
         node = directory_node() if kind is Kind.DIRECTORY else file_node()
         if name in self.names[parent]:
             with pytest.raises(AlreadyExistsError):
@@ -115,7 +85,7 @@ class EditMachine(RuleBasedStateMachine):
 
     @rule(where=INDEXES, count=st.sampled_from([20, 60]))
     def create_many(self, where: int, count: int) -> None:
-        parent = self._a_directory(where)
+        parent = self.a_directory(where)
         first = len(self.names[parent])
         for index in range(first, first + count):
             name = b"one of many names %05d " % index + b"y" * (index % 150)
@@ -126,40 +96,23 @@ class EditMachine(RuleBasedStateMachine):
 
     @rule(where=INDEXES, step=st.sampled_from([1, 2, 3]))
     def remove_many(self, where: int, step: int) -> None:
-        parent = self._a_directory(where)
-        for name, number in list(self.names[parent].items())[::step]:
-            if number not in self.names:
-                self.editor.unlink(parent, name)
-                del self.names[parent][name]
-                self._forget(number)
+        self.do_remove_many(self.a_directory(where), step)
 
     @rule(which=INDEXES, offset=OFFSETS, size=SIZES, byte=st.integers(1, 255))
     def write(self, which: int, offset: int, size: int, byte: int) -> None:
-        number = self._an_object(which, Kind.FILE)
-        if number is None:
-            return
-        data = bytes([byte]) * size
-        try:
-            self.editor.write(number, offset, data)
-        except NoSpaceError:
-            return
-        old = self.items[number].content
-        self.items[number].content = old.ljust(offset, b"\0")[:offset] + data + old[offset + size :]
+        number = self.an_object(which, Kind.FILE)
+        if number is not None:
+            self.do_write(number, offset, bytes([byte]) * size)
 
     @rule(which=INDEXES, size=st.one_of(OFFSETS, SIZES))
     def truncate(self, which: int, size: int) -> None:
-        number = self._an_object(which, Kind.FILE)
-        if number is None:
-            return
-        try:
-            self.editor.truncate(number, size)
-        except NoSpaceError:
-            return
-        self.items[number].content = self.items[number].content[:size].ljust(size, b"\0")
+        number = self.an_object(which, Kind.FILE)
+        if number is not None:
+            self.do_truncate(number, size)
 
     @rule(which=INDEXES, name=STREAMS, offset=OFFSETS, size=SIZES)
     def write_stream(self, which: int, name: bytes, offset: int, size: int) -> None:
-        number = self._an_object(which)
+        number = self.an_object(which)
         if number is None:
             return
         data = b"s" * size
@@ -173,7 +126,7 @@ class EditMachine(RuleBasedStateMachine):
 
     @rule(which=INDEXES, name=STREAMS)
     def remove_stream(self, which: int, name: bytes) -> None:
-        number = self._an_object(which)
+        number = self.an_object(which)
         if number is None:
             return
         if name in self.items[number].streams:
@@ -185,79 +138,25 @@ class EditMachine(RuleBasedStateMachine):
 
     @rule(which=INDEXES, where=INDEXES, name=NAMES)
     def link(self, which: int, where: int, name: bytes) -> None:
-        number, parent = self._an_object(which), self._a_directory(where)
-        if number is None:
-            return
-        if number in self.names:
-            with pytest.raises(IsADirectoryError_):
-                self.editor.link(number, parent, name)
-        elif name not in self.names[parent]:
-            self.editor.link(number, parent, name)
-            self.names[parent][name] = number
+        number = self.an_object(which)
+        if number is not None:
+            self.do_link(number, self.a_directory(where), name)
 
     @rule(where=INDEXES, name=NAMES)
     def unlink(self, where: int, name: bytes) -> None:
-        parent = self._a_directory(where)
-        number = self.names[parent].get(name)
-        if number is None:
-            with pytest.raises(NotFoundError):
-                self.editor.unlink(parent, name)
-        elif number in self.names:
-            with pytest.raises(IsADirectoryError_):
-                self.editor.unlink(parent, name)
-        else:
-            self.editor.unlink(parent, _upper(name))
-            del self.names[parent][name]
-            self._forget(number)
+        self.do_unlink(self.a_directory(where), name, _upper(name))
 
     @rule(where=INDEXES, name=NAMES)
     def rmdir(self, where: int, name: bytes) -> None:
-        parent = self._a_directory(where)
-        number = self.names[parent].get(name)
-        if number is None or number not in self.names:
-            with pytest.raises((NotFoundError, NotADirectoryError_)):
-                self.editor.rmdir(parent, name)
-        elif self.names[number]:
-            with pytest.raises(DirectoryNotEmptyError):
-                self.editor.rmdir(parent, name)
-        else:
-            self.editor.rmdir(parent, name)
-            del self.names[parent][name]
-            self._forget(number)
+        self.do_rmdir(self.a_directory(where), name)
 
     @rule(where=INDEXES, name=NAMES, to=INDEXES, new=NAMES, replace=st.booleans())
     def rename(self, where: int, name: bytes, to: int, new: bytes, replace: bool) -> None:
-        parent, target = self._a_directory(where), self._a_directory(to)
-        number, taken = self.names[parent].get(name), self.names[target].get(new)
-        expected: type[FilesystemError] | None = None
-        if number is None:
-            expected = NotFoundError
-        elif taken == number:
-            expected = None if replace or (parent, name) == (target, new) else AlreadyExistsError
-        elif taken is not None and not replace:
-            expected = AlreadyExistsError
-        elif number in self.names and self._is_below(number, target):
-            expected = InvalidNameError
-        elif taken is not None and (taken in self.names) != (number in self.names):
-            expected = IsADirectoryError_ if taken in self.names else NotADirectoryError_
-        elif taken is not None and self.names.get(taken):
-            expected = DirectoryNotEmptyError
-        if expected is not None:
-            with pytest.raises(expected):
-                self.editor.rename(parent, name, target, new, replace=replace)
-            return
-        moved = self.editor.rename(parent, name, target, new, replace=replace)
-        assert moved.number == number
-        if taken == number:
-            return
-        del self.names[parent][name]
-        self.names[target][new] = moved.number
-        if taken is not None:
-            self._forget(taken)
+        self.do_rename(self.a_directory(where), name, self.a_directory(to), new, replace)
 
     @rule(where=INDEXES, name=NAMES, short=st.sampled_from([b"SHORT~1", b"OTHER.TXT", b""]))
     def short_name(self, where: int, name: bytes, short: bytes) -> None:
-        parent = self._a_directory(where)
+        parent = self.a_directory(where)
         if name in self.names[parent]:
             try:
                 self.editor.set_short_name(parent, name, short)
@@ -268,7 +167,7 @@ class EditMachine(RuleBasedStateMachine):
 
     @rule(which=INDEXES, flags=st.sampled_from([0, 1, 0x26]), time=st.integers(0, 2**60))
     def attributes(self, which: int, flags: int, time: int) -> None:
-        number = self._an_object(which)
+        number = self.an_object(which)
         if number is not None:
             time_ns = time * 100 % 10**19
             self.editor.set_attributes(number, flags=flags, modified_ns=time_ns)
@@ -277,7 +176,7 @@ class EditMachine(RuleBasedStateMachine):
 
     @rule(which=INDEXES, size=st.sampled_from([0, 3, 700, 9000]))
     def set_reparse(self, which: int, size: int) -> None:
-        number = self._an_object(which)
+        number = self.an_object(which)
         if number is not None:
             value = reparse(CLOUD | 0x80000000, b"d" * size)
             self.editor.set_xattr(number, XATTR_REPARSE, value)
@@ -285,7 +184,7 @@ class EditMachine(RuleBasedStateMachine):
 
     @rule(which=INDEXES, size=st.sampled_from([1, 300, 5000]))
     def set_ea(self, which: int, size: int) -> None:
-        number = self._an_object(which)
+        number = self.an_object(which)
         if number is not None:
             value = ea(b"NAME", b"v" * size)
             self.editor.set_xattr(number, XATTR_EA, value)
@@ -293,7 +192,7 @@ class EditMachine(RuleBasedStateMachine):
 
     @rule(which=INDEXES)
     def set_object_id(self, which: int) -> None:
-        number = self._an_object(which)
+        number = self.an_object(which)
         if number is not None:
             self.ids += 1
             value = self.ids.to_bytes(16, "little")
@@ -302,7 +201,7 @@ class EditMachine(RuleBasedStateMachine):
 
     @rule(which=INDEXES, name=st.sampled_from([XATTR_REPARSE, XATTR_EA, XATTR_OBJECT_ID]))
     def remove_xattr(self, which: int, name: bytes) -> None:
-        number = self._an_object(which)
+        number = self.an_object(which)
         if number is None:
             return
         if name in self.items[number].xattrs:
@@ -314,7 +213,7 @@ class EditMachine(RuleBasedStateMachine):
 
     @rule(which=INDEXES, who=st.integers(0, 30))
     def set_acl(self, which: int, who: int) -> None:
-        number = self._an_object(which)
+        number = self.an_object(which)
         if number is not None:
             value = descriptor(f"S-1-5-21-{who}", "S-1-5-18")
             self.editor.set_xattr(number, XATTR_ACL, value)
@@ -338,30 +237,13 @@ class EditMachine(RuleBasedStateMachine):
 
     def _compare(self) -> None:
         """The volume holds exactly what the model holds."""
-        expected: dict[bytes, object] = {}
-        pending = [(b"", self.editor.root)]
-        while pending:
-            path, parent = pending.pop()
-            for name, number in self.names[parent].items():
-                expected[path + name] = self.items[number].shown()
-                if number in self.names:
-                    pending.append((path + name + b"/", number))
-        assert shown_tree(self.device) == expected
+        assert shown_tree(self.device) == self.expected()
 
 
 def _run(geometry: str, profile: str) -> None:
     examples, steps = PROFILES[profile]
-    made = type(f"Edit_{geometry}", (EditMachine,), {"geometry": geometry})
-    made.TestCase.settings = settings(
-        max_examples=examples,
-        stateful_step_count=steps,
-        deadline=None,
-        database=None,
-        derandomize=profile == "quick",
-        phases=(Phase.generate,),  # steps are few; shrinking them costs minutes
-        suppress_health_check=list(HealthCheck),
-    )
-    made.TestCase().runTest()
+    made = type(f"Edit_{geometry}", (NtfsMachine,), {"geometry": geometry})
+    run_machine(made, examples, steps, is_fixed=profile == "quick")
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
