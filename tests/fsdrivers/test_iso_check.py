@@ -253,7 +253,7 @@ def test_defects(sound: bytes, damage: Damage, rule: str) -> None:
 
 def exercise(data: bytes | bytearray) -> None:
     """Read all there is in every tree: results or errors of ours, in bounded time."""
-    started = time.monotonic()
+    started = time.process_time()
     device = MemoryDevice.of(bytes(data), SECTOR_SIZE)
     for namespace in ("rockridge", "joliet", "plain"):
         try:
@@ -270,7 +270,7 @@ def exercise(data: bytes | bytearray) -> None:
             continue
     with suppress(FilesystemError):
         check_volume(device)
-    assert time.monotonic() - started < TIME_LIMIT_S
+    assert time.process_time() - started < TIME_LIMIT_S
 
 
 def metadata_of(data: bytes) -> list[int]:
