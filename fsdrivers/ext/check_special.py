@@ -178,6 +178,9 @@ def _check_journal(metadata: Metadata, report: Report) -> None:
     journal = open_journal(metadata)
     if journal is None:
         return
+    last = journal.runs[-1]
+    if (last.logical + last.blocks) * metadata.geometry.block_size < inode.size:
+        report.add(f"journal inode {number} has fewer blocks than its size says", position)
     head = journal.superblock
     if head.block_type == JournalBlock.SUPERBLOCK_V1:
         rest = journal.read(0)[JournalSuperblock.OFFSETS["feature_compat"] : 1024]
