@@ -22,7 +22,7 @@ from fsdrivers.errors import (
 )
 from fsdrivers.fat import FatLayout, check_volume, minimum_size, open_volume, plan_volume
 from fsdrivers.fat.directory import EA_HANDLE
-from fsdrivers.fat.format import BootSector16, DirectoryEntry
+from fsdrivers.fat.format import BootSector16, BootSector32, DirectoryEntry
 from fsdrivers.volume import Description, Entry, Kind, Node, Plain
 from tests.fsdrivers.fat_images import (
     assert_fsck_clean,
@@ -546,3 +546,40 @@ def test_missing_stamps() -> None:
     assert slot.entry == DirectoryEntry(
         b"FILE       ", 0x20, 8, 0, 0, 0, 0, 0, 0, 0, slot.entry.first_cluster_low, 1
     )
+
+
+@pytest.mark.tools
+def test_unmirrored_fat32_is_made_again(tmp_path: Path) -> None:
+    """A volume that uses its second FAT alone keeps saying so, and has both written."""
+    geometry = geometry_for(32, 66_000)
+    device = volume_in_memory(geometry, tree_entries(TREE))
+    for sector in (0, 6):
+        device.write(sector * 512 + BootSector32.OFFSETS["extended_flags"], b"\x81\x00")
+    source = open_volume(device)
+    entries = list(source.walk())
+    layout = plan(source.describe(), entries, geometry.size)
+    image = tmp_path / "image"
+    made = file_device(image, geometry.size)
+    write_layout(made, layout, entries, source)
+
+    volume = open_volume(made)
+    assert volume.table.fat_index == 1
+    assert seen_on(volume) == seen_on(source)
+    fats = [made.read(geometry.fat_position(index), geometry.fat_size) for index in (0, 1)]
+    assert fats[0] == fats[1]
+    assert check_volume(made) == []
+    assert_fsck_clean(image)
+
+
+@pytest.mark.parametrize("fats", [3, 4])
+def test_more_than_two_fats(fats: int) -> None:
+    """Every FAT is written, and any of them serves where the others are lost."""
+    geometry = geometry_for(16, 4200, fats=fats)
+    device = volume_in_memory(geometry, tree_entries(TREE))
+    seen = seen_on(open_volume(device))
+    for index in range(fats - 1):
+        device.write(geometry.fat_position(index), bytes(geometry.fat_size))
+
+    assert len(seen) == len(TREE)
+    assert seen_on(open_volume(device)) == seen
+    assert "fat-copies" in {finding.rule for finding in check_volume(device)}
