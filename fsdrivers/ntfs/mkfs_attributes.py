@@ -35,6 +35,9 @@ _INDEXED: Final = ResidentFlag.INDEXED.value
 _pack_resident = struct.Struct("<IIBBHHHIHBx").pack
 _pack_non_resident = struct.Struct("<IIBBHHHQqHB5xQQQ").pack
 _pack_size = struct.Struct("<Q").pack
+_HEAD_CODEC = NumberedRecordHead.CODEC
+assert _HEAD_CODEC is not None
+_pack_head = _HEAD_CODEC.pack
 END: Final = struct.pack("<II", ATTRIBUTES_END, 0)
 assert len(END) == END_SIZE
 RESIDENT_SIZE: Final = ResidentHead.SIZE
@@ -212,7 +215,7 @@ def pack_record(
     body = b"".join(attributes) + END
     used = start + len(body)
     assert used <= record_size, f"record {number} takes {used} bytes"
-    head = NumberedRecordHead(
+    head = _pack_head(
         FILE_MAGIC,
         NumberedRecordHead.SIZE,
         fixups.fixups_size(record_size) // 2,
@@ -227,7 +230,7 @@ def pack_record(
         len(attributes),
         0,
         number & 0xFFFFFFFF,
-    ).pack()
+    )
     return b"".join((head.ljust(start, b"\0"), body)).ljust(record_size, b"\0")
 
 

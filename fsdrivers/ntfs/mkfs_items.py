@@ -8,6 +8,7 @@ runs follow from a pattern of (is hole, clusters) and the place where it begins.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from fsdrivers.errors import CorruptError, UnsupportedError
@@ -100,6 +101,11 @@ class Item:
         Args:
             lcn_bytes: that an LCN of the volume takes at most.
         """
+        pattern = self.pattern
+        if len(pattern) == 1:
+            is_hole, count = pattern[0]
+            pairs = 2 + _signed_size(count) + (0 if is_hole else lcn_bytes)
+            return [(0, 0, 1, self._length(0, pairs))]
         made: Extents = []
         first = vcn = lowest = 0
         pairs, distance = 1, 0
@@ -125,7 +131,13 @@ class Item:
     def make_dense(self, cluster_size: int) -> None:
         """Map the whole value without holes."""
         self.clusters = self.vcns = -(-self.whole // cluster_size)
-        self.pattern = ((False, self.clusters),) if self.clusters else ()
+        self.pattern = _shared(((False, self.clusters),)) if self.clusters else ()
+
+
+@lru_cache(maxsize=4096)
+def _shared(pattern: tuple[tuple[bool, int], ...]) -> tuple[tuple[bool, int], ...]:
+    """Return an equal pattern, one for many streams: most are among a few."""
+    return pattern
 
 
 def _signed_size(value: int) -> int:
@@ -173,7 +185,7 @@ def stream_item(
     if is_compressed and cluster_size > MAXIMUM_COMPRESSED_CLUSTER_SIZE:
         raise UnsupportedError(f"compression on clusters of {cluster_size} bytes")
     _set_pattern(item, regions, cluster_size)
-    dense = [(False, -(-size // cluster_size))] if size else []
+    dense = ((False, -(-size // cluster_size)),) if size else ()
     is_plain = not flags and item.pattern == dense and not item.unwritten
     item.wish = None if is_plain else False
     return item
@@ -227,7 +239,8 @@ def _set_pattern(item: Item, regions: Sequence[Region], cluster_size: int) -> No
     total = -(-total >> shift) << shift
     if total > vcn:
         pattern.append((True, total - vcn))
-    item.pattern, item.vcns = pattern, total
+    made = tuple(pattern)
+    item.pattern, item.vcns = (_shared(made) if len(made) < 3 else made), total
     if unwritten_at:
         item.unwritten = total - (unwritten_at - 1)
         item.initialised = min(item.size, (unwritten_at - 1) * unit)

@@ -86,6 +86,9 @@ class Shape(NamedTuple):
     information: tuple[int, int, int, int]
 
 
+NO_SHAPE: Final = Shape(0, NO_INFORMATION)
+
+
 class Part(NamedTuple):
     """An attribute of a special node, before it is made."""
 
@@ -106,12 +109,12 @@ class Special:
         "tag", "tree",
     )  # fmt: skip
 
-    def __init__(self, index: int, shape: Shape, links: Sequence[int]) -> None:
+    def __init__(self, index: int, links: Sequence[int]) -> None:
         self.index = index
-        self.shape = shape
+        self.shape = NO_SHAPE
         self.links = links  # codes of its names
-        self.fixed: list[tuple[int, bytes]] = []  # type and value of what is always resident
-        self.items: list[Item] = []
+        self.fixed: Sequence[tuple[int, bytes]] = ()  # type and value of what is always resident
+        self.items: Sequence[Item] = ()
         self.tree: TreePlan | None = None  # of a directory
         self.added_flags = 0  # FileAttribute that the node has not, but what is made of it
         self.tag = 0  # of the reparse point; else packed size of extended attributes
@@ -171,6 +174,7 @@ class NodePlan:
         self.shapes: list[Shape] = []
         self.shape_of = array("I", bytes(4 * tree.count))
         self.places = array("q", bytes(8 * tree.count))
+        self._special_shapes: dict[Shape, Shape] = {}
         self.specials: dict[int, Special] = {}
         self.named: dict[tuple[int, bytes], Item] = {}  # by node number and name of the stream
         self.object_ids: list[tuple[bytes, int]] = []  # the ids, 64 bytes, and the node's index
@@ -179,6 +183,7 @@ class NodePlan:
         self._regions: Regions = regions or {}
         self._stream_regions: StreamRegions = stream_regions or {}
         self._resident_size = 0
+        self._keys: dict[bytes, bytes] = {b"": b""}
         self._root_names = root_names
         self._root_descriptor = root_descriptor
         self._root_flags = root_flags
@@ -209,11 +214,18 @@ class NodePlan:
                 shape = self._new_shape(node.xattrs)
                 if shape >= 0:
                     known[node.xattrs] = shape
+            room = simple_room
+            if links and index in links:
+                room -= sum(map(self._name_size, tree.links_of(index)))
+            elif dos_units and ordinal in dos_units:
+                room -= self._name_size(2 * ordinal) + self._name_size(2 * ordinal + 1)
+            else:
+                room -= (_NAME_OVERHEAD + 2 * units[ordinal] + 7) & ~7
             if (
                 shape < 0
                 or index in entry_sizes
                 or node.streams
-                or (links and index in links)
+                or room < _NON_RESIDENT_BOUND - RESIDENT_SIZE
                 or (regions and regions.get(node.number) is not None)
             ):
                 self._resident_size = used
@@ -225,14 +237,10 @@ class NodePlan:
             if not size:
                 places[index] = EMPTY
                 continue
-            if size < simple_room:
-                room = simple_room - ((_NAME_OVERHEAD + 2 * units[ordinal] + 7) & ~7)
-                if dos_units and ordinal in dos_units:
-                    room -= aligned(_NAME_OVERHEAD + 2 * dos_units[ordinal])
-                if size <= room & ~7 and used + size <= _MAXIMUM_RESIDENT:
-                    places[index] = FIRST_RESIDENT - used
-                    used += size
-                    continue
+            if size <= room & ~7 and used + size <= _MAXIMUM_RESIDENT:
+                places[index] = FIRST_RESIDENT - used
+                used += size
+                continue
             places[index] = PENDING
         self._resident_size = used
 
@@ -253,26 +261,26 @@ class NodePlan:
     def _plan_special(self, index: int, node: Node, entry_sizes: list[int] | None) -> None:
         """Plan a node that is not simple."""
         special = self._gather(index, node)
-        fixed = INFORMATION_SIZE + sum(resident_size(b"", len(value)) for _, value in special.fixed)
-        fixed += sum(
-            resident_size(b"", FileName.SIZE + 2 * self.units_of(code)) for code in special.links
-        )
+        fixed = INFORMATION_SIZE + sum(map(self._name_size, special.links))
+        for _, value in special.fixed:
+            fixed += resident_size(b"", len(value))
         if entry_sizes is not None:
             fixed += self._plan_directory(special, fixed, entry_sizes)
-        self._choose_residents(special, fixed)
+        is_too_large = self._choose_residents(special, fixed)
         self.specials[index] = special
         content = special.content
         self.places[index] = EMPTY
         if content is not None and content.is_resident and content.whole:
             self.places[index] = FIRST_RESIDENT - content.offset
-        parts = self.parts_of(special)
-        if sum(part.length for part in parts) > self.room:
-            self._plan_list(special, parts)
+        if is_too_large:
+            self._plan_list(special, self.parts_of(special))
 
     def _gather(self, index: int, node: Node) -> Special:
         """Collect what a node has."""
         descriptor, information = self._root_descriptor, NO_INFORMATION
-        special = Special(index, Shape(0, NO_INFORMATION), self.tree.links_of(index))
+        special = Special(index, tuple(self.tree.links_of(index)))
+        fixed: list[tuple[int, bytes]] = []
+        items: list[Item] = []
         flags = node.flags
         for name, value in node.xattrs:
             if name == XATTR_ACL:
@@ -282,7 +290,7 @@ class NodePlan:
             elif name == XATTR_OBJECT_ID:
                 if len(value) not in _OBJECT_ID_SIZES:
                     raise CorruptError("object id", None, "16 or 64 bytes", len(value))
-                special.fixed.append((AttributeType.OBJECT_ID.value, value[:16]))
+                fixed.append((AttributeType.OBJECT_ID.value, value[:16]))
                 self.object_ids.append((value, index))
             elif name == XATTR_REPARSE:
                 if not ReparseHead.SIZE <= len(value) <= MAXIMUM_REPARSE_SIZE:
@@ -291,15 +299,15 @@ class NodePlan:
                 self.reparse_points.append((tag, index))
                 if flags & FileAttribute.REPARSE_POINT.value:
                     special.tag = tag
-                special.items.append(self._value_item(AttributeType.REPARSE_POINT, b"", value))
+                items.append(self._value_item(AttributeType.REPARSE_POINT, b"", value))
             elif name == XATTR_EA:
                 head = ea_information(value)
                 special.tag = special.tag or head.packed_size
-                special.fixed.append((AttributeType.EA_INFORMATION.value, head.pack()))
-                special.items.append(self._value_item(AttributeType.EA, b"", value))
+                fixed.append((AttributeType.EA_INFORMATION.value, head.pack()))
+                items.append(self._value_item(AttributeType.EA, b"", value))
             elif name == XATTR_EFS:
                 kind = AttributeType.LOGGED_UTILITY_STREAM
-                special.items.append(self._value_item(kind, EFS_STREAM, value))
+                items.append(self._value_item(kind, EFS_STREAM, value))
             else:
                 raise UnsupportedError(
                     f"extended attribute {name.decode(errors='replace')} on NTFS"
@@ -308,14 +316,17 @@ class NodePlan:
         if not index:
             special.added_flags = self._root_flags
         if not index and self._has_own_root_security:
-            special.fixed.append((AttributeType.SECURITY_DESCRIPTOR.value, descriptor))
+            fixed.append((AttributeType.SECURITY_DESCRIPTOR.value, descriptor))
         elif descriptor:
             security_id = self.security.add(descriptor)
-        special.shape = Shape(security_id, information)
-        self._gather_streams(special, node)
+        shape = Shape(security_id, information)
+        special.shape = self._special_shapes.setdefault(shape, shape)
+        special.fixed = tuple(fixed)
+        self._gather_streams(special, node, items)
+        special.items = tuple(items)
         return special
 
-    def _gather_streams(self, special: Special, node: Node) -> None:
+    def _gather_streams(self, special: Special, node: Node, items: list[Item]) -> None:
         """Collect the streams of a node."""
         number, has_content = node.number, False
         for stream in node.streams:
@@ -329,7 +340,7 @@ class NodePlan:
             item = stream_item(
                 name, stream.size, stream.flags, stream.padding, regions, self.cluster_size
             )
-            special.items.append(item)
+            items.append(item)
             if is_content:
                 _note_holes(special, item, stream.flags)
             else:
@@ -340,7 +351,7 @@ class NodePlan:
         elif not has_content:
             regions = self._regions.get(number)
             item = stream_item(b"", node.size, 0, 0, regions, self.cluster_size)
-            special.items.append(item)
+            items.append(item)
             _note_holes(special, item, 0)
 
     def _value_item(self, kind: AttributeType, name: bytes, value: bytes) -> Item:
@@ -373,17 +384,21 @@ class NodePlan:
         blocks.make_dense(self.cluster_size)
         bits = ((1 << count) - 1).to_bytes((count + 63) // 64 * 8, "little")
         bitmap = self._value_item(AttributeType.BITMAP, DIRECTORY_INDEX, bits)
-        special.items[:0] = (blocks, bitmap)
+        special.items = (blocks, bitmap, *special.items)
         return head + sum(sizes[at] + 8 for at in plan.root) + INNER_END_SIZE
 
     def _least_size(self, item: Item) -> int:
         """Return the bytes of a record that an item takes at least."""
         if item.wish:
             return item.resident_size()
-        return sum(length for *_, length in item.extents(self.lcn_bytes))
+        return sum([length for *_, length in item.extents(self.lcn_bytes)])
 
-    def _choose_residents(self, special: Special, fixed: int) -> None:
-        """Decide which items stand in the record; as many as fit, the first ones first."""
+    def _choose_residents(self, special: Special, fixed: int) -> bool:
+        """Decide which items stand in the record; as many as fit, the first ones first.
+
+        Returns:
+            whether one record does not hold all of it.
+        """
         least = [self._least_size(item) for item in special.items]
         left = self.room - fixed - sum(least)
         for item, size in zip(special.items, least, strict=True):
@@ -406,13 +421,23 @@ class NodePlan:
             if item.is_resident and item.is_content:
                 item.offset = self._resident_size
                 self._resident_size += item.whole
+        return left < 0
+
+    def _name_size(self, code: int) -> int:
+        """Return the bytes of a $FILE_NAME."""
+        return (_NAME_OVERHEAD + 2 * self.units_of(code) + 7) & ~7
+
+    def _key(self, name: bytes) -> bytes:
+        """Return what sorts the names of attributes."""
+        found = self._keys.get(name)
+        if found is None:
+            found = self._keys[name] = self.tree.upcase.key(name)
+        return found
 
     def parts_of(self, special: Special) -> list[Part]:
         """Return the attributes of a node in the order in which they have to stand."""
         made = [Part(_INFORMATION_KIND, b"", 0, INFORMATION_SIZE, None)]
-        for code in special.links:
-            size = resident_size(b"", FileName.SIZE + 2 * self.units_of(code))
-            made.append(Part(_NAME_KIND, b"", 0, size, code))
+        made += [Part(_NAME_KIND, b"", 0, self._name_size(code), code) for code in special.links]
         for kind, value in special.fixed:
             made.append(Part(kind, b"", 0, resident_size(b"", len(value)), value))
         if special.tree is not None:
@@ -425,9 +450,8 @@ class NodePlan:
                 continue
             for lowest, first, stop, length in item.extents(self.lcn_bytes):
                 made.append(Part(item.kind, item.name, lowest, length, (item, first, stop)))
-        if len(made) > 2:
-            key = self.tree.upcase.key
-            made.sort(key=lambda part: (part.kind, key(part.name), part.lowest_vcn))
+        key = self._key
+        made.sort(key=lambda part: (part[0], key(part[1]), part[2]))
         return made
 
     def _root_entries_size(self, plan: TreePlan, index: int) -> int:

@@ -93,6 +93,9 @@ _pack_end_into = struct.Struct("<II").pack_into
 _LIST_CODEC = AttributeListEntry.CODEC
 assert _LIST_CODEC is not None
 _pack_listed = _LIST_CODEC.pack
+_INFORMATION_CODEC = StandardInformation3.CODEC
+assert _INFORMATION_CODEC is not None
+_pack_information = _INFORMATION_CODEC.pack
 _DIRECTORY_INDEX: Final = INDEX_NAME.encode("utf-16-le")
 
 
@@ -275,10 +278,13 @@ class RecordWriter:
                 node = entry.node
                 end = at + start + INFORMATION_SIZE
                 links = 1
-                end = self._put_name(buffer, end, 2 * ordinal, links)
-                if tree.dos_units and ordinal in tree.dos_units:
-                    links = 2
-                    end = self._put_name(buffer, end, 2 * ordinal + 1, links)
+                if index in tree.links or ordinal in tree.dos_units:
+                    links = 0
+                    for code in tree.links_of(index):
+                        links += 1
+                        end = self._put_name(buffer, end, code, links)
+                else:
+                    end = self._put_name(buffer, end, 2 * ordinal, links)
                 end = self._put_content(buffer, end, plan.places[index], node.size, links + 1)
                 _pack_end_into(buffer, end, ATTRIBUTES_END, 0)
                 shape = shapes[shape_of[index]]
@@ -447,8 +453,8 @@ class RecordWriter:
         if any(kind == AttributeType.SECURITY_DESCRIPTOR for kind, _ in special.fixed):
             old = StandardInformation(*times, flags, *shape.information[:3])
             return pack_resident(_INFORMATION_KIND, old.pack(), identifier=identifier)
-        value = StandardInformation3(*times, flags, *shape.information, shape.security_id, 0, 0)
-        return pack_resident(_INFORMATION_KIND, value.pack(), identifier=identifier)
+        value = _pack_information(*times, flags, *shape.information, shape.security_id, 0, 0)
+        return pack_resident(_INFORMATION_KIND, value, identifier=identifier)
 
     def _index_root(self, special: Special, identifier: int) -> bytes:
         """Return the $INDEX_ROOT of a directory."""
