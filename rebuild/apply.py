@@ -14,7 +14,8 @@ Write order on each disk, and why a power cut leaves either nothing or a whole m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -25,6 +26,7 @@ from fsdrivers.device import Device, Window
 from fsdrivers.partitions import PartitionTable, plan_table
 from fsdrivers.partitions.chs import Geometry, bios_geometry
 from fsdrivers.volume import Entry, Layout, StreamLayout
+from rebuild.ahead import Ahead
 from rebuild.content import PieceOpener, PieceTarget, stream_pieces
 from rebuild.errors import RebuildError
 from rebuild.fixups.dos import layout_options, new_geometry
@@ -103,8 +105,9 @@ def apply_plan(
     report = RestoreReport(object_count=plan.object_count)
     works = [_DiskWork(disk, devices[disk.disk.number]) for disk in plan.disks]
     shown.begin("Planning the layout")
-    for work in works:
-        _plan_volumes(machine, work, is_blank, report)
+    with _ahead(machine, medium, opener, processes):
+        for work in works:
+            _plan_volumes(machine, work, is_blank, report)
     if not is_blank:
         shown.begin("Wiping old signatures")
         for work in works:
@@ -126,6 +129,21 @@ def apply_plan(
         work.device.flush()
     report.elapsed_s = time.monotonic() - started
     return report
+
+
+@contextmanager
+def _ahead(machine: Machine, medium: Medium, opener: PieceOpener, processes: int) -> Iterator[None]:
+    """Have another process open content inside, if that may be."""
+    if processes == 1:
+        yield
+        return
+    with suppress(OSError):
+        opener.ahead = Ahead(machine.iter_content(), medium, opener)
+    try:
+        yield
+    finally:
+        if opener.ahead is not None:
+            opener.ahead.finish()
 
 
 def _plan_volumes(machine: Machine, work: _DiskWork, is_blank: bool, report: RestoreReport) -> None:

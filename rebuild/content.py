@@ -17,7 +17,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from backup.objects.errors import DamagedError, MissingPackError
 from backup.objects.keys import MasterKey
@@ -26,6 +26,9 @@ from backup.objects.model import Piece
 from backup.objects.pack import PackInfo, PackReader
 from rebuild.progress import Progress
 from rebuild.sharing import share
+
+if TYPE_CHECKING:
+    from rebuild.ahead import Ahead
 
 READ_SIZE = 4 << 20  # bytes read from a pack at once, at least one piece
 QUEUE_LENGTH = 3  # runs of pieces opened ahead; bounds memory
@@ -73,6 +76,7 @@ class PieceOpener:
         self.packs = packs
         self._master = master
         self._readers: dict[int, PackReader] = {}
+        self.ahead: Ahead | None = None  # what another process opened already
 
     def reader(self, index: int) -> PackReader:
         """Return the reader of pack number `index` of the data set."""
@@ -97,7 +101,8 @@ class Run(NamedTuple):
     previous: int  # number of the object of the piece before; 0 for none
 
 
-_Opened = tuple[PieceTarget, bytes | None, str]  # plain bytes, or None and the reason
+# Plain bytes, or None and the reason.
+_Opened = tuple[PieceTarget, bytes | memoryview | None, str]
 
 
 def stream_pieces(
@@ -148,12 +153,21 @@ def stream_pieces(
         for run, written in zip(alone, work(alone), strict=True):
             take(run, written)
         _flush(runs)  # a forked process would write it once more
-        share(shared, work, take, _flush, processes, lambda run: run.length)
+        share(shared, work, take, _flush, processes, lambda run: _work_of(run, opener))
     else:
         opened_runs = ((run, list(open_run(run, medium, opener))) for run in runs)
         for run, opened in _run_ahead(opened_runs):
             take(run, write_run(run, opened))
     return losses
+
+
+def _work_of(run: Run, opener: PieceOpener) -> int:
+    """Return about how much work a run is: one that is opened already is only copied."""
+    return run.length // 4 if _is_ahead(run, opener) else run.length
+
+
+def _is_ahead(run: Run, opener: PieceOpener) -> bool:
+    return opener.ahead is not None and opener.ahead.has(run.targets[-1].piece)
 
 
 def _flush(runs: Sequence[Run]) -> None:
@@ -225,6 +239,8 @@ def open_run(run: Run, medium: Medium, opener: PieceOpener) -> Iterator[_Opened]
 
 def _read(run: Run, medium: Medium, opener: PieceOpener) -> memoryview | str | None:
     """Return a run's part of the pack, or why all of it is lost; None if halves may be read."""
+    if _is_ahead(run, opener):
+        return memoryview(b"")
     digest = opener.packs[run.pack].digest
     try:
         return memoryview(medium.read_pack(run.pack, digest, run.begin, run.length))
@@ -244,6 +260,9 @@ def _open(
     """
     if isinstance(data, str):
         yield from ((target, None, data) for target in run.targets)
+        return
+    if opener.ahead is not None and _is_ahead(run, opener):
+        yield from ((target, opener.ahead.plain(target[0]), "") for target in run.targets)
         return
     if data is None:
         middle = _middle_of(run.targets)
