@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fsdrivers.ntfs.check import Finding
     from fsdrivers.ntfs.editor import NtfsEditor
     from fsdrivers.ntfs.mkfs import NtfsLayout
-    from fsdrivers.ntfs.mkfs_nodes import Regions, StreamRegions
+    from fsdrivers.ntfs.mkfs_special import Regions, StreamRegions
     from fsdrivers.ntfs.volume import NtfsVolume
 
 __all__ = [

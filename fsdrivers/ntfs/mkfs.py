@@ -35,9 +35,10 @@ from fsdrivers.ntfs.geometry import Geometry, code_of_size, sectors_code_of
 from fsdrivers.ntfs.mkfs_description import Template, unpack_description
 from fsdrivers.ntfs.mkfs_items import Item
 from fsdrivers.ntfs.mkfs_layout import NtfsLayout
-from fsdrivers.ntfs.mkfs_nodes import PENDING, NodePlan, Regions, StreamRegions
+from fsdrivers.ntfs.mkfs_nodes import PENDING, NodePlan
 from fsdrivers.ntfs.mkfs_records import RecordWriter
 from fsdrivers.ntfs.mkfs_security import SecurityTable
+from fsdrivers.ntfs.mkfs_special import Regions, StreamRegions
 from fsdrivers.ntfs.mkfs_system import (
     ROOT_NAMES,
     ROOT_RECORDS,
@@ -252,8 +253,8 @@ class _Demand:
         )
         reference_of = self.writer.reference_of
         self.system.plan_views(
-            [(value, reference_of(index)) for value, index in self.plan.object_ids],
-            [(tag, reference_of(index)) for tag, index in self.plan.reparse_points],
+            [(value, reference_of(index)) for value, index in self.plan.gatherer.object_ids],
+            [(tag, reference_of(index)) for tag, index in self.plan.gatherer.reparse_points],
         )
         mirrored = self.system.mirrored_records()
         together = max(_RECORDS_TOGETHER, mirrored)

@@ -86,7 +86,7 @@ class NtfsLayout:
     def stream_placements(self, number: int, name: bytes) -> Sequence[Extent]:
         """Return where a stream goes, in its stored form; nothing if it is resident."""
         if name:
-            item = self._plan.named.get((number, name))
+            item = self._plan.gatherer.named.get((number, name))
             return item.placements(self.block_size) if item and not item.is_resident else ()
         index = self._plan.tree.index_of.get(number)
         if index is None:
@@ -105,7 +105,7 @@ class NtfsLayout:
     def resident_place(self, number: int, name: bytes) -> int | None:
         """Return where in `resident` a stream begins; None if it is empty or in clusters."""
         if name:
-            item = self._plan.named.get((number, name))
+            item = self._plan.gatherer.named.get((number, name))
             return item.offset if item and item.is_resident and item.whole else None
         index = self._plan.tree.index_of.get(number)
         if index is None:

@@ -12,24 +12,16 @@ again by `arrange` when records are written, from the same numbers.
 from __future__ import annotations
 
 import mmap
-import struct
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 from fsdrivers.errors import CorruptError, UnsupportedError
-from fsdrivers.ntfs.format import FileAttribute
 from fsdrivers.ntfs.format_attributes import (
-    MAXIMUM_EA_SIZE,
-    MAXIMUM_REPARSE_SIZE,
-    AttributeFlag,
     AttributeListEntry,
     AttributeType,
-    EaHead,
-    EaInformation,
     FileName,
     NonResidentHead,
-    ReparseHead,
 )
 from fsdrivers.ntfs.index import DIRECTORY_INDEX
 from fsdrivers.ntfs.mkfs_attributes import (
@@ -40,19 +32,23 @@ from fsdrivers.ntfs.mkfs_attributes import (
     resident_size,
 )
 from fsdrivers.ntfs.mkfs_index import END_SIZE, INNER_END_SIZE, ROOT_OVERHEAD, TreePlan, plan_tree
-from fsdrivers.ntfs.mkfs_items import Item, Region, stream_item
+from fsdrivers.ntfs.mkfs_items import Item
 from fsdrivers.ntfs.mkfs_security import SecurityTable
+from fsdrivers.ntfs.mkfs_special import (
+    NO_INFORMATION,
+    Gatherer,
+    Part,
+    Regions,
+    Shape,
+    Special,
+    StreamRegions,
+    information_of,
+    value_item,
+)
 from fsdrivers.ntfs.mkfs_tree import Tree
-from fsdrivers.ntfs.names import check_name
 from fsdrivers.ntfs.nodes import (
-    EFS_STREAM,
-    INFORMATION,
     XATTR_ACL,
-    XATTR_EA,
-    XATTR_EFS,
     XATTR_INFORMATION,
-    XATTR_OBJECT_ID,
-    XATTR_REPARSE,
 )
 from fsdrivers.volume import Node
 
@@ -66,68 +62,12 @@ _ROOT_ROOM: Final = 448  # bytes for what parts the top blocks of an index
 _NON_RESIDENT_BOUND: Final = NonResidentHead.SIZE + 8 + 16  # of one run of an unnamed or $I30 one
 _SMALL: Final = 256  # bytes of a value that stays resident although its node has further records
 _LIST_OVERHEAD: Final = AttributeListEntry.SIZE
-_OBJECT_ID_SIZES: Final = (16, 64)
 _INFORMATION_KIND: Final = AttributeType.STANDARD_INFORMATION.value
 _NAME_KIND: Final = AttributeType.FILE_NAME.value
 _ROOT_KIND: Final = AttributeType.INDEX_ROOT.value
 _DATA: Final = AttributeType.DATA.value
 LIST_KIND: Final = AttributeType.ATTRIBUTE_LIST.value
 ALLOCATION_KIND: Final = AttributeType.INDEX_ALLOCATION.value
-NO_INFORMATION: Final = (0, 0, 0, 0)
-
-Regions = Mapping[int, Sequence[Region] | None]
-StreamRegions = Mapping[tuple[int, bytes], Sequence[Region] | None]
-
-
-class Shape(NamedTuple):
-    """What nodes share: fields of $STANDARD_INFORMATION."""
-
-    security_id: int
-    information: tuple[int, int, int, int]
-
-
-NO_SHAPE: Final = Shape(0, NO_INFORMATION)
-
-
-class Part(NamedTuple):
-    """An attribute of a special node, before it is made."""
-
-    kind: int
-    name: bytes
-    lowest_vcn: int
-    length: int  # bytes at most
-    # What it is made of: nothing for $STANDARD_INFORMATION, the code of a name, a value, an
-    # item, or an item's extent: first and end in its pattern.
-    what: int | bytes | Item | tuple[Item, int, int] | TreePlan | None
-
-
-class Special:
-    """A node that is not simple."""
-
-    __slots__ = (
-        "added_flags", "first_extension", "fixed", "index", "items", "links", "list_item", "shape",
-        "tag", "tree",
-    )  # fmt: skip
-
-    def __init__(self, index: int, links: Sequence[int]) -> None:
-        self.index = index
-        self.shape = NO_SHAPE
-        self.links = links  # codes of its names
-        self.fixed: Sequence[tuple[int, bytes]] = ()  # type and value of what is always resident
-        self.items: Sequence[Item] = ()
-        self.tree: TreePlan | None = None  # of a directory
-        self.added_flags = 0  # FileAttribute that the node has not, but what is made of it
-        self.tag = 0  # of the reparse point; else packed size of extended attributes
-        self.list_item: Item | None = None
-        self.first_extension = 0  # record number
-
-    @property
-    def content(self) -> Item | None:
-        """The unnamed stream."""
-        for item in self.items:
-            if item.kind == _DATA and not item.name:
-                return item
-        return None
 
 
 class NodePlan:
@@ -174,20 +114,23 @@ class NodePlan:
         self.shapes: list[Shape] = []
         self.shape_of = array("I", bytes(4 * tree.count))
         self.places = array("q", bytes(8 * tree.count))
-        self._special_shapes: dict[Shape, Shape] = {}
         self.specials: dict[int, Special] = {}
-        self.named: dict[tuple[int, bytes], Item] = {}  # by node number and name of the stream
-        self.object_ids: list[tuple[bytes, int]] = []  # the ids, 64 bytes, and the node's index
-        self.reparse_points: list[tuple[int, int]] = []  # tag and index
         self.extension_count = 0
         self._regions: Regions = regions or {}
-        self._stream_regions: StreamRegions = stream_regions or {}
+        self.gatherer = Gatherer(
+            tree,
+            security,
+            cluster_size=cluster_size,
+            regions=self._regions,
+            stream_regions=stream_regions or {},
+            root_descriptor=root_descriptor,
+            root_flags=root_flags,
+            has_own_root_security=has_own_root_security,
+        )
         self._resident_size = 0
         self._keys: dict[bytes, bytes] = {b"": b""}
         self._root_names = root_names
         self._root_descriptor = root_descriptor
-        self._root_flags = root_flags
-        self._has_own_root_security = has_own_root_security
         self._plan_nodes(self._sort_directories())
         self.resident = memoryview(mmap.mmap(-1, max(self._resident_size, 1)))
 
@@ -251,7 +194,7 @@ class NodePlan:
             if name == XATTR_ACL:
                 descriptor = value
             elif name == XATTR_INFORMATION:
-                information = _information_of(value)
+                information = information_of(value)
             else:
                 return -1
         descriptor = descriptor or self._root_descriptor
@@ -260,7 +203,7 @@ class NodePlan:
 
     def _plan_special(self, index: int, node: Node, entry_sizes: list[int] | None) -> None:
         """Plan a node that is not simple."""
-        special = self._gather(index, node)
+        special = self.gatherer.gather(index, node)
         fixed = INFORMATION_SIZE + sum(map(self._name_size, special.links))
         for _, value in special.fixed:
             fixed += resident_size(b"", len(value))
@@ -274,91 +217,6 @@ class NodePlan:
             self.places[index] = FIRST_RESIDENT - content.offset
         if is_too_large:
             self._plan_list(special, self.parts_of(special))
-
-    def _gather(self, index: int, node: Node) -> Special:
-        """Collect what a node has."""
-        descriptor, information = self._root_descriptor, NO_INFORMATION
-        special = Special(index, tuple(self.tree.links_of(index)))
-        fixed: list[tuple[int, bytes]] = []
-        items: list[Item] = []
-        flags = node.flags
-        for name, value in node.xattrs:
-            if name == XATTR_ACL:
-                descriptor = value
-            elif name == XATTR_INFORMATION:
-                information = _information_of(value)
-            elif name == XATTR_OBJECT_ID:
-                if len(value) not in _OBJECT_ID_SIZES:
-                    raise CorruptError("object id", None, "16 or 64 bytes", len(value))
-                fixed.append((AttributeType.OBJECT_ID.value, value[:16]))
-                self.object_ids.append((value, index))
-            elif name == XATTR_REPARSE:
-                if not ReparseHead.SIZE <= len(value) <= MAXIMUM_REPARSE_SIZE:
-                    raise CorruptError("size of a reparse point", None, None, len(value))
-                tag = ReparseHead.unpack(value).tag
-                self.reparse_points.append((tag, index))
-                if flags & FileAttribute.REPARSE_POINT.value:
-                    special.tag = tag
-                items.append(self._value_item(AttributeType.REPARSE_POINT, b"", value))
-            elif name == XATTR_EA:
-                head = ea_information(value)
-                special.tag = special.tag or head.packed_size
-                fixed.append((AttributeType.EA_INFORMATION.value, head.pack()))
-                items.append(self._value_item(AttributeType.EA, b"", value))
-            elif name == XATTR_EFS:
-                kind = AttributeType.LOGGED_UTILITY_STREAM
-                items.append(self._value_item(kind, EFS_STREAM, value))
-            else:
-                raise UnsupportedError(
-                    f"extended attribute {name.decode(errors='replace')} on NTFS"
-                )
-        security_id = 0
-        if not index:
-            special.added_flags = self._root_flags
-        if not index and self._has_own_root_security:
-            fixed.append((AttributeType.SECURITY_DESCRIPTOR.value, descriptor))
-        elif descriptor:
-            security_id = self.security.add(descriptor)
-        shape = Shape(security_id, information)
-        special.shape = self._special_shapes.setdefault(shape, shape)
-        special.fixed = tuple(fixed)
-        self._gather_streams(special, node, items)
-        special.items = tuple(items)
-        return special
-
-    def _gather_streams(self, special: Special, node: Node, items: list[Item]) -> None:
-        """Collect the streams of a node."""
-        number, has_content = node.number, False
-        for stream in node.streams:
-            is_content = not stream.name
-            if is_content:
-                has_content = True
-                regions = self._regions.get(number)
-            else:
-                regions = self._stream_regions.get((number, stream.name))
-            name = b"" if is_content else check_name(stream.name)
-            item = stream_item(
-                name, stream.size, stream.flags, stream.padding, regions, self.cluster_size
-            )
-            items.append(item)
-            if is_content:
-                _note_holes(special, item, stream.flags)
-            else:
-                self.named[number, stream.name] = item
-        if special.index in self.tree.children:
-            if has_content:
-                raise CorruptError(f"directory {number} has content")
-        elif not has_content:
-            regions = self._regions.get(number)
-            item = stream_item(b"", node.size, 0, 0, regions, self.cluster_size)
-            items.append(item)
-            _note_holes(special, item, 0)
-
-    def _value_item(self, kind: AttributeType, name: bytes, value: bytes) -> Item:
-        """Return the item of a value that is known."""
-        item = Item(kind.value, name, len(value), value)
-        item.make_dense(self.cluster_size)
-        return item
 
     def units_of(self, code: int) -> int:
         """Return the length of a name in UTF-16 units; the root is called "."."""
@@ -383,7 +241,7 @@ class NodePlan:
         blocks.wish = False
         blocks.make_dense(self.cluster_size)
         bits = ((1 << count) - 1).to_bytes((count + 63) // 64 * 8, "little")
-        bitmap = self._value_item(AttributeType.BITMAP, DIRECTORY_INDEX, bits)
+        bitmap = value_item(AttributeType.BITMAP, DIRECTORY_INDEX, bits, self.cluster_size)
         special.items = (blocks, bitmap, *special.items)
         return head + sum(sizes[at] + 8 for at in plan.root) + INNER_END_SIZE
 
@@ -513,39 +371,3 @@ class NodePlan:
 def list_entry_size(name: bytes) -> int:
     """Return the bytes of an entry of an attribute list."""
     return aligned(_LIST_OVERHEAD + len(name))
-
-
-def _note_holes(special: Special, item: Item, flags: int) -> None:
-    """Mark a file whose content got holes that its own flags do not tell of."""
-    if item.flags & ~flags & AttributeFlag.SPARSE.value:
-        special.added_flags = FileAttribute.SPARSE.value
-
-
-def _information_of(value: bytes) -> tuple[int, int, int, int]:
-    """Return the fields that an extended attribute carries."""
-    if len(value) != INFORMATION.size:
-        raise CorruptError("system.ntfs_information", None, INFORMATION.size, len(value))
-    made: tuple[int, int, int, int] = INFORMATION.unpack(value)
-    return made
-
-
-def ea_information(value: bytes) -> EaInformation:
-    """Return what $EA_INFORMATION says of an $EA.
-
-    Raises:
-        CorruptError: it is none.
-    """
-    packed = needed = at = 0
-    if not 0 < len(value) <= MAXIMUM_EA_SIZE:
-        raise CorruptError("size of extended attributes", None, MAXIMUM_EA_SIZE, len(value))
-    while at < len(value):
-        try:
-            head = EaHead.unpack(value, at)
-        except (CorruptError, struct.error) as error:
-            raise CorruptError("extended attributes are cut off") from error
-        packed += 5 + head.name_length + head.value_length
-        needed += head.flags >> 7
-        if not head.next_offset:
-            break
-        at += head.next_offset
-    return EaInformation(min(packed, 0xFFFF), needed, len(value))
