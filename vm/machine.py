@@ -3,6 +3,10 @@
 
 QEMU dies with the process that started it, whatever happens to that one.  Every wait has a
 deadline, and what the machine said last is part of the error.
+
+On a host that is busy the emulator may not run for as long as Linux waits for its first timer
+ticks; it then takes the board for a broken one and panics.  Such a machine, which has touched no
+disk yet, is reset and starts anew.
 """
 
 from __future__ import annotations
@@ -30,6 +34,9 @@ from vm.qemu import MachineConfig, arguments_of
 
 START_TIMEOUT_S = 30.0
 TAIL = 1500  # characters of serial output quoted in errors
+LOST_TIMER = re.compile(r"end Kernel panic - not syncing: IO-APIC \+ timer doesn't work!.*\n")
+LINE = 300  # characters at most
+MOST_RESTARTS = 3  # of a machine that lost its timer
 PR_SET_PDEATHSIG = 1  # Source: linux/prctl.h
 
 
@@ -54,6 +61,9 @@ class Machine:
         self._serial: socket.socket | None = None
         self.text = ""  # everything the machine said on the serial line
         self._seen = 0
+        self.restarts = 0  # because the timer was lost
+        self._restarted_at = 0  # characters said until then
+        self._is_restarting = False
         try:
             self._process = subprocess.Popen(
                 arguments,
@@ -229,7 +239,24 @@ class Machine:
                 return True
             raise MachineError(f"the machine ended; it said last: {self.text[-TAIL:]!r}")
         self.text += data.decode("utf-8", "replace")
+        if self._is_restarting:
+            self._set_reboot("shutdown")
+        unseen = max(self._restarted_at, len(self.text) - len(data) - LINE)
+        if self.restarts < MOST_RESTARTS and LOST_TIMER.search(self.text, unseen):
+            self.restarts += 1
+            self._restarted_at = len(self.text)
+            self._set_reboot("reset")
+            self.execute("system_reset")
         return True
+
+    def _set_reboot(self, action: str) -> None:
+        """Say what a restart does: "shutdown" ends the machine, as always but after our own.
+
+        A BIOS restarts the machine once more by itself after the reset button was pressed, so
+        that the usual is set again when the machine has something to say.
+        """
+        self.execute("set-action", {"reboot": action})
+        self._is_restarting = action == "reset"
 
 
 def _die_with_parent() -> None:

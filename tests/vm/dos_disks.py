@@ -11,7 +11,6 @@ import os
 import random
 import struct
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from fsdrivers.device import FileDevice, Window
 from fsdrivers.fat import FatEditor, fix_system_files, open_editor
 from fsdrivers.volume import Kind, Node
 from rebuild.fixups.dos import find_system_files
-from tests.vm.old_pc import GEOMETRY, SECTOR
+from tests.vm.old_pc import GEOMETRY, SECTOR, assembled
 
 SOURCE = Path(__file__).with_name("dos_boot.s")
 MIB = 1 << 20
@@ -33,16 +32,9 @@ STARTED = "DOS-STARTED"
 
 
 @cache
-def assembled(part: int) -> bytes:
+def part_of_dos(part: int) -> bytes:
     """Return a part of `dos_boot.s` as machine code."""
-    with tempfile.TemporaryDirectory() as directory:
-        made, code = Path(directory, "code.o"), Path(directory, "code.bin")
-        for command in (
-            ("as", "--32", "--defsym", f"PART={part}", SOURCE, "-o", made),
-            ("objcopy", "-O", "binary", "-j", ".text", made, code),
-        ):
-            subprocess.run(command, check=True, capture_output=True)
-        return code.read_bytes()
+    return assembled(SOURCE, "--defsym", f"PART={part}")
 
 
 def system_file(code: bytes, size: int) -> bytes:
@@ -59,7 +51,7 @@ FILES = {
     b"CONFIG.SYS": b"FILES=20\r\n",
     b"MSDOS.SYS": system_file(b"", 3584),
     b"AUTOEXEC.BAT": b"@ECHO OFF\r\n",
-    b"IO.SYS": system_file(assembled(1), 6144),
+    b"IO.SYS": system_file(part_of_dos(1), 6144),
 }
 
 
@@ -72,7 +64,7 @@ def make_disk(path: Path, bits: int) -> None:
     ):
         first, last = GEOMETRY.encode(start), GEOMETRY.encode(start + sectors - 1)
         slots += struct.pack("<B3sB3sII", status, first, kind, last, start, sectors)
-    mbr = assembled(0).ljust(440, b"\0") + b"DOS!\0\0" + slots.ljust(64, b"\0") + b"\x55\xaa"
+    mbr = part_of_dos(0).ljust(440, b"\0") + b"DOS!\0\0" + slots.ljust(64, b"\0") + b"\x55\xaa"
     with path.open("wb") as file:
         file.truncate((DOS_START + DOS_SECTORS[bits]) * SECTOR)
         file.write(mbr)
@@ -99,7 +91,7 @@ def make_disk(path: Path, bits: int) -> None:
 
 def install_boot_sector(path: Path, bits: int) -> None:
     """Put the code of our boot sector around the BPB."""
-    code = assembled(bits)
+    code = part_of_dos(bits)
     with path.open("r+b") as file:
         for sector in (0, 6) if bits == 32 else (0,):
             file.seek((DOS_START + sector) * SECTOR)

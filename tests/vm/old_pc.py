@@ -16,6 +16,18 @@ START_TIMEOUT_S = 60.0
 SILENCE = "NOTHING"
 
 
+def assembled(source: Path, *options: str) -> bytes:
+    """Return a source for the PC's first instructions as machine code."""
+    with tempfile.TemporaryDirectory() as directory:
+        made, code = Path(directory, "code.o"), Path(directory, "code.bin")
+        for command in (
+            ("as", "--32", *options, source, "-o", made),
+            ("objcopy", "-O", "binary", "-j", ".text", made, code),
+        ):
+            subprocess.run(command, check=True, capture_output=True)
+        return code.read_bytes()
+
+
 def start(
     path: Path,
     geometry: Geometry = GEOMETRY,

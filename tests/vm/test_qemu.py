@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.vm.old_pc import assembled
 from vm.errors import MachineError
-from vm.machine import Machine
+from vm.machine import MOST_RESTARTS, Machine
 from vm.qemu import BUSES, FIRMWARES, MEDIA, Disk, MachineConfig, arguments_of, variables_template
 
 PATHS = {"serial": Path("/s"), "qmp": Path("/q"), "log": Path("/l")}
@@ -62,6 +63,31 @@ def test_qemu_takes_every_combination(tmp_path: Path, firmware: str, bus: str, m
 
     with Machine(config) as machine:
         assert machine.execute("query-status") is not None
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("panics", [1, MOST_RESTARTS])
+def test_lost_timer_is_no_failure(tmp_path: Path, panics: int) -> None:
+    """A machine whose Linux took the emulator's delay for a broken board starts anew."""
+    disk = tmp_path / "disk.img"
+    code = assembled(Path(__file__).with_name("lost_timer.s"), "--defsym", f"PANICS={panics}")
+    disk.write_bytes(code.ljust(1 << 20, b"\0"))
+    with Machine(MachineConfig(disks=(Disk(disk, "ide"),))) as machine:
+        machine.wait_for("STARTED", 60)
+
+        assert machine.restarts == panics
+
+
+@pytest.mark.vm
+def test_restart_of_its_own_ends_a_machine(tmp_path: Path) -> None:
+    """Resetting a machine leaves it as it was: when it restarts itself, it ends."""
+    disk = tmp_path / "disk.img"
+    code = assembled(Path(__file__).with_name("lost_timer.s"), "--defsym", "PANICS=1")
+    disk.write_bytes(code.ljust(1 << 20, b"\0"))
+    with Machine(MachineConfig(disks=(Disk(disk, "ide"),))) as machine:
+        machine.wait_for("STARTED", 60)
+
+        machine.wait_until_off(30)
 
 
 @pytest.mark.vm
