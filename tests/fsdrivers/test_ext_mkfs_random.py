@@ -65,14 +65,15 @@ def _add_rare_features(draw: random.Random, features: set[str]) -> list[object]:
         options += ["-C", draw.choice((8192, 16384, 65536))]
     if draw.random() < 0.3:
         features |= {"quota", "project"} if draw.random() < 0.5 else {"quota"}
-        options += ["-I", draw.choice((256, 512))]
+    if features & {"project", "inline_data"}:
+        options += ["-I", draw.choice((256, 512))]  # which have no room in 128 bytes
     if draw.random() < 0.1:
         features.add("mmp")
     if draw.random() < 0.1:
         features.add("casefold")
-    if draw.random() < 0.2:
-        options += ["-g", draw.choice((1024, 2048, 8192)) * (8 if "bigalloc" in features else 1)]
-    if draw.random() < 0.1:
+    if "bigalloc" not in features and draw.random() < 0.2:
+        options += ["-g", draw.choice((1024, 2048, 8192))]
+    elif "bigalloc" not in features and draw.random() < 0.1:
         options += ["-b", draw.choice((8192, 16384))]
     return options
 
