@@ -525,6 +525,20 @@ class EditingConformance(PlanningConformance):
         editor.unlink(root, b"a new file with a long name")
         editor.close()
 
+    def test_editing_what_is_damaged(self) -> None:
+        """Changing a damaged volume works or is refused with one of our errors, and soon."""
+        made = self.prepared()
+        data = made.read(0, made.size)
+        units = metadata_units(made, open_volume(made))
+        for damage in draw_damages(made, units, 40, 5):
+            device = MemoryDevice.of(data, made.sector_size)
+            device.write(damage.position, damage.data)
+            started = time.process_time()
+            with suppress(FilesystemError):
+                self.scenario(driver_of(self.type).open_editor(device, clock=lambda: NOW_NS))
+            try_everything(device, self.check)
+            assert time.process_time() - started < LONGEST_S, damage
+
     def test_power_cut_at_each_write(self) -> None:
         """Whichever write is the last: readable, untouched files whole, or flagged as unclean."""
         made = self.prepared()
