@@ -20,6 +20,7 @@ from fsdrivers.ext.flags import (
     RoCompat,
     SuperFlags,
 )
+from fsdrivers.ext.folding import hashed_name
 from fsdrivers.ext.volume import ExtVolume
 from fsdrivers.volume import Kind
 
@@ -241,7 +242,7 @@ class _Index:
             if self.is_folded:
                 if not name.isascii():
                     continue  # would need the tables of the volume's Unicode version
-                name = name.lower()
+                name = hashed_name(name)
             try:
                 value, _ = htree.name_hash(name, self.version, self.seed)
             except FilesystemError as error:

@@ -24,6 +24,7 @@ from fsdrivers.ext.edit_inodes import Inodes, OpenInode
 from fsdrivers.ext.edit_maps import Maps
 from fsdrivers.ext.edit_store import Role, Store
 from fsdrivers.ext.flags import Compat, FileType, Incompat, InodeFlags
+from fsdrivers.ext.folding import folded
 from fsdrivers.ext.metadata import Metadata
 from fsdrivers.volume import Kind
 
@@ -235,7 +236,7 @@ class EditedDirectory:
 
     def find(self, name: bytes) -> Found | None:
         """Return where a name is, None if it is not there."""
-        if self.is_indexed and name not in (b".", b".."):
+        if self.is_indexed and not self.is_folded and name not in (b".", b".."):
             from fsdrivers.ext.edit_htree import Index
 
             candidates = Index(self).leaves_of(name)
@@ -249,12 +250,35 @@ class EditedDirectory:
 
     def _find_in(self, logical: int, name: bytes) -> Found | None:
         block = self.read(logical)
+        if self.is_folded:
+            return self._find_folded(logical, folded(name))
         if name not in block:  # fast, and nearly always right
             return None
         for slot in iter_slots(block, self.tools.has_file_types):
             if slot.inode and slot.name == name:
                 return Found(slot.inode, logical, slot.offset)
         return None
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether names match whatever their case; such directories are searched as a whole."""
+        return self.inode.has(InodeFlags.CASEFOLD)
+
+    def _find_folded(self, logical: int, wanted: bytes) -> Found | None:
+        block = self.read(logical)
+        if self.is_indexed and checksum.dx_count_offset(block) == ext.DxNode.SIZE:
+            return None
+        for slot in iter_slots(block, self.tools.has_file_types):
+            if slot.inode and folded(slot.name) == wanted:
+                return Found(slot.inode, logical, slot.offset)
+        return None
+
+    def _can_have_index(self, name: bytes) -> bool:
+        """Tell whether the directory of one block can get an index, for a name more."""
+        if not self.tools.has_index or not self.is_folded:
+            return self.tools.has_index
+        slots = iter_slots(self.read(0), self.tools.has_file_types)
+        return name.isascii() and all(slot.name.isascii() for slot in slots)
 
     def insert(self, name: bytes, number: int, kind: Kind) -> None:
         """Add a name that is not there yet.
@@ -270,7 +294,7 @@ class EditedDirectory:
         for logical in range(self.blocks_count):
             if self.put(logical, name, number, FILE_TYPES[kind]):
                 return
-        if self.blocks_count == 1 and self.tools.has_index:
+        if self.blocks_count == 1 and self._can_have_index(name):
             from fsdrivers.ext.edit_htree import Index, make_index
 
             make_index(self)

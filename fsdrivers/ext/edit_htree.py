@@ -27,6 +27,7 @@ from fsdrivers.ext import format as ext
 from fsdrivers.ext import htree
 from fsdrivers.ext.edit_directory import DOT_SIZE, EditedDirectory, entry_size, iter_slots
 from fsdrivers.ext.flags import FileType, HashVersion, InodeFlags, SuperFlags
+from fsdrivers.ext.folding import hashed_name
 
 _SLOT = struct.Struct("<II")  # hash, block
 _COUNTS = struct.Struct("<HH")  # limit, count
@@ -68,7 +69,8 @@ class Index:
 
     def hash_of(self, name: bytes) -> int:
         """Return the hash of a name; bit 0 is clear."""
-        return htree.name_hash(name, self._version, self._seed)[0]
+        hashed = hashed_name(name) if self._directory.is_folded else name
+        return htree.name_hash(hashed, self._version, self._seed)[0]
 
     def leaves_of(self, name: bytes) -> Iterator[int]:
         """Yield the blocks of the directory that may hold a name."""

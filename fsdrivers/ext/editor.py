@@ -5,8 +5,7 @@ Numbers of nodes are inode numbers: they stay when an object is renamed.  The ed
 root would: permissions and the flags immutable and append are not looked at, and the blocks
 reserved for root may be used.
 
-Refused: journals on other devices, volumes that must be checked first, names in directories that
-fold case.  Inline content moves to
+Refused: journals on other devices, volumes that must be checked first.  Inline content moves to
 blocks when it is changed; new objects are never inline.  The project of an object is set by the
 attribute `xattrs.PROJECT_NAME`, and handed down by directories that say so.
 
@@ -35,7 +34,14 @@ from fsdrivers.ext import format as ext
 from fsdrivers.ext.edit_directory import EditedDirectory, Found, check_name
 from fsdrivers.ext.edit_inodes import TYPE_BITS, OpenInode
 from fsdrivers.ext.edit_session import Session
-from fsdrivers.ext.flags import RESTORED_INODE_FLAGS, InodeFlags, InodeNumber, RoCompat
+from fsdrivers.ext.flags import (
+    RESTORED_INODE_FLAGS,
+    Incompat,
+    InodeFlags,
+    InodeNumber,
+    RoCompat,
+)
+from fsdrivers.ext.folding import folded
 from fsdrivers.ext.mkfs_inodes import device_block
 from fsdrivers.ext.nodes import FAST_SYMLINK_SIZE, NodeReader
 from fsdrivers.ext.volume import ExtVolume
@@ -93,7 +99,9 @@ class ExtEditor(ExtVolume):
         number: int | None = None
         if inode.has(InodeFlags.INLINE_DATA):
             listed = self._iter_names(parent)
-            number = next((item.inode for item in listed if item.name == name), None)
+            same = folded if inode.has(InodeFlags.CASEFOLD) else bytes
+            wanted = same(name)
+            number = next((item.inode for item in listed if same(item.name) == wanted), None)
         else:
             found = EditedDirectory(self._session.directories, inode).find(name)
             number = found.number if found is not None else None
@@ -111,8 +119,8 @@ class ExtEditor(ExtVolume):
         inode = self._session.inodes.open(number)
         if not inode.is_directory:
             raise NotADirectoryError_(f"object {number} is no directory")
-        if inode.has(InodeFlags.CASEFOLD | InodeFlags.ENCRYPT):
-            raise UnsupportedError("editing a directory that folds case or is encrypted")
+        if inode.has(InodeFlags.ENCRYPT):
+            raise UnsupportedError("editing an encrypted directory")
         return inode
 
     def _directory(self, number: int) -> EditedDirectory:
@@ -183,6 +191,10 @@ class ExtEditor(ExtVolume):
         if kind in (Kind.FILE, Kind.DIRECTORY):
             session.contents.start(inode)
         inode.record.flags |= self._settable(node.flags, kind)
+        if is_directory and self._folds_case and node.flags & InodeFlags.CASEFOLD:
+            inode.record.flags |= InodeFlags.CASEFOLD
+        if is_directory and where.is_folded:
+            inode.record.flags |= InodeFlags.CASEFOLD
         self._inherit_project(where.inode, inode)
         if kind is Kind.SYMLINK:
             self._set_target(inode, node.target)
@@ -201,6 +213,10 @@ class ExtEditor(ExtVolume):
         """Return the flags of a node that an inode of this kind can have on this volume."""
         kept = flags & self._settable_flags
         return kept if kind in (Kind.FILE, Kind.DIRECTORY) else kept & ~_FILE_FLAGS_ONLY
+
+    @property
+    def _folds_case(self) -> bool:
+        return bool(self.metadata.superblock.feature_incompat & Incompat.CASEFOLD)
 
     @property
     def _has_projects(self) -> bool:
@@ -401,6 +417,12 @@ class ExtEditor(ExtVolume):
         target = source if parent == new_parent else self._directory(new_parent)
         inode = session.inodes.open(found.number)
         taken = target.find(new_name)
+        if taken is not None and taken == found and source.is_folded and name != new_name:
+            source.remove(found)  # only its case changes
+            source.insert(new_name, inode.number, inode.kind)
+            session.inodes.touch(inode, session.clock(), modified=False)
+            session.inodes.touch(source.inode, session.clock())
+            return inode.number, None
         if taken is not None and taken.number == inode.number:
             if not replace and (parent, name) != (new_parent, new_name):
                 raise _exists(new_name)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from fsdrivers.ext import format as ext
 from fsdrivers.ext.checksum import dx_count_offset, seal_directory_block, seal_dx
 from fsdrivers.ext.flags import FileType, HashVersion
+from fsdrivers.ext.folding import hashed_name
 from fsdrivers.ext.htree import Words4
 from fsdrivers.ext.mkfs_hashing import name_hashes
 
@@ -164,7 +165,7 @@ class DirectoryBuilder:
         if directory.is_folded:
             if not all(map(bytes.isascii, names)):
                 return None
-            names = [name.lower() for name in names]
+            names = list(map(hashed_name, names))
         hashes = name_hashes(names, self.hash_version, self.hash_seed)
         order = sorted(range(len(entries)), key=hashes.__getitem__)
         for fill in (self.leaf_fill, self.limit):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fsdrivers.device import MemoryDevice
-from fsdrivers.ntfs import open_volume, plan_volume
+from fsdrivers.ntfs import check_volume, open_volume, plan_volume
 from fsdrivers.ntfs.format_attributes import AttributeFlag
 from fsdrivers.ntfs.mkfs import NtfsLayout
 from fsdrivers.ntfs.mkfs_items import Region
@@ -317,3 +317,32 @@ def make_sparse(made: Forest, draw: random.Random, node: Node, cluster_size: int
     node.streams = tuple(sorted((*node.streams, Stream(b"", node.size, SPARSE))))
     made.regions[node.number] = regions
     made.contents[node.number, b""] = bytes(data.ljust(at, b"\0"))
+
+
+def rooted(**root: Any) -> Forest:
+    """Return a forest that has a root."""
+    made = Forest()
+    made.add(ROOT, b"", made.node(ROOT, Kind.DIRECTORY, flags=6, **root))
+    return made
+
+
+def proven(forest: Forest, description: Description, size: int = 32 * MIB) -> MemoryDevice:
+    """Write a forest, check the volume and compare what is on it."""
+    device = forest.write(description, size)
+    assert check_volume(device) == []
+    compare(expected(forest), seen_on(open_volume(device)))
+    return device
+
+
+def plan_of(forest: Forest, description: Description, size: int, **options: Any) -> Any:
+    """Plan a forest."""
+    return plan_volume(
+        description,
+        size=size,
+        sector_size=512,
+        entries=forest.entries,
+        order=[entry.node.number for entry in forest.entries],
+        regions=forest.regions,
+        stream_regions=forest.stream_regions,
+        **options,
+    )

@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fsdrivers.device import FileDevice, MemoryDevice
-from fsdrivers.errors import UnsupportedError
+from fsdrivers.errors import AlreadyExistsError, NotFoundError, UnsupportedError
 from fsdrivers.ext import check_volume, minimum_size, open_editor, open_volume
 from fsdrivers.ext.flags import Incompat, InodeFlags
 from fsdrivers.volume import Kind
-from tests.fsdrivers.ext_editing import clock, complaints, directory_node, file_node
+from tests.fsdrivers.ext_editing import clock, complaints, directory_node, dump, file_node
 from tests.fsdrivers.ext_mkfs_images import (
     EXT4,
     Drawing,
@@ -223,13 +224,41 @@ def test_directories_that_fold_case(tmp_path: Path) -> None:
         assert node.flags & InodeFlags.CASEFOLD
         flags = volume.metadata.inode(node.number).flags
         assert bool(flags & InodeFlags.INDEX) is is_indexed
-    with FileDevice.open(target, writable=True) as device:
-        editor = open_editor(device, clock=clock)
-        with pytest.raises(UnsupportedError, match="folds case"):
-            editor.create(found[b"d0"].number, b"new", file_node())
-        editor.create(editor.root, b"new", file_node())
-        editor.close()
-    assert complaints(target) == []
+
+
+def test_directories_that_fold_case_are_edited(tmp_path: Path) -> None:
+    """Names are found whatever their case, taken names are taken, and e2fsck stays content."""
+    options = ("-t", "ext4", "-b", 1024, "-O", "casefold")
+    device = MemoryDevice.of(make_image(tmp_path / "image", 24 * MIB, *options).read_bytes())
+    editor = open_editor(device, clock=clock)
+    fold = int(InodeFlags.CASEFOLD)
+    where = editor.create(editor.root, b"games", replace(directory_node(), flags=fold)).number
+    for index in range(400):
+        editor.create(where, b"A Name in MIXED case %d" % index, file_node())
+    for index in range(0, 400, 3):
+        editor.unlink(where, b"a name in mixed CASE %d" % index)
+    with pytest.raises(AlreadyExistsError):
+        editor.create(where, b"a NAME in mixed case 1", file_node())
+    with pytest.raises(UnsupportedError, match="ASCII"):
+        editor.create(where, "Übung".encode(), file_node())
+    editor.rename(where, b"A NAME IN MIXED CASE 1", where, b"a name in mixed case 1")
+    assert editor.lookup(where, b"A name in mixed case 1").links == 1
+    below = editor.create(where, b"Below", directory_node())
+    assert below.flags & fold
+    for index in range(200):
+        editor.create(below.number, "Übung %d".encode() % index, file_node())
+    assert editor.lookup(below.number, "u\u0308BUNG 17".encode()).links == 1
+    editor.rename(below.number, "übung 3".encode(), editor.root, "übung 3".encode())
+    with pytest.raises(NotFoundError):
+        editor.lookup(editor.root, "Übung 3".encode())
+    editor.close()
+
+    assert complaints(dump(device, tmp_path / "image")) == []
+    assert check_volume(device) == []
+    names = {name for name, _ in editor.names(where)}
+    assert b"a name in mixed case 1" in names
+    assert b"A Name in MIXED case 1" not in names
+    assert len(names) == 400 - 134 + 1
 
 
 @pytest.mark.parametrize(

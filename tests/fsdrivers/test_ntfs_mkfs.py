@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,7 +20,7 @@ from fsdrivers.errors import (
 )
 from fsdrivers.ntfs import check_volume, default_description, minimum_size, open_volume, plan_volume
 from fsdrivers.ntfs.format import BootSector, Namespace
-from fsdrivers.ntfs.format_attributes import AttributeType, FileName, NonResidentHead
+from fsdrivers.ntfs.format_attributes import AttributeType, FileName
 from fsdrivers.ntfs.index import DIRECTORY_INDEX, iter_nodes
 from fsdrivers.ntfs.nodes import (
     INFORMATION,
@@ -46,6 +45,9 @@ from tests.fsdrivers.ntfs_trees import (
     draw_forest,
     expected,
     forest_of,
+    plan_of,
+    proven,
+    rooted,
     seen_on,
 )
 from tests.fsdrivers.ntfs_volumes import descriptor, ea, junction, load, windows_volume
@@ -66,21 +68,6 @@ GEOMETRIES = (
 def plain() -> Description:
     """Describe a volume with usual clusters."""
     return default_description(32 * MIB, label=b"plain", serial=0x1234, now_ns=T0)
-
-
-def rooted(**root: Any) -> Forest:
-    """Return a forest that has a root."""
-    made = Forest()
-    made.add(ROOT, b"", made.node(ROOT, Kind.DIRECTORY, flags=6, **root))
-    return made
-
-
-def proven(forest: Forest, description: Description, size: int = 32 * MIB) -> MemoryDevice:
-    """Write a forest, check the volume and compare what is on it."""
-    device = forest.write(description, size)
-    assert check_volume(device) == []
-    compare(expected(forest), seen_on(open_volume(device)))
-    return device
 
 
 def test_a_copy_of_a_windows_volume_holds_and_describes_the_same() -> None:
@@ -145,20 +132,6 @@ def test_a_device_that_held_something_else_gives_the_same_volume(plain: Descript
     forest.put(layout, dirty)
     assert check_volume(dirty) == []
     compare(seen_on(open_volume(clean)), seen_on(open_volume(dirty)))
-
-
-def plan_of(forest: Forest, description: Description, size: int, **options: Any) -> Any:
-    """Plan a forest."""
-    return plan_volume(
-        description,
-        size=size,
-        sector_size=512,
-        entries=forest.entries,
-        order=[entry.node.number for entry in forest.entries],
-        regions=forest.regions,
-        stream_regions=forest.stream_regions,
-        **options,
-    )
 
 
 def test_content_lies_in_the_order_of_writing(plain: Description) -> None:
@@ -415,82 +388,6 @@ def test_rare_things_survive(plain: Description) -> None:
     }
     assert sizes[b"secret"] is not None
     assert sizes[b"secret"].padding == 24
-
-
-def test_reserved_and_unwritten_parts_stay_so(plain: Description) -> None:
-    """Space that was never written is allocated again and reads as zeros; holes stay holes."""
-    forest = rooted()
-    node = forest.add(ROOT, b"reserved", forest.node(100))
-    node.size = 40000
-    forest.regions[100] = [(0, 8192, False), (8192, 57344, True)]
-    forest.contents[100, b""] = b"w" * 8192
-    other = forest.add(ROOT, b"ext", forest.node(101))
-    other.size = 20000
-    forest.regions[101] = [(0, 4096, True), (4096, 4096, False)]
-    forest.contents[101, b""] = bytes(4096) + b"v" * 4096
-    empty = forest.add(ROOT, b"hole", forest.node(102, flags=0x220))
-    empty.size = 1 << 40
-    empty.streams = (Stream(b"", 1 << 40, SPARSE),)
-    forest.regions[102] = ()
-    device, layout = forest.write_layout(plain, 32 * MIB)
-    assert check_volume(device) == []
-    volume = open_volume(device)
-    nodes = {entry.name: entry.node for entry in volume.walk()}
-    extents = volume.extents(nodes[b"reserved"])
-    assert [(e.offset, e.length, e.is_unwritten) for e in extents] == [
-        (0, 8192, False),
-        (8192, 57344, True),
-    ]
-    assert volume.read(nodes[b"reserved"], 0, 50000) == b"w" * 8192 + bytes(40000 - 8192)
-    assert volume.read(nodes[b"ext"], 0, 30000) == (bytes(4096) + b"v" * 4096).ljust(20000, b"\0")
-    assert nodes[b"ext"].flags & 0x200
-    assert layout.stream_placements(102, b"") == []
-    assert volume.read(nodes[b"hole"], (1 << 40) - 5, 10) == bytes(5)
-
-
-def test_sparse_streams_are_given_out_as_windows_does(plain: Description) -> None:
-    """Whole units of 16 clusters are recorded as such; streams of single clusters are not."""
-    forest = rooted()
-    for number, length in ((100, 65536), (101, 4096)):
-        node = forest.add(ROOT, b"%d" % number, forest.node(number, flags=0x220))
-        node.size = 70 * 4096
-        node.streams = (Stream(b"", node.size, SPARSE),)
-        forest.regions[number] = [(0, length, False)]
-        forest.contents[number, b""] = b"s" * length
-    volume = open_volume(proven(forest, plain))
-    heads = {}
-    for entry in volume.walk():
-        if entry.name:
-            (part,) = volume.mft.file(entry.node.number).find(AttributeType.DATA)
-            heads[entry.name] = NonResidentHead.unpack(part.record, part.start)
-    assert (heads[b"100"].compression_unit, heads[b"100"].allocated_size) == (4, 80 * 4096)
-    assert (heads[b"101"].compression_unit, heads[b"101"].allocated_size) == (0, 70 * 4096)
-
-
-def test_a_compressed_stream_keeps_its_stored_form(plain: Description) -> None:
-    """Units are placed as they were stored; a resident one needs no regions, a large one does."""
-    forest = rooted()
-    node = forest.add(ROOT, b"packed", forest.node(100, flags=0x820))
-    node.size = 100000
-    node.streams = (Stream(b"", node.size, COMPRESSED),)
-    raw = bytes(range(256)) * 256  # a unit that does not get shorter is stored as it is
-    chunk = struct.pack("<H", 0x3FFF) + raw[:4096]
-    packed = (chunk * 3).ljust(16384, b"\0")
-    forest.regions[100] = [(0, 65536, False), (65536, 16384, False)]
-    forest.contents[100, b""] = raw + packed
-    device = forest.write(plain, 32 * MIB)
-    assert check_volume(device) == []
-    volume = open_volume(device)
-    (found,) = [entry.node for entry in volume.walk() if entry.name]
-    data = raw + (raw[:4096] * 3).ljust(34464, b"\0")
-    assert volume.read(found, 0, 200000) == data
-    assert [tuple(extent[:2]) for extent in volume.stored_extents(found, b"")] == [(0, 81920)]
-    forest.regions.clear()
-    with pytest.raises(CorruptError, match="no regions"):
-        plan_of(forest, plain, 32 * MIB)
-    forest.regions[100] = [(0, 65536, False)]
-    with pytest.raises(UnsupportedError, match="compression on clusters"):
-        plan_of(forest, default_description(64 * MIB, cluster_size=8192), 64 * MIB)
 
 
 def test_a_change_journal_starts_anew_with_its_limits(plain: Description) -> None:
