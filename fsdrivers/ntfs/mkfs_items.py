@@ -7,7 +7,7 @@ runs follow from a pattern of (is hole, clusters) and the place where it begins.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -42,8 +42,8 @@ class Item:
     """A value of one node."""
 
     __slots__ = (
-        "clusters", "flags", "initialised", "is_resident", "kind", "name", "offset", "pattern",
-        "shift", "size", "unwritten", "value", "vcns", "whole", "wish",
+        "clusters", "flags", "gaps", "initialised", "is_resident", "kind", "name", "offset",
+        "pattern", "shift", "size", "unwritten", "value", "vcns", "whole", "wish",
     )  # fmt: skip
 
     def __init__(self, kind: int, name: bytes, size: int, value: bytes | None = None) -> None:
@@ -61,6 +61,7 @@ class Item:
         self.vcns = 0  # with holes
         self.shift = 0  # see `unit_shift`; 0 of a sparse stream that Linux gave single clusters
         self.initialised = size
+        self.gaps: Sequence[tuple[int, int]] = ()  # parts of its clusters that nobody writes
         self.unwritten = 0  # clusters at the end of the pattern that are allocated only
 
     @property
@@ -191,6 +192,55 @@ def stream_item(
     return item
 
 
+def _spans(regions: Sequence[Region], unit: int) -> list[tuple[int, int, bool]]:
+    """Return (first cluster, one behind the last, is unwritten) of what regions take.
+
+    Raises:
+        CorruptError: they do not ascend.
+    """
+    spans: list[tuple[int, int, bool]] = []
+    last = 0
+    for offset, length, is_unwritten in regions:
+        if offset < last or length < 0:
+            raise CorruptError("a region of a stream", None, f"at least {last}", (offset, length))
+        last = offset + length
+        first, end = offset // unit, -(-last // unit)
+        if spans and first < spans[-1][1]:  # two share a cluster: it is written if one of them is
+            low, high, was_unwritten = spans.pop()
+            if was_unwritten and not is_unwritten:
+                if low < first:
+                    spans.append((low, first, True))
+            else:
+                spans.append((low, high, was_unwritten))
+                first = high
+        if first < end:
+            spans.append((first, end, is_unwritten))
+    return spans
+
+
+def _iter_gaps(regions: Sequence[Region], unit: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield (offset, length) of what is in clusters with content and is no content itself.
+
+    There is none where regions end with clusters or with the stream, as they do if they come from
+    NTFS with clusters of the same size.
+    """
+    covered = 0
+    for offset, length, is_unwritten in regions:
+        if is_unwritten or not length:
+            continue
+        end = min(-(-covered // unit) * unit, offset)
+        if covered < end:
+            yield covered, end - covered
+            covered = end
+        start = max(covered, offset // unit * unit)
+        if start < offset:
+            yield start, offset - start
+        covered = offset + length
+    end = min(-(-covered // unit) * unit, size)
+    if covered < end:
+        yield covered, end - covered
+
+
 def _set_pattern(item: Item, regions: Sequence[Region], cluster_size: int) -> None:
     """Map what regions say.
 
@@ -198,19 +248,9 @@ def _set_pattern(item: Item, regions: Sequence[Region], cluster_size: int) -> No
     become holes, which read the same.
     """
     size, unit = item.whole, cluster_size
-    spans: list[list[int]] = []  # first VCN, end, 1 if unwritten
-    written_end = 0
-    for offset, length, is_unwritten in regions:
-        if offset < 0 or length < 0:
-            raise CorruptError("a region of a stream", None, None, (offset, length))
-        first, end = offset // unit, -(-(offset + length) // unit)
-        if spans and first < spans[-1][1]:
-            first = spans[-1][1]
-        if first >= end:
-            continue
-        spans.append([first, end, int(is_unwritten)])
-        if not is_unwritten:
-            written_end = end
+    spans = _spans(regions, unit)
+    written_end = max((end for _, end, is_reserved in spans if not is_reserved), default=0)
+    item.gaps = tuple(_iter_gaps(regions, unit, size))
     pattern: list[tuple[bool, int]] = []
     vcn = unwritten_at = 0
     for first, end, is_reserved in spans:

@@ -140,6 +140,8 @@ class NtfsLayout:
             yield from self._iter_area(lcn, make())
         for special, item in self._plan.values():
             yield from self._iter_area(item.offset, self._writer.iter_value(special, item))
+        if not self._is_blank:
+            yield from self._iter_gaps()
         yield self.geometry.backup_position, boot[:sector]
         yield 0, boot[:sector]
 
@@ -156,6 +158,20 @@ class NtfsLayout:
             yield position, _ZEROS[:part]
             position += part
             rest -= part
+
+    def _iter_gaps(self) -> Iterator[tuple[int, Chunk]]:
+        """Yield zeros for what nobody writes of clusters that have content elsewhere."""
+        found = [
+            (extent.position + offset - extent.offset, length)
+            for special in self._plan.specials.values()
+            for item in special.items
+            if item.gaps and not item.is_resident
+            for extent in item.placements(self.block_size)
+            for offset, length in item.gaps
+            if extent.offset <= offset < extent.offset + extent.length
+        ]
+        for position, length in sorted(found):
+            yield position, bytes(length)
 
     def _boot_bytes(self) -> bytes:
         """Return $Boot whole."""
