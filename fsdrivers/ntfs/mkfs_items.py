@@ -171,6 +171,8 @@ def stream_item(
     item = Item(_DATA, name, size - padding)
     item.whole = size
     item.flags = flags
+    if size < 0 or flags >> 16:
+        raise CorruptError("size or flags of a stream", None, None, (size, flags))
     if not 0 <= padding <= size or padding >= _EFS_BLOCK:
         raise CorruptError("padding of a stream", None, f"below {_EFS_BLOCK}", padding)
     is_compressed = bool(flags & _COMPRESSION)

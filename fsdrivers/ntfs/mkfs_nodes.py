@@ -177,6 +177,8 @@ class NodePlan:
                 continue
             shape_of[index] = shape
             size = node.size
+            if size < 0 or node.flags >> 32:
+                raise CorruptError(f"size or attributes of node {node.number}")
             if not size:
                 places[index] = EMPTY
                 continue

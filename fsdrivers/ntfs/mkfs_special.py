@@ -130,6 +130,8 @@ class Gatherer:
     def gather(self, index: int, node: Node) -> Special:
         """Collect what a node has."""
         descriptor, information = self._root_descriptor, NO_INFORMATION
+        if node.size < 0 or node.flags >> 32:
+            raise CorruptError(f"size or attributes of node {node.number}")
         special = Special(index, tuple(self._tree.links_of(index)))
         fixed: list[tuple[int, bytes]] = []
         items: list[Item] = []
@@ -195,6 +197,8 @@ class Gatherer:
                 name, stream.size, stream.flags, stream.padding, regions, self._cluster_size
             )
             items.append(item)
+            if (number, stream.name) in self.named:
+                raise CorruptError(f"node {number} has the stream {stream.name!r} twice")
             if is_content:
                 _note_holes(special, item, stream.flags)
             else:

@@ -108,11 +108,11 @@ def test_every_geometry_holds_a_tree(sector_size: int, cluster_size: int, record
     assert volume.warnings() == []
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(min_value=0, max_value=1 << 32))
 def test_random_trees_survive_twice(seed: int) -> None:
     """Any tree is read as it was planned, and so is a copy on the smallest volume for it."""
-    forest = draw_forest(seed, files=40)
+    forest = draw_forest(seed, files=30)
     description = default_description(64 * MIB, now_ns=T0)
     device = proven(forest, description, 64 * MIB)
     volume = open_volume(device)
@@ -121,6 +121,42 @@ def test_random_trees_survive_twice(seed: int) -> None:
     copy = again.write(volume.describe(), least)
     assert check_volume(copy) == []
     compare(expected(forest), seen_on(open_volume(copy)))
+
+
+@pytest.mark.parametrize(("recorded", "sector_size"), [(512, 4096), (4096, 512)])
+def test_a_volume_moves_to_other_sectors(recorded: int, sector_size: int) -> None:
+    """On a disk with other sectors the boot sector follows, and records are at least as large."""
+    description = default_description(64 * MIB, sector_size=recorded, now_ns=T0)
+    forest = draw_forest(5, files=20)
+    device, _ = forest.write_layout(description, 64 * MIB, sector_size)
+    assert check_volume(device) == []
+    volume = open_volume(device)
+    assert volume.geometry.sector_size == sector_size
+    assert volume.geometry.cluster_size == 4096
+    assert volume.geometry.record_size == 4096
+    compare(expected(forest), seen_on(volume))
+
+
+def test_impossible_nodes_are_an_error(plain: Description) -> None:
+    """Sizes below zero, attributes of more than 32 bits and streams that are there twice."""
+    for fields in (
+        {"size": -1},
+        {"flags": 1 << 32},
+        {"flags": 1 << 40, "streams": (Stream(b"s", 1),)},
+        {"streams": (Stream(b"s", -1),)},
+        {"streams": (Stream(b"s", 1, 1 << 20),)},
+        {"streams": (Stream(b"s", 1), Stream(b"s", 2))},
+        {"streams": (Stream(b"", 1000, ENCRYPTED, 600),)},
+        {"xattrs": ((XATTR_ACL, b"short"),)},
+        {"xattrs": ((XATTR_OBJECT_ID, b"short"),)},
+        {"xattrs": ((XATTR_REPARSE, b"short"),)},
+        {"xattrs": ((XATTR_EA, b"short"),)},
+        {"xattrs": ((XATTR_INFORMATION, b"short"),)},
+    ):
+        forest = rooted()
+        forest.add(ROOT, b"x", forest.node(100, **fields))
+        with pytest.raises(CorruptError):
+            plan_of(forest, plain, 32 * MIB)
 
 
 def test_a_device_that_held_something_else_gives_the_same_volume(plain: Description) -> None:
