@@ -230,25 +230,19 @@ class Allocator:
     def _gather(self, count: int, taken: list[Run], unit: int) -> list[Run]:
         """Return free runs beside those in `taken`, a single one if that is near."""
         found: list[Run] = []
-        total, most = 0, self.bits.count
-        used_end = taken[0].start + taken[0].clusters if taken else 0
-        for start, end in ((self._cursor, most), (0, self._cursor)):
-            for run in self.bits.iter_free(start, end):
-                if taken and run.start < used_end and run.start + run.clusters > taken[0].start:
-                    # The part that is taken already is cut out; what is before it is left.
-                    run = Run(used_end, run.start + run.clusters - used_end)
-                run = Run(run.start, run.clusters // unit * unit)
-                if run.clusters <= 0:
-                    continue
-                if run.clusters >= count and len(found) < _SEARCHED_RUNS:
-                    return [Run(run.start, count)]
-                if total < count:
-                    found.append(Run(run.start, min(run.clusters, count - total)))
-                    total += found[-1].clusters
-                elif len(found) >= _SEARCHED_RUNS:
-                    return found
-                else:
-                    found.append(run)  # looked at, not needed
+        total = looked_at = 0
+        for start, free in self._iter_free_beside(taken):
+            clusters = free // unit * unit
+            if not clusters:
+                continue
+            if clusters >= count and looked_at < _SEARCHED_RUNS:
+                return [Run(start, count)]
+            if total < count:
+                found.append(Run(start, min(clusters, count - total)))
+                total += found[-1].clusters
+            elif looked_at >= _SEARCHED_RUNS:
+                return found
+            looked_at += 1
         if total < count:
             size = self._cluster_size
             free = total + sum(run.clusters for run in taken)
@@ -257,13 +251,21 @@ class Allocator:
                 (count + free - total) * size,
                 free * size,
             )
-        needed, made = count, list[Run]()
-        for run in found:
-            if needed <= 0:
-                break
-            made.append(Run(run.start, min(run.clusters, needed)))
-            needed -= made[-1].clusters
-        return made
+        return found
+
+    def _iter_free_beside(self, taken: list[Run]) -> Iterator[Run]:
+        """Yield free runs from the cursor on and around the end, without the one in `taken`."""
+        low, high = (taken[0].start, sum(taken[0])) if taken else (0, 0)
+        for start, end in ((self._cursor, self.bits.count), (0, self._cursor)):
+            for first, count in self.bits.iter_free(start, end):
+                stop = first + count
+                if stop <= low or first >= high:
+                    yield Run(first, count)
+                    continue
+                if first < low:
+                    yield Run(first, low - first)
+                if stop > high:
+                    yield Run(high, stop - high)
 
     def free(self, runs: list[Run]) -> None:
         """Give back what runs hold; holes are passed over."""
