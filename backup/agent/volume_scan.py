@@ -129,7 +129,7 @@ def scan_volume(
                 seen[node.number] = number
     except (FilesystemError, DeviceError) as error:
         place = f"{obj.type} volume {obj.uuid or obj.partition}"
-        if is_ntfs and isinstance(error, UnsupportedError):
+        if isinstance(error, UnsupportedError):
             raise NotRecoverableError([Problem(place, f"it holds {error.feature}")]) from error
         local.warnings.append(f"{place}: {error}")
         local.missing += 1

@@ -107,7 +107,7 @@ class _Checker:
     def check_frame(self) -> None:
         """Check superblock, its copies and the descriptors' copies; account for their blocks."""
         superblock, report = self.metadata.superblock, self.report
-        for warning in self.volume.warnings:
+        for warning in self.volume.warnings():
             report.add(warning)
         if self.volume.was_replayed:
             report.add("the volume was not unmounted; checked as its journal leaves it")

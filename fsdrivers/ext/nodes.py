@@ -37,9 +37,9 @@ CACHED_XATTR_BLOCKS = 1024
 _SECOND = 1_000_000_000
 _RESTORED = int(RESTORED_INODE_FLAGS)
 _REFUSED = {  # what could not be made again
-    InodeFlags.ENCRYPT: "is encrypted",
-    InodeFlags.COMPRBLK: "is compressed",
-    InodeFlags.VERITY: "is sealed with verity",
+    InodeFlags.ENCRYPT: "encrypted",
+    InodeFlags.COMPRBLK: "compressed",
+    InodeFlags.VERITY: "sealed with verity",
 }
 _REFUSED_FLAGS = int(InodeFlags.ENCRYPT | InodeFlags.COMPRBLK | InodeFlags.VERITY)
 _MIN_EXTRA_CREATED = ext.InodeExtended.OFFSETS["created_extra"] - ext.OLD_INODE_SIZE
@@ -91,7 +91,7 @@ class NodeReader:
             raise CorruptError(f"a name leads to inode {number}, which is not in use", position)
         if flags & _REFUSED_FLAGS:
             why = next(why for flag, why in _REFUSED.items() if flags & flag)
-            raise UnsupportedError(f"inode {number} {why}")
+            raise UnsupportedError(f"inode {number}, {why}")
         node = Node(
             number,
             kind,

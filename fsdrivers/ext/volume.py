@@ -3,7 +3,7 @@
 
 A volume that was not unmounted is shown as recovery would leave it: its journal is replayed in
 memory and the truncations its orphan list promises are made; nothing is written to the medium.
-A damaged superblock or descriptor is read from a copy, which `ExtVolume.warnings` says.
+A damaged superblock or descriptor is read from a copy, which `warnings` says.
 What is verified: every checksum of what is read, and every bound that keeps a damaged volume
 from being read beyond its end or without end.
 
@@ -63,7 +63,6 @@ class ExtVolume:
         self.label = superblock.label.rstrip(b"\0")
         self.block_size = metadata.geometry.block_size
         self.was_replayed = was_replayed
-        self.warnings = metadata.warnings  # what was read from copies since it is damaged
         self._journal = log
         self.orphans = orphans
         self.nodes = NodeReader(metadata)
@@ -123,6 +122,10 @@ class ExtVolume:
             raise CorruptError("size of a quota file", at, f"up to {MAX_QUOTA_SIZE}", size)
         mapped = contents.extents_of(self.metadata, number, self.metadata.inode_bytes(number))
         return unpack_file(contents.read(self.device, mapped, 0, size), kind)
+
+    def warnings(self) -> list[str]:
+        """Return what was read from copies since it is damaged."""
+        return list(self.metadata.warnings)
 
     def used_size(self) -> int:
         """Return the bytes in use by the group descriptors' account."""

@@ -43,7 +43,7 @@ def test_damaged_frame_is_read_from_copies(
     whole = open_volume(load_image(image))
     wanted, size = seen_by_us(whole), whole.block_size
     descriptors = whole.metadata.geometry.descriptor_block(0) * size
-    assert whole.warnings == []
+    assert whole.warnings() == []
 
     for position, data in (
         (1024 + 0x20, b"\x55\xaa"),
@@ -56,10 +56,10 @@ def test_damaged_frame_is_read_from_copies(
         volume = open_volume(device)
 
         assert seen_by_us(volume) == wanted
-        assert volume.warnings
-        assert all("copy" in warning for warning in volume.warnings)
+        assert volume.warnings()
+        assert all("copy" in warning for warning in volume.warnings())
         found = [finding.what for finding in check_volume(device)]
-        assert set(volume.warnings) <= set(found)
+        assert set(volume.warnings()) <= set(found)
         with pytest.raises(FilesystemError):
             open_editor(device)
 
@@ -78,7 +78,7 @@ def test_journal_is_replayed_under_a_copy(tmp_path: Path, source_tree: Path) -> 
     volume = open_volume(device)
 
     assert volume.was_replayed
-    assert volume.warnings
+    assert volume.warnings()
 
 
 def test_what_has_no_copy_stays_an_error(tmp_path: Path) -> None:

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from backup.agent.errors import NotRecoverableError
+from backup.agent.local_set import LocalSet
+from backup.agent.sources import DiskSource
+from backup.objects.keys import create_key_file
 from fsdrivers.device import FileDevice
 from fsdrivers.ext import open_volume
 from fsdrivers.partitions import open_partition, read_table
@@ -89,3 +93,59 @@ def test_everything_comes_back(disk: Path, tmp_path: Path, size: int) -> None:
         run("dd", f"if={target}", f"of={image}", "bs=1M", *part, "conv=sparse", "status=none")
         assert_clean(image)
         image.unlink()
+
+
+def make_small_disk(path: Path, *options: object) -> Path:
+    """Make a disk with one ext4 partition that holds a file."""
+    (path.parent / "file").write_bytes(b"content" * 1000)
+    image = make_image(path.with_suffix(".volume"), SIZE, "-t", "ext4", "-b", 1024, *options)
+    debugfs(image, f"write {path.parent / 'file'} file")
+    with path.open("wb") as file:
+        file.truncate(MIB + SIZE + MIB)
+    run("sfdisk", "-q", path, text=f"label: gpt\nsize={SIZE // 512}\n")
+    run("dd", f"if={image}", f"of={path}", "bs=1M", "seek=1", "conv=notrunc", "status=none")
+    image.unlink()
+    return path
+
+
+def test_damaged_superblock_is_reported_and_restored(tmp_path: Path) -> None:
+    """What is read from a copy of the superblock is kept whole, with a warning."""
+    disk = make_small_disk(tmp_path / "sda.img")
+    with FileDevice.open(disk, writable=True) as device:
+        device.write(MIB + 1024 + 5, b"\x01")  # of its number of blocks
+    local, source = LocalSet(create_key_file("anna", "password").master, None), DiskSource(disk)
+    assert source.inspect(allow_raw=False) == []
+    source.scan(local, None)
+    assert any("copy of the superblock in group 1" in text for text in local.warnings)
+    machine = back_up(tmp_path, [disk])
+    unlocked = machine.unlocked()
+    target = tmp_path / "target.img"
+    size = disk.stat().st_size
+    with target.open("wb") as file:
+        file.truncate(size)
+    (recorded,) = unlocked.machine.disks
+    plan = make_plan(unlocked, {recorded.number: TargetDisk(str(target), size, 512)})
+    apply_plan(unlocked, plan, machine.medium(), is_blank=True)
+
+    with FileDevice.open(target) as device:
+        table = read_table(device)
+        assert table is not None
+        volume = open_volume(open_partition(device, table, 1))
+        assert volume.warnings() == []
+        assert [entry.name for entry in volume.walk()] == [b"", b"lost+found", b"file"]
+
+
+def test_encrypted_files_are_refused(tmp_path: Path) -> None:
+    """A volume with a file that could not be made again is refused before anything is sent."""
+    disk = make_small_disk(tmp_path / "sda.img", "-O", "encrypt")
+    with FileDevice.open(disk, writable=True) as device:
+        table = read_table(device)
+        assert table is not None
+        start = table.entries[0].start
+    volume = tmp_path / "volume"
+    run("dd", f"if={disk}", f"of={volume}", "bs=1M", f"skip={start // MIB}", "status=none")
+    debugfs(volume, "set_inode_field file flags 0x80800")
+    run("dd", f"if={volume}", f"of={disk}", "bs=1M", "seek=1", "conv=notrunc", "status=none")
+
+    with pytest.raises(NotRecoverableError, match="encrypted"):
+        back_up(tmp_path, [disk])
