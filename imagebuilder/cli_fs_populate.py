@@ -109,7 +109,7 @@ def _populate(
         description,
         size=device.size,
         sector_size=device.sector_size,
-        # The planner of NTFS goes to and fro between them.
+        # The planner of NTFS takes them in any order, again and again.
         entries=list(tree.entries) if type in NTFS_TYPES else tree.entries,
         order=tree.order,
         **options,
