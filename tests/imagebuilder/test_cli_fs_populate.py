@@ -129,7 +129,7 @@ def test_ntfs_keeps_symbolic_links(tree: Path, tmp_path: Path) -> None:
 
 
 def test_entries_are_found_by_their_number(tree: Path) -> None:
-    """A planner that takes them in any order sees what one pass sees, also where processes shared."""
+    """A planner that takes them in any order sees what one pass sees, shared walks included."""
     for number in range(40):
         (tree / f"directory {number}").mkdir()
         (tree / f"directory {number}" / "file").write_bytes(b"content")
