@@ -165,13 +165,20 @@ def _frame(number: int, now: int) -> Plain:
     attributes = FileAttribute.HIDDEN | FileAttribute.SYSTEM
     if is_view:
         attributes |= FileAttribute.VIEW_INDEX
+    flags = RecordFlag.IN_USE
+    if is_view:
+        flags |= RecordFlag.VIEW_INDEX
+    if in_extend:
+        flags |= RecordFlag.IN_EXTEND
+    if number in (SystemRecord.ROOT, SystemRecord.EXTEND):
+        flags |= RecordFlag.DIRECTORY
     rights = _READ_WRITE if number in _WRITABLE else _READ
     acl = ((0, rights, _SYSTEM), (0, rights, _ADMINISTRATORS))
     is_root = number == SystemRecord.ROOT
     return {
         "number": number,
-        "sequence": number or 1,
-        "flags": RecordFlag.IN_USE.value,
+        "sequence": number if 0 < number < SystemRecord.FIRST_FREE else 1,
+        "flags": flags.value,
         "file_attributes": attributes.value,
         "created_ns": now,
         "modified_ns": now,

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from fsdrivers.device import FileDevice
-from fsdrivers.ntfs import check_volume, open_volume
+from fsdrivers.ntfs import check_volume, default_description, open_volume
 from fsdrivers.ntfs.attributes import Attribute, unpack_attributes
-from fsdrivers.ntfs.format import NumberedRecordHead, SystemRecord
+from fsdrivers.ntfs.format import FileAttribute, NumberedRecordHead, SystemRecord
 from fsdrivers.ntfs.format_attributes import (
     AttributeType,
     FileName,
@@ -55,6 +55,29 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[NtfsVolume, NtfsVolum
         copy, layout = forest_of(source).write_layout(source.describe(), source.size)
         assert check_volume(copy) == []
         yield source, open_volume(copy), layout
+
+
+def test_what_is_made_after_no_other_is_what_windows_makes() -> None:
+    """Tables, descriptors, attributes and quota of a new volume are those Windows formatted."""
+    with FileDevice.open(windows_volume()) as device:
+        windows: dict[str, Any] = open_volume(device).describe()
+    serial = int(windows["serial"], 16)
+    made: dict[str, Any] = default_description(
+        windows["size"], label=windows["label"], serial=serial, now_ns=0
+    )
+    differ = {key for key in made if made[key] != windows[key]}
+    assert differ == {"volume_flags", "bpb", "boot", "quota", "system_files"}
+    places = ("hidden_sectors", "mft_lcn", "mft_mirror_lcn")
+    assert {key for key in made["bpb"] if made["bpb"][key] != windows["bpb"][key]} == set(places)
+    assert made["quota"]["$O"] == [list(item) for item in windows["quota"]["$O"]]
+    expected = {item["number"]: item for item in windows["system_files"]}
+    assert len(made["system_files"]) == len(expected)
+    for item in made["system_files"]:
+        number = item["number"]
+        kept = {key: value for key, value in item.items() if not key.endswith("_ns")}
+        if number == SystemRecord.ROOT:  # it was made compressed later
+            kept["file_attributes"] |= FileAttribute.COMPRESSED
+        assert kept == {key: expected[number][key] for key in kept}, number
 
 
 def fields_of(volume: NtfsVolume, number: int) -> dict[tuple[int, bytes], list[Any]]:
