@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 from fsdrivers import NTFS_TYPES
 from fsdrivers.device import Device
 from imagebuilder.cli_common import DONE, PARTIAL, UsageError, print_json, report_error
+from rebuild.collector import paused_collector
 
 if TYPE_CHECKING:
     from fsdrivers.volume import Description, Layout, StreamLayout
@@ -56,6 +57,7 @@ class Job:
         self.parts: list[Part] = []
 
 
+@paused_collector()
 def populate(
     args: argparse.Namespace,
     plan: Callable[..., Layout],
@@ -78,20 +80,6 @@ def populate(
         FilesystemError: the volume cannot hold it; nothing has been written then.
         DeviceError: the medium failed.
     """
-    from rebuild.collector import paused_collector
-
-    with paused_collector():
-        return _populate(args, plan, description, device, is_blank=is_blank)
-
-
-def _populate(
-    args: argparse.Namespace,
-    plan: Callable[..., Layout],
-    description: Description,
-    device: Device,
-    *,
-    is_blank: bool,
-) -> int:
     from imagebuilder.cli_fs_source import HostTree
     from rebuild.sharing import useful_processes
 

@@ -19,17 +19,9 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from fsdrivers.volume import Kind
+from imagebuilder.cli_fs_format import KIND_BITS
 
-KIND_OF_FORMAT: Final = {
-    stat.S_IFDIR: Kind.DIRECTORY,
-    stat.S_IFREG: Kind.FILE,
-    stat.S_IFLNK: Kind.SYMLINK,
-    stat.S_IFCHR: Kind.CHARACTER_DEVICE,
-    stat.S_IFBLK: Kind.BLOCK_DEVICE,
-    stat.S_IFIFO: Kind.FIFO,
-    stat.S_IFSOCK: Kind.SOCKET,
-}
+KIND_OF_FORMAT: Final = {bits: kind for kind, bits in KIND_BITS.items()}
 FORMAT_MASK: Final = 0o170000
 ROOT: Final = 1  # number of the root's node
 # parent, number, mode, owner, group, links, size, modified, accessed, changed
