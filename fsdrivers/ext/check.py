@@ -241,9 +241,7 @@ class _Checker:
         clusters = self._account_content(number, raw, inode, kind)
         clusters += self._account_xattr_block(number, raw, inode)
         sectors = clusters * geometry.cluster_size // ext.SECTOR
-        # The resize inode's blocks share clusters with the frame and with each other.
-        is_shared = number == InodeNumber.RESIZE and geometry.cluster_blocks > 1
-        if number != InodeNumber.BAD_BLOCKS and not is_orphan and not is_shared:
+        if number != InodeNumber.BAD_BLOCKS and not is_orphan:
             actual = metadata.allocated_sectors(inode)
             self.report.expect(f"sector count of inode {number}", position, sectors, actual)
         if kind is Kind.SYMLINK:
@@ -293,6 +291,8 @@ class _Checker:
             self._use(block, 1, f"inode {number}", is_shared=is_shared) for block in visited
         )
         clusters += self._account_runs(runs, f"inode {number}", is_shared=is_shared)
+        if is_shared:  # its blocks share clusters with the frame, but each counts as one
+            clusters = len(visited) + sum(run.blocks for run in runs)
         if kind in (Kind.FILE, Kind.DIRECTORY) and not self.inodes[number].is_orphan:
             self._check_size(number, inode, kind, runs)
         return clusters
