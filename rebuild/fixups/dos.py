@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from backup.objects.model import DiskObject
+from fsdrivers import NTFS_TYPES
 from fsdrivers.fat.system import SystemFiles
 from fsdrivers.partitions import PartitionTable
 from fsdrivers.partitions.chs import Geometry, bios_geometry
@@ -65,13 +66,16 @@ def system_files_of(tree: VolumeTree) -> SystemFiles | None:
 
 
 def new_geometry(machine: Machine, disk: DiskObject, size: int) -> Geometry | None:
-    """Return the geometry that a disk with DOS gets in a place of another size, else None.
+    """Return the geometry that a disk with DOS or Windows gets in a place of another size.
 
-    Where nothing changes, what the disk recorded fits the machine it came from.
+    None for others, and where nothing changes: what the disk recorded fits the machine it came
+    from.  The master boot record of Windows 2000 finds the volume by cylinder, head and sector.
     """
     if size == disk.size:
         return None
     for tree in machine.volumes_of(disk):
+        if tree.volume.type in NTFS_TYPES and disk.scheme == "mbr":
+            return bios_geometry(size)
         is_fixed = tree.volume.description.get("media") == FIXED_DISK_MEDIA
         if is_fixed and system_files_of(tree) is not None:
             return bios_geometry(size)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,17 @@ def test_geometry_only_where_it_changes() -> None:
     assert new_geometry(dos, disk, GIB) is None
     assert new_geometry(dos, disk, 2 * GIB) == Geometry(128, 63)
     assert new_geometry(other, disk, 2 * GIB) is None
+
+
+def test_geometry_of_windows() -> None:
+    """So does a disk with Windows, whose master boot record may count cylinders; no GPT disk."""
+    windows = Machine()
+    windows.trees[2] = tree_of()
+    windows.trees[2].volume.type = "ntfs"
+
+    assert new_geometry(windows, replace(disk_of(GIB), scheme="mbr"), GIB) is None
+    assert new_geometry(windows, replace(disk_of(GIB), scheme="mbr"), 2 * GIB) == (128, 63)
+    assert new_geometry(windows, replace(disk_of(GIB), scheme="gpt"), 2 * GIB) is None
 
 
 def test_placed_files() -> None:

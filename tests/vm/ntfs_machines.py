@@ -55,8 +55,11 @@ name="Microsoft reserved partition", attrs="GUID:63"
 """
 
 
-def make_windows_disk(path: Path, *, is_root_compressed: bool) -> None:
-    """Make a disk that starts by the boot record of Windows, behind a small ext4."""
+def make_windows_disk(path: Path, *, is_root_compressed: bool, mbr: bytes = b"") -> None:
+    """Make a disk that starts by the boot record of Windows, behind a small ext4.
+
+    `mbr`: code of the master boot record; else that of syslinux, which counts sectors.
+    """
     with path.with_suffix(".volume").open("wb") as file:
         file.write(windows_volume().read_bytes()[: WINDOWS_SECTORS * SECTOR])
     volume = Path(file.name)
@@ -74,7 +77,7 @@ def make_windows_disk(path: Path, *, is_root_compressed: bool) -> None:
     ):
         first, last = GEOMETRY.encode(place), GEOMETRY.encode(place + sectors - 1)
         slots += struct.pack("<B3sB3sII", status, first, kind, last, place, sectors)
-    code = SYSLINUX_MBR.read_bytes().ljust(440, b"\0")
+    code = (mbr or SYSLINUX_MBR.read_bytes()).ljust(440, b"\0")
     with path.open("wb") as file:
         file.write(code + b"NTFS\0\0" + slots.ljust(64, b"\0") + b"\x55\xaa")
         file.seek(WINDOWS_START * SECTOR)

@@ -17,6 +17,7 @@ import pytest
 from fsdrivers.partitions.chs import Geometry
 from imagebuilder.boot_environment import prepare_boot_environment
 from tests.fsdrivers.ntfs_volumes import Seen, get_xattr, seen_by_ntfs3g
+from tests.vm.dos_disks import part_of_dos
 from tests.vm.judges import Part, check_volumes, compare_disks, parts_of
 from tests.vm.kernel_guest import views_of
 from tests.vm.ntfs3 import assert_alike, mount_of
@@ -120,6 +121,19 @@ def test_boot_record_in_another_geometry(
     image = store.restore(windows, tmp_path / "new.img", "--disk-size", "600M")
 
     assert start(image, geometry) == STARTED
+
+
+@pytest.mark.parametrize("size", ["", "600M"], ids=["same-size", "larger"])
+def test_master_boot_record_by_cylinders(store: Store, size: str, tmp_path: Path) -> None:
+    """A master boot record that counts cylinders, as that of Windows 2000, finds the volume."""
+    disk = tmp_path / f"cylinders{size}.img"
+    make_windows_disk(disk, is_root_compressed=False, mbr=part_of_dos(0))
+    assert start(disk) == STARTED
+    store.backup(disk)
+    options = ("--disk-size", size) if size else ()
+    image = store.restore(disk, tmp_path / "new.img", *options)
+
+    assert start(image) == STARTED
 
 
 @COMPRESSED_ONLY
