@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from fsdrivers.errors import CorruptError
 from fsdrivers.ntfs.attributes import Attribute
+from fsdrivers.ntfs.format import RecordFlag, reference_of
 from fsdrivers.ntfs.format_attributes import (
     ATTRIBUTE_ALIGNMENT,
     AttributeFlag,
@@ -85,6 +86,60 @@ class EditAttribute:
         if self.value is not None:
             return aligned(len(self.value))
         return (self.stored_clusters if self.has_holes else self.clusters) * cluster_size
+
+
+@dataclass(slots=True)
+class OpenFile:
+    """A file while it is edited."""
+
+    number: int
+    sequence: int
+    flags: int  # RecordFlag
+    attributes: list[EditAttribute]
+    attribute_list: EditAttribute | None = None  # the attribute list, if there is one
+    records: set[int] = field(default_factory=set)  # that continue the base record
+    is_changed: bool = False
+
+    @property
+    def reference(self) -> int:
+        """File reference."""
+        return reference_of(self.number, self.sequence)
+
+    @property
+    def is_directory(self) -> bool:
+        """Tell whether it has an index of names."""
+        return bool(self.flags & RecordFlag.DIRECTORY)
+
+    def find(self, kind: int, name: bytes = b"") -> EditAttribute | None:
+        """Return an attribute, None if there is no such.
+
+        Args:
+            kind: AttributeType.
+            name: UTF-16LE units.
+        """
+        for item in self.attributes:
+            if item.type == kind and item.name == name:
+                return item
+        return None
+
+    def get(self, kind: int, name: bytes = b"") -> EditAttribute:
+        """Return an attribute.
+
+        Raises:
+            CorruptError: there is no such.
+        """
+        found = self.find(kind, name)
+        if found is None:
+            raise CorruptError(f"MFT record {self.number} has no attribute {kind:#x}")
+        return found
+
+    def all(self, kind: int) -> list[EditAttribute]:
+        """Return the attributes of one type."""
+        return [item for item in self.attributes if item.type == kind]
+
+    def touch(self) -> None:
+        """Note that it has to be saved."""
+        self.is_changed = True
 
 
 def aligned(size: int) -> int:

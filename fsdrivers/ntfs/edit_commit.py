@@ -106,7 +106,7 @@ class Committer:
         store.written()
         self._records.committed()
         self._use.committed()
-        self._files.late = set()
+        self._files.committed()
 
     def _write_bitmaps(self, items: Sequence[Item]) -> None:
         """Write bitmaps with what is taken, nothing given back."""

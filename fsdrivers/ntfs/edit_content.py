@@ -18,9 +18,9 @@ from __future__ import annotations
 from typing import Final
 
 from fsdrivers.errors import UnsupportedError
-from fsdrivers.ntfs.edit_attributes import EditAttribute, slice_runs
+from fsdrivers.ntfs.edit_attributes import EditAttribute, OpenFile, slice_runs
 from fsdrivers.ntfs.edit_bits import Allocator
-from fsdrivers.ntfs.edit_files import Files, OpenFile
+from fsdrivers.ntfs.edit_files import Files
 from fsdrivers.ntfs.edit_store import Store
 from fsdrivers.ntfs.edit_values import Values
 from fsdrivers.ntfs.format_attributes import COMPRESSION_UNIT_SHIFT, AttributeFlag

@@ -9,9 +9,10 @@ Source: [ntfs-3g] libntfs-3g/mft.c.  Not here: an MFT that shrinks; Windows has 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from fsdrivers.errors import NoSpaceError, UnsupportedError
+from fsdrivers.ntfs.edit_attributes import EditAttribute, OpenFile
 from fsdrivers.ntfs.edit_bits import Allocator
 from fsdrivers.ntfs.edit_records import Records
 from fsdrivers.ntfs.edit_values import Values
@@ -19,10 +20,6 @@ from fsdrivers.ntfs.format_attributes import AttributeType
 from fsdrivers.ntfs.geometry import Geometry
 from fsdrivers.ntfs.runs import Run, join_runs
 from fsdrivers.ntfs.streams import Content
-
-if TYPE_CHECKING:
-    from fsdrivers.ntfs.edit_attributes import EditAttribute
-    from fsdrivers.ntfs.edit_files import OpenFile
 
 _LEAST_RECORDS: Final = 64
 _MOST_SIZE: Final = 4 << 20

@@ -19,8 +19,7 @@ from fsdrivers.errors import (
     NotADirectoryError_,
     NotFoundError,
 )
-from fsdrivers.ntfs.edit_attributes import EditAttribute
-from fsdrivers.ntfs.edit_files import OpenFile
+from fsdrivers.ntfs.edit_attributes import EditAttribute, OpenFile
 from fsdrivers.ntfs.edit_names import name_value
 from fsdrivers.ntfs.edit_nodes import Entry, units_of_key
 from fsdrivers.ntfs.edit_session import Session

@@ -15,9 +15,9 @@ from typing import Final
 
 from fsdrivers.errors import CorruptError
 from fsdrivers.ntfs import fixups
-from fsdrivers.ntfs.edit_attributes import EditAttribute
+from fsdrivers.ntfs.edit_attributes import EditAttribute, OpenFile
 from fsdrivers.ntfs.edit_bits import Allocator
-from fsdrivers.ntfs.edit_files import Files, OpenFile
+from fsdrivers.ntfs.edit_files import Files
 from fsdrivers.ntfs.edit_records import next_update, places_of
 from fsdrivers.ntfs.edit_store import Item, ItemKind, Place, Store
 from fsdrivers.ntfs.edit_values import Values

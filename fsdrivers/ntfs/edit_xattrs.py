@@ -17,8 +17,7 @@ import struct
 from typing import Final
 
 from fsdrivers.errors import CorruptError, NotFoundError, UnsupportedError
-from fsdrivers.ntfs.edit_attributes import EditAttribute
-from fsdrivers.ntfs.edit_files import OpenFile
+from fsdrivers.ntfs.edit_attributes import EditAttribute, OpenFile
 from fsdrivers.ntfs.edit_objects import Objects, shown
 from fsdrivers.ntfs.edit_secure import SecureEditor
 from fsdrivers.ntfs.edit_session import Session

@@ -40,8 +40,7 @@ from fsdrivers.errors import (
 )
 from fsdrivers.ntfs import edit_identity
 from fsdrivers.ntfs.edit_acl import inherited
-from fsdrivers.ntfs.edit_attributes import EditAttribute
-from fsdrivers.ntfs.edit_files import OpenFile
+from fsdrivers.ntfs.edit_attributes import EditAttribute, OpenFile
 from fsdrivers.ntfs.edit_links import link_point
 from fsdrivers.ntfs.edit_names import check_new_name, is_dos_name, namespace_of
 from fsdrivers.ntfs.edit_nodes import Entry, units_of_key
