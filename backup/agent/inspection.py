@@ -163,6 +163,8 @@ def _decide(
             description = volume.describe()
             if not description.get("is_deduplicated"):
                 check_description(volume.type, description)
+                if check := getattr(volume, "check_restorable", None):
+                    check()
                 return Partition(number, device, volume.type, volume, entry)
             reason = f"its {type} is deduplicated: most content of files is kept elsewhere"
         except FilesystemError as error:

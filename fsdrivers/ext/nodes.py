@@ -41,13 +41,18 @@ _REFUSED = {  # what could not be made again
     InodeFlags.COMPRBLK: "compressed",
     InodeFlags.VERITY: "sealed with verity",
 }
-_REFUSED_FLAGS = int(InodeFlags.ENCRYPT | InodeFlags.COMPRBLK | InodeFlags.VERITY)
+REFUSED_FLAGS = int(InodeFlags.ENCRYPT | InodeFlags.COMPRBLK | InodeFlags.VERITY)
 _MIN_EXTRA_CREATED = ext.InodeExtended.OFFSETS["created_extra"] - ext.OLD_INODE_SIZE
 _CODEC = ext.InodeExtended.CODEC
 assert _CODEC is not None
 _unpack_inode = _CODEC.unpack_from
 _BLOCK_AT = ext.Inode.OFFSETS["block"]
 _HURD = 1  # Superblock.creator_os
+
+
+def refusal_of(flags: int) -> str:
+    """Return what the flags of an inode say that cannot be made again."""
+    return next(why for flag, why in _REFUSED.items() if flags & flag)
 
 
 def unpack_device(words: bytes) -> tuple[int, int]:
@@ -89,9 +94,8 @@ class NodeReader:
         if kind is None or links == 0:
             position = metadata.inode_position(number)
             raise CorruptError(f"a name leads to inode {number}, which is not in use", position)
-        if flags & _REFUSED_FLAGS:
-            why = next(why for flag, why in _REFUSED.items() if flags & flag)
-            raise UnsupportedError(f"inode {number}, {why}")
+        if flags & REFUSED_FLAGS:
+            raise UnsupportedError(f"inode {number}, {refusal_of(flags)}")
         node = Node(
             number,
             kind,

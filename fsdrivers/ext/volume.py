@@ -13,6 +13,7 @@ journals that need a replay (refused).
 
 from __future__ import annotations
 
+import struct
 import uuid
 from collections.abc import Iterator
 
@@ -20,9 +21,9 @@ from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ext import contents, description, directory, journal
 from fsdrivers.ext import format as ext
-from fsdrivers.ext.flags import Compat, InodeFlags, InodeNumber
+from fsdrivers.ext.flags import Compat, Incompat, InodeFlags, InodeNumber, RoCompat
 from fsdrivers.ext.metadata import Metadata, covered_inode
-from fsdrivers.ext.nodes import NodeReader
+from fsdrivers.ext.nodes import REFUSED_FLAGS, NodeReader, refusal_of
 from fsdrivers.ext.orphans import find_orphans, truncated_extents
 from fsdrivers.ext.quota import QuotaFile, QuotaKind, file_inodes, unpack_file
 from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
@@ -33,6 +34,8 @@ MAX_QUOTA_SIZE = 256 << 20  # bytes: three million owners
 _BLOCK_AT = ext.Inode.OFFSETS["block"]
 _BLOCK_END = _BLOCK_AT + 60
 _DOTS = (b".", b"..")
+_LINKS_AT, _FLAGS_AT = ext.Inode.OFFSETS["links_count"], ext.Inode.OFFSETS["flags"]
+_LINKS_AND_FLAGS = struct.Struct(f"<{_LINKS_AT}xH{_FLAGS_AT - _LINKS_AT - 2}xI")
 
 
 class ExtVolume:
@@ -126,6 +129,25 @@ class ExtVolume:
     def warnings(self) -> list[str]:
         """Return what was read from copies since it is damaged."""
         return list(self.metadata.warnings)
+
+    def check_restorable(self) -> None:
+        """Look at every inode for files that could not be made again, if the volume may have such.
+
+        Raises:
+            UnsupportedError: there is one, encrypted or sealed with verity.
+            CorruptError: an inode table is damaged.
+        """
+        metadata = self.metadata
+        superblock = metadata.superblock
+        has_such = superblock.feature_incompat & Incompat.ENCRYPT
+        if not has_such and not superblock.feature_ro_compat & RoCompat.VERITY:
+            return
+        for group in range(metadata.geometry.groups_count):
+            first = group * metadata.geometry.inodes_per_group + 1
+            for number in range(first, first + metadata.used_inodes(group)):
+                links, flags = _LINKS_AND_FLAGS.unpack_from(metadata.inode_record(number))
+                if links and flags & REFUSED_FLAGS:
+                    raise UnsupportedError(f"inode {number}, {refusal_of(flags)}")
 
     def used_size(self) -> int:
         """Return the bytes in use by the group descriptors' account."""
