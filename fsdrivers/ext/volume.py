@@ -25,7 +25,7 @@ from fsdrivers.ext.flags import Compat, Incompat, InodeFlags, InodeNumber, RoCom
 from fsdrivers.ext.metadata import Metadata, covered_inode
 from fsdrivers.ext.nodes import REFUSED_FLAGS, NodeReader, refusal_of
 from fsdrivers.ext.orphans import find_orphans, truncated_extents
-from fsdrivers.ext.quota import QuotaFile, QuotaKind, file_inodes, unpack_file
+from fsdrivers.ext.quota import QuotaFacts, QuotaFile, QuotaKind, file_inodes, unpack_file
 from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
 
 READ_AHEAD = 256 << 10  # bytes of a directory read at once
@@ -105,8 +105,16 @@ class ExtVolume:
             journal=self._journal.superblock if self._journal else None,
             boot_block=self.device.read(0, ext.SUPERBLOCK_POSITION),
             orphan_file_size=orphan_file_size,
-            quotas=[self.quota_file(kind).facts for kind in self.quota_inodes()],
+            quotas=[self._quota_facts(kind) for kind in self.quota_inodes()],
         )
+
+    def _quota_facts(self, kind: QuotaKind) -> QuotaFacts:
+        """Return what is set for a kind of quota; of a damaged file nothing, with a warning."""
+        try:
+            return self.quota_file(kind).facts
+        except CorruptError as error:
+            self.metadata.warnings.append(f"{error}: limits of quota are not kept")
+            return QuotaFacts(kind)
 
     def quota_inodes(self) -> dict[QuotaKind, int]:
         """Return the inodes of the quota files there are."""
@@ -127,7 +135,7 @@ class ExtVolume:
         return unpack_file(contents.read(self.device, mapped, 0, size), kind)
 
     def warnings(self) -> list[str]:
-        """Return what was read from copies since it is damaged."""
+        """Return what was read from copies since it is damaged, or left out of the description."""
         return list(self.metadata.warnings)
 
     def check_restorable(self) -> None:

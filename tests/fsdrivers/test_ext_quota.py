@@ -185,6 +185,22 @@ def test_projects_need_their_feature() -> None:
         editor.set_xattr(editor.root, PROJECT_NAME, b"1")
 
 
+@pytest.mark.tools
+def test_damaged_file_costs_its_limits_alone() -> None:
+    """A volume with a quota file that is none is described without its limits, and says so."""
+    device = MemoryDevice.of(blank("ext4-quota", 24 * MIB))
+    volume = open_volume(device)
+    number = volume.quota_inodes()[QuotaKind.GROUP]
+    (start,) = struct.unpack_from("<I", volume.metadata.inode(number).block, 20)
+    device.write(start * volume.block_size, bytes(8))
+
+    quotas = quotas_of(volume.describe())
+
+    assert [facts.kind for facts in quotas] == list(QuotaKind)
+    assert any("limits of quota" in text for text in volume.warnings())
+    assert any("quota file" in finding.what for finding in check_volume(device))
+
+
 def test_damaged_description_is_refused() -> None:
     """Quota facts of another shape than those that are described are no facts."""
     good = describe_quota(QuotaFacts(QuotaKind.USER, limits={1: Limits(1)}))
