@@ -168,6 +168,22 @@ def test_power_cut_at_a_write(operation: str, tmp_path: Path) -> None:
     _cut_power("4k", operation, tmp_path, most=3)
 
 
+@pytest.mark.parametrize("operation", ["rename-dir", "fill", "move-many"])
+def test_what_is_listed_twice_is_read_once(operation: str) -> None:
+    """Whichever write is the last, the reader walks the volume and gives no name twice."""
+    start = _prepared()
+    recorder = RecordingDevice(copy_of(start))
+    editor = open_editor(recorder, clock=clock)
+    OPERATIONS[operation](editor)
+    editor.close()
+    device = copy_of(start)
+    for entry in recorder.log:
+        if entry is not None:
+            device.write(*entry)
+            seen = [(entry.parent, entry.name) for entry in open_volume(device).walk()]
+            assert len(set(seen)) == len(seen)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("geometry", ["4k", "512", "64k"])
 @pytest.mark.parametrize("operation", OPERATIONS)
