@@ -32,7 +32,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fsdrivers.device import Device, FileDevice
-from fsdrivers.errors import AlreadyExistsError, IsADirectoryError_, NotFoundError
+from fsdrivers.errors import (
+    AlreadyExistsError,
+    CorruptError,
+    IsADirectoryError_,
+    NotFoundError,
+)
 from imagebuilder.cli_common import print_json, size_of_text
 from imagebuilder.cli_fs_open import open_editor, open_tree, open_volume, shown_label, stored_label
 from imagebuilder.cli_fs_paths import destination, find_object, find_place, split_path
@@ -177,10 +182,15 @@ def _rmdir(args: argparse.Namespace, editor: Editor) -> list[str]:
 
 
 def _remove_below(editor: Editor, parent: int, name: bytes, number: int) -> None:
-    """Remove a directory and everything in it, depth first without recursion."""
+    """Remove a directory and everything in it, depth first without recursion.
+
+    Raises:
+        CorruptError: a directory is met twice, as in a damaged volume one may be in itself.
+    """
     from fsdrivers.volume import Kind
 
     pending = [(parent, name, number, False)]
+    seen = {number}
     while pending:
         above, own, here, is_emptied = pending.pop()
         if is_emptied:
@@ -189,6 +199,9 @@ def _remove_below(editor: Editor, parent: int, name: bytes, number: int) -> None
         pending.append((above, own, here, True))
         for child, below in editor.names(here):
             if editor.node(below).kind is Kind.DIRECTORY:
+                if below in seen:
+                    raise CorruptError(f"directory {os.fsdecode(child)!r} met twice")
+                seen.add(below)
                 pending.append((here, child, below, False))
             else:
                 editor.unlink(here, child)

@@ -62,6 +62,7 @@ from fsdrivers.fat.format import (
     DOT_DOT,
     ENTRY_DELETED,
     EXTENDED_SIGNATURES,
+    FIRST_CLUSTER,
     MAXIMUM_FILE_SIZE,
     NO_LABEL,
     Attribute,
@@ -432,17 +433,19 @@ class FatEditor(EditBase):
         """Raise InvalidNameError if a directory would come into itself or below."""
         moved = group.slot.entry.first_cluster(self.geometry.bits)
         above = target.first_cluster
-        for _ in range(self.geometry.cluster_count):
+        seen: set[int] = set()
+        while above not in (0, self.geometry.root_cluster):
             if above == moved:
                 raise InvalidNameError(f"{_text(name)}: a directory cannot come into itself")
-            if above in (0, self.geometry.root_cluster):
-                return
+            is_cluster = FIRST_CLUSTER <= above <= self.geometry.last_cluster
+            if above in seen or not is_cluster:
+                raise CorruptError('".." does not lead to the root directory', target.number)
+            seen.add(above)
             position = self.geometry.cluster_position(above) + SLOT_SIZE
             entry = DirectoryEntry.unpack(self.device.read(position, SLOT_SIZE))
             if entry.name != DOT_DOT:
                 raise CorruptError('directory without ".."', position, DOT_DOT, entry.name)
             above = entry.first_cluster(self.geometry.bits)
-        raise CorruptError('".." leads around in a circle', target.number)
 
     def _remove(self, state: DirectoryState, group: Group) -> None:
         """Remove a name and free what it leads to."""

@@ -13,7 +13,8 @@ import pytest
 from fsdrivers import open_volume
 from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.volume import Extent, Plain
-from tests.conformance.volume import EditingConformance, ReadingConformance, Tree
+from tests.conformance.editing import EditingConformance
+from tests.conformance.volume import ReadingConformance, Tree
 from tests.fsdrivers import ext_volumes, ntfs_volumes
 from tests.fsdrivers.fat_images import description_of, geometry_for
 from tests.fsdrivers.iso_images import run

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from fsdrivers import open_volume
+from fsdrivers.device import FileDevice
+from fsdrivers.fat.format import DirectoryEntry
 from imagebuilder import cli_fs
 
 MIB = 1 << 20
@@ -233,3 +236,21 @@ def test_exit_codes(image: Path, arguments: tuple[str, ...], code: int) -> None:
     assert fs(*[image if word == "IMAGE" else word for word in arguments]) == code
     assert is_clean(image)
     assert len(image.read_bytes()) == len(before)
+
+
+def test_a_directory_in_itself_is_not_removed_for_ever(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """rm -r of a damaged volume whose directories form a ring ends, and says that it is corrupt."""
+    image = tmp_path / "fat.img"
+    with image.open("wb") as file:
+        file.truncate(4 * MIB)
+    subprocess.run([*MAKERS["fat"], str(image)], check=True, capture_output=True)
+    assert fs("mkdir", image, "/outer", "/outer/inner") == 0
+    with FileDevice.open(image, writable=True) as device:
+        nodes = {entry.name: entry.node.number for entry in open_volume(device).walk()}
+        at = DirectoryEntry.OFFSETS["first_cluster_low"]
+        device.write(nodes[b"inner"] + at, device.read(nodes[b"outer"] + at, 2))
+
+    assert fs("rm", image, "/outer", "-r") == 5
+    assert "met twice" in capsys.readouterr().err
