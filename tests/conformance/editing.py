@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every driver that changes volumes in place promises; the rest of the suite is in `volume`."""
+"""What every driver that changes volumes in place promises; the rest is in `volume`."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 
 A driver's class in `test_drivers` inherits `ReadingConformance` and, as far as it can do that,
 `PlanningConformance` and `editing.EditingConformance`, and says how a volume of its kind is made
-and what it can hold.  Everything is in memory and takes no foreign program but, for some, to make the
-first volume; oracles, formats and limits of one filesystem are in the tests of its driver.
+and what it can hold.  Everything is in memory and takes no foreign program but, for some, to make
+the first volume; oracles, formats and limits of one filesystem are in the tests of its driver.
 """
 
 from __future__ import annotations
