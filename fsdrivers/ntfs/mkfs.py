@@ -117,7 +117,7 @@ def plan_volume(
     log_clusters = demand.log_clusters(wanted)
     free = geometry.cluster_count - demand.clusters
     if free < log_clusters:
-        log_clusters = max(free, demand.log_clusters(_SMALLEST_LOG))
+        log_clusters = max(free // 2, demand.log_clusters(_SMALLEST_LOG))
     if free < log_clusters:
         cluster_size, count = geometry.cluster_size, demand.clusters + log_clusters
         raise NoSpaceError("NTFS volume", count * cluster_size + geometry.sector_size, size)

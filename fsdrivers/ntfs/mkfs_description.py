@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from fsdrivers.errors import CorruptError, UnsupportedError
-from fsdrivers.ntfs.format import BootSector, FileAttribute, RecordFlag, SystemRecord
+from fsdrivers.ntfs.format import OEM_ID, BootSector, FileAttribute, RecordFlag, SystemRecord
 from fsdrivers.ntfs.geometry import Geometry, geometry_of
 from fsdrivers.ntfs.names import units_of
 from fsdrivers.ntfs.times import filetime_of
@@ -21,6 +21,12 @@ from fsdrivers.volume import Description, Plain
 
 MAXIMUM_LABEL: Final = 128  # UTF-16 units
 _OLDEST_MAJOR: Final = 3
+_OBJECT_ID_SIZES: Final = (16, 64)
+_MAXIMUM_DEFINITIONS: Final = 64 << 10  # bytes
+_MAXIMUM_INFO: Final = 256  # bytes
+_MAXIMUM_LOG: Final = 1 << 32  # bytes
+_QUOTA_KEYS: Final = range(4, 69, 4)  # bytes of an owner's number, or of a SID
+_MAXIMUM_QUOTA: Final = 128  # bytes of data: limits and a SID
 _T = TypeVar("_T")
 _EXTEND_FILES: Final = {
     "$Quota": SystemRecord.QUOTA.value,
@@ -95,6 +101,8 @@ def unpack_description(description: Description) -> Template:
     except Exception as error:  # whatever a value of a wrong type or size makes construct say
         raise CorruptError(f"description: boot sector: {error}") from error
     major, minor = _get(description, "version_major", int), _get(description, "version_minor", int)
+    if boot.oem_id != OEM_ID or not (0 <= major <= 255 and 0 <= minor <= 255):
+        raise CorruptError("description: no NTFS volume, or its version")
     if major < _OLDEST_MAJOR:
         raise UnsupportedError(f"making an NTFS volume of version {major}.{minor}")
     if description.get("is_deduplicated"):
@@ -106,8 +114,12 @@ def unpack_description(description: Description) -> Template:
     quota = quota if isinstance(quota, dict) else {}
     usn_maximum = description.get("usn_maximum")
     definitions = _get(description, "attribute_definitions", bytes)
-    if not definitions:
-        raise CorruptError("description: no attribute definitions")
+    object_id = _get(description, "object_id", bytes)
+    upcase_info = _get(description, "upcase_info", bytes)
+    if not 0 < len(definitions) <= _MAXIMUM_DEFINITIONS or len(upcase_info) > _MAXIMUM_INFO:
+        raise CorruptError("description: attribute definitions or version of $UpCase")
+    if len(object_id) not in (0, *_OBJECT_ID_SIZES):
+        raise CorruptError("description: object id", None, "16 or 64 bytes", len(object_id))
     return Template(
         boot=boot,
         geometry=geometry_of(boot),
@@ -116,13 +128,13 @@ def unpack_description(description: Description) -> Template:
         major=major,
         minor=minor,
         volume_flags=_get(description, "volume_flags", int) & 0xFFFF,
-        object_id=_get(description, "object_id", bytes),
+        object_id=object_id,
         upcase=UpCase(_get(description, "upcase", bytes)),
-        upcase_info=_get(description, "upcase_info", bytes),
+        upcase_info=upcase_info,
         attribute_definitions=definitions,
-        log_file_size=_get(description, "log_file_size", int),
-        quota_owners=_entries(quota.get("$O")),
-        quota_entries=_entries(quota.get("$Q")),
+        log_file_size=min(_get(description, "log_file_size", int), _MAXIMUM_LOG),
+        quota_owners=sorted(_entries(quota.get("$O"))),  # SIDs: byte by byte
+        quota_entries=sorted(_entries(quota.get("$Q")), key=_number_of),
         usn_maximum=usn_maximum if isinstance(usn_maximum, bytes) else None,
         frames=_frames(_get(description, "system_files", list)),
     )
@@ -136,18 +148,27 @@ def _get(description: Mapping[str, Plain], key: str, wanted: type[_T]) -> _T:
     return value
 
 
-def _entries(value: Plain) -> Entries:
-    """Return (key, data) pairs."""
-    if not isinstance(value, list):
-        return ()
+def _number_of(entry: tuple[bytes, bytes]) -> int:
+    """Return the number that the key of an entry is."""
+    return int.from_bytes(entry[0], "little")
+
+
+def _entries(value: Plain) -> list[tuple[bytes, bytes]]:
+    """Return (key, data) pairs in no order."""
     made: list[tuple[bytes, bytes]] = []
+    if not isinstance(value, list):
+        return made
     for item in value:
         if not isinstance(item, list | tuple) or len(item) != 2:
             raise CorruptError("description: an entry of quota")
         key, data = item
         if not isinstance(key, bytes) or not isinstance(data, bytes):
             raise CorruptError("description: an entry of quota")
+        if len(key) not in _QUOTA_KEYS or len(data) > _MAXIMUM_QUOTA:
+            raise CorruptError("description: an entry of quota")
         made.append((key, data))
+    if len({key for key, _ in made}) < len(made):
+        raise CorruptError("description: an entry of quota is there twice")
     return made
 
 

@@ -22,7 +22,7 @@ from fsdrivers.ntfs.mkfs_index import view_entry
 from fsdrivers.ntfs.security import descriptor_hash
 
 _MAXIMUM_SIZE: Final = SECURITY_BLOCK_SIZE - SecurityHead.SIZE
-_HEADER_SIZE: Final = 20  # SECURITY_DESCRIPTOR_RELATIVE: [MS-DTYP] 2.4.6
+DESCRIPTOR_HEAD_SIZE: Final = 20  # SECURITY_DESCRIPTOR_RELATIVE: [MS-DTYP] 2.4.6
 
 
 class SecurityTable:
@@ -42,11 +42,11 @@ class SecurityTable:
         found = self._ids.get(descriptor)
         if found is not None:
             return found
-        if not _HEADER_SIZE <= len(descriptor) <= _MAXIMUM_SIZE:
+        if not DESCRIPTOR_HEAD_SIZE <= len(descriptor) <= _MAXIMUM_SIZE:
             raise CorruptError(
                 "length of a security descriptor",
                 None,
-                f"{_HEADER_SIZE} to {_MAXIMUM_SIZE}",
+                f"{DESCRIPTOR_HEAD_SIZE} to {_MAXIMUM_SIZE}",
                 len(descriptor),
             )
         identifier = FIRST_SECURITY_ID + len(self._ids)

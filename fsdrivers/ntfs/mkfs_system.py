@@ -60,7 +60,7 @@ from fsdrivers.ntfs.mkfs_index import (
     plan_tree,
     view_entry,
 )
-from fsdrivers.ntfs.mkfs_security import SecurityTable
+from fsdrivers.ntfs.mkfs_security import DESCRIPTOR_HEAD_SIZE, SecurityTable
 from fsdrivers.ntfs.runs import HOLE
 
 # Names in the root that lead to system files; "." is the root itself.
@@ -92,7 +92,7 @@ def has_own_security(frame: Frame, number: int, descriptor: bytes) -> bool:
         frame.has_own_security
         and number not in _NOT_OWN
         and number < SystemRecord.QUOTA
-        and 0 < len(descriptor) <= _LARGEST_OWN_DESCRIPTOR
+        and DESCRIPTOR_HEAD_SIZE <= len(descriptor) <= _LARGEST_OWN_DESCRIPTOR
     )
 
 

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import copy
+import random
 import struct
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +17,7 @@ from fsdrivers.device import MemoryDevice
 from fsdrivers.errors import (
     AlreadyExistsError,
     CorruptError,
+    FilesystemError,
     InvalidNameError,
     NoSpaceError,
     UnsupportedError,
@@ -306,6 +310,50 @@ def test_a_damaged_description_is_an_error(plain: Description) -> None:
         for value in values:
             with pytest.raises(CorruptError):
                 plan_of(rooted(), {**plain, key: value}, 32 * MIB)
+
+
+@given(
+    where=st.sampled_from(("top", "bpb", "system_files", "quota")),
+    value=st.one_of(
+        st.integers(min_value=-(1 << 70), max_value=1 << 70), st.binary(max_size=200), st.booleans()
+    ),
+    seed=st.integers(min_value=0, max_value=1 << 32),
+)
+def test_any_damage_to_a_description_is_an_error_or_harmless(
+    plain: Description, where: str, value: Plain, seed: int
+) -> None:
+    """One wrong value gives one of our errors, or a volume that is sound all the same."""
+    draw = random.Random(seed)
+    damaged: dict[str, Any] = copy.deepcopy(dict(plain))
+    if where == "top":
+        damaged[draw.choice(sorted(damaged))] = value
+    elif where == "system_files":
+        item = draw.choice(damaged[where])
+        item[draw.choice(sorted(item))] = value
+    elif where == "bpb":
+        damaged[where][draw.choice(sorted(damaged[where]))] = value
+    else:
+        damaged[where]["$O"].append([value, draw.randbytes(draw.choice((4, 3000)))])
+    try:
+        device = rooted().write(damaged, 4 * MIB)
+    except FilesystemError:
+        return
+    assert check_volume(device) == []
+
+
+def test_quota_of_many_owners_is_kept(plain: Description) -> None:
+    """Entries of $Quota in any order fill blocks of its indexes and are all there again."""
+    head = struct.pack("<BB6sI", 1, 2, bytes((0, 0, 0, 0, 0, 5)), 32)  # of S-1-5-32-...
+    owners = [[head + struct.pack("<I", at), struct.pack("<I", at)] for at in range(500)]
+    entries = [[struct.pack("<I", at), bytes(64)] for at in range(500)]
+    random.Random(1).shuffle(owners)
+    random.Random(2).shuffle(entries)
+    described: dict[str, Any] = {**plain, "quota": {"$O": owners, "$Q": entries}}
+    device = rooted().write(described, 32 * MIB)
+    assert check_volume(device) == []
+    found = open_volume(device).system.quota()
+    assert sorted(map(list, found["$O"])) == sorted(owners)
+    assert sorted(map(list, found["$Q"])) == sorted(entries)
 
 
 def test_entries_out_of_order_are_an_error(plain: Description) -> None:
