@@ -23,6 +23,8 @@ from backup.objects.pack import PackInfo
 from backup.repository import Repository
 
 MAXIMUM_WORKERS = 8
+_PLAIN = (None, None, "", "")  # what an outcome says behind its pieces when all went well
+_WITHOUT_CONTENT = (LabelObject, SecurityObject)
 FINISH = None  # the request that asks a worker to have all its packs stored
 
 
@@ -147,6 +149,15 @@ class Sender:
         """Put the pieces of one work in place, and sign the object when it is complete."""
         _, sent, regions, facts, warning, failure = outcome
         place = work.place
+        if len(sent) == 1 and outcome[2:] == _PLAIN and place not in self._parts_left:
+            # Nearly every file: one piece, and nothing to say of it.
+            obj = self._local.objects[place]
+            if isinstance(obj, NodeObject) and not obj.streams and work.ranges is None:
+                obj.regions = None
+                obj.pieces = (self._piece(pack, sent[0]),)
+                if obj.number not in self._local.lost:
+                    self._local.sign(obj)
+                return
         if failure and not work.stream:
             self._local.lose(place, "" if failure == VANISHED else failure)
         if warning:
@@ -169,7 +180,7 @@ class Sender:
             if self._parts_left[place]:
                 return
             pieces = sorted(self._parts.pop(place))
-        assert not isinstance(obj, LabelObject | SecurityObject), "these have no content to read"
+        assert not isinstance(obj, _WITHOUT_CONTENT), "these have no content to read"
         obj.pieces = tuple(pieces)
         if isinstance(obj, NodeObject) and obj.number not in self._local.lost:
             self._local.sign(obj)
