@@ -220,6 +220,8 @@ class _Checker:
         inode = ext.InodeExtended.unpack(covered_inode(raw))
         is_special = number < geometry.first_inode and number != InodeNumber.ROOT
         is_orphan = number in self.volume.orphans
+        if 0 < inode.deletion_time < geometry.inodes_count and not is_orphan:
+            self.report.add(f"inode {number} looks as if it were on the orphan list", position)
         if inode.links_count == 0 and not is_orphan and not (is_special and inode.blocks_low):
             return
         metadata.inode_bytes(number)  # compares its checksum

@@ -23,6 +23,34 @@ from fsdrivers.ext.volume import ExtVolume
 from fsdrivers.volume import Kind
 
 MIN_JOURNAL_BLOCKS = 1024
+KNOWN_COMPAT = (
+    Compat.DIR_PREALLOC
+    | Compat.IMAGIC_INODES
+    | Compat.HAS_JOURNAL
+    | Compat.EXT_ATTR
+    | Compat.RESIZE_INODE
+    | Compat.DIR_INDEX
+    | Compat.SPARSE_SUPER2
+    | Compat.FAST_COMMIT
+    | Compat.STABLE_INODES
+    | Compat.ORPHAN_FILE
+)
+KNOWN_RO_COMPAT = (
+    RoCompat.SPARSE_SUPER
+    | RoCompat.LARGE_FILE
+    | RoCompat.BTREE_DIR
+    | RoCompat.HUGE_FILE
+    | RoCompat.GDT_CSUM
+    | RoCompat.DIR_NLINK
+    | RoCompat.EXTRA_ISIZE
+    | RoCompat.QUOTA
+    | RoCompat.BIGALLOC
+    | RoCompat.METADATA_CSUM
+    | RoCompat.READONLY
+    | RoCompat.PROJECT
+    | RoCompat.VERITY
+    | RoCompat.ORPHAN_PRESENT
+)
 DAY_S = 24 * 3600  # clocks may be wrong by so much
 _DIRECTORY, _FILE = Kind.DIRECTORY, Kind.FILE
 
@@ -47,6 +75,7 @@ def check_special(volume: ExtVolume, report: Report) -> None:
 
 def _check_superblock(metadata: Metadata, report: Report) -> None:
     superblock, base = metadata.superblock, ext.SUPERBLOCK_POSITION
+    _check_known(metadata, report)
     has_quota = superblock.feature_ro_compat & RoCompat.QUOTA
     for name, allowed in (
         ("user_quota_inode", (0, InodeNumber.USER_QUOTA)),
@@ -84,6 +113,22 @@ def _check_superblock(metadata: Metadata, report: Report) -> None:
         report.add(f"superblock reserves {reserved} descriptor blocks without resize_inode", at)
 
 
+def _check_known(metadata: Metadata, report: Report) -> None:
+    """Check that no feature is unknown, and fields that say how long inodes' fields are."""
+    superblock, base = metadata.superblock, ext.SUPERBLOCK_POSITION
+    if superblock.revision:
+        for name, known in (("compat", KNOWN_COMPAT), ("ro_compat", KNOWN_RO_COMPAT)):
+            unknown = getattr(superblock, f"feature_{name}") & ~int(known)
+            if unknown:
+                at = base + superblock.OFFSETS[f"feature_{name}"]
+                report.add(f"superblock has unknown {name} features {unknown:#x}", at)
+    room = metadata.geometry.inode_size - ext.OLD_INODE_SIZE
+    for name in ("min_extra_isize", "want_extra_isize"):
+        value = getattr(superblock, name)
+        if room and (value & 3 or value > room):
+            report.add(f"superblock field {name} is {value}", base + superblock.OFFSETS[name])
+
+
 def _check_reserved(metadata: Metadata, report: Report, number: int) -> None:
     """Check a reserved inode's checksum and that it is what its number says, or nothing."""
     position = metadata.inode_position(number)
@@ -92,6 +137,8 @@ def _check_reserved(metadata: Metadata, report: Report, number: int) -> None:
         return
     metadata.inode_bytes(number)  # compares its checksum
     inode = ext.Inode.unpack(raw)
+    if inode.deletion_time:
+        report.add(f"reserved inode {number} has a deletion time", position)
     kind = KINDS.get(inode.mode & FORMAT_MASK)
     superblock = metadata.superblock
     what = f"reserved inode {number}"
@@ -169,6 +216,9 @@ def _check_journal(metadata: Metadata, report: Report) -> None:
             report.add("the superblock has a journal inode without has_journal", at)
         return
     if not number:
+        if not any(superblock.journal_uuid) and not superblock.journal_device:
+            at = ext.SUPERBLOCK_POSITION + superblock.OFFSETS["journal_inode"]
+            report.add("the superblock has no journal in spite of has_journal", at)
         return
     inode, position = metadata.inode(number), metadata.inode_position(number)
     least = MIN_JOURNAL_BLOCKS * metadata.geometry.block_size

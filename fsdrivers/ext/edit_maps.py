@@ -17,7 +17,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from fsdrivers.errors import UnsupportedError
+from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ext import extents
 from fsdrivers.ext import format as ext
 from fsdrivers.ext.allocate import Allocator, Span
@@ -177,6 +177,7 @@ class IndirectMap:
         self._words = list(struct.unpack("<15I", inode.record.block))
         self._size = metadata.geometry.block_size
         self._slots = metadata.geometry.block_size // 4
+        self._blocks_count = metadata.geometry.blocks_count
         self._own_blocks = 0
 
     @property
@@ -192,6 +193,8 @@ class IndirectMap:
             for slot, number in enumerate(numbers):
                 if not number:
                     continue
+                if number >= self._blocks_count:
+                    raise CorruptError("block map", None, f"less than {self._blocks_count}", number)
                 logical = first + slot
                 last = found[-1] if found else None
                 is_next = last is not None and (

@@ -99,6 +99,7 @@ class Session:
         self.store = Store(device, superblock.block_size)
         self.metadata = LiveMetadata.load(self.store)
         check_editable(self.metadata.superblock)
+        self.store.blocks_count = self.metadata.geometry.blocks_count
         self.journal = open_journal(self.metadata)
         self.allocator = Allocator(self.store, self.metadata)
         self.inodes = Inodes(self.store, self.metadata)

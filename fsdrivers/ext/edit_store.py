@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 
 from fsdrivers.device import Device
+from fsdrivers.errors import CorruptError
 from fsdrivers.guarded import GuardedDevice
 
 
@@ -33,6 +34,7 @@ class Store(GuardedDevice):
     def __init__(self, device: Device, block_size: int) -> None:
         super().__init__(device)
         self.block_size = block_size
+        self.blocks_count = device.size // block_size  # those of the volume, once it is known
         self.pending: dict[int, bytearray] = {}
         self.roles: dict[int, Role] = {}
         self.late_inodes: set[int] = set()  # whose links fall: see `edit_commit`
@@ -41,7 +43,13 @@ class Store(GuardedDevice):
         self._changed_late: set[int] = set()
 
     def block(self, number: int) -> bytes | bytearray:
-        """Return a block as it is now; the caller must not change it."""
+        """Return a block as it is now; the caller must not change it.
+
+        Raises:
+            CorruptError: the volume has no such block; a damaged map led there.
+        """
+        if not 0 <= number < self.blocks_count:
+            raise CorruptError("block number", None, f"less than {self.blocks_count}", number)
         found = self._changed.get(number)
         if found is None:
             found = self.pending.get(number)
@@ -63,6 +71,17 @@ class Store(GuardedDevice):
         found = self._changed[number] = bytearray(data)
         self._changed_roles[number] = role
         return found
+
+    def write(self, position: int, data: bytes | bytearray | memoryview) -> None:
+        """Write to the medium at once, as `GuardedDevice.write` does.
+
+        Raises:
+            CorruptError: the volume ends before; a damaged map led there.
+            DeviceError: it failed, now or earlier; the state of the medium is unknown.
+        """
+        if position + memoryview(data).nbytes > self.blocks_count * self.block_size:
+            raise CorruptError("place of content", position, "a place on the volume")
+        super().write(position, data)
 
     def hold_back(self, inode: int) -> None:
         """Note that an inode loses links in the operation under way."""
