@@ -26,7 +26,10 @@ from tests.fsdrivers.ext_editing import (
 )
 
 SIZE = 4 << 20
-KINDS = ("ext2", "ext3", "ext4-no-csum", "ext4-no-journal", "ext4-inline", "ext4-meta-bg")
+KINDS = (
+    *("ext2", "ext3", "ext4-no-csum", "ext4-no-journal", "ext4-inline", "ext4-meta-bg"),
+    *("ext4-bigalloc", "ext4-quota"),
+)
 
 
 @cache
