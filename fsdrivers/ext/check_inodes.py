@@ -48,8 +48,6 @@ class FieldRules:
         self._has_huge_file = bool(ro_compat & RoCompat.HUGE_FILE)
         self._has_large_directories = bool(incompat & Incompat.LARGEDIR)
         self._room = metadata.geometry.inode_size - ext.OLD_INODE_SIZE
-        least = superblock.min_extra_isize if ro_compat & RoCompat.EXTRA_ISIZE else 0
-        self._least_extra = min(least, self._room)
         self._lacking = 0  # flags whose feature the volume has not
         for flag, has_feature in (
             (InodeFlags.EXTENTS, incompat & Incompat.EXTENTS),
@@ -69,7 +67,7 @@ class FieldRules:
     ) -> None:
         """Check what an inode in use says of itself."""
         position = self._metadata.inode_position(number)
-        for what in self._wrong_fields(number, inode, kind):
+        for what in self._wrong_fields(inode, kind):
             report.add(f"inode {number} {what}", position)
         if inode.flags & ~_HARMLESS_FLAGS or inode.flags & self._lacking:
             for what in self._wrong_flags(inode.flags, kind):
@@ -77,9 +75,7 @@ class FieldRules:
         elif inode.flags and kind in _DEVICES:
             report.add(f"inode {number} is a special file with content", position)
 
-    def _wrong_fields(
-        self, number: int, inode: ext.InodeExtended, kind: Kind | None
-    ) -> Iterator[str]:
+    def _wrong_fields(self, inode: ext.InodeExtended, kind: Kind | None) -> Iterator[str]:
         if inode.fragment_address:
             yield "has a fragment address"
         if inode.blocks_high and not self._has_huge_file:
@@ -93,8 +89,6 @@ class FieldRules:
         extra = inode.extra_isize
         if extra and (extra & 3 or extra > self._room):
             yield f"has {extra} bytes of extra fields"
-        elif extra < self._least_extra and number >= self._metadata.geometry.first_inode:
-            yield f"has {extra} bytes of extra fields, fewer than {self._least_extra}"
         early = (inode.accessed_s, inode.changed_s, inode.modified_s, inode.created_s)
         if min(early) < 0 and not inode.flags & _EA_INODE:  # whose times hold other things
             for seconds, extra_name in _TIMES:
