@@ -16,10 +16,11 @@ import os
 import random
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.measure import quoted
+from tests.bench.measure import apart, quoted
 from tests.vm.scenario import debian_root
 
 SEED = 20071
@@ -56,12 +57,12 @@ def make_data_set(name: str, scratch: Path, *, is_quick: bool = False) -> DataSe
         return made
     shutil.rmtree(base, ignore_errors=True)
     made.directory.mkdir(parents=True)
-    if name == "S":
-        _fill_debian(made.directory)
-    elif name == "M":
-        _fill_small(made.directory, 500 // shrink, 100)
-    else:
-        _fill_large(made.directory, 8, 256 // shrink * MIB)
+    fills: dict[str, Callable[[], None]] = {
+        "S": lambda: _fill_debian(made.directory),
+        "M": lambda: _fill_small(made.directory, 500 // shrink, 100),
+        "L": lambda: _fill_large(made.directory, 8, 256 // shrink * MIB),
+    }
+    apart(fills[name])
     _script(quoted(["tar", "-C", made.directory, *TAR_OPTIONS, "-cf", made.tar, "."]))
     mount = base / "mount"
     mount.mkdir()

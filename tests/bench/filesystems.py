@@ -11,11 +11,12 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from tests.bench.data import DataSet, make_data_set
 from tests.bench.fs_contestants import KINDS, OURS, Place
-from tests.bench.measure import CommandFailedError, Cost, head_lines, measure, settle, warm
+from tests.bench.measure import CommandFailedError, Cost, apart, head_lines, measure, settle, warm
 from tests.bench.report import (
     FILESYSTEMS,
     Goal,
@@ -134,7 +135,7 @@ def _measure_kind(
                 flush=True,
             )
             if is_checked and name == OURS:
-                _check(kind, place)
+                apart(partial(_check, kind, place))
             if cell.made is not None:
                 cell.made.unlink()
     finally:

@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +73,31 @@ def measure(
     cpu = usage.ru_utime + usage.ru_stime + _process_cpu(server_pid) - server_before
     foreign = max(0.0, (_busy_s() - busy_before - cpu) / wall)
     return Cost(wall, cpu, usage.ru_maxrss << 10, foreign)
+
+
+def apart(work: Callable[[], None]) -> None:
+    """Do something in a forked process, so that its memory is not that of all we start later.
+
+    What a process uses before it runs another program counts as that program's peak.
+
+    Raises:
+        CommandFailedError: it failed; it has said why.
+    """
+    process = os.fork()
+    if not process:
+        code = 1
+        try:
+            work()
+            code = 0
+        except Exception as error:
+            print(error, file=sys.stderr)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    _, status = os.waitpid(process, 0)
+    if status:
+        raise CommandFailedError("what was done in a process of its own failed, see above")
 
 
 def quoted(arguments: Sequence[str | Path]) -> str:

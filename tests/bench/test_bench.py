@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench.filesystems import goal_lines
-from tests.bench.measure import CommandFailedError, Cost, measure
+from tests.bench.measure import CommandFailedError, Cost, apart, measure
 from tests.bench.report import FILESYSTEMS, MACHINES, lines_of, marks_of, update_page
 
 SPIN = """python3 -c '
@@ -30,6 +30,19 @@ def test_a_failing_step_is_a_failure() -> None:
     """The first command of a script that fails fails the script, and its words are kept."""
     with pytest.raises(CommandFailedError, match="no luck"):
         measure("echo no luck; false; true")
+
+
+def test_what_is_done_apart_costs_no_memory_later() -> None:
+    """A process of its own takes what it used with it; its failure is one here."""
+
+    def use_memory() -> None:
+        assert len(b"x" * (300 << 20))
+
+    apart(use_memory)
+    assert measure("true").rss_bytes < 200 << 20
+
+    with pytest.raises(CommandFailedError):
+        apart(lambda: [][0])
 
 
 def test_best_run_counts_and_goals_are_judged() -> None:
