@@ -57,7 +57,7 @@ from fsdrivers.ntfs.times import filetime_of
 _FILE_NAME: Final = AttributeType.FILE_NAME.value
 _INFORMATION: Final = AttributeType.STANDARD_INFORMATION.value
 _DATA: Final = AttributeType.DATA.value
-_PAIRED: Final = {Namespace.WIN32: Namespace.DOS, Namespace.DOS: Namespace.WIN32}
+_PAIRED: Final[dict[int, int]] = {Namespace.WIN32: Namespace.DOS, Namespace.DOS: Namespace.WIN32}
 _CASE_SENSITIVE: Final = 1  # in StandardInformation.class_id of a directory
 _LAST_HIDDEN: Final = SystemRecord.FIRST_FREE.value - 1
 
@@ -172,7 +172,7 @@ class Objects:
 
     def partner(self, file: OpenFile, name: Name) -> Name | None:
         """Return the DOS name that goes with a long one, or the other way round."""
-        wanted = _PAIRED.get(Namespace(name.head.namespace))
+        wanted = _PAIRED.get(name.head.namespace)
         for other in self.names(file):
             if other.parent == name.parent and other.head.namespace == wanted:
                 return other

@@ -564,3 +564,21 @@ def test_times_come_from_the_clock() -> None:
 
     assert (made.modified_ns, made.created_ns, made.changed_ns) == (500, NOW_NS, NOW_NS)
     assert blank() is blank()
+
+
+def test_a_namespace_that_is_none_is_no_obstacle() -> None:
+    """A name whose namespace nobody knows can be removed like any other."""
+    device, editor = edited()
+    make_file(editor, editor.root, b"file", b"content")
+    editor.close()
+    data = device.read(0, device.size)
+    name = "file".encode("utf-16-le")
+    at = data.find(b"\x04\x00" + name)
+    while at >= 0:  # in the record and in the index
+        device.write(at + 1, b"\x80")
+        at = data.find(b"\x04\x00" + name, at + 1)
+    editor = open_editor(device, clock=clock)
+    editor.unlink(editor.root, b"file")
+    editor.close()
+
+    assert_clean(device)
