@@ -22,45 +22,16 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fsdrivers.device import Device, FileDevice, Window
-from fsdrivers.errors import (
-    AlreadyExistsError,
-    CorruptError,
-    DeviceError,
-    DirectoryNotEmptyError,
-    FilesystemError,
-    InvalidNameError,
-    IsADirectoryError_,
-    NoSpaceError,
-    NotADirectoryError_,
-    NotFoundError,
-    NotRecognisedError,
-    UnsupportedError,
-)
+from fsdrivers.errors import DeviceError, FilesystemError, NotFoundError
 from imagebuilder import cli_fs_dos, cli_fs_edit
 from imagebuilder.cli_common import UsageError, print_json, report_error
 from imagebuilder.cli_fs_open import add_codepage, open_tree, open_volume, shown_label
+from imagebuilder.cli_fs_outcome import EXIT_CODES, failure_of
 from imagebuilder.cli_fs_streams import add_stream, iter_stream, stream_name
 
 if TYPE_CHECKING:
     from fsdrivers.partitions import PartitionEntry, PartitionTable
     from fsdrivers.tree import Tree
-
-EXIT_CODES: dict[type[BaseException], int] = {
-    UsageError: 2,
-    IsADirectoryError_: 2,
-    AlreadyExistsError: 2,
-    DirectoryNotEmptyError: 2,
-    InvalidNameError: 2,
-    NotRecognisedError: 4,
-    CorruptError: 5,
-    UnsupportedError: 6,
-    NoSpaceError: 7,
-    NotFoundError: 8,
-    NotADirectoryError_: 8,
-    DeviceError: 9,
-    FilesystemError: 5,
-}
-
 
 _NO_OPTIONS = argparse.Namespace(codepage=None)
 
@@ -94,8 +65,9 @@ def add_parser(
         "fs",
         help="look into volumes and change them",
         description="Look into disks and images, and change them, without mounting them.",
-        epilog="Exit codes: 0 done, 2 usage, 4 not recognised, 5 corrupt, 6 not supported, "
-        "7 no space, 8 not found, 9 the device failed.",
+        epilog="Exit codes: 0 done, 1 another failure, on the host's side, 2 usage, 3 done but for "
+        "what was named, 4 not recognised, 5 corrupt, 6 not supported, 7 no space, 8 not found, "
+        "9 the device failed.",
     )
     actions = parser.add_subparsers(
         dest="fs_action", metavar="ACTION", required=True, parser_class=_VerbParser
@@ -132,7 +104,7 @@ def _add_verb(
     actions: argparse._SubParsersAction[_VerbParser], action: str, text: str
 ) -> argparse.ArgumentParser:
     """Return the parser of a verb with what all verbs have."""
-    verb = actions.add_parser(action, help=text, description=text.capitalize() + ".")
+    verb = actions.add_parser(action, help=text, description=text[0].upper() + text[1:] + ".")
     verb.add_argument("image", metavar="IMAGE", help="image file or block device")
     verb.add_argument(
         "--partition", "-p", metavar="N", type=int, help="number as Linux counts; 0: the disk"
@@ -171,18 +143,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _fail(error: BaseException) -> int:
     """Say what happened in one sentence; return the exit code for it."""
-    text, code = _failure_of(error)
+    text, code = failure_of(error)
     report_error(text)
     return code
-
-
-def _failure_of(error: BaseException) -> tuple[str, int]:
-    """Return what happened in one sentence, and the exit code for it."""
-    text = str(error)
-    if isinstance(error, DeviceError):
-        text = f"{error.filename}: {error.strerror}"
-    text = " ".join(" ".join((text, *getattr(error, "__notes__", ()))).split())
-    return text, next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
 
 
 def _open_tree(args: argparse.Namespace, device: Device) -> Tree:
@@ -304,7 +267,7 @@ def _manifest(args: argparse.Namespace, device: Device) -> int:
         tree = _open_tree(args, device)
         worst = 0
         if tree.root is not None:
-            path, say = _absolute(args.path), _failure_of
+            path, say = _absolute(args.path), failure_of
             worst = print_manifest(tree, path, as_json=args.json, say=say, tell=report_error)
     return _finish(tree) or worst
 

@@ -30,7 +30,7 @@ _P = TypeVar("_P", bound=argparse.ArgumentParser)
 def add_verb(actions: argparse._SubParsersAction[_P]) -> None:
     """Add `fix-dos` to the actions of `fs`."""
     text = "bring the files of DOS to where its boot sector looks; writes to IMAGE"
-    verb = actions.add_parser("fix-dos", help=text, description=text.capitalize() + ".")
+    verb = actions.add_parser("fix-dos", help=text, description=text[0].upper() + text[1:] + ".")
     verb.add_argument("image", metavar="IMAGE", help="image file or block device")
     verb.add_argument(
         "--partition", "-p", metavar="N", type=int, help="default: the active one; 0: the disk"

@@ -22,6 +22,7 @@ from imagebuilder.cli_fs_format import (
     time_text,
 )
 from imagebuilder.cli_fs_manifest import manifest_json, manifest_line, manifest_of
+from imagebuilder.cli_fs_outcome import EXIT_CODES
 from tests.fsdrivers.faults import FaultyDevice
 
 MIB = 1 << 20
@@ -287,7 +288,7 @@ def test_every_error_has_an_exit_code() -> None:
         if isinstance(kind, type) and issubclass(kind, errors.FilesystemError | errors.DeviceError)
     ]
     for kind in kinds:
-        code = next(code for known, code in cli_fs.EXIT_CODES.items() if issubclass(kind, known))
+        code = next(code for known, code in EXIT_CODES.items() if issubclass(kind, known))
         assert code in range(2, 10)
     assert len(kinds) > 8
 
