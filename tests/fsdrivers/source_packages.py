@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -42,3 +43,19 @@ def unpacked_member(requirement: str, member: str, name: str) -> Path:
             made.write_bytes(gzip.decompress(stream.read()))
         made.rename(path)
     return path
+
+
+def environment(requirement: str) -> Path:
+    """Return the interpreter of an environment that has one package and nothing of ours, kept."""
+    cache = os.environ.get("REBUILDKIT_CACHE") or os.path.expanduser("~/.cache/rebuildkit")
+    base = Path(cache) / "environments" / requirement.replace("==", "-")
+    if not base.exists():
+        base.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=base.parent) as directory:
+            half = Path(directory) / "half"
+            install = [half / "bin/python", "-m", "pip", "install", "--quiet", requirement]
+            for command in ([sys.executable, "-m", "venv", half], install):
+                subprocess.run(command, check=True, capture_output=True)
+            with suppress(OSError):  # another process was faster
+                half.rename(base)
+    return base / "bin/python"
