@@ -106,10 +106,14 @@ class DeviceError(OSError):
     Attributes:
         position: bytes from the start of the device.
         length: bytes of the failed request; 0 where it was about the whole device.
+        reason: why, in a few words: those of the system unless others were given.
     """
 
-    def __init__(self, action: str, position: int, length: int, error: int, name: str) -> None:
+    def __init__(
+        self, action: str, position: int, length: int, error: int, name: str, reason: str = ""
+    ) -> None:
         where = f" {length} bytes at byte {position:#x}" if length else ""
-        super().__init__(error, f"cannot {action}{where}: {os.strerror(error)}", name)
+        self.reason = reason or os.strerror(error)
+        super().__init__(error, f"cannot {action}{where}: {self.reason}", name)
         self.position = position
         self.length = length

@@ -249,10 +249,9 @@ def _target_of(path: str, disk: DiskObject, args: argparse.Namespace) -> tuple[T
     except FileNotFoundError:
         size = args.disk_size or disk.size
         return TargetDisk(path, size // 512 * 512, args.sector_size), True
-    if stat.S_ISBLK(mode):
-        refuse_in_use(path)
-    elif not stat.S_ISREG(mode):
+    if not stat.S_ISBLK(mode) and not stat.S_ISREG(mode):
         raise UsageError(f"{path} is neither a disk nor an image")
+    refuse_in_use(path)
     if Path(path).resolve().is_relative_to(Path(args.source).resolve()):
         raise UnsafeTargetError(f"{path} is what the restore would read from")
     device = FileDevice.open(path)

@@ -97,15 +97,18 @@ def disk_of(device: str, sys_block: str = SYS_BLOCK) -> str:
 
 def refuse_in_use(path: str, base: str = "") -> None:
     """Refuse a block device that is in use: it or a part of it is mounted, swap, or a part of
-    something larger such as a RAID or an encrypted disk.
+    something larger such as a RAID or an encrypted disk; and an image file in use.
 
     Args:
-        path: of the device.
+        path: of the device or file.
         base: its directory below /sys/block; found from `path` where it is left out.
 
     Raises:
         UnsafeTargetError: names what is in use.
     """
+    if os.path.isfile(path):
+        _refuse_file_in_use(path)
+        return
     disk = os.path.realpath(path)
     for listing in ("/proc/self/mounts", "/proc/swaps"):
         for line in _read(listing).splitlines():
@@ -122,6 +125,16 @@ def refuse_in_use(path: str, base: str = "") -> None:
         with contextlib.suppress(OSError):
             for holder in os.listdir(f"{part}/holders"):
                 raise UnsafeTargetError(f"{path} is in use: {holder} is built on it")
+
+
+def _refuse_file_in_use(path: str) -> None:
+    """Raise UnsafeTargetError if an image file is in use."""
+    from fsdrivers.device import FileDevice
+
+    with FileDevice.open(path) as device:
+        use = device.find_use()
+    if use:
+        raise UnsafeTargetError(f"{path} is in use: {use}")
 
 
 def content_of(path: str) -> str:

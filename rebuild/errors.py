@@ -7,6 +7,7 @@ RebuildError
 │   └── TargetFullError      an image's filesystem has no room left
 ├── TargetFailedError        the target failed while it was written
 ├── LayoutUnsupportedError   a valid machine that cannot be laid out on this target
+│   └── NothingToRestoreError    there was nothing on its disks when it was backed up
 └── UnsafeTargetError        the target must not be written (boot medium, mounted, ...)
 """
 
@@ -55,6 +56,10 @@ class TargetFailedError(RebuildError):
 
 class LayoutUnsupportedError(RebuildError):
     """The recorded layout cannot be made on this target."""
+
+
+class NothingToRestoreError(LayoutUnsupportedError):
+    """The data set has no partition and no filesystem: its disks were blank."""
 
 
 class UnsafeTargetError(RebuildError):

@@ -13,7 +13,12 @@ from dataclasses import dataclass, replace
 from backup.objects.model import DiskObject
 from fsdrivers.errors import NoSpaceError, UnsupportedError
 from fsdrivers.partitions import PartitionEntry, PartitionTable, plan_table
-from rebuild.errors import LayoutUnsupportedError, TargetTooSmallError, UnsafeTargetError
+from rebuild.errors import (
+    LayoutUnsupportedError,
+    NothingToRestoreError,
+    TargetTooSmallError,
+    UnsafeTargetError,
+)
 from rebuild.fixups.windowsnt import has_windows
 from rebuild.machine import Machine, VolumeTree
 from rebuild.placement import ALIGNMENT, NewPlace, OldPartition, place_partitions
@@ -139,8 +144,13 @@ def plan_restore(
     Raises:
         TargetTooSmallError: a target cannot hold its disk's data.
         LayoutUnsupportedError: a layout cannot be made on its target.
+        NothingToRestoreError: all its disks were blank.
         UnsafeTargetError: a target must not be written, or was chosen twice.
     """
+    if not machine.trees and all(disk.scheme == "none" for disk in machine.disks):
+        raise NothingToRestoreError(
+            "there is nothing to restore: the disks of this data set were blank"
+        )
     paths = [target.path for target in targets.values()]
     for target in targets.values():
         if target.refusal:

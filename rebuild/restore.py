@@ -39,6 +39,7 @@ from rebuild.content import PieceOpener
 from rebuild.errors import (
     LayoutUnsupportedError,
     MediumError,
+    NothingToRestoreError,
     TargetFailedError,
     TargetFullError,
     TargetTooSmallError,
@@ -69,6 +70,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
 # What a person in front of the machine can do about it; the first class that fits decides.
 NEXT_STEPS: dict[type[BaseException], str] = {
     TargetTooSmallError: "Put in a larger disk and start from this disc again.",
+    NothingToRestoreError: "Use a disc that was made of another backup.",
     LayoutUnsupportedError: "Put in another disk and start from this disc again.",
     UnsafeTargetError: "Start from this disc again and choose another disk.",
     TargetFailedError: "Replace the target disk and start from this disc again.",
@@ -305,8 +307,7 @@ def _open_target(target: TargetDisk) -> FileDevice:
         )
     except DeviceError as error:
         if error.errno == errno.EBUSY:
-            raise UnsafeTargetError(f"{target.path} is in use") from error
-        reason = os.strerror(error.errno or errno.EIO)
+            raise UnsafeTargetError(f"{target.path}: {error.reason}") from error
         raise TargetFailedError(
-            f"{target.path} cannot be opened: {reason}; nothing was written to it"
+            f"{target.path} cannot be opened: {error.reason}; nothing was written to it"
         ) from error

@@ -37,12 +37,14 @@ from backup.objects.identification import identification
 from backup.objects.keys import MasterKey
 from backup.objects.model import (
     BackupObject,
+    DiskObject,
     LabelObject,
     NodeObject,
     ObjectKind,
     Piece,
     Plain,
     SecurityObject,
+    VolumeObject,
 )
 from backup.objects.pack import PackInfo
 from backup.objects.table import TableWriter
@@ -173,7 +175,7 @@ class _Run:
         is_excluded = compile_exclusions(self.options.exclude)
         for source in sources:
             source.scan(local, is_excluded)
-        if problems := set_minimum_sizes(local):
+        if problems := [*_blank_disks(local.objects), *set_minimum_sizes(local)]:
             raise NotRecoverableError(problems)
         self._end_phase("scan")
 
@@ -289,6 +291,19 @@ class _Run:
         now = time.perf_counter()
         self.result.phases_s[name] = now - self._mark
         self._mark = now
+
+
+def _blank_disks(objects: Sequence[BackupObject]) -> list[Problem]:
+    """Return a problem for each disk if there is nothing but zeros on any of them.
+
+    Such a set would take the place of good ones, and nothing could be restored from it.
+    """
+    if any(isinstance(obj, VolumeObject) for obj in objects):
+        return []
+    disks = [obj for obj in objects if isinstance(obj, DiskObject)]
+    if any(disk.scheme != "none" for disk in disks):
+        return []
+    return [Problem(disk.name, "there is nothing to back up: it is blank") for disk in disks]
 
 
 def _iter_kept(local: LocalSet, lost: set[int]) -> Iterator[BackupObject]:

@@ -97,6 +97,11 @@ def inspect_disk(
     Raises:
         DeviceError: the disk cannot even be read at its start.
     """
+    if device.size < device.sector_size:
+        disk = InspectedDisk(name, device, PartitionTable("none", "", device.sector_size, 0))
+        reason = f"there is nothing to back up: its size is {device.size} bytes"
+        disk.problems.append(Problem(name, reason))
+        return disk
     try:
         table = read_table(device)
     except FilesystemError as error:

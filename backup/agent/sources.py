@@ -87,12 +87,16 @@ class DiskSource:
         try:
             self._device = FileDevice.open(self.path)
         except DeviceError as error:
-            reason = os.strerror(error.errno or 0)
-            raise NoSourceError(f"the disk {self.path} cannot be opened: {reason}") from error
+            raise NoSourceError(f"the disk {self.path} cannot be opened: {error.reason}") from error
         try:
             self._disk = inspect_disk(self.name, self._device, allow_raw=allow_raw)
         except DeviceError as error:
             return [Problem(self.path, f"it cannot be read: {error}")]
+        if use := self._device.find_use():
+            self._disk.notes.append(
+                f"{self.path} is in use: {use}; what is written to it during the backup may be "
+                "missing or there by half"
+            )
         return self._disk.problems
 
     def scan(self, local: LocalSet, is_excluded: IsExcluded | None) -> None:

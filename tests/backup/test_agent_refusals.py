@@ -12,7 +12,7 @@ import pytest
 
 from backup.agent.errors import NoSourceError, NotRecoverableError
 from backup.agent.result import BackupOptions
-from backup.objects.model import VolumeObject
+from backup.objects.model import DiskObject, VolumeObject
 from backup.store import LocalRepository
 from tests.backup.agent_machines import (
     MACHINE,
@@ -23,6 +23,7 @@ from tests.backup.agent_machines import (
     make_repository,
     read_data_set,
 )
+from tests.fsdrivers.ext_volumes import mounted
 
 pytestmark = pytest.mark.tools
 
@@ -101,6 +102,44 @@ def test_damaged_ext4_is_refused(tmp_path: Path, repository: LocalRepository) ->
         stream.write(bytes(4))
     with pytest.raises(NotRecoverableError, match="its ext4 cannot be read or made again"):
         back_up(repository, make_disk(tmp_path / "disk.img", ("83", volume)))
+
+
+@pytest.mark.parametrize("size", [0, 511, 4 * MIB])
+def test_a_disk_with_nothing_on_it(tmp_path: Path, repository: LocalRepository, size: int) -> None:
+    """Neither an empty file nor a blank disk takes the place of the last data set."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    disk = make_ext4(tmp_path / "disk.img", tree)
+    back_up(repository, disk)
+    kept = repository.data_sets(MACHINE)
+    blank = make_volume(tmp_path / "blank.img", size)
+    with pytest.raises(NotRecoverableError, match=r"blank\.img: there is nothing to back up"):
+        back_up(repository, blank)
+
+    assert repository.data_sets(MACHINE) == kept
+    if size > 512:  # beside a disk that holds something it is part of the machine
+        back_up(repository, disk, blank)
+        objects = read_data_set(repository).objects.values()
+        sizes = [obj.size for obj in objects if isinstance(obj, DiskObject)]
+        assert sizes == [32 * MIB, size]
+
+
+@pytest.mark.root
+def test_a_disk_in_use_is_told(tmp_path: Path, repository: LocalRepository) -> None:
+    """An image and a disk that are mounted are backed up with a note that says so."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    disk = make_ext4(tmp_path / "disk.img", tree)
+    assert back_up(repository, disk).notes == []
+    with mounted(disk) as point:
+        device = subprocess.run(
+            ["findmnt", "-no", "SOURCE", str(point)], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        (note,) = back_up(repository, disk).notes
+        (other,) = back_up(repository, Path(device)).notes
+
+    assert note.startswith(f"{disk} is in use: {device} is attached to it and mounted at {point};")
+    assert other.startswith(f"{device} is in use: mounted, or a part of something larger;")
 
 
 def test_missing_disk(tmp_path: Path, repository: LocalRepository) -> None:

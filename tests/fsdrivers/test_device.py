@@ -172,11 +172,21 @@ def test_truncated_file_is_a_device_error(tmp_path: Path) -> None:
 
 
 def test_open_failures_are_device_errors(tmp_path: Path) -> None:
-    """A missing path and a directory are refused with the path in the message."""
-    with pytest.raises(DeviceError, match="nothing"):
-        FileDevice.open(tmp_path / "nothing")
-    with pytest.raises(DeviceError, match="Block device required"):
-        FileDevice.open(tmp_path)
+    """What is missing, a directory, a character device and a FIFO without a writer are refused
+    with the path in the message, for reading and for writing."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for is_writing in (False, True):
+        for path, reason in (
+            (tmp_path / "nothing", "No such file or directory"),
+            (tmp_path, "it is a directory, no image file or block device"),
+            (Path("/dev/null"), "it is neither an image file nor a block device"),
+            (fifo, "it is neither an image file nor a block device"),
+        ):
+            with pytest.raises(DeviceError) as caught:
+                FileDevice.open(path, writable=is_writing)
+            assert caught.value.strerror == f"cannot open: {reason}"
+            assert caught.value.filename == str(path)
 
 
 def test_sector_size_is_as_asked(tmp_path: Path) -> None:

@@ -265,3 +265,23 @@ def test_whole_device_in_use_is_24(
     assert outcome.code == 24
     assert f"{device} is in use" in sentence(outcome)
     subprocess.run(["e2fsck", "-fn", str(image)], check=True, capture_output=True)
+
+
+@pytest.mark.root
+def test_image_in_use_is_24(
+    mbr_machine: SmallMachine, credentials: tuple[str, ...], tmp_path: Path
+) -> None:
+    """An image file with a partition of it mounted is refused as a disk would be, and untouched."""
+    image, point = tmp_path / "disk.img", tmp_path / "mount"
+    shutil.copyfile(mbr_machine.disks[0], image)
+    place = int(subprocess.check_output(["partx", "-rgo", "START", "-n", "2", image])) * 512
+    with mounted(point, "-o", f"ro,loop,offset={place}", str(image)):
+        outcome = run(
+            *("restore", "--from", mbr_machine.medium_path, *credentials),
+            *("--disk", image, "--yes"),
+        )
+    assert outcome.code == 24
+    words = sentence(outcome)
+    assert words.startswith(f"{image} is in use: /dev/loop")
+    assert words.endswith(f" is attached to it and mounted at {point}")
+    assert image.read_bytes() == mbr_machine.disks[0].read_bytes()

@@ -12,7 +12,12 @@ from fsdrivers.device import MemoryDevice
 from rebuild.apply import apply_plan
 from rebuild.compare import compare_machine
 from rebuild.content import PieceOpener
-from rebuild.errors import LayoutUnsupportedError, TargetTooSmallError, UnsafeTargetError
+from rebuild.errors import (
+    LayoutUnsupportedError,
+    NothingToRestoreError,
+    TargetTooSmallError,
+    UnsafeTargetError,
+)
 from rebuild.plan import TargetDisk, match_disks
 from rebuild.restore import Unlocked, make_plan
 from rebuild.text import WIDTH, columns_of
@@ -87,6 +92,18 @@ def test_what_must_not_be_written_is_refused(gpt_machine: SmallMachine) -> None:
 
     with pytest.raises(UnsafeTargetError, match="this recovery disc is on it"):
         plan_lines(gpt_machine.unlocked(), target)
+
+
+def test_a_set_of_blank_disks_is_refused(gpt_machine: SmallMachine) -> None:
+    """A data set with nothing to restore erases no disk, and says why."""
+    unlocked = two_disks(gpt_machine.unlocked())
+    machine = unlocked.machine
+    machine.trees.clear()
+    del machine.disks[0]
+    target = TargetDisk("/dev/sda", 255 * MIB, 512)
+
+    with pytest.raises(NothingToRestoreError, match="there is nothing to restore: the disks"):
+        make_plan(unlocked, {machine.disks[0].number: target})
 
 
 @pytest.mark.parametrize("grow", [1, 3, 9])
