@@ -68,8 +68,9 @@ def report_error(text: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """Write a result as JSON."""
-    print(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=_plain))
+    """Write a result as JSON; of a name that is no UTF-8 the odd bytes as \\udcNN."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=_plain)
+    print(text.encode("utf-8", "backslashreplace").decode())
 
 
 def _plain(value: object) -> object:

@@ -18,7 +18,7 @@ import argparse
 import base64
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fsdrivers.device import Device, FileDevice, Window
@@ -27,6 +27,7 @@ from imagebuilder import cli_fs_dos, cli_fs_edit
 from imagebuilder.cli_common import UsageError, print_json, report_error
 from imagebuilder.cli_fs_open import add_codepage, open_tree, open_volume, shown_label
 from imagebuilder.cli_fs_outcome import EXIT_CODES, failure_of
+from imagebuilder.cli_fs_paths import find_in_tree
 from imagebuilder.cli_fs_streams import add_stream, iter_stream, stream_name
 
 if TYPE_CHECKING:
@@ -185,17 +186,12 @@ def _finish(tree: Tree) -> int:
     return _fail(tree.error) if tree.error is not None else 0
 
 
-def _absolute(path: str) -> bytes:
-    """Return PATH as bytes from the root: "/" and no slash behind."""
-    return b"/" + os.fsencode(path).strip(b"/")
-
-
 def _ls(args: argparse.Namespace, device: Device) -> int:
     from fsdrivers.volume import Kind
     from imagebuilder.cli_fs_format import list_lines, name_fields, node_fields, printable
 
     tree = _open_tree(args, device)
-    found = tree.find(_absolute(args.path))
+    _, found = find_in_tree(tree, args.path)
     if found.node.kind == Kind.DIRECTORY:
         listed = [(child.name, child) for child in tree.children(found.node)]
     else:
@@ -222,8 +218,8 @@ def _stat(args: argparse.Namespace, device: Device) -> int:
     from imagebuilder.cli_fs_format import extents_of, name_fields, node_fields, stat_lines
 
     tree = _open_tree(args, device)
-    path = _absolute(args.path)
-    node = tree.find(path).node
+    path, found = find_in_tree(tree, args.path)
+    node = found.node
     extents = extents_of(tree, node) if node.kind == Kind.FILE else []
     if args.json:
         places = [list(extent) for extent in extents]
@@ -235,27 +231,39 @@ def _stat(args: argparse.Namespace, device: Device) -> int:
 
 
 def _cat(args: argparse.Namespace, device: Device) -> int:
+    """Write the content of each file; one that cannot be read keeps none of the others back."""
     tree = _open_tree(args, device)
     sys.stdout.flush()
     results: list[dict[str, object]] = []
+    worst = 0
     for path in args.paths:
-        node = tree.find(_absolute(path), follow=True).node
-        pieces = (
-            tree.iter_content(node)
-            if args.stream is None
-            else iter_stream(tree.volume, node, stream_name(args))
-        )
-        if args.json:
-            content = b"".join(pieces)
-            coded = base64.b64encode(content).decode()
-            results.append({"path": path, "size": len(content), "content_b64": coded})
+        content: list[bytes] = []
+        try:
+            for piece in _iter_named(args, tree, path):
+                if args.json:
+                    content.append(piece)
+                else:
+                    sys.stdout.buffer.write(piece)
+        except (UsageError, FilesystemError) as error:
+            code = _fail(error)
+            worst = worst or code
+            results.append({"path": path, "error": failure_of(error)[0]})
             continue
-        for piece in pieces:
-            sys.stdout.buffer.write(piece)
+        whole = b"".join(content)
+        coded = base64.b64encode(whole).decode()
+        results.append({"path": path, "size": len(whole), "content_b64": coded})
     if args.json:
         print_json(results)
     sys.stdout.buffer.flush()
-    return _finish(tree)
+    return worst or _finish(tree)
+
+
+def _iter_named(args: argparse.Namespace, tree: Tree, path: str) -> Iterator[bytes]:
+    """Return the pieces of the content, or of the stream, that a path and the options name."""
+    node = find_in_tree(tree, path, follow=True)[1].node
+    if args.stream is None:
+        return tree.iter_content(node)
+    return iter_stream(tree.volume, node, stream_name(args))
 
 
 def _manifest(args: argparse.Namespace, device: Device) -> int:
@@ -267,7 +275,7 @@ def _manifest(args: argparse.Namespace, device: Device) -> int:
         tree = _open_tree(args, device)
         worst = 0
         if tree.root is not None:
-            path, say = _absolute(args.path), failure_of
+            path, say = find_in_tree(tree, args.path)[0], failure_of
             worst = print_manifest(tree, path, as_json=args.json, say=say, tell=report_error)
     return _finish(tree) or worst
 

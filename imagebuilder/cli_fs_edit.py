@@ -35,12 +35,20 @@ from fsdrivers.device import Device, FileDevice
 from fsdrivers.errors import (
     AlreadyExistsError,
     CorruptError,
+    FilesystemError,
     IsADirectoryError_,
     NotFoundError,
 )
-from imagebuilder.cli_common import print_json, size_of_text
+from imagebuilder.cli_common import UsageError, print_json, size_of_text
 from imagebuilder.cli_fs_open import open_editor, open_tree, open_volume, shown_label, stored_label
-from imagebuilder.cli_fs_paths import destination, find_object, find_place, split_path
+from imagebuilder.cli_fs_outcome import Outcome
+from imagebuilder.cli_fs_paths import (
+    destination,
+    find_in_tree,
+    find_object,
+    find_place,
+    split_path,
+)
 from imagebuilder.cli_fs_put import put
 from imagebuilder.cli_fs_streams import add_stream, stream_editor, stream_name
 from imagebuilder.cli_fs_values import (
@@ -139,46 +147,69 @@ def _add_volume_verbs(add: Callable[[str, str], argparse.ArgumentParser]) -> Non
     verb.add_argument("target", metavar="DIRECTORY", help="is made, or is empty")
 
 
-def editing(action: Callable[[argparse.Namespace, Editor], list[str]]) -> Callable[..., int]:
-    """Return the verb that opens an editor, carries out `action` and prints the changed paths."""
+Change = Callable[[argparse.Namespace, "Editor", Outcome], None]
+
+
+def editing(action: Change) -> Action:
+    """Return the verb that opens an editor, carries out `action` and prints the changed paths.
+
+    What fails is said, and what was done before it is printed all the same.
+    """
 
     def verb(args: argparse.Namespace, device: Device) -> int:
-        editor = open_editor(args, device)
+        editor, outcome = open_editor(args, device), Outcome()
         try:
-            changed = action(args, editor)
+            action(args, editor, outcome)
+        except (UsageError, FilesystemError) as error:
+            outcome.fail(error)
         finally:
             editor.close()
         if args.json:
-            print_json({"action": args.fs_action, "changed": changed})
-        return 0
+            found = {"changed": outcome.changed, "problems": outcome.problems}
+            print_json({"action": args.fs_action, **found})
+        return outcome.code
 
     return verb
 
 
-def _rm(args: argparse.Namespace, editor: Editor) -> list[str]:
+def each(action: Callable[[argparse.Namespace, Editor, str], list[str]]) -> Action:
+    """Return the verb that does `action` with each PATH, also after one that failed.
+
+    `action` returns the paths it changed.
+    """
+
+    def change(args: argparse.Namespace, editor: Editor, outcome: Outcome) -> None:
+        for path in args.paths:
+            try:
+                outcome.changed += action(args, editor, path)
+            except (UsageError, FilesystemError) as error:
+                outcome.fail(error)
+
+    return editing(change)
+
+
+def _rm(args: argparse.Namespace, editor: Editor, path: str) -> list[str]:
     from fsdrivers.volume import Kind
 
-    for path in args.paths:
-        node = find_object(editor, path)
-        if args.stream is not None:
-            stream_editor(editor).remove_stream(node.number, stream_name(args))
-            continue
-        parent, name = find_place(editor, path)
-        if node.kind is not Kind.DIRECTORY:
-            editor.unlink(parent, name)
-        elif args.recursive:
-            _remove_below(editor, parent, name, node.number)
-        elif args.dir:
-            editor.rmdir(parent, name)
-        else:
-            raise IsADirectoryError_(f"{path} is a directory; -r removes it")
-    return list(args.paths)
+    node = find_object(editor, path)
+    if args.stream is not None:
+        stream_editor(editor).remove_stream(node.number, stream_name(args))
+        return [path]
+    parent, name = find_place(editor, path)
+    if node.kind is not Kind.DIRECTORY:
+        editor.unlink(parent, name)
+    elif args.recursive:
+        _remove_below(editor, parent, name, node.number)
+    elif args.dir:
+        editor.rmdir(parent, name)
+    else:
+        raise IsADirectoryError_(f"{path} is a directory; -r removes it")
+    return [path]
 
 
-def _rmdir(args: argparse.Namespace, editor: Editor) -> list[str]:
-    for path in args.paths:
-        editor.rmdir(*find_place(editor, path))
-    return list(args.paths)
+def _rmdir(args: argparse.Namespace, editor: Editor, path: str) -> list[str]:
+    editor.rmdir(*find_place(editor, path))
+    return [path]
 
 
 def _remove_below(editor: Editor, parent: int, name: bytes, number: int) -> None:
@@ -207,31 +238,35 @@ def _remove_below(editor: Editor, parent: int, name: bytes, number: int) -> None
                 editor.unlink(here, child)
 
 
-def _mv(args: argparse.Namespace, editor: Editor) -> list[str]:
+def _mv(args: argparse.Namespace, editor: Editor, outcome: Outcome) -> None:
+    from fsdrivers.volume import Kind
+
     parent, name = find_place(editor, args.source)
-    new_parent, new_name = destination(editor, args.path, name)
+    is_directory = find_object(editor, args.source).kind is Kind.DIRECTORY
+    new_parent, new_name = destination(editor, args.path, name, is_directory=is_directory)
     editor.rename(parent, name, new_parent, new_name, replace=args.force)
-    return [args.source, args.path]
+    outcome.changed += [args.source, args.path]
 
 
-def _mkdir(args: argparse.Namespace, editor: Editor) -> list[str]:
+def _mkdir(args: argparse.Namespace, editor: Editor, path: str) -> list[str]:
     from fsdrivers.volume import Kind, Node
 
     changed = []
-    for path in args.paths:
-        parts, parent = split_path(path), editor.root
-        for index, name in enumerate(parts):
-            is_last = index == len(parts) - 1
-            try:
-                found = editor.lookup(parent, name)
-                if is_last and not (args.parents and found.kind is Kind.DIRECTORY):
-                    raise AlreadyExistsError(f"{path} is there already")
-            except NotFoundError:
-                if not is_last and not args.parents:
-                    raise NotFoundError(f"{path}: no such directory") from None
-                found = editor.create(parent, name, _new(Node, Kind.DIRECTORY, args.mode))
-                changed.append("/" + os.fsdecode(b"/".join(parts[: index + 1])))
-            parent = found.number
+    parts, parent = split_path(path), editor.root
+    if not parts and not args.parents:
+        raise AlreadyExistsError(f"{path} is there already")
+    for index, name in enumerate(parts):
+        is_last = index == len(parts) - 1
+        try:
+            found = editor.lookup(parent, name)
+            if is_last and not (args.parents and found.kind is Kind.DIRECTORY):
+                raise AlreadyExistsError(f"{path} is there already")
+        except NotFoundError:
+            if not is_last and not args.parents:
+                raise NotFoundError(f"{path}: no such directory") from None
+            found = editor.create(parent, name, _new(Node, Kind.DIRECTORY, args.mode))
+            changed.append("/" + os.fsdecode(b"/".join(parts[: index + 1])))
+        parent = found.number
     return changed
 
 
@@ -246,7 +281,7 @@ def _new(make: type[Node], kind: int, mode: int) -> Node:
     )
 
 
-def _ln(args: argparse.Namespace, editor: Editor) -> list[str]:
+def _ln(args: argparse.Namespace, editor: Editor, outcome: Outcome) -> None:
     from fsdrivers.volume import Kind, Node
 
     if args.symbolic:
@@ -255,45 +290,40 @@ def _ln(args: argparse.Namespace, editor: Editor) -> list[str]:
         node = _new(Node, Kind.SYMLINK, 0o777)
         node.target = target
         editor.create(parent, name, node)
-        return [args.path]
-    number = find_object(editor, args.source).number
-    base = (split_path(args.source) or [b""])[-1]
-    parent, name = destination(editor, args.path, base)
-    editor.link(number, parent, name)
-    return [args.path]
+    else:
+        number = find_object(editor, args.source).number
+        base = (split_path(args.source) or [b""])[-1]
+        parent, name = destination(editor, args.path, base)
+        editor.link(number, parent, name)
+    outcome.changed.append(args.path)
 
 
-def _chmod(args: argparse.Namespace, editor: Editor) -> list[str]:
-    for path in args.paths:
-        editor.set_attributes(find_object(editor, path).number, mode=args.mode)
-    return list(args.paths)
+def _chmod(args: argparse.Namespace, editor: Editor, path: str) -> list[str]:
+    editor.set_attributes(find_object(editor, path).number, mode=args.mode)
+    return [path]
 
 
-def _chown(args: argparse.Namespace, editor: Editor) -> list[str]:
+def _chown(args: argparse.Namespace, editor: Editor, path: str) -> list[str]:
     uid, gid = args.owner
-    for path in args.paths:
-        editor.set_attributes(find_object(editor, path).number, uid=uid, gid=gid)
-    return list(args.paths)
+    editor.set_attributes(find_object(editor, path).number, uid=uid, gid=gid)
+    return [path]
 
 
-def _touch(args: argparse.Namespace, editor: Editor) -> list[str]:
+def _touch(args: argparse.Namespace, editor: Editor, path: str) -> list[str]:
     import time
 
     from fsdrivers.volume import Kind, Node
 
     now_ns = time.time_ns() if args.time is None else args.time
-    changed = []
-    for path in args.paths:
-        try:
-            node = find_object(editor, path)
-        except NotFoundError:
-            if args.no_create:
-                continue
-            parent, name = destination(editor, path, b"")
-            node = editor.create(parent, name, _new(Node, Kind.FILE, 0o644))
-        editor.set_attributes(node.number, modified_ns=now_ns, accessed_ns=now_ns)
-        changed.append(path)
-    return changed
+    try:
+        node = find_object(editor, path)
+    except NotFoundError:
+        if args.no_create:
+            return []
+        parent, name = destination(editor, path, b"")
+        node = editor.create(parent, name, _new(Node, Kind.FILE, 0o644))
+    editor.set_attributes(node.number, modified_ns=now_ns, accessed_ns=now_ns)
+    return [path]
 
 
 def _attr(args: argparse.Namespace, device: Device) -> int:
@@ -301,7 +331,7 @@ def _attr(args: argparse.Namespace, device: Device) -> int:
     return (editing(_set_attr) if wants_change else _show_attr)(args, device)
 
 
-def _set_attr(args: argparse.Namespace, editor: Editor) -> list[str]:
+def _set_attr(args: argparse.Namespace, editor: Editor, outcome: Outcome) -> None:
     number = find_object(editor, args.path).number
     for name in args.remove:
         editor.remove_xattr(number, os.fsencode(name))
@@ -309,13 +339,13 @@ def _set_attr(args: argparse.Namespace, editor: Editor) -> list[str]:
         editor.set_xattr(number, *pair)
     if args.flags is not None:
         editor.set_attributes(number, flags=args.flags)
-    return [args.path]
+    outcome.changed.append(args.path)
 
 
 def _show_attr(args: argparse.Namespace, device: Device) -> int:
     from imagebuilder.cli_fs_format import node_fields, printable
 
-    node = open_tree(args, device).find(b"/" + b"/".join(split_path(args.path))).node
+    node = find_in_tree(open_tree(args, device), args.path)[1].node
     if args.json:
         fields = node_fields(node)
         print_json({"flags": fields["flags"], "xattrs": fields["xattrs"]})
@@ -340,36 +370,31 @@ def _label(args: argparse.Namespace, device: Device) -> int:
     return 0
 
 
-def _set_label(args: argparse.Namespace, editor: Editor) -> list[str]:
+def _set_label(args: argparse.Namespace, editor: Editor, outcome: Outcome) -> None:
     if args.label is not None:
         editor.set_label(stored_label(editor, os.fsencode(args.label)))
     if args.uuid is not None:
         editor.set_uuid(args.uuid)
-    return ["/"]
+    outcome.changed.append("/")
 
 
 def _extract(args: argparse.Namespace, device: Device) -> int:
     from imagebuilder.cli_fs_extract import extract
 
-    return extract(
-        open_tree(args, device),
-        b"/" + b"/".join(split_path(args.path)),
-        args.target,
-        json=args.json,
-    )
+    return extract(open_tree(args, device), args.path, args.target, json=args.json)
 
 
 READING: dict[str, Action] = {"describe": describe, "check": check, "extract": _extract}
 WRITING: dict[str, Action] = {
     "put": editing(put),
-    "rm": editing(_rm),
-    "rmdir": editing(_rmdir),
+    "rm": each(_rm),
+    "rmdir": each(_rmdir),
     "mv": editing(_mv),
-    "mkdir": editing(_mkdir),
+    "mkdir": each(_mkdir),
     "ln": editing(_ln),
-    "chmod": editing(_chmod),
-    "chown": editing(_chown),
-    "touch": editing(_touch),
+    "chmod": each(_chmod),
+    "chown": each(_chown),
+    "touch": each(_touch),
 }
 EITHER: dict[str, Action] = {"attr": _attr, "label": _label}  # by their options
 VERBS: Sequence[str] = (*READING, *WRITING, *EITHER, "mkfs")

@@ -26,6 +26,7 @@ from fsdrivers.tree import Tree, merge_extents
 from fsdrivers.volume import Kind, Node
 from imagebuilder.cli_common import PARTIAL, UsageError, print_json, report_error
 from imagebuilder.cli_fs_format import DEVICES, KIND_BITS, printable
+from imagebuilder.cli_fs_paths import find_in_tree
 
 if TYPE_CHECKING:
     from fsdrivers.volume import StreamVolume
@@ -36,17 +37,17 @@ FS_IOC_SETFLAGS: Final = 0x40086602  # linux/fs.h: _IOW('f', 2, long), 64-bit
 LONGEST_XATTR: Final = 1 << 16  # bytes of a value.  Source: linux/limits.h, XATTR_SIZE_MAX
 
 
-def extract(tree: Tree, path: bytes, target: str, *, json: bool) -> int:
-    """Restore what `path` names, and all below it, into the directory `target`.
+def extract(tree: Tree, text: str, target: str, *, json: bool) -> int:
+    """Restore what the path `text` names, and all below it, into the directory `target`.
 
     Returns:
         The exit code: 0, or 3 when something could not be restored.
 
     Raises:
-        UsageError: `target` is there and not an empty directory.
+        UsageError: `target` is there and not an empty directory, or the path is empty.
         NotFoundError, CorruptError, DeviceError: the volume has no such path.
     """
-    found = tree.find(path)
+    path, found = find_in_tree(tree, text)
     base = os.fsencode(target)
     if os.path.lexists(base):
         is_directory = stat.S_ISDIR(os.lstat(base).st_mode)

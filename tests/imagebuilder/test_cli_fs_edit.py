@@ -254,3 +254,57 @@ def test_a_directory_in_itself_is_not_removed_for_ever(
 
     assert fs("rm", image, "/outer", "-r") == 5
     assert "met twice" in capsys.readouterr().err
+
+
+def test_several_paths_are_each_tried(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A path that fails stops none of the others; the code is that of the first failure."""
+    assert fs("mkdir", image, "/a", "/a", "/b") == 2
+    capsys.readouterr()
+    assert fs("rmdir", image, "/a", "/nope", "/b/", "/", "--json") == 8
+    found = capsys.readouterr()
+    assert json.loads(found.out)["changed"] == ["/a", "/b/"]
+    assert len(json.loads(found.out)["problems"]) == 2
+    assert "/nope: no such file or directory" in found.err
+    assert fs("touch", image, "/file") == 0
+    capsys.readouterr()
+    assert fs("cat", image, "/nope", "/file", "--json") == 8
+    assert [item["path"] for item in json.loads(capsys.readouterr().out)] == ["/nope", "/file"]
+    assert is_clean(image)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("put", "IMAGE", "SOURCE", "/new/"), 8),
+        (("put", "IMAGE", "SOURCE", "/file/"), 8),
+        (("mv", "IMAGE", "/file", "/new/"), 8),
+        (("mv", "IMAGE", "/dir", "/new/"), 0),
+        (("mkdir", "IMAGE", "/new/"), 0),
+        (("put", "IMAGE", "SOURCE", "/dir/"), 0),
+        (("rm", "IMAGE", "/file/"), 8),
+        (("stat", "IMAGE", "/file/"), 8),
+        (("cat", "IMAGE", "/file/"), 8),
+        (("ls", "IMAGE", "/dir/"), 0),
+        (("touch", "IMAGE", "/file/"), 8),
+        (("extract", "IMAGE", "/file/", "OUT"), 8),
+        (("mkdir", "IMAGE", "/"), 2),
+        (("mkdir", "IMAGE", "/", "--parents"), 0),
+        *[((verb, "IMAGE", ""), 2) for verb in ("mkdir", "touch", "rm", "stat", "ls", "cat")],
+        (("put", "IMAGE", "SOURCE", ""), 2),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else str(value),
+)
+def test_slashes_and_empty_paths(tmp_path: Path, arguments: tuple[str, ...], code: int) -> None:
+    """A slash behind a path needs a directory, and an empty path is a wrong command line."""
+    image = tmp_path / "fat.img"
+    image.write_bytes(bytes(4 * MIB))
+    subprocess.run([*MAKERS["fat"], str(image)], check=True, capture_output=True)
+    (tmp_path / "source").write_bytes(CONTENT)
+    assert fs("mkdir", image, "/dir") == 0
+    assert fs("touch", image, "/file") == 0
+    words = {"IMAGE": image, "SOURCE": tmp_path / "source", "OUT": tmp_path / "out"}
+
+    assert fs(*[words.get(word, word) for word in arguments]) == code
+    assert is_clean(image)
