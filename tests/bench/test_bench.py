@@ -9,6 +9,7 @@ import pytest
 
 from tests.bench.filesystems import goal_lines
 from tests.bench.measure import CommandFailedError, Cost, apart, measure
+from tests.bench.million import make
 from tests.bench.report import FILESYSTEMS, MACHINES, lines_of, marks_of, update_page
 
 SPIN = """python3 -c '
@@ -102,3 +103,14 @@ def test_goals_of_filesystems_are_judged_by_wall_time() -> None:
 
     assert "| Filled, M, against mke2fs -d | 2.0 x | 1.90 x | 2.50 x | **not yet** |" in lines
     assert "| Filled, M, against mke2fs, mount | 3.0 x | 3.00 x | 2.00 x | yes |" in lines
+
+
+# Bytes; measured 740, 760 and 690.
+@pytest.mark.tools
+@pytest.mark.parametrize(("type", "limit"), [("ext4", 900), ("fat32", 900), ("ntfs", 900)])
+def test_memory_for_each_file_is_bounded(type: str, limit: int, tmp_path: Path) -> None:
+    """100,000 files more in a volume take less memory each than a million may."""
+    few, _ = make(type, 10_000, tmp_path)
+    many, _ = make(type, 110_000, tmp_path)
+
+    assert 100 < (many - few) / 100_000 < limit
