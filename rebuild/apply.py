@@ -38,6 +38,7 @@ from rebuild.fixups.grub import (
     moved_core,
 )
 from rebuild.fixups.linux import add_fallback_loader
+from rebuild.fixups.syslinux import follow_sectors
 from rebuild.fixups.windows9x import write_blank_files
 from rebuild.fixups.windowsnt import add_fallback_loader as add_windows_loader
 from rebuild.fixups.windowsnt import move_places, moves_of
@@ -123,6 +124,8 @@ def apply_plan(
             _write_metadata(volume)
             if volume.layout is not None:
                 report.notes += move_places(volume.tree, volume.layout, volume.window, moves)
+                starts = {"old_start": volume.part.old_start, "new_start": volume.part.new_start}
+                report.notes += follow_sectors(volume.tree, volume.layout, volume.window, **starts)
         shown.begin("Flushing to the disk")
         work.device.flush()
         report.notes += _write_table(work, boot_areas[work.plan.disk.number])

@@ -15,6 +15,7 @@ from backup.objects.model import NodeObject, ObjectKind, Region
 from fsdrivers import STREAM_TYPES
 from fsdrivers.volume import Entry, Kind, Node, StreamVolume, Volume
 from rebuild.compare_streams import content_differences, merge_parts, name_differences
+from rebuild.fixups import syslinux
 from rebuild.fixups.windows9x import blank_files, first_nonzero
 from rebuild.fixups.windowsnt import find_hives, moved_back
 from rebuild.fixups.windowsnt_hives import Hive, Moves
@@ -58,6 +59,7 @@ class TreeComparison:
         self._has_streams = volume.type in STREAM_TYPES
         self._moves = moves
         self._hives: dict[int, Hive] = {}
+        self._placed = syslinux.recorded_places(tree)
         if moves:
             self._hives = {item.number: hive for hive, item, _ in find_hives(tree)}
 
@@ -157,8 +159,15 @@ class TreeComparison:
 
     def _before_moves(self, item: NodeObject, there: Node) -> bytes | None:
         """Return the content of a file in which places were changed, as it was before."""
+        if there.size != item.size:
+            return None
+        old = self._placed.get(item.number)
+        if old is not None:
+            data = self._volume.read(there, 0, there.size)
+            new = [(part.position, part.length) for part in self._volume.extents(there)]
+            return syslinux.moved_back(data, new, old)
         hive = self._hives.get(item.number)
-        if hive is None or there.size != item.size:
+        if hive is None:
             return None
         return moved_back(hive, self._volume.read(there, 0, there.size), self._moves)
 

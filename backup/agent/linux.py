@@ -125,7 +125,15 @@ def file_extents(descriptor: int, size: int) -> list[tuple[int, int, bool]] | No
 
     Delayed allocations are forced out first.  None where the filesystem cannot tell.
     """
-    extents: list[tuple[int, int, bool]] = []
+    extents = placed_extents(descriptor, size)
+    if extents is None:
+        return None
+    return [(offset, length, is_unwritten) for offset, _, length, is_unwritten in extents]
+
+
+def placed_extents(descriptor: int, size: int) -> list[tuple[int, int, int, bool]] | None:
+    """Return (offset, position in the volume, length, is_unwritten) as `file_extents` does."""
+    extents: list[tuple[int, int, int, bool]] = []
     start = 0
     buffer = bytearray(_FIEMAP_HEAD.size + FIEMAP_BATCH * _FIEMAP_EXTENT.size)
     while start < size:
@@ -139,10 +147,10 @@ def file_extents(descriptor: int, size: int) -> list[tuple[int, int, bool]] | No
         mapped = _FIEMAP_HEAD.unpack_from(buffer)[3]
         flags = FIEMAP_EXTENT_LAST
         for index in range(mapped):
-            logical, _, length, _, _, flags, *_ = _FIEMAP_EXTENT.unpack_from(
+            logical, physical, length, _, _, flags, *_ = _FIEMAP_EXTENT.unpack_from(
                 buffer, _FIEMAP_HEAD.size + index * _FIEMAP_EXTENT.size
             )
-            extents.append((logical, length, bool(flags & FIEMAP_EXTENT_UNWRITTEN)))
+            extents.append((logical, physical, length, bool(flags & FIEMAP_EXTENT_UNWRITTEN)))
             start = logical + length
         if flags & FIEMAP_EXTENT_LAST:
             break

@@ -17,17 +17,22 @@ import os
 import stat
 
 from backup.agent.exclusions import IsExcluded
-from backup.agent.linux import birth_time_ns, birth_time_ns_of, inode_flags, project_of
+from backup.agent.linux import (
+    birth_time_ns,
+    birth_time_ns_of,
+    inode_flags,
+    placed_extents,
+    project_of,
+)
 from backup.agent.live_reader import KEPT_FLAGS, PATH_LIMIT, LiveReader, open_unread
 from backup.agent.local_set import LocalSet, TreeScan, Xattrs
-from backup.agent.volume_scan import RACY_NS
+from backup.agent.volume_scan import BLANK_FILE, PLACED_FILE, PLACED_FILES, RACY_NS
 from backup.objects.content import PIECE_SIZE
-from backup.objects.model import MarkerObject, NodeObject, ObjectKind, Region, VolumeObject
+from backup.objects.model import MarkerObject, NodeObject, ObjectKind, Plain, Region, VolumeObject
 from fsdrivers.ext.flags import RoCompat
 from fsdrivers.ext.xattrs import project_xattr
 
 SWAP_HEADER_SIZE = 4096  # bytes kept of a swap file: its header with UUID and label
-BLANK_FILE = "blank-file"
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 KIND_OF_FORMAT = {
@@ -70,13 +75,14 @@ class LiveScan:
         self.is_excluded = is_excluded
         self.swap_files = swap_files
         self.blank_files: list[int] = []
+        self.placed_files: dict[int, list[Plain]] = {}  # extents by object number
         self.device = 0
         self._is_racy_from = local.previous.started_ns - RACY_NS
         features = volume.description.get("feature_ro_compat")
         self._has_projects = isinstance(features, int) and bool(features & RoCompat.PROJECT)
 
     def run(self) -> None:
-        """Add all nodes, and markers for the files that are blank by design.
+        """Add all nodes, and markers for files that are blank by design or found by sectors.
 
         Raises:
             OSError: the root itself cannot be read.
@@ -97,6 +103,12 @@ class LiveScan:
         local = self.local
         for target in self.blank_files:
             marker = MarkerObject(local.next_number(), self.scan.volume, BLANK_FILE, target)
+            local.add(marker)
+        for target, extents in self.placed_files.items():
+            marker = MarkerObject(
+                *(local.next_number(), self.scan.volume, PLACED_FILE, target),
+                {"extents": extents},
+            )
             local.add(marker)
 
     def _add_directory(
@@ -162,7 +174,21 @@ class LiveScan:
             number = self._add_new(parent, name, status, path, kind, source, old)
         if is_shared:
             scan.seen[source] = number
+        if name in PLACED_FILES and kind is ObjectKind.FILE:
+            self._note_place(number, path, status.st_size)
         return number
+
+    def _note_place(self, number: int, path: bytes, size: int) -> None:
+        """Note where the content of a file is, if that can be told."""
+        try:
+            descriptor = open_unread(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                extents = placed_extents(descriptor, size) or []
+            finally:
+                os.close(descriptor)
+        except OSError:
+            return  # reported when its content is read
+        self.placed_files[number] = [[position, length] for _, position, length, _ in extents]
 
     def _take_over(self, old: NodeObject, parent: int, name: bytes, accessed_ns: int) -> int:
         """Add an object as the previous set has it; return its new number."""

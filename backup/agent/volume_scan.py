@@ -35,11 +35,12 @@ RACY_WITHOUT_ZONE_NS = 15 * 3600 * 1_000_000_000
 
 KINDS = {kind: ObjectKind(kind) for kind in Kind}
 
-# On FAT: files that are zeros by design, here or in the root directory only, and files that
-# something finds by their sectors.  Source: EP1168174A1 [0073], [0074].
+# On FAT: files that are zeros by design, here or in the root directory only.
+# Source: EP1168174A1 [0073].
 SWAP_FILES = (b"win386.swp", b"swapper.dat")
 ROOT_SWAP_FILES = (b"386spart.par", b"pagefile.sys", b"hiberfil.sys", *SWAP_FILES)
-PLACED_FILES = (b"ldlinux.sys",)
+# On every volume: files that something finds by their sectors.  Source: EP1168174A1 [0074].
+PLACED_FILES = frozenset((b"ldlinux.sys", b"extlinux.sys"))
 BLANK_FILE, PLACED_FILE = "blank-file", "placed-file"  # names of their markers
 
 # On NTFS: files of the root directory that are zeros by design, and what is left out of the
@@ -117,7 +118,11 @@ def scan_volume(
             if first is not None:
                 scan.add_link(first, parent, entry.name, node.number, entry if is_ntfs else None)
                 continue
-            special = _special(entry, parent == root, is_ntfs) if has_special else ""
+            special = ""
+            if has_special:
+                special = _special(entry, parent == root, is_ntfs)
+            elif entry.name in PLACED_FILES and node.kind is Kind.FILE:
+                special = PLACED_FILE
             number = _add_entry(local, scan, entry, parent, is_blank=special == BLANK_FILE)
             if is_root:
                 root = number
@@ -190,18 +195,19 @@ def _special(entry: Entry, is_in_root: bool, is_ntfs: bool) -> str:
     """Return the name of the marker that a file on FAT or NTFS gets, empty for none."""
     if entry.node.kind is not Kind.FILE or not entry.node.size:
         return ""
-    if is_ntfs and not is_in_root:
-        return ""
     name = entry.name.lower()
+    blank: tuple[bytes, ...]
     if is_ntfs:
-        return BLANK_FILE if name in NTFS_BLANK_FILES else ""
-    if name in (ROOT_SWAP_FILES if is_in_root else SWAP_FILES):
+        blank = NTFS_BLANK_FILES if is_in_root else ()
+    else:
+        blank = ROOT_SWAP_FILES if is_in_root else SWAP_FILES
+    if name in blank:
         return BLANK_FILE
     return PLACED_FILE if name in PLACED_FILES else ""
 
 
 def _marker_data(volume: Volume, node: Node, name: str) -> dict[str, Plain]:
-    """Return what a marker says of its file: of a placed one, where it is."""
+    """Return what a marker says of its file: of a placed one, where it is, in bytes."""
     if name != PLACED_FILE:
         return {}
     extents: list[Plain] = [[part.position, part.length] for part in volume.extents(node)]

@@ -114,7 +114,7 @@ def layout_options(
     system = system_files_of(tree)
     if system is not None:
         options["system"] = system
-    fixed = placed_files(tree)
+    fixed = placed_files(tree) if tree.volume.type.startswith("fat") else {}
     if fixed:
         options["fixed"] = fixed
     return options

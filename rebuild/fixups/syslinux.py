@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Syslinux on ext and NTFS, where its file comes to lie in other sectors.
+
+Its boot sector names the first sector of ldlinux.sys; that file names all its others, and two at
+its end that hold variables.  All are counted in 512 bytes from the start of the volume, so a
+partition may move, but not the file in it.  The backup records where the file was.  A file whose
+list is made from that place by the rules below is what the installer wrote: its list and checksum
+are made anew for the new place, and the boot sector that named the old first sector names the new
+one.  Anything else is left as it was, and the report says that extlinux must be run again.
+
+On FAT the file is put back where it was instead (`rebuild.fixups.dos`).
+
+Source: syslinux 6.04, what `libinstaller/syslxint.h` and `syslxmod.c` say of the patch area, of
+its extension and of the list of extents.  Measured: files of Debian's extlinux 6.04 on ext4 and
+NTFS come out byte for byte as extlinux itself writes them in the new place.
+
+Not done: syslinux before 4.0, whose list has another form; the sectors of other sizes, from which
+syslinux does not start.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from backup.objects.model import NodeObject
+from fsdrivers import EXT_TYPES, NTFS_TYPES
+from fsdrivers.device import Device
+from fsdrivers.volume import Layout
+from rebuild.fixups.dos import placed_files
+from rebuild.machine import VolumeTree, printable_path
+
+SECTOR_SIZE = 512  # bytes; syslinux knows no other
+BOOT_CODE_SIZE = SECTOR_SIZE
+_LARGEST = 1 << 20  # bytes of a file worth reading; it is loaded below 1 MiB
+_LARGEST_PLACE = 4 << 20  # bytes; clusters may be as large as 2 MiB
+_MAGIC = 0x3EB202FE
+_MAGIC_POSITION = 0x1F8  # in boot code
+_OEM_NAMES, _OEM_POSITION = (b"EXTLINUX", b"SYSLINUX"), 3
+_HIDDEN_POSITION = 0x1C  # the sectors in front of the volume, as in any boot sector
+_MOST_SECTORS = 127  # of an extent: it is shorter than 64 KiB
+_WORD = struct.Struct("<I")
+# magic, instance, sectors of the file, sectors of variables, words of the checksum, checksum,
+# most sectors at once, position of the extension.
+_AREA = struct.Struct("<IIHHIIHH")
+_CHECKSUM_AT = 16  # in the area
+# positions: of the variables' pointers, directory and its length, subvolume and its length, the
+# list and its length; in boot code: both halves of the first sector, and a patch for RAID.
+_EXTENSION = struct.Struct("<10H")
+_EXTENT = struct.Struct("<QH")  # first sector, sectors
+_VARIABLES = struct.Struct("<QQ")
+_VARIABLE_SECTORS = 2
+
+Extents = Iterable[tuple[int, int]]  # (position in the volume, length) in the file's order, bytes
+
+
+class PatchArea(NamedTuple):
+    """What an ldlinux.sys says of itself; positions in bytes from its start."""
+
+    position: int  # of the area
+    data_sectors: int  # of the file without its variables
+    words: int  # that the checksum covers
+    list_position: int
+    list_length: int  # extents that have a place
+    variables_position: int
+    pointer_low: int  # in the boot code: the first sector's lower and upper half
+    pointer_high: int
+
+    @property
+    def total_sectors(self) -> int:
+        """Sectors of the file that are named somewhere."""
+        return self.data_sectors + _VARIABLE_SECTORS
+
+
+def is_boot_code(code: bytes) -> bool:
+    """Tell whether a volume's first sector holds syslinux's boot code."""
+    if code[_OEM_POSITION : _OEM_POSITION + 8] in _OEM_NAMES:
+        return True
+    return code[_MAGIC_POSITION : _MAGIC_POSITION + 4] == _WORD.pack(_MAGIC)
+
+
+def patch_area_of(data: bytes) -> PatchArea:
+    """Return the patch area of an ldlinux.sys.
+
+    Raises:
+        ValueError: it has none that is sound; says so as the end of a sentence.
+    """
+    # The boot sector loads the first sector alone, and looks for the magic there.
+    head = data[:SECTOR_SIZE]
+    positions = range(0, len(head) - _AREA.size + 1, _WORD.size)
+    at = next((p for p in positions if _WORD.unpack_from(head, p)[0] == _MAGIC), -1)
+    if at < 0:
+        raise ValueError("is no ldlinux.sys of syslinux 4 or later")
+    _, _, sectors, variables, words, _, _, extension = _AREA.unpack_from(data, at)
+    if extension + _EXTENSION.size > len(data):
+        raise ValueError("has a damaged patch area")
+    pointers, _, _, _, _, extents, count, low, high, _ = _EXTENSION.unpack_from(data, extension)
+    area = PatchArea(at, sectors, words, extents, count, pointers, low, high)
+    if not (
+        sectors > 1
+        and variables == _VARIABLE_SECTORS
+        and area.total_sectors * SECTOR_SIZE <= len(data)
+        and at + _AREA.size <= words * _WORD.size <= sectors * SECTOR_SIZE
+        and extents + count * _EXTENT.size <= words * _WORD.size
+        and pointers + _VARIABLES.size <= words * _WORD.size
+        and max(low, high) + _WORD.size <= BOOT_CODE_SIZE
+    ):
+        raise ValueError("has a damaged patch area")
+    return area
+
+
+def sectors_of(extents: Extents) -> list[int]:
+    """Return the sectors of a file in its order.
+
+    Raises:
+        ValueError: an extent begins or ends within a sector, or the file is far too large.
+    """
+    sectors: list[int] = []
+    for position, length in extents:
+        if position < 0 or position % SECTOR_SIZE or length % SECTOR_SIZE:
+            raise ValueError("lies across sectors")
+        if not 0 < length <= _LARGEST_PLACE or len(sectors) > _LARGEST_PLACE // SECTOR_SIZE:
+            raise ValueError("has a strange size")
+        first = position // SECTOR_SIZE
+        sectors += range(first, first + length // SECTOR_SIZE)
+    return sectors
+
+
+def patched_file(data: bytes, sectors: Sequence[int]) -> bytes:
+    """Return an ldlinux.sys as it has to be in these sectors of its volume.
+
+    Args:
+        data: the whole file.
+        sectors: those it is in, in its order; more than it needs do not matter.
+
+    Raises:
+        ValueError: it is no ldlinux.sys, or in too many pieces; says so as the end of a sentence.
+    """
+    area = patch_area_of(data)
+    if len(sectors) < area.total_sectors:
+        raise ValueError("has holes")
+    extents = list(_extents_of(sectors[1 : area.data_sectors]))
+    if len(extents) > area.list_length:
+        raise ValueError(f"is in more pieces than its list has places for, {area.list_length}")
+    made = bytearray(data)
+    size = area.list_length * _EXTENT.size
+    listed = b"".join(_EXTENT.pack(*extent) for extent in extents)
+    made[area.list_position : area.list_position + size] = listed.ljust(size, b"\0")
+    variables = sectors[area.data_sectors : area.total_sectors]
+    _VARIABLES.pack_into(made, area.variables_position, *variables)
+    checksum_at = area.position + _CHECKSUM_AT
+    _WORD.pack_into(made, checksum_at, 0)
+    total = sum(struct.unpack_from(f"<{area.words}I", made))
+    _WORD.pack_into(made, checksum_at, (_MAGIC - total) & 0xFFFFFFFF)
+    return bytes(made)
+
+
+def _extents_of(sectors: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Yield (first sector, sectors) of what is loaded at once, from the second sector on."""
+    first = count = 0
+    for sector in sectors:
+        if count and sector == first + count and count < _MOST_SECTORS:
+            count += 1
+            continue
+        if count:
+            yield first, count
+        first, count = sector, 1
+    if count:
+        yield first, count
+
+
+def first_sector_in(code: bytes, area: PatchArea) -> int:
+    """Return the sector of ldlinux.sys that a boot code loads."""
+    low = _WORD.unpack_from(code, area.pointer_low)[0]
+    high = _WORD.unpack_from(code, area.pointer_high)[0]
+    return int(low | high << 32)
+
+
+def patched_boot_code(code: bytes, area: PatchArea, sector: int) -> bytes:
+    """Return a boot code that loads ldlinux.sys from `sector` of its volume."""
+    made = bytearray(code)
+    _WORD.pack_into(made, area.pointer_low, sector & 0xFFFFFFFF)
+    _WORD.pack_into(made, area.pointer_high, sector >> 32)
+    return bytes(made)
+
+
+def moved_boot_code(code: bytes, old_start: int, new_start: int) -> bytes:
+    """Return a boot code that knows its volume's new place; both starts in bytes.
+
+    What it finds in the partition table counts more; of a logical partition it finds nothing.
+    """
+    (hidden,) = _WORD.unpack_from(code, _HIDDEN_POSITION)
+    if hidden * SECTOR_SIZE != old_start or new_start // SECTOR_SIZE > 0xFFFFFFFF:
+        return code
+    made = bytearray(code)
+    _WORD.pack_into(made, _HIDDEN_POSITION, new_start // SECTOR_SIZE)
+    return bytes(made)
+
+
+def moved_back(data: bytes, new: Extents, old: Extents) -> bytes:
+    """Return a restored ldlinux.sys as it was where it was recorded.
+
+    One whose list is not that of its `new` place was left alone, and is returned as it is.
+    """
+    try:
+        if patched_file(data, sectors_of(new)) == data:
+            return patched_file(data, sectors_of(old))
+    except ValueError:
+        pass
+    return data
+
+
+def recorded_places(tree: VolumeTree) -> dict[int, list[tuple[int, int]]]:
+    """Return (position, length) of the extents of the volume's boot files, by object number."""
+    is_ours = tree.volume.type in (*EXT_TYPES, *NTFS_TYPES)
+    return placed_files(tree) if is_ours else {}
+
+
+def follow_sectors(
+    tree: VolumeTree, layout: Layout, window: Device, *, old_start: int, new_start: int
+) -> list[str]:
+    """Let syslinux find its file in the place where the restore put it.
+
+    Args:
+        tree: the volume, whose content and metadata have been written.
+        layout: where its files are.
+        window: the volume on the new disk.
+        old_start: first byte of the volume on the recorded disk.
+        new_start: the same on the new disk.
+
+    Returns:
+        Notes for the report on what was changed and what could not be.
+
+    Raises:
+        DeviceError: the disk failed.
+    """
+    if tree.volume.type not in (*EXT_TYPES, *NTFS_TYPES):
+        return []
+    code = window.read(0, max(window.sector_size, BOOT_CODE_SIZE))
+    places = recorded_places(tree)
+    starts = is_boot_code(code)
+    if not starts and not places:
+        return []
+    notes: list[str] = []
+    problem = "no ldlinux.sys is where it says"
+    is_found = False
+    made = moved_boot_code(code, old_start, new_start) if starts else code
+    by_number = {item.number: item for item in tree.nodes}
+    for number, old in places.items():
+        item = by_number.get(number)
+        if item is None:
+            continue
+        path = printable_path(item, by_number)
+        try:
+            if window.sector_size != SECTOR_SIZE:
+                raise ValueError(f"lies on sectors of {window.sector_size} bytes")
+            area, first, has_changed = _follow_in_file(item, layout, window, old)
+        except ValueError as error:
+            problem = f"{path} {error}"
+            continue
+        if starts and first_sector_in(code, area) == sectors_of(old)[0]:
+            is_found = True
+            made = patched_boot_code(made, area, first)
+        if has_changed:
+            notes.append(
+                f"{path} (syslinux) lies in other sectors; its list of them and the boot sector "
+                "changed with it."
+            )
+    if starts and not is_found:
+        notes.append(
+            f"The {tree.volume.type} volume has the boot sector of extlinux, but {problem}: "
+            "run extlinux --install again, or it does not start."
+        )
+    _write_boot_code(window, code, made)
+    return notes
+
+
+def _follow_in_file(
+    item: NodeObject, layout: Layout, window: Device, old: Extents
+) -> tuple[PatchArea, int, bool]:
+    """Change one file in place; return its area, its first sector, and whether it changed.
+
+    Raises:
+        ValueError: it cannot be changed; says why, as the end of a sentence.
+    """
+    if not SECTOR_SIZE < item.size <= _LARGEST:
+        raise ValueError("has a strange size")
+    data = bytearray(item.size)
+    placed = sorted(layout.placements(item.number), key=lambda extent: extent.offset)
+    new: list[tuple[int, int]] = []
+    end = 0
+    for extent in placed:
+        if extent.offset != end:
+            break  # a hole; what is behind it counts as missing
+        end += extent.length
+        new.append((extent.position, -(-extent.length // SECTOR_SIZE) * SECTOR_SIZE))
+        length = min(extent.length, item.size - extent.offset)
+        data[extent.offset : extent.offset + length] = window.read(extent.position, length)
+    before, sectors = bytes(data), sectors_of(new)
+    if patched_file(before, sectors_of(old)) != before:
+        raise ValueError("has another list of sectors than extlinux would write")
+    made = patched_file(before, sectors)
+    if made != before:
+        for extent in placed:
+            part = slice(extent.offset, min(extent.offset + extent.length, item.size))
+            if made[part] != before[part]:
+                window.write(extent.position, made[part])
+    return patch_area_of(made), sectors[0], made != before
+
+
+def _write_boot_code(window: Device, code: bytes, made: bytes) -> None:
+    """Write a changed first sector; also where the last one, as on NTFS, is a copy of it."""
+    if made == code:
+        return
+    last = window.size - len(code)
+    if window.read(last, len(code)) == code:
+        window.write(last, made)
+    window.write(0, made)
+    window.flush()
