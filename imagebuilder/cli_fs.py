@@ -25,6 +25,7 @@ from fsdrivers.device import Device, FileDevice, Window
 from fsdrivers.errors import DeviceError, FilesystemError, NotFoundError
 from imagebuilder import cli_fs_dos, cli_fs_edit
 from imagebuilder.cli_common import UsageError, print_json, report_error
+from imagebuilder.cli_fs_links import shown_node
 from imagebuilder.cli_fs_open import add_codepage, open_tree, open_volume, shown_label
 from imagebuilder.cli_fs_outcome import EXIT_CODES, failure_of
 from imagebuilder.cli_fs_paths import find_in_tree
@@ -193,15 +194,14 @@ def _ls(args: argparse.Namespace, device: Device) -> int:
     tree = _open_tree(args, device)
     _, found = find_in_tree(tree, args.path)
     if found.node.kind == Kind.DIRECTORY:
-        listed = [(child.name, child) for child in tree.children(found.node)]
+        listed = [(child.name, child.node) for child in tree.children(found.node)]
     else:
-        listed = [(os.fsencode(args.path), found)]
+        listed = [(os.fsencode(args.path), found.node)]
+    listed = [(name, shown_node(tree.volume.type, node)) for name, node in listed]
     if args.json:
-        print_json(
-            [{**name_fields("name", name), **node_fields(item.node)} for name, item in listed]
-        )
+        print_json([{**name_fields("name", name), **node_fields(node)} for name, node in listed])
     else:
-        items = [(name, item.node) for name, item in sorted(listed, key=_by_name)]
+        items = sorted(listed, key=_by_name)
         for (_, node), line in zip(items, list_lines(items), strict=True):
             print(line)
             for stream in node.streams if args.streams else ():
@@ -219,7 +219,7 @@ def _stat(args: argparse.Namespace, device: Device) -> int:
 
     tree = _open_tree(args, device)
     path, found = find_in_tree(tree, args.path)
-    node = found.node
+    node = shown_node(tree.volume.type, found.node)
     extents = extents_of(tree, node) if node.kind == Kind.FILE else []
     if args.json:
         places = [list(extent) for extent in extents]

@@ -3,13 +3,15 @@
 
 Restored is what a host directory can hold: names, content with its holes, hard links, symbolic
 links, devices, FIFOs, sockets, owners, permissions, times, extended attributes, ACLs, inode flags
-of ext; named streams become extended attributes `user.NAME`, as ntfs-3g shows them.  What the
+of ext; named streams become extended attributes `user.NAME`, as ntfs-3g shows them, and links of
+NTFS symbolic links; one that names a drive of Windows keeps its text and is said.  What the
 host refuses (an owner without privilege, an attribute its filesystem lacks) is said, attributes
 and flags of the same name once for all objects, and the exit code is 3.  Not restored: the time
 of creation, attributes and short names of FAT and NTFS.
 
 Nothing that exists is overwritten, and no symbolic link is followed: the target must be new or
-empty, and every object is made exclusively.
+empty, every object is made exclusively, and only in a directory that was made here, so nothing
+comes outside the target whatever a damaged volume says.
 """
 
 from __future__ import annotations
@@ -23,14 +25,17 @@ from typing import TYPE_CHECKING, Final, cast
 from fsdrivers import EXT_TYPES
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.tree import Tree, merge_extents
-from fsdrivers.volume import Kind, Node
+from fsdrivers.volume import Entry, Kind, Node
 from imagebuilder.cli_common import PARTIAL, UsageError, print_json, report_error
 from imagebuilder.cli_fs_format import DEVICES, KIND_BITS, printable
+from imagebuilder.cli_fs_links import link_of, shown_node
+from imagebuilder.cli_fs_outcome import reason_of
 from imagebuilder.cli_fs_paths import find_in_tree
 
 if TYPE_CHECKING:
     from fsdrivers.volume import StreamVolume
 
+_REPARSE: Final = b"system.ntfs_reparse_data"  # what a link of NTFS is kept as
 PIECE_SIZE = 1 << 20
 FS_IOC_GETFLAGS: Final = 0x80086601  # linux/fs.h: _IOR('f', 1, long), 64-bit
 FS_IOC_SETFLAGS: Final = 0x40086602  # linux/fs.h: _IOW('f', 2, long), 64-bit
@@ -48,7 +53,7 @@ def extract(tree: Tree, text: str, target: str, *, json: bool) -> int:
         NotFoundError, CorruptError, DeviceError: the volume has no such path.
     """
     path, found = find_in_tree(tree, text)
-    base = os.fsencode(target)
+    base = os.fsencode(target).rstrip(b"/") or b"/"
     if os.path.lexists(base):
         is_directory = stat.S_ISDIR(os.lstat(base).st_mode)
         if not is_directory or os.listdir(base):
@@ -60,9 +65,10 @@ def extract(tree: Tree, text: str, target: str, *, json: bool) -> int:
         prefix = len(path.rstrip(b"/")) + 1
         for where, entry in tree.iter_below(path, found):
             inner = where[prefix:]
-            made.restore(os.path.join(base, inner) if inner else base, entry.node, bool(inner))
+            made.restore(os.path.join(base, inner) if inner else base, entry, bool(inner))
     else:
-        made.restore(os.path.join(base, path.rsplit(b"/", 1)[-1]), found.node, True)
+        made.allow(base)
+        made.restore(os.path.join(base, path.rsplit(b"/", 1)[-1]), found, True)
     made.finish()
     if tree.error is not None:
         made.say(base, tree.error)
@@ -78,6 +84,7 @@ class _Extraction:
         self._tree = tree
         self._first_paths: dict[int, bytes] = {}
         self._directories: list[tuple[bytes, Node]] = []
+        self._allowed: set[bytes] = set()  # paths of directories that things may be made in
         self._flags: list[tuple[bytes, int]] = []  # set last: they can forbid everything else
         self._refused: dict[tuple[str, str], list[bytes]] = {}  # paths by attribute and reason
         self.count = 0
@@ -85,7 +92,7 @@ class _Extraction:
 
     def say(self, path: bytes, error: Exception) -> None:
         """Report one thing that could not be restored."""
-        self._report(f"{printable(path)}: {_reason_of(error)}")
+        self._report(f"{printable(path)}: {reason_of(error)}")
 
     def _report(self, text: str) -> None:
         self.problems.append(text)
@@ -93,15 +100,24 @@ class _Extraction:
 
     def _refuse(self, path: bytes, what: str, error: Exception) -> None:
         """Note an attribute that could not be restored; `finish` reports it."""
-        self._refused.setdefault((what, _reason_of(error)), []).append(path)
+        self._refused.setdefault((what, reason_of(error)), []).append(path)
 
-    def restore(self, path: bytes, node: Node, is_new: bool) -> None:
+    def allow(self, path: bytes) -> None:
+        """Let things be made in a directory."""
+        self._allowed.add(path)
+
+    def restore(self, path: bytes, entry: Entry, is_new: bool) -> None:
         """Restore one object; `is_new` unless it is the target directory itself."""
         self.count += 1
+        type = self._tree.volume.type
+        node = shown_node(type, entry.node)
         try:
+            if is_new:
+                self._check_place(path, entry)
             if node.kind is Kind.DIRECTORY:
                 if is_new:
                     os.mkdir(path, 0o700)  # noqa: PTH102 (pathlib is no home for any bytes)
+                self.allow(path)
                 self._directories.append((path, node))
                 return
             first = self._first_paths.get(node.number)
@@ -109,12 +125,24 @@ class _Extraction:
                 os.link(first, path, follow_symlinks=False)
                 return
             self._make(path, node)
-        except (OSError, CorruptError, UnsupportedError) as error:
+        except (OSError, ValueError, CorruptError, UnsupportedError) as error:
             self.say(path, error)
             return
+        link = link_of(type, entry.node)
+        if link is not None:
+            node.xattrs = tuple([pair for pair in node.xattrs if pair[0] != _REPARSE])
+            if not link.is_unix:
+                self._report(f"{printable(path)}: leads to a drive of Windows; its text is kept")
         if node.links > 1:
             self._first_paths[node.number] = path
         self._set_attributes(path, node)
+
+    def _check_place(self, path: bytes, entry: Entry) -> None:
+        """Raise CorruptError for what would not come right below a directory made here."""
+        if b"/" in entry.name or entry.name in (b"", b".", b".."):
+            raise CorruptError("no name of an object")
+        if os.path.dirname(path) not in self._allowed:
+            raise CorruptError("what it is in could not be made as a directory")
 
     def _make(self, path: bytes, node: Node) -> None:
         if node.kind is Kind.FILE:
@@ -213,9 +241,3 @@ def _set_flags(path: bytes, flags: int) -> None:
         fcntl.ioctl(descriptor, FS_IOC_SETFLAGS, wanted.to_bytes(8, sys.byteorder))
     finally:
         os.close(descriptor)
-
-
-def _reason_of(error: Exception) -> str:
-    """Return why, without the name of the file."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(reason.split())

@@ -10,8 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from fsdrivers.device import FileDevice
+from fsdrivers.ntfs import open_volume
+from fsdrivers.ntfs.format import FileAttribute
+from fsdrivers.ntfs.format_attributes import ReparseHead, ReparseTag
+from fsdrivers.ntfs.nodes import XATTR_REPARSE
+from fsdrivers.tree import Tree
+from fsdrivers.volume import Entry, Kind, Node
 from imagebuilder.cli import main
+from imagebuilder.cli_fs_extract import extract
 from tests.fsdrivers.ntfs_volumes import MIB, make_image, mounted
+from tests.fsdrivers.test_ntfs_links import JUNCTION
 
 pytestmark = [pytest.mark.tools, pytest.mark.root]
 
@@ -88,3 +97,58 @@ def test_extract_brings_streams(
     assert (tmp_path / "out" / "Directory" / "File.txt").read_bytes() == b"content"
     assert "system.ntfs_acl: Operation not supported" in text
     assert len(text.splitlines()) <= 3
+
+
+def test_links_are_shown_and_extracted(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ls and stat show where links and junctions lead; extract makes symbolic links of them."""
+    assert main(["fs", "ln", str(image), "-s", "Directory/File.txt", "/link"]) == 0
+    assert main(["fs", "mkdir", str(image), "/junction"]) == 0
+    point = f"system.ntfs_reparse_data={JUNCTION.hex()}"
+    assert main(["fs", "attr", str(image), "/junction", "--set-hex", point]) == 0
+    assert main(["fs", "check", str(image)]) == 0
+    capsys.readouterr()
+    assert main(["fs", "ls", str(image), "/"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(
+        line.startswith("l") and line.endswith("link -> Directory/File.txt") for line in lines
+    )
+    assert any(line.endswith("junction -> C:\\\\Users") for line in lines)
+    assert main(["fs", "stat", str(image), "/junction", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["type"], found["target"]) == ("symlink", "C:\\Users")
+
+    assert main(["fs", "extract", str(image), "/", str(tmp_path / "out") + "/", "--json"]) == 3
+    found = json.loads(capsys.readouterr().out)
+    assert (tmp_path / "out" / "link").read_bytes() == b"content"
+    assert os.readlink(tmp_path / "out" / "junction") == "C:\\Users"
+    said = [line for line in found["problems"] if "junction" in line]
+    assert any("leads to a drive of Windows" in line for line in said)
+    assert not any("reparse" in line for line in found["problems"])
+
+
+@pytest.mark.parametrize("kind", ["junction", "two names"])
+def test_nothing_is_extracted_through_a_link(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """What a volume has below a link stays out: it would come outside the target."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    point = ReparseHead(ReparseTag.LX_SYMLINK, 4 + len(os.fsencode(outside)), 0).pack()
+    point += b"\2\0\0\0" + os.fsencode(outside)
+    hexed = f"system.ntfs_reparse_data={point.hex()}"
+    if kind == "junction":
+        assert main(["fs", "attr", str(image), "/Directory", "--set-hex", hexed]) == 0
+    with FileDevice.open(image) as device:
+        volume = Tree(open_volume(device))
+        if kind == "two names":
+            root = volume.root
+            assert root is not None
+            flags = FileAttribute.REPARSE_POINT.value
+            link = Node(99, Kind.FILE, flags=flags, xattrs=((XATTR_REPARSE, point),))
+            volume.children(root.node).insert(0, Entry(root.node.number, b"Directory", link))
+        assert extract(volume, "/", str(tmp_path / "out"), json=False) == 3
+    assert os.listdir(outside) == []
+    assert os.readlink(tmp_path / "out" / "Directory") == str(outside)
+    assert "File.txt: what it is in could not be made" in capsys.readouterr().err
