@@ -156,7 +156,9 @@ class SecurityObject:
 class MarkerObject:
     """Something an operating system needs that is no file: a blank file, a boot sector, ...
 
-    `name` says what: "blank-file" (`target` is the node whose content is zeros by design).
+    `name` says what: "blank-file" (`target` is the node whose content is zeros by design) or
+    "placed-file" (the node is found by its sectors; `data` has its "extents", in order, as
+    pairs of position in the volume and length in bytes).
     """
 
     number: int

@@ -86,16 +86,17 @@ def make_volume(path: Path, kind: str, filler_size: int = 0, fragments: int = 0)
 
 
 def scatter_free_space(root: Path, count: int) -> None:
-    """Leave no room but gaps of four blocks."""
-    path = root / "rest"
-    for step in (MIB, 1024, 1024):  # what was kept back for metadata is free after each
-        with path.open("ab", buffering=0) as stream, suppress(OSError):
-            while stream.write(b"r" * step):
-                pass
-        run("sync", "-f", root)
+    """Leave no room on an NTFS volume but gaps of two clusters."""
     for index in range(count):
-        run("fallocate", "-p", "-o", 8192 * index, "-l", 4096, path)
-    run("sync", "-f", root)
+        for name in ("gap", "keep"):
+            (root / f"{name}-{index:03}").write_bytes(b"k" * 8192)
+    with (root / "rest").open("wb", buffering=0) as stream:
+        for step in (MIB, 4096):
+            with suppress(OSError):
+                while stream.write(b"r" * step):
+                    pass
+    for index in range(count):
+        (root / f"gap-{index:03}").unlink()
 
 
 def installed_on(path: Path) -> Installed:
@@ -139,7 +140,7 @@ def test_patched_as_extlinux_does(pair: tuple[Installed, Installed]) -> None:
 
 def test_pieces_as_extlinux_does(tmp_path: Path) -> None:
     """A file in many pieces has the list that extlinux makes of them."""
-    _, data, extents = installed_on(make_volume(tmp_path / "volume", "ext4", fragments=80))
+    _, data, extents = installed_on(make_volume(tmp_path / "volume", "ntfs", fragments=60))
 
     assert len(extents) > 4
     assert patched_file(data, sectors_of(extents)) == data
