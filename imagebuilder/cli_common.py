@@ -28,6 +28,7 @@ INTERRUPTED = 130
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?", re.IGNORECASE)
 SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 STATUS_INTERVAL_S = 0.2
+OWN_PACKAGES = ("backup", "fsdrivers", "imagebuilder", "rebuild", "templates", "vm")
 _T = TypeVar("_T")
 
 
@@ -55,11 +56,15 @@ def exit_code_of(error: BaseException) -> int:
 
 
 def sentence_of(error: BaseException) -> str:
-    """Return an error as one sentence for a person."""
+    """Return an error as one sentence for a person; of one that nobody foresaw also what it is."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         name = os.fsdecode(error.filename) if not isinstance(error.filename, int) else "file"
         return f"{name}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    text, kind = " ".join(str(error).split()), type(error)
+    is_foreseen = isinstance(error, OSError) or kind.__module__.partition(".")[0] in OWN_PACKAGES
+    if not text or is_foreseen:
+        return text or kind.__name__
+    return f"unforeseen {kind.__name__}: {text}"
 
 
 def report_error(text: str) -> None:
@@ -81,12 +86,15 @@ def size_of_text(text: str) -> int:
     """Return bytes for "4G", "512MiB", "1000000"; for argparse.
 
     Raises:
-        argparse.ArgumentTypeError: it is no size.
+        argparse.ArgumentTypeError: it is no size, or that of nothing.
     """
     match = SIZE.fullmatch(text.strip())
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write 4G, 512M or bytes")
-    return int(float(match[1]) * SIZE_UNITS[match[2].upper()])
+    size = int(float(match[1]) * SIZE_UNITS[match[2].upper()])
+    if not size:
+        raise argparse.ArgumentTypeError(f"{text!r}: nothing has that size")
+    return size
 
 
 def add_credentials(parser: argparse.ArgumentParser) -> None:

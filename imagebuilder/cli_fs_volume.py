@@ -97,7 +97,7 @@ def _new_description(args: argparse.Namespace, open_window: OpenWindow) -> dict[
 
 def run_mkfs(args: argparse.Namespace, open_window: OpenWindow) -> int:
     """Format a volume; IMAGE is made if it does not exist."""
-    from fsdrivers import FAT_TYPES, driver_of
+    from fsdrivers import FAT_TYPES, ISO_TYPES, driver_of
 
     description = _description_of(args, open_window)
     type = str(description["type"])
@@ -106,8 +106,8 @@ def run_mkfs(args: argparse.Namespace, open_window: OpenWindow) -> int:
             raise UsageError(f"--codepage is for FAT; this is {type}")
         description["code_page"] = args.codepage
     driver = driver_of(type)
-    if not hasattr(driver, "plan_volume"):
-        raise UnsupportedError(f"formatting a {type} volume")
+    if type in ISO_TYPES or not hasattr(driver, "plan_volume"):
+        raise UnsupportedError(f"{type} volumes are read and not made")
     path = Path(args.image)
     is_blank = not path.exists()
     if is_blank:

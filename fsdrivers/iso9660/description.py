@@ -65,13 +65,14 @@ def pack_description(descriptors: DescriptorSet, versions: Mapping[str, str]) ->
         descriptors: of the session shown.
         versions: of the trees of names there are.
 
-    Keys: block_size, blocks, the texts and times of the primary descriptor as stored without
+    Keys: type, block_size, blocks, the texts and times of the primary descriptor as stored without
     padding, set_size and sequence, namespaces (tree -> version), is_xa, boot_catalogue
     (sector, None if there is none), application_use (what the mastering program keeps there).
     """
     primary = descriptors.primary.descriptor
     marker = primary.application_use[CD_XA_OFFSET : CD_XA_OFFSET + len(CD_XA_ID)]
     described: dict[str, Plain] = {
+        "type": "iso9660",
         "block_size": primary.block_size,
         "blocks": primary.blocks,
         "set_size": little(primary.set_size_both),

@@ -12,7 +12,9 @@ import pytest
 
 from backup.objects.keys import unlock, unlock_with_recovery_key
 from backup.store import LocalStore
+from fsdrivers.errors import CorruptError
 from imagebuilder import cli
+from imagebuilder.cli_common import UsageError, sentence_of
 from tests.imagebuilder.small_disk import MIB, make_disk
 from tests.vm.scenario import PASSWORD, Outcome, Scenario, Server, must, run
 
@@ -177,6 +179,29 @@ def test_usage_errors_are_2(scenario: Scenario) -> None:
     one_sentence(outcome)
     assert run("restore").code == 2
     assert run("nonsense").code == 2
+
+
+@pytest.mark.parametrize("text", ["0", "0G", "0.0001", "-1", "much"])
+def test_what_is_no_size_is_2(text: str, tmp_path: Path) -> None:
+    """A size of nothing is not taken for one that was not given."""
+    for command in (
+        ("fs", "mkfs", tmp_path / "new", "--type", "ntfs", f"--size={text}"),
+        ("restore", "--from", tmp_path, "--user", "x", "--disk", "x", f"--disk-size={text}"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(word) for word in command])
+        assert caught.value.code == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_unforeseen_errors_say_what_they_are() -> None:
+    """Of our own errors and the system's the words are enough; of others the kind is said too."""
+    assert sentence_of(UsageError("no  such\nthing")) == "no such thing"
+    assert sentence_of(CorruptError("a", 16)) == "a at byte 0x10"
+    assert sentence_of(FileNotFoundError(2, "No such file", "x")) == "x: No such file"
+    assert sentence_of(OSError("timed out")) == "timed out"
+    assert sentence_of(KeyError("type")) == "unforeseen KeyError: 'type'"
+    assert sentence_of(MemoryError()) == "MemoryError"
 
 
 def test_second_backup_sends_no_content(scenario: Scenario, disk: Path) -> None:

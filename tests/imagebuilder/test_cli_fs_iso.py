@@ -186,3 +186,17 @@ def test_discs_are_read_but_not_backed_up(hybrid: Path) -> None:
         assert probe(device) == "iso9660"
         disk = inspect_disk("disc", device)
     assert any("can be read but not made again" in problem.reason for problem in disk.problems)
+
+
+def test_discs_are_not_made(
+    hybrid: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A volume like that of a disc is code 6 and one sentence, and no file is left."""
+    new, described = tmp_path / "new", tmp_path / "described"
+    assert fs("describe", hybrid, "--partition", "0") == 0
+    described.write_text(capfd.readouterr().out)
+    for options in (("--like", hybrid), ("--description", described)):
+        assert fs("mkfs", new, *options) == 6
+        expected = "rebuildkit: not supported: iso9660 volumes are read and not made\n"
+        assert capfd.readouterr().err == expected
+    assert not new.exists()
