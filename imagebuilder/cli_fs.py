@@ -69,7 +69,7 @@ def add_parser(
         description="Look into disks and images, and change them, without mounting them.",
         epilog="Exit codes: 0 done, 1 another failure, on the host's side, 2 usage, 3 done but for "
         "what was named, 4 not recognised, 5 corrupt, 6 not supported, 7 no space, 8 not found, "
-        "9 the device failed.",
+        "9 the device cannot be opened, is in use, or failed.",
     )
     actions = parser.add_subparsers(
         dest="fs_action", metavar="ACTION", required=True, parser_class=_VerbParser
