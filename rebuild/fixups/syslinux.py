@@ -245,7 +245,9 @@ def follow_sectors(
     notes: list[str] = []
     problem = "no ldlinux.sys is where it says"
     is_found = False
-    made = moved_boot_code(code, old_start, new_start) if starts else code
+    made = code
+    if starts and window.sector_size == SECTOR_SIZE:
+        made = moved_boot_code(code, old_start, new_start)
     by_number = {item.number: item for item in tree.nodes}
     for number, old in places.items():
         item = by_number.get(number)

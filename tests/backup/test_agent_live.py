@@ -52,6 +52,7 @@ from tests.backup.agent_machines import (
     make_repository,
     read_data_set,
 )
+from tests.fsdrivers.ext_volumes import make_image, mounted, open_image
 
 is_root = os.geteuid() == 0
 
@@ -297,6 +298,28 @@ def test_swap_file(tmp_path: Path) -> None:
     assert (marker.name, marker.target) == ("blank-file", node.number)
     assert node.regions == ((0, 4096, False), (4096, 60 * 1024, True))
     assert content == path.read_bytes()[:4096] + bytes(60 * 1024)
+
+
+@pytest.mark.root
+@pytest.mark.tools
+def test_file_found_by_its_sectors(tmp_path: Path) -> None:
+    """A boot file is marked with where the kernel says it is, taken over unread or not."""
+    image = make_image(tmp_path / "image", 16 * MIB, "-t", "ext2", "-b", "1024")
+    with mounted(image) as root:
+        (root / "boot").mkdir()
+        (root / "boot" / "ldlinux.sys").write_bytes(random.Random(2).randbytes(59392))
+        (root / "boot" / "ldlinux.c32").write_bytes(b"module")
+        first = scan(root)
+        second = scan(root, first)
+    volume = open_image(image)
+    (node,) = (entry.node for entry in volume.walk() if entry.name == b"ldlinux.sys")
+    extents = [[part.position, part.length] for part in volume.extents(node)]
+
+    assert len(extents) > 1
+    for local in (first, second):
+        (marker,) = (obj for obj in local.objects if isinstance(obj, MarkerObject))
+        assert (marker.name, marker.data) == ("placed-file", {"extents": extents})
+        assert marker.target == nodes_of(local)["/boot/ldlinux.sys"].number
 
 
 MOUNTINFO = rb"""21 1 8:2 / / rw,relatime shared:1 - ext4 /dev/sda2 rw

@@ -329,6 +329,8 @@ def test_machine(kind: str, size: int, tmp_path: Path) -> None:
     assert any("ldlinux.sys (syslinux)" in note for note in report.notes)
     assert data == patched_file(old[1], sectors_of(extents)) != old[1]
     assert first_sector_in(code, patch_area_of(data)) == sectors_of(extents)[0]
+    if kind == "ntfs":
+        assert partition.read_bytes()[-SECTOR_SIZE:] == code
     (tree,) = machine.unlocked().machine.trees.values()
     assert list(recorded_places(tree).values()) == [old[2]]
 
