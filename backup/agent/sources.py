@@ -210,6 +210,8 @@ def scan_partition(
     if volume.type == "swap":
         return
     local.warnings += warnings_of(volume, obj)
+    if getattr(volume, "security_damage", None) is not None:
+        local.missing += 1  # the descriptors of an NTFS volume, which a warning names
     reader = local.add_reader(reader_of(volume))
     names, partition.names = partition.names, None
     scan_volume(local, volume, obj, reader, is_excluded, prefix, names)

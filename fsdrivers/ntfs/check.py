@@ -109,6 +109,9 @@ def check_volume(device: Device) -> list[Finding]:
     check = Check(volume, upcase, claimed=bytearray(volume.geometry.cluster_count))
     _check_boot(check)
     _check_mirror(check)
+    for number in sorted(volume.mft.mirrored):
+        position = volume.mft.record_position(number)
+        check.add("record", f"MFT record {number} is damaged, its copy was read", position)
     _check_records(check)
     _check_bitmap(check)
     check_indexes(check)

@@ -267,8 +267,10 @@ def _check_editable(volume: NtfsVolume) -> None:
         raise UnsupportedError("editing a volume whose log holds changes; Windows has to start")
     if volume.log_state() is LogState.DAMAGED:
         raise CorruptError("editing: the log is damaged; Windows has to check the volume")
-    if volume.mft.is_from_mirror:
-        raise CorruptError("editing: the first MFT record is damaged, its copy was read")
+    if volume.mft.mirrored:
+        raise CorruptError(f"editing: MFT record {min(volume.mft.mirrored)} is damaged")
+    if volume.security_damage is not None:
+        raise CorruptError(f"editing: $Secure is damaged: {volume.security_damage}")
     mirror = _content(volume.mft, SystemRecord.MFT_MIRROR, _DATA)
     size = 4 * geometry.record_size
     copy, own = (read_mapped(device, where, 0, size)

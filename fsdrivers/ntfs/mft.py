@@ -9,7 +9,8 @@ continue in records which are reached through what is known so far:
 3. If it has an attribute list, read the records it names for $DATA in ascending order of VCN,
    each through the map so far, and append their runs.
 
-Records are read in pieces of 64 KiB, the last few of which are kept.
+Records are read in pieces of 64 KiB, the last few of which are kept.  The first four are taken
+from $MFTMirr where they are damaged.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from fsdrivers.ntfs.attributes import Attribute, unpack_attribute_list, unpack_a
 from fsdrivers.ntfs.format import (
     BAD_MAGIC,
     FILE_MAGIC,
+    MIRRORED_RECORDS,
     RecordFlag,
     RecordHead,
     SystemRecord,
@@ -86,7 +88,7 @@ class Mft:
         self.geometry = geometry
         self.content = content  # of $MFT's data
         self.record_count = content.size // geometry.record_size
-        self.is_from_mirror = False  # its first record is damaged: the copy was read
+        self.mirrored: set[int] = set()  # records that are damaged: their copies were read
         self._per_piece = max(1, _PIECE_SIZE // geometry.record_size)
         self._pieces: dict[int, tuple[bytes, bytearray]] = {}
 
@@ -108,8 +110,6 @@ class Mft:
                 raise error from None
             is_from_mirror, position = True, mirror
         parts = [part for part in attributes if part.type == _DATA and not part.name]
-        if not parts or parts[0].is_resident:
-            raise CorruptError("$MFT has no runs", position)
         listed = [part for part in attributes if part.type == _LIST]
         mft = cls(device, geometry, _partial(parts, geometry, position))
         if listed:
@@ -129,7 +129,8 @@ class Mft:
                     if part.type == _DATA and not part.name and part.lowest_vcn == lowest_vcn
                 ]
         mft = cls(device, geometry, content_of(parts, geometry, position))
-        mft.is_from_mirror = is_from_mirror
+        if is_from_mirror:
+            mft.mirrored.add(SystemRecord.MFT.value)
         return mft
 
     def record_position(self, number: int) -> int:
@@ -318,11 +319,32 @@ class Mft:
             data = self._read_singly(offset, written)
         data += bytes(length - written)
         verdict = fixups.open_all(data, size)
+        for number in range(first, min(first + count, MIRRORED_RECORDS)):
+            slot = number - first
+            place = slice(slot * size, (slot + 1) * size)
+            if verdict[slot] and _is_sound(bytes(data[place])):
+                continue
+            copy = self._copy_of(number)
+            if copy is not None:
+                data[place], verdict[slot] = copy, 1
+                self.mirrored.add(number)
         piece = bytes(data), verdict
         if len(self._pieces) >= _KEPT_PIECES:
             self._pieces = {}  # replaced as a whole, so that other threads' use of it holds
         self._pieces[index] = piece
         return piece
+
+    def _copy_of(self, number: int) -> bytearray | None:
+        """Return one of the first records as $MFTMirr has it, opened; None if that is damaged."""
+        size = self.geometry.record_size
+        position = self.geometry.position(self.geometry.mft_mirror_lcn) + number * size
+        if position + size > self.device.size:
+            return None
+        try:
+            copy = fixups.open_record(self.device.read(position, size), position)
+        except (CorruptError, DeviceError):
+            return None
+        return copy if _is_sound(bytes(copy)) else None
 
     def _read_singly(self, offset: int, length: int) -> bytearray:
         """Read records one by one where the medium fails; what it does not give is zeros."""
@@ -335,6 +357,17 @@ class Mft:
         return data
 
 
+def _is_sound(record: bytes) -> bool:
+    """Tell whether an opened record is a base record in use whose attributes can be told apart."""
+    magic, _, _, _, flags, used, _, base = _unpack_head(record)
+    if magic != FILE_MAGIC or not flags & _IN_USE or used > len(record) or base:
+        return False
+    try:
+        return bool(unpack_attributes(record, None))
+    except CorruptError:
+        return False
+
+
 def _first_record(device: Device, geometry: Geometry, position: int) -> list[Attribute]:
     """Read record 0 at `position`, before anything is known of the MFT."""
     size = geometry.record_size
@@ -343,7 +376,11 @@ def _first_record(device: Device, geometry: Geometry, position: int) -> list[Att
     data = device.read(position, size)
     if data[:4] != FILE_MAGIC:
         raise CorruptError("first MFT record", position, FILE_MAGIC, data[:4])
-    return unpack_attributes(fixups.open_record(data, position), position)
+    attributes = unpack_attributes(fixups.open_record(data, position), position)
+    parts = [part for part in attributes if part.type == _DATA and not part.name]
+    if not parts or parts[0].is_resident:
+        raise CorruptError("$MFT has no runs", position)
+    return attributes
 
 
 def _partial(parts: list[Attribute], geometry: Geometry, position: int) -> Content:

@@ -111,14 +111,15 @@ class NodeReader:
     def __init__(
         self,
         mft: Mft,
-        descriptors: Mapping[int, bytes],
+        descriptors: Mapping[int, bytes] | None,
         birth_ids: Callable[[], Mapping[bytes, bytes]],
     ) -> None:
         """Take what is shared.
 
         Args:
             mft: of the volume.
-            descriptors: security descriptors by their id.
+            descriptors: security descriptors by their id; None if none can be read, and nodes
+                have to do without.
             birth_ids: gives the 48 bytes that an index has beside each object id; called once,
                 and only if a file has an object id.
         """
@@ -240,6 +241,8 @@ class NodeReader:
 
     def _acl(self, file: FileRecord, security_id: int) -> tuple[Xattr, ...]:
         """Return the descriptor of an id as the attribute it is shown as."""
+        if self._descriptors is None:
+            return ()
         descriptor = self._descriptors.get(security_id)
         if descriptor is None:
             raise CorruptError(

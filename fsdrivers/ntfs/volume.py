@@ -90,9 +90,21 @@ class NtfsVolume:
         self.label = self.facts.label
         self.block_size = self.geometry.cluster_size
         self.is_dirty = self.facts.is_dirty
-        self.nodes = NodeReader(mft, self.system.descriptors(), self.system.birth_ids)
+        self.security_damage: CorruptError | DeviceError | None = None  # of $Secure as a whole
+        self.nodes = self._node_reader()
         # By number and name; without a name also of what the Overlay Filter compressed.
         self._contents: dict[tuple[int, bytes | None], Content | WofFile] = {}
+
+    def _node_reader(self) -> NodeReader:
+        """Return what makes nodes; where $Secure is damaged, without what only it knows."""
+        descriptors: dict[int, bytes] | None = None
+        try:
+            descriptors = self.system.descriptors()
+            if not descriptors and self.facts.major >= 3:
+                raise CorruptError("$Secure has no sound descriptor")
+        except (CorruptError, DeviceError) as error:
+            self.security_damage, descriptors = error, None
+        return NodeReader(self.mft, descriptors, self.system.birth_ids)
 
     def describe(self) -> dict[str, Plain]:
         """Return all that formatting the same filesystem again needs; see `description`."""
@@ -127,8 +139,14 @@ class NtfsVolume:
     def warnings(self) -> list[str]:
         """Return in sentences what makes the volume's state doubtful; none if nothing does."""
         made = []
-        if self.mft.is_from_mirror:
-            made.append("the first MFT record is damaged: its copy in $MFTMirr was read")
+        for number in sorted(self.mft.mirrored):
+            which = f"MFT record {number}" if number else "the first MFT record"
+            made.append(f"{which} is damaged: its copy in $MFTMirr was read")
+        if self.security_damage is not None:
+            made.append(
+                f"$Secure is damaged, the security descriptors in it are lost: "
+                f"{self.security_damage}"
+            )
         if self.is_dirty:
             made.append("the volume is marked dirty: Windows would check it")
         if self.is_hibernated():

@@ -283,6 +283,29 @@ def test_what_is_damaged_costs_itself(repository: LocalRepository, tmp_path: Pat
     assert len(data.nodes) == len(entries) - 30 - 1
 
 
+def test_lost_system_records_are_named(repository: LocalRepository, tmp_path: Path) -> None:
+    """Without $Volume's own record and without $Secure all files are backed up, and it is said."""
+
+    def content(root: Path) -> None:
+        for index in range(30):
+            (root / f"a long name of file {index}").write_bytes(b"%d" % index * 999)
+
+    disk = make_disk(tmp_path / "disk.img", 16 * MIB, content=content)
+    volume = volume_of(disk)
+    with disk.open("r+b") as stream:
+        for number in (3, 9):
+            stream.seek(START + volume.mft.record_position(number))
+            stream.write(bytes(1024))
+    result = back_up(repository, disk)
+    data = read_data_set(repository)
+
+    assert result.is_partial
+    assert len(result.warnings) == 2
+    assert "MFT record 3 is damaged: its copy in $MFTMirr was read" in result.warnings[0]
+    assert "the security descriptors in it are lost" in result.warnings[1]
+    assert data.files[b"/a long name of file 7"] == b"7" * 999
+
+
 def test_windows_is_known_by_its_kernel(repository: LocalRepository, tmp_path: Path) -> None:
     """A data set says that it is Windows, whatever the case of the names."""
 

@@ -15,7 +15,7 @@ import pytest
 
 from fsdrivers.device import Device, MemoryDevice
 from fsdrivers.errors import CorruptError, DeviceError, FilesystemError, NotRecognisedError
-from fsdrivers.ntfs import check_volume, fixups
+from fsdrivers.ntfs import check_volume, fixups, open_editor
 from fsdrivers.ntfs.attributes import unpack_attributes
 from fsdrivers.ntfs.format import BootSector, NumberedRecordHead, RecordFlag
 from fsdrivers.ntfs.format_attributes import (
@@ -30,7 +30,7 @@ from fsdrivers.ntfs.volume import open_volume
 from fsdrivers.volume import Kind
 from tests.fsdrivers.ext_volumes import run
 from tests.fsdrivers.faults import FaultyDevice
-from tests.fsdrivers.ntfs_volumes import MIB, make_image, mounted, seen_by_us
+from tests.fsdrivers.ntfs_volumes import MIB, Seen, make_image, mounted, seen_by_us
 
 pytestmark = pytest.mark.tools
 RECORD = 1024
@@ -189,8 +189,9 @@ def test_bad_sector_in_the_mft(small: bytes) -> None:
                 list(opened.walk())
         else:
             assert [entry.name for entry in opened.walk()] == names
-    with pytest.raises(DeviceError):  # the record itself is read again for the attributes
-        open_volume(FaultyDevice(MemoryDevice.of(small), bad_ranges=[(first, 512)])).mft.file(0)
+    opened = open_volume(FaultyDevice(MemoryDevice.of(small), bad_ranges=[(first, 512)]))
+    assert opened.mft.file(0).attributes  # of the copy
+    assert opened.mft.mirrored == {0}
 
 
 @pytest.mark.root
@@ -339,3 +340,83 @@ def test_fragmented_mft(tmp_path: Path) -> None:
     assert seen_by_us(volume) == expected
     shown = run("ntfsls", "-F", image).split("\n")
     assert {line for line in shown if line.startswith("file")} == {f"file {i}" for i in range(120)}
+
+
+def shown(device: Device) -> dict[bytes, Seen]:
+    """Return what there is on a volume, and what warnings name."""
+    return seen_by_us(open_volume(device))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("how", ["wiped", "torn", "nonsense"])
+def test_first_records_come_from_the_mirror(small: bytes, number: int, how: str) -> None:
+    """A damaged record that $MFTMirr has a copy of costs nothing but a warning and a finding."""
+    sound = open_volume(MemoryDevice.of(small))
+    device = MemoryDevice.of(small)
+    position = sound.mft.record_position(number)
+    if how == "wiped":
+        device.write(position, b"\xff" * RECORD)
+    elif how == "torn":
+        device.write(position + 510, b"\xaa\x55")
+    else:  # under valid fixups, as if it had been written like that
+        record = fixups.open_record(small[position : position + RECORD])
+        record[56:64] = b"\xff" * 8
+        fixups.seal(record)
+        device.write(position, bytes(record))
+    volume = open_volume(device)
+
+    assert seen_by_us(volume) == shown(MemoryDevice.of(small))
+    assert volume.label == sound.label
+    (warning,) = volume.warnings()
+    assert "$MFTMirr was read" in warning
+    findings = check_volume(device)
+    assert {"record", "mirror"} <= {finding.rule for finding in findings}
+    with pytest.raises(CorruptError, match="damaged"):
+        open_editor(device)
+
+
+@pytest.mark.root
+def test_without_any_copy_of_the_volume_record(small: bytes) -> None:
+    """Where both copies of a first record are damaged the error is that of the first."""
+    sound = open_volume(MemoryDevice.of(small))
+    device = MemoryDevice.of(small)
+    geometry = sound.geometry
+    for start in (sound.mft.record_position(0), geometry.position(geometry.mft_mirror_lcn)):
+        device.write(start + 3 * RECORD, bytes(RECORD))
+    with pytest.raises(CorruptError) as caught:
+        open_volume(device)
+
+    assert caught.value.position == sound.mft.record_position(3)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("what", ["record", "descriptors"])
+def test_without_descriptors_the_rest_is_read(small: bytes, what: str) -> None:
+    """Names and content are read where $Secure is lost; that descriptors are missing is said."""
+    sound = open_volume(MemoryDevice.of(small))
+    device = MemoryDevice.of(small)
+    if what == "record":
+        device.write(sound.mft.record_position(9), bytes(RECORD))
+    else:
+        content = sound.mft.content_of(sound.mft.file(9), 0x80, "$SDS".encode("utf-16-le"))
+        assert content is not None
+        for _, length, position in content.mapped:
+            device.write(position, bytes(length))
+    volume = open_volume(device)
+    found = seen_by_us(volume)
+
+    wanted = shown(MemoryDevice.of(small))
+    assert found.keys() == wanted.keys()
+    lost = 0
+    for path, seen in wanted.items():
+        kept = tuple(item for item in seen.xattrs if item in found[path].xattrs)
+        lost += kept != seen.xattrs
+        assert found[path] == seen._replace(xattrs=kept), path
+    assert lost > 10
+    volume.describe()
+    (warning,) = volume.warnings()
+    assert "descriptors" in warning
+    assert check_volume(device) != []
+    with pytest.raises(CorruptError, match="Secure"):
+        open_editor(device)
