@@ -7,7 +7,9 @@ says.  `feature_*` are the raw words without the flags of the moment (`TRANSIENT
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
+from typing import Final
 
 from fsdrivers.ext import format as ext
 from fsdrivers.ext.flags import Compat, Incompat, RoCompat
@@ -19,6 +21,8 @@ from fsdrivers.volume import Plain
 # Plain integers: the complement of an IntFlag forgets the bits that have no name.
 TRANSIENT_INCOMPAT = int(Incompat.RECOVER)
 TRANSIENT_RO_COMPAT = int(RoCompat.ORPHAN_PRESENT)
+_HAS_JOURNAL_COPY: Final = 1  # EXT3_JNL_BACKUP_BLOCKS
+_JOURNAL_SIZE_AT: Final = 60  # in the copy of the journal's inode: high half, low half
 
 
 def type_of(superblock: ext.Superblock) -> str:
@@ -163,4 +167,8 @@ def _journal(superblock: ext.Superblock, journal: JournalSuperblock | None) -> d
             "journal_uuid": journal.uuid,
             "journal_fast_commit_blocks": journal.fast_commit_blocks,
         }
+    elif superblock.journal_inode and superblock.journal_backup_type == _HAS_JOURNAL_COPY:
+        # The journal is damaged; the superblock keeps the size of its inode.
+        high, low = struct.unpack_from("<II", superblock.journal_blocks, _JOURNAL_SIZE_AT)
+        facts["journal_blocks"] = (high << 32 | low) // superblock.block_size
     return facts

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterator
 
 from fsdrivers.device import Device
-from fsdrivers.errors import CorruptError, UnsupportedError
+from fsdrivers.errors import CorruptError, DeviceError, UnsupportedError
 from fsdrivers.ext import contents, description, directory, journal
 from fsdrivers.ext import format as ext
 from fsdrivers.ext.flags import Compat, Incompat, InodeFlags, InodeNumber, RoCompat
@@ -78,7 +78,8 @@ class ExtVolume:
         Raises:
             NotRecognisedError: there is no ext superblock.
             UnsupportedError: a feature would be misread or lost.
-            CorruptError: the frame of the volume is damaged.
+            CorruptError: the frame of the volume is damaged, or the journal is and may hold
+                changes.
         """
         metadata = Metadata.load(device, use_copies=True)
         warnings = metadata.warnings
@@ -86,9 +87,14 @@ class ExtVolume:
         if overlay is not None:
             metadata = Metadata.load(overlay, use_copies=True)
             metadata.warnings = warnings or metadata.warnings
+        log: journal.Journal | None = None
+        try:
+            log = journal.open_journal(metadata)
+        except (CorruptError, DeviceError) as error:  # nothing in it is needed: it was replayed
+            metadata.warnings.append(f"the journal is damaged, and is not read: {error}")
         return cls(
             metadata,
-            journal.open_journal(metadata),
+            log,
             was_replayed=overlay is not None,
             orphans=find_orphans(metadata),
         )

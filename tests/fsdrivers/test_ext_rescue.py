@@ -11,6 +11,7 @@ import fsdrivers
 from fsdrivers.device import MemoryDevice
 from fsdrivers.errors import CorruptError, FilesystemError, NotRecognisedError
 from fsdrivers.ext import check_volume, open_editor, open_volume
+from fsdrivers.ext.checksum import ONES, crc32c
 from fsdrivers.ext.rescue import find_backup
 from tests.fsdrivers.ext_volumes import debugfs, load_image, make_image, plain_tree, seen_by_us
 
@@ -105,3 +106,36 @@ def test_volume_without_a_start_is_opened_on_demand(tmp_path: Path) -> None:
     assert [entry.name for entry in volume.walk()] == [b"", b"lost+found"]
     with pytest.raises(NotRecognisedError):
         fsdrivers.open_volume(MemoryDevice(SIZE))
+
+
+@pytest.mark.parametrize("name", ["ext3", "ext4"])
+@pytest.mark.parametrize("what", ["inode", "superblock"])
+def test_journal_of_a_clean_volume_is_not_needed(
+    tmp_path: Path, source_tree: Path, name: str, what: str
+) -> None:
+    """A damaged journal with nothing to replay costs no file: it is a warning and a finding."""
+    options = ("-t", name, "-b", 1024, "-J", "size=2")
+    image = make_image(tmp_path / "image", SIZE, *options, source=source_tree)
+    whole = open_volume(load_image(image))
+    metadata, wanted = whole.metadata, seen_by_us(whole)
+    assert whole._journal is not None
+    position = metadata.inode_position(8) if what == "inode" else whole._journal.position(0)
+    device = load_image(image)
+    device.write(position, b"\xff" * 64)
+    volume = open_volume(device)
+
+    assert seen_by_us(volume) == wanted
+    (warning,) = volume.warnings()
+    assert "journal" in warning
+    assert volume.describe()["journal_blocks"] == whole.describe()["journal_blocks"]
+    assert warning in [finding.what for finding in check_volume(device)]
+    with pytest.raises(FilesystemError):
+        open_editor(device)
+    marked = metadata.superblock.feature_incompat | 4  # recover: the log may hold changes
+    device.write(1024 + metadata.superblock.OFFSETS["feature_incompat"], bytes([marked & 0xFF]))
+    if metadata.superblock.has_metadata_checksums:
+        sealed = bytearray(device.read(1024, 1024))
+        sealed[-4:] = crc32c(ONES, bytes(sealed[:-4])).to_bytes(4, "little")
+        device.write(1024, bytes(sealed))
+    with pytest.raises(CorruptError):
+        open_volume(device)
