@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from fsdrivers.errors import UnsupportedError
-from fsdrivers.iso9660.check import Finding, check_volume
+from fsdrivers.iso9660.check import check_volume
 from fsdrivers.iso9660.descriptors import find_sessions
 from fsdrivers.iso9660.eltorito import BootCatalogue, BootImage
 from fsdrivers.iso9660.volume import NAMESPACES, IsoVolume, Namespace, open_volume
@@ -17,7 +17,6 @@ __all__ = [
     "NAMESPACES",
     "BootCatalogue",
     "BootImage",
-    "Finding",
     "IsoVolume",
     "Namespace",
     "check_volume",

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, FilesystemError
+from fsdrivers.findings import Finding
 from fsdrivers.iso9660.check_paths import check_path_tables
-from fsdrivers.iso9660.check_tree import Check, Claim, Finding, check_tree
+from fsdrivers.iso9660.check_tree import Check, Claim, check_tree
 from fsdrivers.iso9660.descriptors import PlacedDescriptor, find_sessions, read_descriptors
 from fsdrivers.iso9660.format import (
     ENHANCED_VERSION,
@@ -28,7 +29,7 @@ from fsdrivers.iso9660.geometry import descriptors_position
 from fsdrivers.iso9660.times import is_digit_time_legal
 from fsdrivers.iso9660.volume import IsoVolume, Namespace, open_volume
 
-__all__ = ["Finding", "check_volume"]
+__all__ = ["check_volume"]
 
 PARTITION_MARKS = ((510, b"\x55\xaa"), (512, b"EFI PART"), (0, b"ER"))  # MBR, GPT, Apple's map
 PADDING_SIZE = 150 * SECTOR_SIZE  # of zeros, which xorriso writes behind the volume

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, FilesystemError
+from fsdrivers.findings import Finding
 from fsdrivers.iso9660.directory import Item
 from fsdrivers.iso9660.format import (
     PARENT_NAME,
@@ -30,21 +31,6 @@ from fsdrivers.iso9660.volume import IsoVolume, start_of
 
 MAXIMUM_FINDINGS = 1000
 MAXIMUM_CLAIMED_UNITS = 1000  # of an interleaved file; the rest is not looked at
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One broken rule.
-
-    Attributes:
-        rule: short stable name, for programs.
-        what: one sentence, for people.
-        position: bytes from the start of the volume, where there is one place.
-    """
-
-    rule: str
-    what: str
-    position: int | None = None
 
 
 class Claim(NamedTuple):

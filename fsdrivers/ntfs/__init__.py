@@ -15,7 +15,7 @@ from fsdrivers.editing import Clock
 from fsdrivers.volume import Description, Entry, Plain
 
 if TYPE_CHECKING:
-    from fsdrivers.ntfs.check import Finding
+    from fsdrivers.findings import Finding
     from fsdrivers.ntfs.editor import NtfsEditor
     from fsdrivers.ntfs.mkfs import NtfsLayout
     from fsdrivers.ntfs.mkfs_special import Regions, StreamRegions

@@ -16,6 +16,7 @@ from typing import Final
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, FilesystemError
+from fsdrivers.findings import Finding
 from fsdrivers.ntfs.attributes import Attribute, unpack_attributes
 from fsdrivers.ntfs.format import (
     BOOT_SECTOR_SIZE,
@@ -50,21 +51,6 @@ MAXIMUM_FINDINGS: Final = 1000
 _BITS_AT_ONCE: Final = 1 << 16  # clusters of $Bitmap compared at a time
 _DIGITS: Final = bytes.maketrans(b"\0\1", b"01")
 _MAXIMUM_BITMAP: Final = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One broken rule.
-
-    Attributes:
-        rule: short stable name, for programs.
-        what: one sentence, for people.
-        position: bytes from the start of the volume, where there is one place.
-    """
-
-    rule: str
-    what: str
-    position: int | None = None
 
 
 NameKey = tuple[int, int, int, bytes]  # directory, file reference, namespace, units
