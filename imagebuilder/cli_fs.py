@@ -188,8 +188,9 @@ def _finish(tree: Tree) -> int:
 
 
 def _ls(args: argparse.Namespace, device: Device) -> int:
+    from fsdrivers.printable import printable
     from fsdrivers.volume import Kind
-    from imagebuilder.cli_fs_format import list_lines, name_fields, node_fields, printable
+    from imagebuilder.cli_fs_format import list_lines, name_fields, node_fields
 
     tree = _open_tree(args, device)
     _, found = find_in_tree(tree, args.path)

@@ -343,7 +343,8 @@ def _set_attr(args: argparse.Namespace, editor: Editor, outcome: Outcome) -> Non
 
 
 def _show_attr(args: argparse.Namespace, device: Device) -> int:
-    from imagebuilder.cli_fs_format import node_fields, printable
+    from fsdrivers.printable import printable
+    from imagebuilder.cli_fs_format import node_fields
 
     node = find_in_tree(open_tree(args, device), args.path)[1].node
     if args.json:
@@ -357,7 +358,8 @@ def _show_attr(args: argparse.Namespace, device: Device) -> int:
 
 
 def _label(args: argparse.Namespace, device: Device) -> int:
-    from imagebuilder.cli_fs_format import name_fields, printable
+    from fsdrivers.printable import printable
+    from imagebuilder.cli_fs_format import name_fields
 
     if args.label is not None or args.uuid is not None:
         return editing(_set_label)(args, device)

@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Final, cast
 
 from fsdrivers import EXT_TYPES
 from fsdrivers.errors import CorruptError, UnsupportedError
+from fsdrivers.printable import printable
 from fsdrivers.tree import Tree, merge_extents
 from fsdrivers.volume import Entry, Kind, Node
 from imagebuilder.cli_common import PARTIAL, UsageError, print_json, report_error
-from imagebuilder.cli_fs_format import DEVICES, KIND_BITS, printable
+from imagebuilder.cli_fs_format import DEVICES, KIND_BITS
 from imagebuilder.cli_fs_links import link_of, shown_node
 from imagebuilder.cli_fs_outcome import reason_of
 from imagebuilder.cli_fs_paths import find_in_tree

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 from fsdrivers.errors import UnsupportedError
+from fsdrivers.printable import printable
 from fsdrivers.tree import Tree
 from fsdrivers.volume import Entry, Extent, Kind, Node, Stream
 
@@ -175,26 +176,6 @@ def probe_lines(result: Mapping[str, object], rows: Sequence[Mapping[str, object
         for problem in found if isinstance(found, list) else ():
             lines.append(f"problem in {row['number']}: {problem}")
     return lines
-
-
-def printable(name: bytes) -> str:
-    """Return a name that cannot break a line: what is not printable shows as \\xNN."""
-    try:
-        text = name.decode()
-    except UnicodeDecodeError:
-        text = ""
-    if text.isprintable() and "\\" not in text and (text or not name):
-        return text
-    pieces = []
-    for character in name.decode("utf-8", "surrogateescape"):
-        if character == "\\":
-            pieces.append("\\\\")
-        elif character.isprintable():
-            pieces.append(character)
-        else:
-            data = character.encode("utf-8", "surrogateescape")
-            pieces.append("".join(f"\\x{byte:02x}" for byte in data))
-    return "".join(pieces)
 
 
 def kind_text(kind: Kind) -> str:

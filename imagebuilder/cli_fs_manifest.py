@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from fsdrivers.errors import CorruptError, DeviceError, UnsupportedError
+from fsdrivers.printable import printable
 from fsdrivers.tree import Tree, merge_extents
 from fsdrivers.volume import Entry, Kind, Node
 from imagebuilder.cli_fs_format import (
@@ -25,7 +26,6 @@ from imagebuilder.cli_fs_format import (
     mode_text,
     name_fields,
     node_fields,
-    printable,
     size_text,
     stream_fields,
     time_text,

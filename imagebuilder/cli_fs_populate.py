@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 from fsdrivers import NTFS_TYPES
 from fsdrivers.device import Device
+from fsdrivers.printable import printable
 from imagebuilder.cli_common import DONE, PARTIAL, UsageError, print_json, report_error
 from rebuild.collector import paused_collector
 
@@ -133,7 +134,7 @@ def write_volume(
     problems: list[str] = []
 
     def take(_: Stretch, changed: list[bytes]) -> None:
-        problems.extend(f"{os.fsdecode(path)}: changed while it was read" for path in changed)
+        problems.extend(f"{printable(path)}: changed while it was read" for path in changed)
 
     def work(stretches: Sequence[Stretch]) -> Iterator[list[bytes]]:
         copier = Copier(device)

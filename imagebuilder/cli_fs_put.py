@@ -37,9 +37,10 @@ from fsdrivers.errors import (
     UnsupportedError,
 )
 from fsdrivers.fat.format import MAXIMUM_FILE_SIZE
+from fsdrivers.printable import printable
 from fsdrivers.volume import Kind, Node
 from imagebuilder.cli_common import UsageError
-from imagebuilder.cli_fs_format import KIND_BITS, printable
+from imagebuilder.cli_fs_format import KIND_BITS
 from imagebuilder.cli_fs_outcome import Outcome, reason_of
 from imagebuilder.cli_fs_paths import destination, find_object
 from imagebuilder.cli_fs_streams import stream_editor, stream_name

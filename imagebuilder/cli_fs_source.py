@@ -3,7 +3,8 @@
 
 Everything below the directory is taken, other filesystems mounted there included, but the image
 that is being filled.  Kept is what the kind of volume can hold; what it cannot (devices on NTFS,
-links too on FAT) is left out and named.  NTFS gets symbolic links as the Windows Subsystem for
+links too on FAT; names that Windows cannot reach; of names that differ by case only all but the
+first) is left out and named.  NTFS gets symbolic links as the Windows Subsystem for
 Linux keeps them.  Not kept: inode flags, the time of creation.
 
 Source: [MS-FSCC] 2.1.2.1; ntfs-3g and Linux fs/ntfs3 read such links.
@@ -21,7 +22,8 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import Final, overload
 
-from fsdrivers import EXT_TYPES, NTFS_TYPES
+from fsdrivers import EXT_TYPES, FAT_TYPES, NTFS_TYPES
+from fsdrivers.fat.format import MAXIMUM_FILE_SIZE
 from fsdrivers.volume import Entry, Kind, Node
 from imagebuilder.cli_fs_walk import FACTS, FORMAT_MASK, KIND_OF_FORMAT, Found, Rules, walk
 
@@ -182,7 +184,9 @@ class HostTree:
         rules = Rules(
             is_unix=type in EXT_TYPES,
             has_symlinks=type in EXT_TYPES or type in NTFS_TYPES,
-            has_links=not type.startswith("fat"),
+            has_links=type not in FAT_TYPES,
+            is_windows=type in FAT_TYPES or type in NTFS_TYPES,
+            largest=MAXIMUM_FILE_SIZE if type in FAT_TYPES else None,
             skipped=(skipped.st_dev, skipped.st_ino) if skipped else (0, 0),
         )
         found = walk(directory, rules, processes)

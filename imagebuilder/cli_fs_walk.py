@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
+from fsdrivers.printable import printable
 from imagebuilder.cli_fs_format import KIND_BITS
+from imagebuilder.cli_fs_names import SeenNames
 
 KIND_OF_FORMAT: Final = {bits: kind for kind, bits in KIND_BITS.items()}
 FORMAT_MASK: Final = 0o170000
@@ -39,6 +41,8 @@ class Rules(NamedTuple):
     is_unix: bool  # the volume holds devices, attributes, owners
     has_symlinks: bool
     has_links: bool  # an object may have several names
+    is_windows: bool  # names are those that Windows can reach, each once whatever its case
+    largest: int | None  # bytes of a file
     skipped: tuple[int, int]  # device and inode of a file that is left out
 
 
@@ -137,7 +141,13 @@ class _Walk:
         below: list[tuple[int, bytes]] = []
         with os.scandir(path or b"/") as iterator:
             entries = sorted(iterator, key=attrgetter("name"))
+        rules = self._rules
+        seen = SeenNames(is_fat=not rules.has_links) if rules.is_windows else None
         for entry in entries:
+            reason = None if seen is None else seen.reason_against(entry.name)
+            if reason is not None:
+                self._leave_out(entry.path, reason)
+                continue
             try:
                 status = entry.stat(follow_symlinks=False)
                 number = self.add(parent, entry.name, status, entry.path)
@@ -145,6 +155,8 @@ class _Walk:
                 if error.errno != errno.ENOENT:  # gone meanwhile
                     self._leave_out(entry.path, error.strerror or str(error))
                 continue
+            if number and seen is not None:
+                seen.take(entry.name)
             if number and stat.S_ISDIR(status.st_mode):
                 below.append((number, entry.path))
         self.found.directories += below
@@ -159,6 +171,9 @@ class _Walk:
         if format == stat.S_IFREG:
             size = status.st_size
             if (status.st_dev, status.st_ino) == rules.skipped:
+                return 0
+            if rules.largest is not None and size > rules.largest:
+                self._leave_out(path, f"larger than {rules.largest} bytes")
                 return 0
         elif format == stat.S_IFLNK and rules.has_symlinks:
             pass
@@ -217,7 +232,7 @@ class _Walk:
             self.found.xattrs[number] = tuple(sorted(found))
 
     def _leave_out(self, path: bytes, reason: str) -> None:
-        self.found.problems.append(f"{os.fsdecode(path)}: left out: {reason}")
+        self.found.problems.append(f"{printable(path)}: left out: {reason}")
 
 
 def _regions_of(path: bytes, size: int) -> list[Region]:

@@ -5,7 +5,7 @@ Source: [fatgen103]; the set of rules is what fsck.fat, mtools and Windows were 
 Findings are data: nothing is repaired, nothing is printed.  Bounded: every cluster is followed
 at most once, every directory read once.
 
-Not done: content of files, clusters marked bad, names beyond their 8.3 form and checksums.
+Not done: content of files, clusters marked bad, what may be a name in which code page.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError
-from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE
+from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE, fold
 from fsdrivers.fat.directory import Fault, Slot
 from fsdrivers.fat.format import (
     BOOT_SIGNATURE,
@@ -32,9 +32,10 @@ from fsdrivers.fat.format import (
     DirectoryEntry,
     FsInfo,
 )
-from fsdrivers.fat.names import BASE_SIZE, is_legal_short_name
+from fsdrivers.fat.names import BASE_SIZE, is_legal_long_name, is_legal_short_name
 from fsdrivers.fat.table import is_cluster_bad, table_size
 from fsdrivers.fat.volume import FatVolume, active_fats, open_volume
+from fsdrivers.printable import printable
 
 # DIR_NTRes: the 8.3 name is no name.  Source: Linux fs/fat patents work-around, as fsck.fat has it.
 _NO_SHORT_NAME = 0x20
@@ -239,8 +240,9 @@ def _check_dots(check: _Check, listed: list[Slot], position: int, first: int, pa
 
 
 def _check_names(check: _Check, listed: list[Slot], *, is_root: bool) -> None:
-    """8.3 names are legal and unique; only the root has a label, and one."""
+    """Names are legal and unique; only the root has a label, and one."""
     seen: set[bytes] = set()
+    folded: set[str] = set()
     labels = 0
     is_fat32 = check.volume.geometry.bits == 32
     for slot in listed:
@@ -264,6 +266,13 @@ def _check_names(check: _Check, listed: list[Slot], *, is_root: bool) -> None:
         if name in seen:
             check.add("short-name", f"8.3 name {name!r} twice in one directory", slot.position)
         seen.add(name)
+        if slot.has_long_name and not is_legal_long_name(slot.name):
+            check.add("long-name", f"illegal long name {printable(slot.name)}", slot.position)
+        key = fold(slot.name.decode("utf-8", "surrogatepass"))
+        if key in folded:
+            what = f"name {printable(slot.name)} twice in one directory, but for case"
+            check.add("long-name", what, slot.position)
+        folded.add(key)
 
 
 def _is_sound_short_name(check: _Check, slot: Slot) -> bool:

@@ -105,6 +105,11 @@ def is_legal_short_name(short_name: bytes, *, has_pairs: bool = False) -> bool:
     return is_whole and not text.translate(None, _LEGAL)
 
 
+def is_legal_long_name(name: bytes) -> bool:
+    """Whether Windows can reach a long name: it leaves out spaces and dots at the end of a path."""
+    return not name.endswith((b" ", b".")) and name.translate(None, _FORBIDDEN_LONG) == name
+
+
 def checksum_of(short_name: bytes) -> int:
     """Return the checksum of the eleven bytes that each part of a long name carries."""
     total = 0
@@ -187,7 +192,7 @@ def store_name(name: bytes, taken: set[bytes], page: CodePage = _OEM_437) -> Sto
     Raises:
         InvalidNameError: it cannot be a name that Windows accepts.
     """
-    if name.endswith((b" ", b".")) or not name.translate(None, _FORBIDDEN_LONG) == name:
+    if not is_legal_long_name(name):
         raise InvalidNameError(f"not a name for a new file on FAT: {name!r}")
     short_name, case_flags = _make_short_name(name, taken, {}, page)
     return _stored(name, short_name, case_flags, page, can_do_without=name.isascii())

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fsdrivers.errors import AlreadyExistsError, CorruptError, NoSpaceError, UnsupportedError
-from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE, CodePage, code_page
+from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE, CodePage, code_page, fold
 from fsdrivers.fat.directory import EA_HANDLE
 from fsdrivers.fat.format import MAXIMUM_DIRECTORY_ENTRIES, MAXIMUM_FILE_SIZE, DirectoryEntry
 from fsdrivers.fat.names import StoredName, store_names
@@ -72,7 +72,8 @@ def build_tree(entries: Iterable[Entry], *, has_label: bool, page: CodePage = _O
 
     Raises:
         UnsupportedError: an entry is nothing that FAT can hold.
-        AlreadyExistsError: a directory has two entries of one name.
+        AlreadyExistsError: a directory has two entries of one name, whatever their case, and
+            they are not recorded ones, which may be as they were.
         InvalidNameError: a name cannot be stored.
         NoSpaceError: a directory has more slots than FAT allows.
     """
@@ -136,10 +137,16 @@ def _check_attributes(entry: Entry) -> None:
 
 
 def _check_unique(directory: Directory) -> None:
-    """Raise AlreadyExistsError if two children have the same name, byte for byte."""
-    if len({entry.name for entry in directory.children}) < len(directory.children):
-        seen: set[bytes] = set()
-        for entry in directory.children:
-            if entry.name in seen:
-                raise AlreadyExistsError(f"two entries {entry.name!r} in one directory")
-            seen.add(entry.name)
+    """Raise AlreadyExistsError if two children have one name, which case does not change.
+
+    Entries with recorded 8.3 names come from a volume that had both: they come back as they were.
+    """
+    children = directory.children
+    folded = [fold(entry.name.decode("utf-8", "replace")) for entry in children]
+    if len(set(folded)) == len(children):
+        return
+    seen: dict[str, Entry] = {}
+    for name, entry in zip(folded, children, strict=True):
+        other = seen.setdefault(name, entry)
+        if other is not entry and not (entry.short_name and other.short_name):
+            raise AlreadyExistsError(f"two entries {entry.name!r} in one directory, but for case")

@@ -21,8 +21,10 @@ from fsdrivers.errors import (
     UnsupportedError,
 )
 from fsdrivers.fat import FatLayout, check_volume, minimum_size, open_volume, plan_volume
+from fsdrivers.fat.codepage import fold
 from fsdrivers.fat.directory import EA_HANDLE
 from fsdrivers.fat.format import BootSector16, BootSector32, DirectoryEntry
+from fsdrivers.fat.names import is_legal_long_name
 from fsdrivers.volume import Description, Entry, Kind, Node, Plain
 from tests.fsdrivers.fat_images import (
     assert_fsck_clean,
@@ -362,13 +364,14 @@ def unsupported(kind: Kind) -> list[Entry]:
         ([*tree_entries([]), Entry(1, b"\xff", Node(2, Kind.FILE))], InvalidNameError),
         ([*tree_entries([]), *(Entry(1, b"a", Node(n, Kind.FILE)) for n in (2, 3))],
          AlreadyExistsError),
+        (tree_entries([("a name", 0), ("A Name", 0)]), AlreadyExistsError),
         ([*tree_entries([]), Entry(7, b"a", Node(2, Kind.FILE))], CorruptError),
         ([], CorruptError),
         (tree_entries([(f"{number}", 0) for number in range(224)]), NoSpaceError),
         (tree_entries([("a", 101 * 512)]), NoSpaceError),
     ],
     ids=[
-        "symlink", "fifo", "hard link", "4 GiB", "xattr", "not UTF-8", "twice",
+        "symlink", "fifo", "hard link", "4 GiB", "xattr", "not UTF-8", "twice", "but for case",
         "no parent", "no root", "root full", "volume full",
     ],
 )  # fmt: skip
@@ -477,7 +480,8 @@ NAMES = st.text(
 def test_round_trip(bits: int, names: list[str], stamps: list[int], flags: int) -> None:
     """Any names, stamps and attributes are the same after writing and reading, twice over."""
     geometry = geometry_for(bits, 5000 if bits == 16 else 1000)
-    names = list({name.encode("utf-16-le", "surrogatepass"): name for name in names}.values())
+    by_case = {fold(_stored(name).decode("utf-8", "surrogatepass")): name for name in names}
+    names = list(by_case.values())
     entries = tree_entries([("d/", 0)])
     for number, name in enumerate(names, start=3):
         node = Node(
@@ -489,14 +493,15 @@ def test_round_trip(bits: int, names: list[str], stamps: list[int], flags: int) 
             created_ns=stamps[2] * 10**9 + 990_000_000,
             flags=flags & ~0x18,
         )
-        encoded = name.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
-        entries.append(Entry(2, encoded.encode("utf-8", "surrogatepass"), node))
+        entries.append(Entry(2, _stored(name), node))
 
     device = volume_in_memory(geometry, entries)
     first = open_volume(device)
     again = _made_again(device)
 
-    assert check_volume(device) == []
+    illegal = [entry for entry in entries[2:] if not is_legal_long_name(entry.name)]
+    findings = [item.rule for item in check_volume(device)]
+    assert findings == ["long-name"] * len(illegal)
     seen = seen_on(first)
     assert list(seen)[1:] == [b"/d/" + entry.name for entry in entries[2:]]
     for entry, found in zip(entries[2:], list(seen.values())[1:], strict=True):
@@ -506,6 +511,12 @@ def test_round_trip(bits: int, names: list[str], stamps: list[int], flags: int) 
         assert found.content == content_of(node)
     assert seen_on(open_volume(again)) == seen
     assert first.describe() == open_volume(again).describe()
+
+
+def _stored(name: str) -> bytes:
+    """Return a name as drivers have it; two halves of a pair become one character."""
+    units = name.encode("utf-16-le", "surrogatepass")
+    return units.decode("utf-16-le", "surrogatepass").encode("utf-8", "surrogatepass")
 
 
 def _made_again(device: Device) -> MemoryDevice:
@@ -523,6 +534,21 @@ def test_second_generation_is_identical() -> None:
     device = volume_in_memory(geometry, tree_entries(TREE))
 
     assert _made_again(device).read(0, device.size) == device.read(0, device.size)
+
+
+def test_a_recorded_volume_keeps_names_that_clash() -> None:
+    """Names that differ by case only come back as they were; the checker finds them both times."""
+    geometry = geometry_for(12, 100)
+    entries = tree_entries([("a name", 700), ("A NAME", 1400), ("a:b.", 0)])
+    for number, entry in enumerate(entries[1:], start=1):
+        entry.short_name = b"ANAME~%d    " % number
+    device = volume_in_memory(geometry, entries)
+
+    again = _made_again(device)
+
+    assert [item.rule for item in check_volume(device)] == ["long-name"] * 2
+    assert again.read(0, again.size) == device.read(0, device.size)
+    assert list(seen_on(open_volume(again))) == [b"/a name", b"/A NAME", b"/a:b."]
 
 
 def test_free_form_of_entry_order() -> None:

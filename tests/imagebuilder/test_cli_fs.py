@@ -15,12 +15,10 @@ import pytest
 
 from fsdrivers import errors, open_volume
 from fsdrivers.device import FileDevice, Window
+from fsdrivers.printable import printable
 from fsdrivers.tree import Tree
 from imagebuilder import cli_fs
-from imagebuilder.cli_fs_format import (
-    printable,
-    time_text,
-)
+from imagebuilder.cli_fs_format import time_text
 from imagebuilder.cli_fs_manifest import manifest_json, manifest_line, manifest_of
 from imagebuilder.cli_fs_outcome import EXIT_CODES
 from tests.fsdrivers.faults import FaultyDevice

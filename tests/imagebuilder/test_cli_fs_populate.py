@@ -128,6 +128,49 @@ def test_ntfs_keeps_symbolic_links(tree: Path, tmp_path: Path) -> None:
         subprocess.run(["umount", mount], check=True)
 
 
+@pytest.mark.parametrize(
+    "make", [["mkfs.fat", "-F", "16"], ["mkntfs", "-q", "-Q", "-F"]], ids=["fat", "ntfs"]
+)
+def test_names_windows_cannot_reach_are_left_out(
+    make: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of names that differ by case the first is taken; the rest is named, and the code is 3."""
+    tree = tmp_path / "tree"
+    (tree / "sub").mkdir(parents=True)
+    (tree / "SUB").mkdir()
+    (tree / "sub" / "lost").write_bytes(b"")
+    for name in ("a", "A", "b:c", "dot.", "\u00e4", "\u00c4", "n" * 250 + ".text"):
+        (tree / name).write_bytes(b"content")
+    (tree / os.fsdecode(b"bad\xff")).write_bytes(b"")
+    image, like = tmp_path / "image", model(make, tmp_path)
+
+    assert fs("mkfs", image, "--like", like, "--from", tree, "--json") == 3
+    problems = json.loads(capsys.readouterr().out)["problems"]
+    for name in ("sub", "a", "\u00e4", "b:c", "dot.", "bad\\xff"):
+        assert any(line.startswith(f"{tree}/{name}: left out: ") for line in problems), name
+    assert len(problems) == 6
+    assert fs("check", image) == 0
+    assert fs("ls", image, "/", "--json") == 0
+    names = {item["name"] for item in json.loads(capsys.readouterr().out)}
+    assert names == {"SUB", "A", "\u00c4", "n" * 250 + ".text"}
+
+
+def test_what_is_too_large_for_fat_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file of 4 GiB stays out, is named, and the others are there."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    with (tree / "large").open("wb") as file:
+        file.truncate(1 << 32)
+    (tree / "small").write_bytes(b"content")
+    image, like = tmp_path / "fat.img", model(["mkfs.fat"], tmp_path)
+
+    assert fs("mkfs", image, "--like", like, "--from", tree) == 3
+    assert "large: left out: larger than 4294967295 bytes" in capsys.readouterr().err
+    assert is_clean(image)
+
+
 def test_entries_are_found_by_their_number(tree: Path) -> None:
     """A planner that takes them in any order sees what one pass sees, shared walks included."""
     for number in range(40):
