@@ -194,6 +194,7 @@ class EditBase(FatVolume):
         for start, length in runs:
             position = self.geometry.cluster_position(start)
             self.zero_at(position, length * self.geometry.cluster_size)
+        self.device.flush()
         self.fats.link(runs, after=last)
         for start, length in runs:
             position = self.geometry.cluster_position(start)

@@ -18,6 +18,11 @@ The order of writes, and why nothing that is not being edited can be lost:
 6. Flushing writes FSInfo, waits for the medium, takes the marks away in the reverse order of
    1, and waits again.  The backup boot sector is written by label and serial only.
 
+Between two flushes a medium may keep any of the writes and lose others.  So it is flushed where
+that would harm what is not being edited: before a fresh cluster becomes part of a directory (or
+what it held before would be taken for names), before the old name of something that was renamed
+goes, and before the clusters of a removed directory can be used again.
+
 A sector is taken to be written as a whole; so is, on FAT12, an entry on the seam of two.
 
 What FAT has no place for is refused: links, devices, extended attributes but the EA handle, and
@@ -421,6 +426,7 @@ class FatEditor(EditBase):
         dots = pack_dots(node, cluster, above, self.geometry.bits)
         position = self.geometry.cluster_position(cluster)
         self.write_at(position, dots.ljust(self.geometry.cluster_size, b"\0"))
+        self.device.flush()
         self.fats.link(runs)
         return cluster
 
@@ -451,6 +457,8 @@ class FatEditor(EditBase):
         """Remove a name and free what it leads to."""
         runs = self.chain(group)
         self.write_slots(state.remove(group))
+        if group.slot.is_directory:
+            self.device.flush()
         self.fats.free(runs)
         self._chains.pop(group.number, None)
         if group.slot.is_directory:
@@ -503,12 +511,15 @@ class FatEditor(EditBase):
         self._chains.pop(number, None)
         self.replace_entry(there, entry)
         self._finish_move(source, group, target)
+        if there.slot.is_directory:
+            self.device.flush()
         self.fats.free(freed)
         self.renumber(old, number)
         return self.node(number)
 
     def _finish_move(self, source: DirectoryState, group: Group, target: DirectoryState) -> None:
         """Make ".." of a moved directory right, then remove the old name."""
+        self.device.flush()
         if group.slot.is_directory and source is not target:
             above = 0 if target.number == ROOT_NUMBER else target.first_cluster
             self.set_dots(group.number, DOT_DOT, above)

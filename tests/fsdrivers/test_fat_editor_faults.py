@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from fsdrivers.errors import FilesystemError, NoSpaceError
 from fsdrivers.fat import FatEditor, check_volume, open_editor, open_volume
 from fsdrivers.fat.codepage import fold
 from fsdrivers.volume import Kind, Node
+from tests.fsdrivers.ext_editing import RecordingDevice
 from tests.fsdrivers.fat_images import (
     NS,
     assert_fsck_clean,
@@ -41,7 +43,7 @@ NAMES = st.sampled_from(
 )
 
 
-def editor_on(device: MemoryDevice | FaultyDevice) -> FatEditor:
+def editor_on(device: MemoryDevice | FaultyDevice | RecordingDevice) -> FatEditor:
     return open_editor(device, clock=lambda: 1_800_000_000 * NS)
 
 
@@ -262,6 +264,44 @@ def test_power_cut_at_each_write(bits: int, tmp_path: Path) -> None:
             seen_on(open_volume(repaired))
             _assert_kept(repaired, contents)
             _assert_moved(repaired, inside)
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize("bits", [12, 16, 32])
+@pytest.mark.parametrize("rounds", [3, pytest.param(60, marks=pytest.mark.slow)])
+def test_any_writes_between_two_flushes_may_be_lost(bits: int, rounds: int, tmp_path: Path) -> None:
+    """Whichever of the writes since the last flush reached the medium, no other file is hurt."""
+    entries = tree_entries([*KEPT, *MOVED])
+    made = volume_in_memory(geometry_for(bits, CLUSTERS[bits]), entries)
+    contents = {name: content_of(entries[i + 1].node) for i, (name, _) in enumerate(KEPT)}
+    inside = content_of(entries[-1].node)
+    recorder = RecordingDevice(copy.deepcopy(made))
+    scenario(editor_on(recorder))
+    chance = random.Random(bits + rounds)
+    epoch: list[tuple[int, bytes]] = []
+    image = tmp_path / "image"
+    for entry in recorder.log:
+        if entry is not None:
+            epoch.append(entry)
+            continue
+        for lost in (0.1, 0.5, 0.9):
+            for _ in range(rounds if epoch else 0):
+                device = copy.deepcopy(made)
+                for position, data in epoch:
+                    if chance.random() > lost:
+                        device.write(position, data)
+                save(device, image)
+                check_volume(device)
+                _assert_kept(device, contents)
+                for _ in range(2):
+                    run_tool("fsck.fat", "-a", image, status=None)
+                run_tool("fsck.fat", "-n", image)
+                with FileDevice.open(image) as repaired:
+                    _assert_kept(repaired, contents)
+                    _assert_moved(repaired, inside)
+        for position, data in epoch:
+            made.write(position, data)
+        epoch.clear()
 
 
 def _assert_kept(device: Device, contents: dict[str, bytes]) -> None:
