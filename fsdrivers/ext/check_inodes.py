@@ -16,6 +16,7 @@ from fsdrivers.ext.check_report import Report
 from fsdrivers.ext.flags import Compat, Incompat, InodeFlags, RoCompat
 from fsdrivers.ext.metadata import Metadata, extra_isize_of
 from fsdrivers.ext.nodes import FAST_SYMLINK_SIZE
+from fsdrivers.printable import printable
 from fsdrivers.volume import Kind
 
 _DEVICES = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE, Kind.FIFO, Kind.SOCKET)
@@ -166,7 +167,7 @@ def _check_entries(
         if not raw.suffix and raw.name_index not in xattrs.WHOLE_NAMES:
             report.add(f"{what}: an entry without a name", position)
         if (raw.hash or has_hashes) and not _has_good_hash(metadata, raw):
-            report.add(f"{what}: hash of {raw.suffix!r}", position)
+            report.add(f"{what}: hash of {printable(raw.suffix)}", position)
     taken.sort()
     if any(low < end for (_, end), (low, _) in pairwise(taken)):
         report.add(f"{what}: names and values overlap", position)

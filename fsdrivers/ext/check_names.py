@@ -22,6 +22,7 @@ from fsdrivers.ext.flags import (
 )
 from fsdrivers.ext.folding import hashed_name
 from fsdrivers.ext.volume import ExtVolume
+from fsdrivers.printable import printable
 from fsdrivers.volume import Kind
 
 FILE_TYPES = {
@@ -94,14 +95,18 @@ def _check_directory(
         hashed[index] = [name.name for name in listed]
         for name in listed:
             if name.name in seen:
-                report.add(f"name {name.name!r} twice in directory {number}", position)
+                report.add(f"name {printable(name.name)} twice in directory {number}", position)
             seen.add(name.name)
             target = inodes.get(name.inode)
             if target is None or target.kind is None:
-                report.add(f"name {name.name!r} leads to unused inode {name.inode}", position)
+                report.add(
+                    f"name {printable(name.name)} leads to unused inode {name.inode}", position
+                )
                 continue
             if has_types and name.file_type != FILE_TYPES[target.kind]:
-                report.add(f"file type of name {name.name!r} in directory {number}", position)
+                report.add(
+                    f"file type of name {printable(name.name)} in directory {number}", position
+                )
             names.counts[name.inode] = names.counts.get(name.inode, 0) + 1
             if target.kind is Kind.DIRECTORY:
                 if name.inode in names.parents:
@@ -248,5 +253,5 @@ class _Index:
             except FilesystemError as error:
                 raise CorruptError(str(error), position) from error
             if not (low & ~1) <= value < high + (high & 1):
-                self._add(f"has name {name!r} in the wrong block", position)
+                self._add(f"has name {printable(name)} in the wrong block", position)
                 return

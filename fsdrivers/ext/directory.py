@@ -13,6 +13,7 @@ from typing import NamedTuple
 from fsdrivers.errors import CorruptError
 from fsdrivers.ext import checksum
 from fsdrivers.ext import format as ext
+from fsdrivers.printable import printable
 
 _HEAD = ext.DirectoryEntryHead.SIZE
 _CODEC = ext.DirectoryEntryHead.CODEC
@@ -60,7 +61,7 @@ def iter_block(
                 )
             name = block[at + _HEAD : name_end]
             if b"\0" in name or b"/" in name:
-                raise CorruptError(f"directory name {name!r}", position + at)
+                raise CorruptError(f"directory name {printable(name)}", position + at)
             yield Name(inode, name, file_type)
         at = following
     if at != end:

@@ -45,6 +45,7 @@ from fsdrivers.ext.folding import folded
 from fsdrivers.ext.mkfs_inodes import device_block
 from fsdrivers.ext.nodes import FAST_SYMLINK_SIZE, NodeReader
 from fsdrivers.ext.volume import ExtVolume
+from fsdrivers.printable import printable
 from fsdrivers.volume import Kind, Node
 
 PIECE_SIZE = 1 << 20  # bytes of content one operation writes
@@ -169,7 +170,7 @@ class ExtEditor(ExtVolume):
         if node.kind is Kind.SYMLINK and not (
             0 < len(node.target) < self.block_size and b"\0" not in node.target
         ):
-            raise InvalidNameError(f"a link cannot lead to {node.target[:80]!r}")
+            raise InvalidNameError(f"a link cannot lead to {printable(node.target[:80])}")
         number = self._session.run(lambda: self._create(parent, name, node))
         self._refresh()
         return self.node(number)

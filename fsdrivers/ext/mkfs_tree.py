@@ -25,6 +25,7 @@ from fsdrivers.ext.mkfs_directories import (
 from fsdrivers.ext.mkfs_inodes import FAST_SYMLINK_LIMIT, InodeTable, device_block
 from fsdrivers.ext.mkfs_parameters import Parameters
 from fsdrivers.ext.mkfs_xattrs import XattrStore
+from fsdrivers.printable import printable
 from fsdrivers.volume import Entry, Kind, Node
 
 NS = 1_000_000_000
@@ -140,18 +141,18 @@ class _Builder:
             if entry.parent != parent:
                 parent = entry.parent
                 if parent not in by_source:
-                    raise CorruptError(f"no directory {parent} before its entry {name!r}")
+                    raise CorruptError(f"no directory {parent} before its entry {printable(name)}")
                 directory = by_source[parent]
                 append = directory.entries.append
             number = numbers.get(node.number)
             if number is None:
                 number = self._add_node(node, directory, name)
             elif kind == directory_kind:
-                raise CorruptError(f"directory {name!r} has two names")
+                raise CorruptError(f"directory {printable(name)} has two names")
             links[number] += 1
             length = len(name)
             if not 0 < length <= 255 or b"/" in name or b"\0" in name or name in (b".", b".."):
-                raise InvalidNameError(f"ext cannot hold the name {name!r}")
+                raise InvalidNameError(f"ext cannot hold the name {printable(name)}")
             append(ENTRY_PACKERS[length](number, ENTRY_SIZES[length], length, types[kind], name))
 
     def _add_node(self, node: Node, parent: Directory, name: bytes) -> int:

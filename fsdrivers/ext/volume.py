@@ -26,6 +26,7 @@ from fsdrivers.ext.metadata import Metadata, covered_inode
 from fsdrivers.ext.nodes import REFUSED_FLAGS, NodeReader, refusal_of
 from fsdrivers.ext.orphans import find_orphans, truncated_extents
 from fsdrivers.ext.quota import QuotaFacts, QuotaFile, QuotaKind, file_inodes, unpack_file
+from fsdrivers.printable import printable
 from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
 
 READ_AHEAD = 256 << 10  # bytes of a directory read at once
@@ -187,7 +188,9 @@ class ExtVolume:
                 node = shared.get(number)
                 if node is None:
                     if number < first_inode:
-                        raise CorruptError(f"name {name!r} leads to reserved inode {number}")
+                        raise CorruptError(
+                            f"name {printable(name)} leads to reserved inode {number}"
+                        )
                     node = node_of(number)
                     if node.kind is Kind.DIRECTORY:
                         if number in seen:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from fsdrivers.errors import CorruptError, InvalidNameError
 from fsdrivers.ext import format as ext
 from fsdrivers.ext.flags import XattrIndex
+from fsdrivers.printable import printable
 
 Xattr = tuple[bytes, bytes]  # full name, value
 
@@ -90,7 +91,7 @@ def split_name(name: bytes) -> tuple[int, bytes]:
             if not 0 < len(suffix) <= ext.MAX_NAME_LENGTH:
                 break
             return index, suffix
-    raise InvalidNameError(f"ext cannot hold an extended attribute called {name!r}")
+    raise InvalidNameError(f"ext cannot hold an extended attribute called {printable(name)}")
 
 
 def project_xattr(project: int) -> Xattr:

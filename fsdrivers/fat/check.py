@@ -127,7 +127,9 @@ def _check_boot_sector(check: _Check) -> None:
     in_boot = boot.label if boot.label.strip(b" \0") else NO_LABEL
     if boot.boot_signature == EXTENDED_SIGNATURES[-1] and in_root != in_boot:
         check.add(
-            "label", f"label {in_boot!r} in the boot sector, {in_root!r} in the root directory"
+            "label",
+            f"label {printable(in_boot)} in the boot sector, "
+            f"{printable(in_root)} in the root directory",
         )
 
 
@@ -247,7 +249,7 @@ def _check_names(check: _Check, listed: list[Slot], *, is_root: bool) -> None:
     is_fat32 = check.volume.geometry.bits == 32
     for slot in listed:
         if is_fat32 and slot.entry.first_cluster_high & ~(END[32] >> 16):
-            what = f"{slot.name!r} starts in a cluster with a number of more than 28 bits"
+            what = f"{printable(slot.name)} starts in a cluster with a number of more than 28 bits"
             check.add("chain", what, slot.position)
         if slot.is_label:
             labels += 1
@@ -258,13 +260,17 @@ def _check_names(check: _Check, listed: list[Slot], *, is_root: bool) -> None:
             continue
         name = slot.entry.name
         if slot.entry.case_flags & _NO_SHORT_NAME and not slot.has_long_name:
-            check.add("short-name", f"{name!r} is said to be no name, and is all", slot.position)
+            check.add(
+                "short-name", f"{printable(name)} is said to be no name, and is all", slot.position
+            )
         elif is_root and slot.is_dots:
             check.add("dots", "a dot entry in the root directory", slot.position)
         elif not slot.is_dots and not _is_sound_short_name(check, slot):
-            check.add("short-name", f"illegal 8.3 name {name!r}", slot.position)
+            check.add("short-name", f"illegal 8.3 name {printable(name)}", slot.position)
         if name in seen:
-            check.add("short-name", f"8.3 name {name!r} twice in one directory", slot.position)
+            check.add(
+                "short-name", f"8.3 name {printable(name)} twice in one directory", slot.position
+            )
         seen.add(name)
         if slot.has_long_name and not is_legal_long_name(slot.name):
             check.add("long-name", f"illegal long name {printable(slot.name)}", slot.position)
@@ -297,10 +303,12 @@ def _check_entry(check: _Check, slot: Slot) -> int:
         check.add("size", f"directory with a size of {entry.size}", slot.position)
     if not first:
         if slot.is_directory or entry.size:
-            check.add("chain", f"{slot.name!r} has no cluster", slot.position)
+            check.add("chain", f"{printable(slot.name)} has no cluster", slot.position)
         return 0
     if not slot.is_directory and not entry.size:
-        check.add("chain", f"{slot.name!r} is empty and has cluster {first}", slot.position)
+        check.add(
+            "chain", f"{printable(slot.name)} is empty and has cluster {first}", slot.position
+        )
     needed = None if slot.is_directory else geometry.clusters_of(entry.size)
     return first if _claim(check, first, needed, slot.position) else 0
 

@@ -35,6 +35,7 @@ from fsdrivers.fat.format import (
     CaseFlag,
     pack_long_name_entry,
 )
+from fsdrivers.printable import printable
 from fsdrivers.volume import Entry
 
 SHORT_NAME_SIZE: Final = 11
@@ -145,7 +146,7 @@ def units_of(name: bytes) -> bytes:
     try:
         return name.decode("utf-8", "surrogatepass").encode("utf-16-le", "surrogatepass")
     except UnicodeDecodeError as error:
-        raise InvalidNameError(f"not UTF-8, which FAT names need: {name!r}") from error
+        raise InvalidNameError(f"not UTF-8, which FAT names need: {printable(name)}") from error
 
 
 def pack_long_name(units: bytes, short_name: bytes) -> bytes:
@@ -193,7 +194,7 @@ def store_name(name: bytes, taken: set[bytes], page: CodePage = _OEM_437) -> Sto
         InvalidNameError: it cannot be a name that Windows accepts.
     """
     if not is_legal_long_name(name):
-        raise InvalidNameError(f"not a name for a new file on FAT: {name!r}")
+        raise InvalidNameError(f"not a name for a new file on FAT: {printable(name)}")
     short_name, case_flags = _make_short_name(name, taken, {}, page)
     return _stored(name, short_name, case_flags, page, can_do_without=name.isascii())
 
@@ -217,10 +218,10 @@ def _long_units(name: bytes) -> bytes:
         InvalidNameError: it is empty, too long, or holds a slash or a zero.
     """
     if b"/" in name or b"\0" in name or name in (b"", b".", b".."):
-        raise InvalidNameError(f"not a name FAT can hold: {name!r}")
+        raise InvalidNameError(f"not a name FAT can hold: {printable(name)}")
     units = units_of(name)
     if len(units) > MAXIMUM_LONG_NAME_SIZE:
-        raise InvalidNameError(f"longer than 255 UTF-16 units: {name[:40]!r}...")
+        raise InvalidNameError(f"longer than 255 UTF-16 units: {printable(name[:40])}...")
     return units
 
 
@@ -253,7 +254,7 @@ def _make_short_name(
             if short_name not in taken:
                 tails[key] = number
                 return short_name, 0
-    raise InvalidNameError(f"no 8.3 name left for {name!r}")
+    raise InvalidNameError(f"no 8.3 name left for {printable(name)}")
 
 
 def _hash_of(name: bytes) -> int:

@@ -14,6 +14,7 @@ from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE, CodePage, code_page, fold
 from fsdrivers.fat.directory import EA_HANDLE
 from fsdrivers.fat.format import MAXIMUM_DIRECTORY_ENTRIES, MAXIMUM_FILE_SIZE, DirectoryEntry
 from fsdrivers.fat.names import StoredName, store_names
+from fsdrivers.printable import printable
 from fsdrivers.volume import Entry, Kind, Node
 
 _OEM_437 = code_page(DEFAULT_CODE_PAGE)
@@ -91,7 +92,9 @@ def build_tree(entries: Iterable[Entry], *, has_label: bool, page: CodePage = _O
         if entry.parent in directories and number != entry.parent:
             directories[entry.parent].children.append(entry)
         elif number != entry.parent or len(directories) > 1:
-            raise CorruptError(f"entry {entry.name!r} comes before its directory {entry.parent}")
+            raise CorruptError(
+                f"entry {printable(entry.name)} comes before its directory {entry.parent}"
+            )
     if not directories:
         raise CorruptError("a volume without a root directory")
     for directory in directories.values():
@@ -113,9 +116,9 @@ def _check_directory(entry: Entry, directories: dict[int, Directory]) -> None:
     node = entry.node
     if node.kind is not Kind.DIRECTORY:
         kind = node.kind.name.lower().replace("_", " ")
-        raise UnsupportedError(f"a {kind} on FAT: {entry.name!r}")
+        raise UnsupportedError(f"a {kind} on FAT: {printable(entry.name)}")
     if node.number in directories:
-        raise UnsupportedError(f"a second name of a directory: {entry.name!r}")
+        raise UnsupportedError(f"a second name of a directory: {printable(entry.name)}")
     _check_attributes(entry)
 
 
@@ -123,9 +126,9 @@ def _check_file(entry: Entry, files: dict[int, Node]) -> None:
     """Raise UnsupportedError unless FAT can hold this file."""
     node = entry.node
     if node.number in files:
-        raise UnsupportedError(f"hard links on FAT: {entry.name!r}")
+        raise UnsupportedError(f"hard links on FAT: {printable(entry.name)}")
     if node.size > MAXIMUM_FILE_SIZE:
-        raise UnsupportedError(f"a file of 4 GiB or more on FAT: {entry.name!r}")
+        raise UnsupportedError(f"a file of 4 GiB or more on FAT: {printable(entry.name)}")
     _check_attributes(entry)
 
 
@@ -133,7 +136,9 @@ def _check_attributes(entry: Entry) -> None:
     """Raise UnsupportedError if the node has extended attributes FAT has no place for."""
     for name, _ in entry.node.xattrs:
         if name != EA_HANDLE:
-            raise UnsupportedError(f"extended attribute {name!r} on FAT: {entry.name!r}")
+            raise UnsupportedError(
+                f"extended attribute {printable(name)} on FAT: {printable(entry.name)}"
+            )
 
 
 def _check_unique(directory: Directory) -> None:
@@ -149,4 +154,6 @@ def _check_unique(directory: Directory) -> None:
     for name, entry in zip(folded, children, strict=True):
         other = seen.setdefault(name, entry)
         if other is not entry and not (entry.short_name and other.short_name):
-            raise AlreadyExistsError(f"two entries {entry.name!r} in one directory, but for case")
+            raise AlreadyExistsError(
+                f"two entries {printable(entry.name)} in one directory, but for case"
+            )

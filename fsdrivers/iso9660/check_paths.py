@@ -14,6 +14,7 @@ from fsdrivers.iso9660.check_tree import Check, Claim, Directory
 from fsdrivers.iso9660.format import ROOT_PARENT, PathRecordL, PathRecordM, VolumeDescriptor
 from fsdrivers.iso9660.geometry import even
 from fsdrivers.iso9660.volume import IsoVolume
+from fsdrivers.printable import printable
 
 MAXIMUM_SIZE = 64 << 20  # bytes of a table that are read
 MAXIMUM_NUMBER = 0xFFFF  # of a parent: tables of larger trees cannot be right
@@ -92,7 +93,7 @@ def _find_difference(records: list[PathRecord], directories: list[Directory]) ->
         if not (record.parent == number if is_root else 0 < record.parent < number):
             return f"record {number} has the parent {record.parent}"
         if not is_root and (record.parent, record.name) <= last:
-            return f"{record.name!r}, record {number}, is out of order"
+            return f"{printable(record.name)}, record {number}, is out of order"
         last = (0, b"") if is_root else (record.parent, record.name)
     found = {
         (item.name, item.block, item.attribute_blocks, records[item.parent - 1].block)
@@ -108,9 +109,9 @@ def _find_difference(records: list[PathRecord], directories: list[Directory]) ->
         for item in directories
     }
     if missing := wanted - found:
-        return f"{len(missing)} directories are not in it, one is {min(missing)[0]!r}"
+        return f"{len(missing)} directories are not in it, one is {printable(min(missing)[0])}"
     if surplus := found - wanted:
-        return f"{len(surplus)} directories are in it alone, one is {min(surplus)[0]!r}"
+        return f"{len(surplus)} directories are in it alone, one is {printable(min(surplus)[0])}"
     if len(records) != len(directories):
         return f"{len(records)} records for {len(directories)} directories"
     return ""

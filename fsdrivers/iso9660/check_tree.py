@@ -28,6 +28,7 @@ from fsdrivers.iso9660.rockridge import RockRidge, parse_entries
 from fsdrivers.iso9660.susp import MAXIMUM_PAYLOAD_SIZE, differing, find_skip
 from fsdrivers.iso9660.times import is_short_time_legal
 from fsdrivers.iso9660.volume import IsoVolume, start_of
+from fsdrivers.printable import printable
 
 MAXIMUM_FINDINGS = 1000
 MAXIMUM_CLAIMED_UNITS = 1000  # of an interleaved file; the rest is not looked at
@@ -118,7 +119,9 @@ def check_tree(check: Check, volume: IsoVolume) -> list[Directory]:
                 continue
             section = section_of(item.record, item.position)
             if section.block in seen:
-                check.add("directory", f"{item.name!r} is met a second time", item.position)
+                check.add(
+                    "directory", f"{printable(item.name)} is met a second time", item.position
+                )
                 continue
             budget -= section.size
             if budget < 0:
@@ -137,7 +140,7 @@ def _read_items(
     """Return the records of a directory, each checked on its own, up to a damaged one."""
     section, items = directories[index].section, []
     start, end = volume.geometry.span(section)
-    what = f"the directory {directories[index].name!r} at byte {start:#x}"
+    what = f"the directory {printable(directories[index].name)} at byte {start:#x}"
     _claim(check, volume, start, end, what, section.position)
     if section.size % SECTOR_SIZE or not section.size:
         check.add("directory", f"a size of {section.size} is no whole sectors", section.position)
@@ -156,15 +159,23 @@ def _check_record(check: Check, item: Item) -> None:
     for name in RECORD_NUMBERS:
         if not agrees(getattr(record, name)):
             at = position + type(record).OFFSETS[name]
-            check.add("both-endian", f"the two copies of {name} differ in {item.name!r}", at)
+            check.add(
+                "both-endian", f"the two copies of {name} differ in {printable(item.name)}", at
+            )
     if record.length % 2:
-        check.add("record-length", f"the record of {item.name!r} has an odd length", position)
+        check.add(
+            "record-length", f"the record of {printable(item.name)} has an odd length", position
+        )
     if position % SECTOR_SIZE + record.length > SECTOR_SIZE:
-        check.add("record-crosses", f"the record of {item.name!r} crosses a sector", position)
+        check.add(
+            "record-crosses", f"the record of {printable(item.name)} crosses a sector", position
+        )
     if not is_short_time_legal(record.recorded):
-        check.add("time", f"illegal recording time of {item.name!r}", position)
+        check.add("time", f"illegal recording time of {printable(item.name)}", position)
     if bool(record.unit_blocks) != bool(record.gap_blocks):
-        check.add("interleave", f"{item.name!r} has units without gaps or gaps alone", position)
+        check.add(
+            "interleave", f"{printable(item.name)} has units without gaps or gaps alone", position
+        )
 
 
 def _check_dots(
@@ -183,7 +194,9 @@ def _check_dots(
     parent = directories[own.parent]
     position = own.section.position
     if [item.name for item in items[:2]] != [SELF_NAME, PARENT_NAME]:
-        check.add("dots", f"{own.name!r} lacks the records of itself and its parent", position)
+        check.add(
+            "dots", f"{printable(own.name)} lacks the records of itself and its parent", position
+        )
         return
     for item, there, what in (
         (items[0], own, "itself"),
@@ -193,9 +206,13 @@ def _check_dots(
         if volume.namespace in ("joliet", "enhanced"):
             places.add((own.section.block, own.section.size))
         if (item.record.block, item.record.size) not in places or not item.is_directory:
-            check.add("dots", f"the record that {own.name!r} has of {what} is wrong", item.position)
+            check.add(
+                "dots",
+                f"the record that {printable(own.name)} has of {what} is wrong",
+                item.position,
+            )
     if any(item.is_dots for item in items[2:]):
-        check.add("dots", f"{own.name!r} has more than two records of itself", position)
+        check.add("dots", f"{printable(own.name)} has more than two records of itself", position)
 
 
 def _check_order(check: Check, volume: IsoVolume, items: list[Item]) -> None:
@@ -210,12 +227,16 @@ def _check_order(check: Check, volume: IsoVolume, items: list[Item]) -> None:
             after = order_key(item.name, is_joliet=is_joliet)
             is_linked = last.record.flags & (FileFlag.MULTI_EXTENT | FileFlag.ASSOCIATED)
             if after < before:
-                check.add("order", f"{item.name!r} comes after {last.name!r}", item.position)
+                check.add(
+                    "order",
+                    f"{printable(item.name)} comes after {printable(last.name)}",
+                    item.position,
+                )
             elif item.name == last.name and not is_linked:
-                check.add("names", f"{item.name!r} is there twice", item.position)
+                check.add("names", f"{printable(item.name)} is there twice", item.position)
         last = item
     if last is not None and last.record.flags & FileFlag.MULTI_EXTENT:
-        check.add("sections", f"{last.name!r} lacks its last section", last.position)
+        check.add("sections", f"{printable(last.name)} lacks its last section", last.position)
 
 
 def _check_rock_ridge(
@@ -235,17 +256,20 @@ def _check_rock_ridge(
         return None
     for entry in entries:
         if len(entry.payload) > MAXIMUM_PAYLOAD_SIZE:
-            what = f"the length of {entry.signature!r} in {item.name!r} has wrapped"
+            what = (
+                f"the length of {printable(entry.signature)} in {printable(item.name)} has wrapped"
+            )
             check.add("rockridge", what, entry.position)
         for name in differing(entry):
-            what = f"the two copies of {name} in {entry.signature!r} differ in {item.name!r}"
+            where = printable(item.name)
+            what = f"the two copies of {name} in {printable(entry.signature)} differ in {where}"
             check.add("both-endian", what, entry.position)
     if attributes.mode is None:
-        check.add("rockridge", f"{item.name!r} lacks its attributes (PX)", item.position)
+        check.add("rockridge", f"{printable(item.name)} lacks its attributes (PX)", item.position)
     is_last = not item.record.flags & FileFlag.MULTI_EXTENT and not item.is_dots
     if is_last and attributes.name is not None:
         if attributes.name in names:
-            check.add("names", f"{attributes.name!r} is there twice", item.position)
+            check.add("names", f"{printable(attributes.name)} is there twice", item.position)
         names.add(attributes.name)
     return attributes
 
@@ -266,10 +290,12 @@ def _check_relocation(check: Check, volume: IsoVolume, relocation: _Relocation) 
     for block, item in relocation.moved.items():
         # The directory that collects them may be marked itself: nothing leads to it.
         if block not in relocation.children and not _collects(volume, item, relocation):
-            check.add("relocation", f"nothing leads to the moved {item.name!r}", item.position)
+            check.add(
+                "relocation", f"nothing leads to the moved {printable(item.name)}", item.position
+            )
     for block, item in relocation.children.items():
         if block not in relocation.moved:
-            what = f"{item.name!r} leads to a directory that was not moved"
+            what = f"{printable(item.name)} leads to a directory that was not moved"
             check.add("relocation", what, item.position)
             continue
         section = section_of(relocation.moved[block].record, item.position)
@@ -279,7 +305,7 @@ def _check_relocation(check: Check, volume: IsoVolume, relocation: _Relocation) 
         except (FilesystemError, StopIteration):
             continue  # listed with its directory
         if parent != relocation.parents[block]:
-            what = f"the moved {item.name!r} names block {parent} as its parent"
+            what = f"the moved {printable(item.name)} names block {parent} as its parent"
             check.add("relocation", what, second.position)
 
 

@@ -20,6 +20,7 @@ from fsdrivers.iso9660.format import (
     agrees,
 )
 from fsdrivers.iso9660.geometry import Section, even, section_of
+from fsdrivers.printable import printable
 
 _HEAD = DirectoryRecord.SIZE
 
@@ -166,7 +167,7 @@ def iter_files(items: Iterable[Item]) -> Iterator[File]:
         yield File(first, sections)
         first, sections = None, []
     if first is not None:
-        raise CorruptError(f"{first.name!r} lacks its last section", first.position)
+        raise CorruptError(f"{printable(first.name)} lacks its last section", first.position)
 
 
 def read_file(

@@ -9,6 +9,7 @@ encoded as three bytes, so that every name survives and none meets another.
 from __future__ import annotations
 
 from fsdrivers.errors import CorruptError
+from fsdrivers.printable import printable
 
 VERSION_MARK = b";"
 FIRST_VERSION = b";1"
@@ -50,7 +51,7 @@ def checked_name(name: bytes, position: int) -> bytes:
         CorruptError: it is empty, "." or "..", or has a slash or NUL in it.
     """
     if name in _FORBIDDEN or b"/" in name or b"\0" in name:
-        raise CorruptError(f"name {name!r} in a directory record", position)
+        raise CorruptError(f"name {printable(name)} in a directory record", position)
     return name
 
 

@@ -20,6 +20,7 @@ import construct
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.iso9660.format import little
 from fsdrivers.iso9660.susp_format import ZfPayload
+from fsdrivers.printable import printable
 from fsdrivers.record import Record, record, u8, u32
 
 MAGIC: Final = bytes.fromhex("37e45396c9dbd607")
@@ -66,7 +67,7 @@ def compression_of(fields: ZfPayload, position: int) -> Compression:
         CorruptError: a block size that none has.
     """
     if fields.algorithm != ALGORITHM:
-        raise UnsupportedError(f"zisofs algorithm {fields.algorithm!r}")
+        raise UnsupportedError(f"zisofs algorithm {printable(fields.algorithm)}")
     if fields.block_bits not in BLOCK_BITS:
         limit = f"{BLOCK_BITS[0]} to {BLOCK_BITS[-1]}"
         raise CorruptError("zisofs block size", position, limit, fields.block_bits)

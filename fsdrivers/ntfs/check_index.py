@@ -37,6 +37,7 @@ from fsdrivers.ntfs.mft import FileRecord
 from fsdrivers.ntfs.security import iter_descriptors
 from fsdrivers.ntfs.streams import Content, read_content
 from fsdrivers.ntfs.system import SECURITY_STREAM
+from fsdrivers.printable import printable
 
 if TYPE_CHECKING:
     from fsdrivers.ntfs.check import Check
@@ -117,7 +118,7 @@ class _Tree:
             key = bytes(data[at + 16 : at + 16 + entry.key_length])
             order = self.key_of(key)
             if self.last is not None and order <= self.last:
-                self.add("index-order", f"keys are out of order at {key[:80]!r}")
+                self.add("index-order", f"keys are out of order at {printable(key[:80])}")
             self.last = order
             self.entries.append((entry.reference, key))
             at += entry.length

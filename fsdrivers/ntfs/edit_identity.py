@@ -13,6 +13,7 @@ from fsdrivers.ntfs.edit_store import Item, ItemKind
 from fsdrivers.ntfs.format import BOOT_SECTOR_SIZE, OEM_ID, BootSector, SystemRecord
 from fsdrivers.ntfs.format_attributes import AttributeType
 from fsdrivers.ntfs.names import units_of
+from fsdrivers.printable import printable
 
 _DIGITS: Final = frozenset("0123456789ABCDEFabcdef")
 _SERIAL_AT: Final = BootSector.OFFSETS["serial"]
@@ -26,7 +27,9 @@ def check_label(label: bytes) -> bytes:
     """
     units = units_of(label)
     if len(units) > 2 * MAXIMUM_LABEL or b"\0" in label:
-        raise InvalidNameError(f"the label {label!r} is no text of up to {MAXIMUM_LABEL} units")
+        raise InvalidNameError(
+            f"the label {printable(label)} is no text of up to {MAXIMUM_LABEL} units"
+        )
     return units
 
 

@@ -13,6 +13,7 @@ from typing import Final
 from fsdrivers.errors import InvalidNameError
 from fsdrivers.ntfs.format_attributes import MAXIMUM_REPARSE_SIZE, ReparseHead, ReparseTag
 from fsdrivers.ntfs.names import units_of
+from fsdrivers.printable import printable
 
 _PATHS: Final = struct.Struct("<HHHHI")  # offset and length of both paths, flags
 _RELATIVE: Final = 1
@@ -27,7 +28,7 @@ def link_point(target: bytes) -> bytes:
     path = units_of(target.replace(b"/", b"\\"))
     size = ReparseHead.SIZE + _PATHS.size + 2 * len(path)
     if not path or b"\0" in target or size > MAXIMUM_REPARSE_SIZE:
-        raise InvalidNameError(f"a link cannot lead to {target[:80]!r}")
+        raise InvalidNameError(f"a link cannot lead to {printable(target[:80])}")
     paths = _PATHS.pack(len(path), len(path), 0, len(path), _RELATIVE)
     data = paths + path + path
     return ReparseHead(ReparseTag.SYMLINK, len(data), 0).pack() + data

@@ -15,6 +15,7 @@ from fsdrivers.errors import InvalidNameError
 from fsdrivers.ntfs.format import FileAttribute, Namespace
 from fsdrivers.ntfs.format_attributes import FileName, StandardInformation
 from fsdrivers.ntfs.names import check_name
+from fsdrivers.printable import printable
 
 _FORBIDDEN: Final = frozenset(b'"*/:<>?\\|') | frozenset(range(0x20))
 _DOS: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'()-@^_`{}~")
@@ -34,7 +35,9 @@ def check_new_name(name: bytes) -> bytes:
     units = check_name(name)
     bad = next((byte for byte in name if byte in _FORBIDDEN), None)
     if bad is not None or name in (b".", b".."):
-        raise InvalidNameError(f"{name!r} has a character that Windows does not allow in names")
+        raise InvalidNameError(
+            f"{printable(name)} has a character that Windows does not allow in names"
+        )
     return units
 
 

@@ -53,6 +53,7 @@ from fsdrivers.ntfs.geometry import Geometry, vcn_size_of
 from fsdrivers.ntfs.index import DIRECTORY_INDEX
 from fsdrivers.ntfs.names import name_of, units_of
 from fsdrivers.ntfs.times import filetime_of
+from fsdrivers.printable import printable
 
 _FILE_NAME: Final = AttributeType.FILE_NAME.value
 _INFORMATION: Final = AttributeType.STANDARD_INFORMATION.value
@@ -132,10 +133,10 @@ class Objects:
             raise not_found(name)
         file = self.open(number_of(entry.reference))
         if file.reference != entry.reference:
-            raise CorruptError(f"the name {name!r} leads to a record that was used again")
+            raise CorruptError(f"the name {printable(name)} leads to a record that was used again")
         found = self.name_in(file, parent, units_of_key(entry.key))
         if found is None:
-            raise CorruptError(f"object {file.number} does not know its name {name!r}")
+            raise CorruptError(f"object {file.number} does not know its name {printable(name)}")
         if found.head.namespace == Namespace.DOS:
             found = self.partner(file, found) or found
         return file, found

@@ -58,6 +58,7 @@ from fsdrivers.ntfs.names import check_name, name_of, units_of
 from fsdrivers.ntfs.nodes import XATTR_ACL, XATTR_REPARSE, NodeReader, reparse_tag_of
 from fsdrivers.ntfs.times import filetime_of
 from fsdrivers.ntfs.volume import NtfsVolume
+from fsdrivers.printable import printable
 from fsdrivers.volume import Kind, Node
 
 PIECE_SIZE: Final = 1 << 20  # bytes of content one operation writes
@@ -564,5 +565,5 @@ def check_stream_name(name: bytes) -> bytes:
     if not name:
         return b""
     if b":" in name or b"\\" in name:
-        raise InvalidNameError(f"{name!r} has a character that separates names")
+        raise InvalidNameError(f"{printable(name)} has a character that separates names")
     return check_name(name)

@@ -37,6 +37,7 @@ from fsdrivers.ntfs.nodes import (
     XATTR_OBJECT_ID,
     XATTR_REPARSE,
 )
+from fsdrivers.printable import printable
 from fsdrivers.volume import Node
 
 _OBJECT_ID_SIZES: Final = (16, 64)
@@ -198,7 +199,7 @@ class Gatherer:
             )
             items.append(item)
             if (number, stream.name) in self.named:
-                raise CorruptError(f"node {number} has the stream {stream.name!r} twice")
+                raise CorruptError(f"node {number} has the stream {printable(stream.name)} twice")
             if is_content:
                 _note_holes(special, item, stream.flags)
             else:

@@ -19,6 +19,7 @@ from fsdrivers.ntfs.format_attributes import FileName
 from fsdrivers.ntfs.format_index import IndexEntry
 from fsdrivers.ntfs.names import MAXIMUM_UNITS, check_name, units_of
 from fsdrivers.ntfs.upcase import UpCase
+from fsdrivers.printable import printable
 from fsdrivers.volume import Entry, Kind
 
 _ENTRY_OVERHEAD: Final = IndexEntry.SIZE + FileName.SIZE
@@ -97,7 +98,8 @@ class Tree:
         index = self.index_of.get(entry.parent)
         if index is None or index not in self.children:
             raise CorruptError(
-                f"{entry.name!r} is in directory {entry.parent}, which does not come before it"
+                f"{printable(entry.name)} is in directory {entry.parent}, "
+                "which does not come before it"
             )
         return index
 
@@ -159,7 +161,7 @@ class Tree:
             keys = list(map(self.upcase.key, units))
         if max(lengths) > MAXIMUM_UNITS:
             name = names[lengths.index(max(lengths))]
-            raise InvalidNameError(f"{name!r} is longer than {MAXIMUM_UNITS} UTF-16 units")
+            raise InvalidNameError(f"{printable(name)} is longer than {MAXIMUM_UNITS} UTF-16 units")
         order = sorted(range(len(names)), key=keys.__getitem__)
         if len(set(keys)) != len(keys):
             order = self._sort_by_case(names, start, codes)
@@ -176,6 +178,6 @@ class Tree:
         for one, other in pairwise(order):
             if keys[one] == keys[other]:
                 if max(codes[one], codes[other]) >= start:
-                    raise InvalidNameError(f"{names[one]!r} is the name of a system file")
-                raise AlreadyExistsError(f"a directory has {names[one]!r} twice")
+                    raise InvalidNameError(f"{printable(names[one])} is the name of a system file")
+                raise AlreadyExistsError(f"a directory has {printable(names[one])} twice")
         return order

@@ -10,6 +10,7 @@ Source: [ntfs-3g] layout.h, COLLATION_FILE_NAME; libntfs-3g/unistr.c.
 from __future__ import annotations
 
 from fsdrivers.errors import InvalidNameError
+from fsdrivers.printable import printable
 
 MAXIMUM_UNITS = 255
 _SEPARATOR = "/"
@@ -30,7 +31,7 @@ def units_of(name: bytes) -> bytes:
     try:
         return name.decode("utf-8", "surrogatepass").encode("utf-16-le", "surrogatepass")
     except UnicodeError as error:
-        raise InvalidNameError(f"{name!r} cannot be stored as UTF-16") from error
+        raise InvalidNameError(f"{printable(name)} cannot be stored as UTF-16") from error
 
 
 def check_name(name: bytes) -> bytes:
@@ -41,7 +42,7 @@ def check_name(name: bytes) -> bytes:
     """
     units = units_of(name)
     if not 0 < len(units) <= 2 * MAXIMUM_UNITS:
-        raise InvalidNameError(f"{name!r} is not 1 to {MAXIMUM_UNITS} UTF-16 units long")
+        raise InvalidNameError(f"{printable(name)} is not 1 to {MAXIMUM_UNITS} UTF-16 units long")
     if b"/" in name or b"\0" in name:
-        raise InvalidNameError(f"{name!r} has a character that separates names")
+        raise InvalidNameError(f"{printable(name)} has a character that separates names")
     return units

@@ -59,6 +59,7 @@ from fsdrivers.ntfs.streams import (
 )
 from fsdrivers.ntfs.system import SystemFiles
 from fsdrivers.ntfs.wof import WofFile, open_wof
+from fsdrivers.printable import printable
 from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
 
 _KEPT_CONTENTS: Final = 256
@@ -271,7 +272,7 @@ class NtfsVolume:
         try:
             return self.mft.file(reference & REFERENCE_MASK, reference >> SEQUENCE_SHIFT)
         except CorruptError as error:
-            error.add_note(f"the name {name_of(item.units)!r} leads there")
+            error.add_note(f"the name {printable(name_of(item.units))} leads there")
             raise
 
     def extents(self, node: Node) -> list[Extent]:
@@ -360,7 +361,7 @@ class NtfsVolume:
         if content is None:
             if name:
                 raise CorruptError(
-                    f"MFT record {node.number} has no stream {name!r}",
+                    f"MFT record {node.number} has no stream {printable(name)}",
                     self.mft.record_position(node.number),
                 )
             content = Content(0, 0, resident=b"")
