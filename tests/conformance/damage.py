@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from fsdrivers.device import Device, MemoryDevice
 from fsdrivers.errors import FilesystemError
 from fsdrivers.volume import Kind, Volume
 
+LARGEST = 64 << 20  # bytes of memory that looking at one small damaged volume may take
 UNIT = 512  # bytes: metadata is looked for in pieces of this size
 _SLOT = 32  # bytes: what is wiped as a whole
 
@@ -95,6 +97,7 @@ def assert_nothing_missed(
     *,
     count: int,
     seed: int,
+    share: int = 4,
     is_legal: Callable[[list[str]], bool] = lambda complaints: False,
 ) -> None:
     """Assert that what a foreign checker objects to is clean to ours in no case.
@@ -107,6 +110,7 @@ def assert_nothing_missed(
         ours: gives the findings of our own.
         count: of damaged volumes.
         seed: of the damages.
+        share: one in so many damaged volumes must be objected to.
         is_legal: whether these complaints are of what the format allows.
     """
 
@@ -131,7 +135,35 @@ def assert_nothing_missed(
                 os.pwrite(file.fileno(), before, damage.position)
 
     assert missed == []
-    assert objections > count // 4, "the damage is such as a checker can see"
+    assert objections > count // share, "the damage is such as a checker can see"
+
+
+@contextmanager
+def bounded_memory(*, is_traced: bool = False) -> Iterator[None]:
+    """Assert that the block takes no more than LARGEST bytes more than there were before.
+
+    What was touched is measured by the kernel, at no cost; traced, which is slow, also what was
+    only asked for.
+    """
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back.  Source: proc(5)
+    before = _memory("VmRSS")
+    if is_traced:
+        tracemalloc.start()
+    try:
+        yield
+        if is_traced:
+            assert tracemalloc.get_traced_memory()[1] < LARGEST
+    finally:
+        tracemalloc.stop()
+    assert _memory("VmHWM") - before < LARGEST
+
+
+def _memory(key: str) -> int:
+    """Return what the kernel counts of this process, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) << 10
+    raise AssertionError(f"no {key}")
 
 
 @contextmanager
