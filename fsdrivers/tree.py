@@ -74,7 +74,7 @@ class Tree:
         if self.root is None and self.error is not None:
             raise self.error
         if self.root is None:
-            raise NotFoundError(f"a {self.volume.type} volume holds no files")
+            raise NotFoundError(f"{self.volume.type} volumes hold no files")
         shown = path.decode("utf-8", "backslashreplace")
         trail = [self.root]
         parts = [part for part in reversed(path.split(b"/")) if part]

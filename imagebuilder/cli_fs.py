@@ -140,7 +140,11 @@ def run(args: argparse.Namespace) -> int:
         with FileDevice.open(args.image, sector_size=args.sector_size) as device:
             return actions[args.fs_action](args, device)
     except tuple(EXIT_CODES) as error:
-        return _fail(error)
+        text, code = failure_of(error)
+        if args.json:
+            print_json({"action": args.fs_action, "error": text, "code": code})
+        report_error(text)
+        return code
 
 
 def _fail(error: BaseException) -> int:

@@ -183,9 +183,16 @@ def each(action: Callable[[argparse.Namespace, Editor, str], list[str]]) -> Acti
             try:
                 outcome.changed += action(args, editor, path)
             except (UsageError, FilesystemError) as error:
-                outcome.fail(error)
+                outcome.fail(naming(error, path))
 
     return editing(change)
+
+
+def naming(error: UsageError | FilesystemError, path: str) -> UsageError | FilesystemError:
+    """Return the error with the whole path, where its message has but the last name or none."""
+    if path and path not in str(error):
+        error.add_note(f"({path})")
+    return error
 
 
 def _rm(args: argparse.Namespace, editor: Editor, path: str) -> list[str]:
@@ -244,7 +251,11 @@ def _mv(args: argparse.Namespace, editor: Editor, outcome: Outcome) -> None:
     parent, name = find_place(editor, args.source)
     is_directory = find_object(editor, args.source).kind is Kind.DIRECTORY
     new_parent, new_name = destination(editor, args.path, name, is_directory=is_directory)
-    editor.rename(parent, name, new_parent, new_name, replace=args.force)
+    try:
+        editor.rename(parent, name, new_parent, new_name, replace=args.force)
+    except FilesystemError as error:
+        naming(error, f"{args.source} to {args.path}")
+        raise
     outcome.changed += [args.source, args.path]
 
 

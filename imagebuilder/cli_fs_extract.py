@@ -22,7 +22,7 @@ import stat
 import sys
 from typing import TYPE_CHECKING, Final, cast
 
-from fsdrivers import EXT_TYPES
+from fsdrivers import EXT_TYPES, FAT_TYPES
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.printable import printable
 from fsdrivers.tree import Tree, merge_extents
@@ -205,6 +205,8 @@ class _Extraction:
         try:
             if not is_link:
                 os.chmod(path, stat.S_IMODE(node.mode))  # noqa: PTH101 (pathlib is no home for any bytes)
+            if not node.modified_ns and self._tree.volume.type in FAT_TYPES:
+                return  # the root has no time, as others may have none
             accessed = node.modified_ns if node.accessed_ns is None else node.accessed_ns
             os.utime(path, ns=(accessed, node.modified_ns), follow_symlinks=False)
         except (OSError, OverflowError) as error:

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from fsdrivers.device import Device
-from fsdrivers.errors import InvalidNameError, UnsupportedError
+from fsdrivers.errors import InvalidNameError, NotRecognisedError, UnsupportedError
 from imagebuilder.cli_common import UsageError
 
 if TYPE_CHECKING:
@@ -47,8 +47,12 @@ def driver_for(args: argparse.Namespace, device: Device) -> tuple[str, ModuleTyp
         UsageError: a code page was named, and it has none.
     """
     from fsdrivers import FAT_TYPES, driver_of, probe
+    from fsdrivers.probing import EMPTY, UNKNOWN
 
     type = probe(device)
+    if type in (EMPTY, UNKNOWN):
+        what = "is empty" if type == EMPTY else "holds nothing that any driver knows"
+        raise NotRecognisedError(f"{device.name} {what}")
     driver = driver_of(type)
     if args.codepage is None:
         return type, driver, {}
@@ -84,7 +88,7 @@ def open_editor(args: argparse.Namespace, device: Device) -> Editor:
     """
     type, driver, options = driver_for(args, device)
     if not hasattr(driver, "open_editor"):
-        raise UnsupportedError(f"editing a {type} volume")
+        raise UnsupportedError(f"changing {type} volumes")
     editor: Editor = driver.open_editor(device, **options)
     return editor
 

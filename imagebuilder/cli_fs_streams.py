@@ -45,7 +45,7 @@ def iter_stream(volume: Volume, node: Node, name: bytes) -> Iterator[bytes]:
         NotFoundError: the object has none of this name.
     """
     if not hasattr(volume, "read_stream"):
-        raise UnsupportedError(f"named streams on a {volume.type} volume")
+        raise UnsupportedError(f"named streams on {volume.type} volumes")
     for stream in node.streams:
         if stream.name == name:
             read = cast("StreamVolume", volume).read_stream
@@ -62,5 +62,5 @@ def stream_editor(editor: Editor) -> StreamEditor:
         UnsupportedError: this one cannot.
     """
     if not hasattr(editor, "write_stream"):
-        raise UnsupportedError(f"named streams on a {editor.type} volume")
+        raise UnsupportedError(f"named streams on {editor.type} volumes")
     return cast("StreamEditor", editor)

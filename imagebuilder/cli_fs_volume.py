@@ -173,7 +173,7 @@ def check(args: argparse.Namespace, device: Device) -> int:
     """Print what is wrong with a volume; return 5 if anything is."""
     type, driver, options = driver_for(args, device)
     if not hasattr(driver, "check_volume"):
-        raise UnsupportedError(f"checking a {type} volume")
+        raise UnsupportedError(f"checking {type} volumes")
     findings = driver.check_volume(device, **options)
     if args.json:
         print_json([{"what": item.what, "position": item.position} for item in findings])

@@ -78,6 +78,7 @@ from fsdrivers.fat.names import StoredName, pack_long_name, store_name
 from fsdrivers.fat.table import Run, table_size
 from fsdrivers.fat.times import dos_of
 from fsdrivers.fat.volume import active_fats, open_volume
+from fsdrivers.printable import printable
 from fsdrivers.volume import Kind, Node
 
 _DIRECTORY = Attribute.DIRECTORY.value
@@ -296,9 +297,9 @@ class FatEditor(EditBase):
         with self.changing():
             single = self.page.without_pairs(label)
             if len(label) > len(NO_LABEL) or single.translate(None, _FORBIDDEN_IN_LABEL) != single:
-                raise InvalidNameError(f"not a label FAT can hold: {label!r}")
+                raise InvalidNameError(f"not a label FAT can hold: {printable(label)}")
             if label[:1] in (b" ", bytes([ENTRY_DELETED])) or label != label.rstrip(b" "):
-                raise InvalidNameError(f"not a label FAT can hold: {label!r}")
+                raise InvalidNameError(f"not a label FAT can hold: {printable(label)}")
             self._set_root_label(label)
             boot = self.template.boot
             if boot.boot_signature == EXTENDED_SIGNATURES[-1]:

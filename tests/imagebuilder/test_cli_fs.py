@@ -206,7 +206,7 @@ def test_manifest_text(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["ls", "-p", "7"], 8, "has no partition 7"),
         (["ls", "-p", "4"], 4, "is empty"),
         (["ls", "-p", "5"], 6, "not supported: xfs"),
-        (["ls", "-p", "3"], 8, "a swap volume holds no files"),
+        (["ls", "-p", "3"], 8, "swap volumes hold no files"),
         (["ls", "-p", "2", "/none"], 8, "/none: no such file"),
         (["ls", "-p", "2", "/hard/x"], 8, "not a directory"),
         (["cat", "-p", "2", "/etc"], 2, "a directory has no content"),

@@ -308,3 +308,53 @@ def test_slashes_and_empty_paths(tmp_path: Path, arguments: tuple[str, ...], cod
 
     assert fs(*[words.get(word, word) for word in arguments]) == code
     assert is_clean(image)
+
+
+def test_failures_name_what_they_are_about(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A message has the whole path, no name as Python writes it, and JSON holds it too."""
+    assert fs("mkdir", image, "/a", "/a/b", "/a/b/c") == 0
+    capsys.readouterr()
+    assert fs("mv", image, "/a/b", "/a/b/c/d") == 2
+    assert "/a/b to /a/b/c/d" in capsys.readouterr().err
+    assert fs("rmdir", image, "/a/b") == 2
+    assert "/a/b" in capsys.readouterr().err
+    for command in (("label", image, "x" * 200), ("touch", image, "/" + "n" * 300)):
+        assert fs(*command) == 2
+        assert "b'" not in capsys.readouterr().err
+    empty = tmp_path / "nothing"
+    empty.write_bytes(bytes(MIB))
+    assert fs("check", empty, "--json") == 4
+    found = capsys.readouterr()
+    assert f"{empty} is empty" in found.err
+    assert json.loads(found.out) == {
+        "action": "check",
+        "code": 4,
+        "error": f"{empty} is empty",
+    }
+
+
+def test_a_fat_root_has_no_time(tmp_path: Path) -> None:
+    """The root of FAT has no time: the directory it is extracted to keeps its own."""
+    image = tmp_path / "fat.img"
+    image.write_bytes(bytes(4 * MIB))
+    subprocess.run([*MAKERS["fat"], str(image)], check=True, capture_output=True)
+    before = image.stat().st_mtime
+
+    assert fs("extract", image, "/", tmp_path / "out") == 0
+    assert (tmp_path / "out").stat().st_mtime >= before - 2
+
+
+def test_help_reads_well(capsys: pytest.CaptureFixture[str]) -> None:
+    """The help has every exit code, and keeps capitals."""
+    with pytest.raises(SystemExit):
+        fs("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    for code in range(10):
+        assert f"{code} " in text.split("Exit codes:")[1]
+    with pytest.raises(SystemExit):
+        fs("fix-dos", "--help")
+    assert "files of DOS to where its boot sector looks; writes to IMAGE." in " ".join(
+        capsys.readouterr().out.split()
+    )
