@@ -10,7 +10,7 @@ keyed hash of every piece of content.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from backup.objects.content import content_id, content_size
 from backup.objects.keys import MasterKey
@@ -19,6 +19,7 @@ from fsdrivers import open_volume, probe
 from fsdrivers.device import Device
 from fsdrivers.errors import FilesystemError
 from fsdrivers.partitions import PartitionTable, open_partition, read_table
+from rebuild.compare_boot import BootPlace, boot_code_differences
 from rebuild.compare_streams import ntfs_format_keys
 from rebuild.compare_tree import TreeComparison
 from rebuild.fixups.grub import (
@@ -203,7 +204,14 @@ def _compare_disk(
                         f"partition {place}: byte {position} is not zero as it was"
                     )
             else:
-                _compare_volume(machine, tree, window, place, master, result, shown, moves)
+                old = recorded.entry(number) if recorded is not None else None
+                boot = BootPlace(
+                    old_start=old.start if old is not None else 0,
+                    new_start=start,
+                    sector_size=device.sector_size,
+                    is_same_size=device.size == disk.size,
+                )
+                _compare_volume(machine, tree, window, place, boot, master, result, shown, moves)
         except FilesystemError as error:
             result.differences.append(f"partition {place}: {error}")
 
@@ -234,6 +242,7 @@ def _compare_volume(
     tree: VolumeTree,
     window: Device,
     place: str,
+    boot: BootPlace,
     master: MasterKey,
     result: Comparison,
     shown: Progress,
@@ -259,7 +268,11 @@ def _compare_volume(
             want, have = cut(repr(volume.description[key]), 80), cut(repr(description.get(key)), 80)
             result.differences.append(f"{name}: {key} is {have}, not {want}")
     if tree.nodes:
-        TreeComparison(machine, tree, opened, place, master, result, shown, moves).run()
+        comparison = TreeComparison(machine, tree, opened, place, master, result, shown, moves)
+        comparison.run()
+        boot = replace(boot, files=tuple(comparison.placed_files))
+    for text in boot_code_differences(volume.description, description, boot):
+        result.differences.append(f"{name}: {text}")
 
 
 def _first_nonzero_outside(window: Device, pieces: Sequence[Piece]) -> int | None:

@@ -60,6 +60,7 @@ class TreeComparison:
         self._moves = moves
         self._hives: dict[int, Hive] = {}
         self._placed = syslinux.recorded_places(tree)
+        self.placed_files: list[syslinux.PlacedFile] = []  # that were found by `run`
         if moves:
             self._hives = {item.number: hive for hive, item, _ in find_hives(tree)}
 
@@ -165,6 +166,7 @@ class TreeComparison:
         if old is not None:
             data = self._volume.read(there, 0, there.size)
             new = [(part.position, part.length) for part in self._volume.extents(there)]
+            self.placed_files.append(syslinux.PlacedFile(data, tuple(new), tuple(old)))
             return syslinux.moved_back(data, new, old)
         hive = self._hives.get(item.number)
         if hive is None:

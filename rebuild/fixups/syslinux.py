@@ -211,6 +211,40 @@ def moved_back(data: bytes, new: Extents, old: Extents) -> bytes:
     return data
 
 
+class PlacedFile(NamedTuple):
+    """A restored ldlinux.sys, whole, and where it is and was."""
+
+    data: bytes
+    new: tuple[tuple[int, int], ...]  # as `Extents`
+    old: tuple[tuple[int, int], ...]
+
+
+def followed_boot_code(
+    code: bytes, files: Iterable[PlacedFile], *, old_start: int, new_start: int
+) -> bytes:
+    """Return a recorded boot code as `follow_sectors` makes it, from the files it left.
+
+    Args:
+        code: the first sector of the volume as it was recorded.
+        files: those of the restored volume.
+        old_start: first byte of the volume on the recorded disk.
+        new_start: the same on the new disk.
+    """
+    if not is_boot_code(code):
+        return code
+    made = moved_boot_code(code, old_start, new_start)
+    for file in files:
+        try:
+            area, sectors = patch_area_of(file.data), sectors_of(file.new)
+            if patched_file(file.data, sectors) != file.data:
+                continue  # left as it was
+            if first_sector_in(code, area) == sectors_of(file.old)[0]:
+                made = patched_boot_code(made, area, sectors[0])
+        except (ValueError, IndexError):
+            continue
+    return made
+
+
 def recorded_places(tree: VolumeTree) -> dict[int, list[tuple[int, int]]]:
     """Return (position, length) of the extents of the volume's boot files, by object number."""
     is_ours = tree.volume.type in (*EXT_TYPES, *NTFS_TYPES)
