@@ -36,7 +36,6 @@ from fsdrivers.errors import (
     NotFoundError,
     UnsupportedError,
 )
-from fsdrivers.fat.format import MAXIMUM_FILE_SIZE
 from fsdrivers.printable import printable
 from fsdrivers.volume import Kind, Node
 from imagebuilder.cli_common import UsageError
@@ -86,6 +85,7 @@ def _put_into_stream(args: argparse.Namespace, editor: Editor) -> None:
     streams = {stream.name for stream in node.streams}
     if name in streams and not args.force:
         raise AlreadyExistsError(f"{args.path} has a stream {args.stream} already")
+    _refuse_encrypted(node, name)
     is_input = args.source == "-"
     descriptor = sys.stdin.fileno() if is_input else os.open(args.source, os.O_RDONLY)
     try:
@@ -99,6 +99,15 @@ def _put_into_stream(args: argparse.Namespace, editor: Editor) -> None:
     finally:
         if not is_input:
             os.close(descriptor)
+
+
+def _refuse_encrypted(node: Node, name: bytes) -> None:
+    """Raise UnsupportedError for a stream that could be emptied but not written again."""
+    for stream in node.streams:  # which only NTFS has
+        from fsdrivers.ntfs.format_attributes import AttributeFlag
+
+        if stream.name == name and stream.flags & AttributeFlag.ENCRYPTED:
+            raise UnsupportedError("writing into an encrypted file")
 
 
 def _fill_stream(changer: StreamEditor, number: int, name: bytes, descriptor: int) -> None:
@@ -186,14 +195,18 @@ class _Copy:
             FilesystemError: it cannot be; the volume is as before.
         """
         editor = self._editor
-        if status is not None and not self._has_links and status.st_size > MAXIMUM_FILE_SIZE:
-            raise UnsupportedError("a file of 4 GiB or more on FAT")
+        if status is not None and not self._has_links:
+            from fsdrivers.fat.format import MAXIMUM_FILE_SIZE
+
+            if status.st_size > MAXIMUM_FILE_SIZE:
+                raise UnsupportedError("a file of 4 GiB or more on FAT")
         old = self._existing(parent, name)
         if old is None:
             node = Node(0, Kind.FILE, mode=0o644, modified_ns=time.time_ns())
             if status is not None:
                 node = _host_node(status)
             return self._new_file(parent, name, node, descriptor, status)
+        _refuse_encrypted(old, b"")
         # All that is no content stays: owner, permissions, attributes.
         node = replace(old, modified_ns=time.time_ns(), accessed_ns=None, changed_ns=None)
         is_kept = self._editor.type in NTFS_TYPES or old.links > 1

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 from pathlib import Path
 
 import pytest
@@ -152,3 +153,29 @@ def test_nothing_is_extracted_through_a_link(
     assert os.listdir(outside) == []
     assert os.readlink(tmp_path / "out" / "Directory") == str(outside)
     assert "File.txt: what it is in could not be made" in capsys.readouterr().err
+
+
+def test_what_is_stored_otherwise_is_replaced_or_stays(
+    image: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """put -f of a compressed file works; an encrypted one is refused and keeps its content."""
+    stored = os.urandom(1536)
+    with mounted(image, tmp_path / "mount") as root:
+        (root / "packed").mkdir()
+        attributes = struct.pack("<I", 0x810)
+        os.setxattr(root / "packed", "system.ntfs_attrib", attributes)
+        (root / "packed" / "file").write_bytes(b"abcd" * 50_000)
+        (root / "secret").write_bytes(stored + struct.pack("<H", 512 - 100))
+        os.setxattr(root / "secret", "system.ntfs_efsinfo", struct.pack("<I", 604) + bytes(600))
+    source = tmp_path / "source"
+    source.write_bytes(b"new content" * 30_000)
+
+    for path, code, content in (
+        ("/packed/file", 0, source.read_bytes()),
+        ("/secret", 6, stored),
+    ):
+        assert main(["fs", "put", str(image), str(source), path, "-f"]) == code
+        capfdbinary.readouterr()
+        assert main(["fs", "cat", str(image), path]) == 0
+        assert capfdbinary.readouterr().out == content
+    assert main(["fs", "check", str(image)]) == 0
