@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import random
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from fsdrivers import open_volume
+from fsdrivers import driver_of, open_volume
 from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.fat.format import BootSector16, BootSector32
 from fsdrivers.ntfs.description import SHADOW_HEADER, SHADOW_HEADER_AT, SHADOW_HEADER_SIZE
 from fsdrivers.ntfs.format import BootSector
-from fsdrivers.volume import Plain
+from fsdrivers.volume import Entry, Kind, Node, Plain
 from rebuild.compare import compare_machine
 from rebuild.compare_boot import BootPlace, boot_code_differences
 from rebuild.plan import TargetDisk
@@ -207,3 +207,23 @@ def test_dirty_volume(disk: Path) -> None:
 
     assert list(boot_code_differences(recorded, found, SAME)) == []
     assert list(boot_code_differences(found, recorded, SAME)) == []
+
+
+@pytest.mark.parametrize("kind", ["fat16", "fat32", "ntfs"])
+def test_larger_sectors(disk: Path, kind: str) -> None:
+    """On sectors of 4096 bytes the boot code is the same code, and any other is a difference."""
+    description = described(disk, kind)
+    device = MemoryDevice(320 * MIB, 4096)
+    root = Entry(1, b"", Node(number=1, kind=Kind.DIRECTORY, size=0))
+    layout = driver_of(kind).plan_volume(
+        description, size=device.size, sector_size=4096, entries=[root], order=[]
+    )
+    for position, data in layout.iter_metadata():
+        device.write(position, bytes(data))
+    place = replace(SAME, sector_size=4096, is_same_size=False)
+    first = list(boot_code_differences(description, open_volume(device).describe(), place))
+    device.write(0, device.read(0, 509) + b"\xee" + device.read(510, 4096 - 510))
+    second = list(boot_code_differences(description, open_volume(device).describe(), place))
+
+    assert first == []
+    assert any("boot code differs at byte 509" in text for text in second)
