@@ -179,3 +179,20 @@ def test_what_is_stored_otherwise_is_replaced_or_stays(
         assert main(["fs", "cat", str(image), path]) == 0
         assert capfdbinary.readouterr().out == content
     assert main(["fs", "check", str(image)]) == 0
+
+
+@pytest.mark.parametrize("name", [b"../escaped", b"..", b".", b"", b"a/b", b"zero\0"])
+def test_no_name_leads_out_of_the_target(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: bytes
+) -> None:
+    """A name that no driver should give makes nothing, and is said."""
+    with FileDevice.open(image) as device:
+        volume = Tree(open_volume(device))
+        assert volume.root is not None
+        number = volume.root.node.number
+        node = Node(99, Kind.FILE)
+        volume.children(volume.root.node)[:] = [Entry(number, name, node)]
+        assert extract(volume, "/", str(tmp_path / "out"), json=False) == 3
+    assert os.listdir(tmp_path / "out") == []
+    assert not (tmp_path / "escaped").exists()
+    assert capsys.readouterr().err
