@@ -31,7 +31,7 @@ def made(directory: Path, *options: str) -> Path:
         where.mkdir(parents=True)
         (where / f"a file of {size} bytes.data").write_bytes(bytes(range(1, 252)) * size)
     (root / "many").mkdir()
-    for number in range(80):
+    for number in range(25):
         (root / "many" / f"file number {number:04}").write_bytes(b"%d" % number)
     run("genisoimage", "-quiet", *options, "-o", directory / "image", root)
     return directory / "image"
