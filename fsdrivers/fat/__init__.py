@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """FAT12, FAT16 and FAT32 with long names: read, plan, change and check volumes."""
 
-from fsdrivers.fat.check import Finding, check_volume
+from fsdrivers.fat.check import check_volume
 from fsdrivers.fat.editor import FatEditor, open_editor
 from fsdrivers.fat.mkfs import FatLayout, minimum_size, plan_volume
 from fsdrivers.fat.relocate import fix_place, fix_system_files
@@ -12,7 +12,6 @@ __all__ = [
     "FatEditor",
     "FatLayout",
     "FatVolume",
-    "Finding",
     "SystemFiles",
     "check_volume",
     "fix_place",

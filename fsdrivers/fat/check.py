@@ -35,27 +35,13 @@ from fsdrivers.fat.format import (
 from fsdrivers.fat.names import BASE_SIZE, is_legal_long_name, is_legal_short_name
 from fsdrivers.fat.table import is_cluster_bad, table_size
 from fsdrivers.fat.volume import FatVolume, active_fats, open_volume
+from fsdrivers.findings import Finding
 from fsdrivers.printable import printable
 
 # DIR_NTRes: the 8.3 name is no name.  Source: Linux fs/fat patents work-around, as fsck.fat has it.
 _NO_SHORT_NAME = 0x20
 _EA_DATA = b"EA DATA  SF"  # of OS/2, with a space inside
 _COMPARE_SIZE = 1 << 20  # bytes of two FATs compared at a time
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One broken rule.
-
-    Attributes:
-        rule: short stable name, for programs.
-        what: one sentence, for people.
-        position: bytes from the start of the volume, where there is one place.
-    """
-
-    rule: str
-    what: str
-    position: int | None = None
 
 
 @dataclass(slots=True)
