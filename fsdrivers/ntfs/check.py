@@ -41,6 +41,7 @@ from fsdrivers.ntfs.format_attributes import (
     ResidentFlag,
     ResidentHead,
     SparseHead,
+    StandardInformation,
 )
 from fsdrivers.ntfs.mft import FileRecord
 from fsdrivers.ntfs.streams import content_of, map_parts, read_content
@@ -258,6 +259,9 @@ def _note_identity(
     """Note what $Secure, $ObjId and $Reparse have to list of a file."""
     mft = check.volume.mft
     information = groups.get((AttributeType.STANDARD_INFORMATION, b""))
+    if not information or information[0].value_length < StandardInformation.SIZE:
+        what = f"MFT record {file.number} has no information"
+        check.add("information", what, mft.record_position(file.number))
     if information and information[0].value_length >= 72:
         check.security_ids.add(int.from_bytes(information[0].value[52:56], "little"))
     object_id = mft.read_all(file, AttributeType.OBJECT_ID, limit=4096)
