@@ -11,13 +11,14 @@ Not done: content of files, extended attributes, quota, the change journal.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, FilesystemError
 from fsdrivers.findings import Finding
-from fsdrivers.ntfs.attributes import Attribute, unpack_attributes
+from fsdrivers.ntfs.attributes import Attribute, unpack_attribute_list, unpack_attributes
 from fsdrivers.ntfs.format import (
     BOOT_SECTOR_SIZE,
     BOOT_SIGNATURE,
@@ -43,7 +44,7 @@ from fsdrivers.ntfs.format_attributes import (
     SparseHead,
     StandardInformation,
 )
-from fsdrivers.ntfs.mft import FileRecord
+from fsdrivers.ntfs.mft import MAXIMUM_LIST_SIZE, FileRecord
 from fsdrivers.ntfs.streams import content_of, map_parts, read_content
 from fsdrivers.ntfs.upcase import UpCase
 from fsdrivers.ntfs.volume import NtfsVolume, open_volume
@@ -236,9 +237,24 @@ def _check_file(check: Check, file: FileRecord, position: int) -> None:
         if kind == AttributeType.DATA and not name:
             content = content_of(parts, check.volume.geometry, position)
             check.sizes[file.number] = content.size - content.padding
+    _check_list(check, file, position)
     if file.is_directory:
         check.directories.append(file)
     _note_identity(check, file, reference, groups)
+
+
+def _check_list(check: Check, file: FileRecord, position: int) -> None:
+    """Compare what an attribute list says of the extents with what they say themselves."""
+    mft = check.volume.mft
+    parts = [p for p in mft.attributes(file.number)[1] if p.type == AttributeType.ATTRIBUTE_LIST]
+    if not parts:
+        return
+    data = mft.read_small(parts, MAXIMUM_LIST_SIZE, position)
+    listed = Counter((item.type, item.lowest_vcn) for item in unpack_attribute_list(data, position))
+    del listed[AttributeType.ATTRIBUTE_LIST, 0]
+    if listed != Counter((p.type, 0 if p.is_resident else p.lowest_vcn) for p in file.attributes):
+        what = f"MFT record {file.number}: the attribute list has other VCNs than the attributes"
+        check.add("attribute-list", what, position)
 
 
 def _note_name(check: Check, file: FileRecord, reference: int, part: Attribute) -> None:

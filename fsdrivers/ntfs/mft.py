@@ -45,7 +45,7 @@ from fsdrivers.ntfs.streams import (
 
 _PIECE_SIZE: Final = 64 << 10
 _KEPT_PIECES: Final = 64
-_MAXIMUM_LIST_SIZE: Final = 256 << 10  # bytes of an attribute list; Windows' own limit
+MAXIMUM_LIST_SIZE: Final = 256 << 10  # bytes of an attribute list; Windows' own limit
 _IN_USE: Final = RecordFlag.IN_USE.value
 _LIST: Final = AttributeType.ATTRIBUTE_LIST.value
 _DATA: Final = AttributeType.DATA.value
@@ -113,7 +113,7 @@ class Mft:
         listed = [part for part in attributes if part.type == _LIST]
         mft = cls(device, geometry, _partial(parts, geometry, position))
         if listed:
-            data = mft.read_small(listed, _MAXIMUM_LIST_SIZE, position)
+            data = mft.read_small(listed, MAXIMUM_LIST_SIZE, position)
             wanted = sorted(
                 (item.lowest_vcn, item.reference)
                 for item in unpack_attribute_list(data, position)
@@ -281,7 +281,7 @@ class Mft:
         """Return the attributes that the list of record `number` names, extents ascending."""
         position = self.record_position(number)
         parts = [part for part in own if part.type == _LIST]
-        data = self.read_small(parts, _MAXIMUM_LIST_SIZE, position)
+        data = self.read_small(parts, MAXIMUM_LIST_SIZE, position)
         records: dict[int, dict[tuple[int, int], Attribute]] = {
             number: {(part.type, part.id): part for part in own}
         }
