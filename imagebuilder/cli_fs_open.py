@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from fsdrivers.device import Device
 from fsdrivers.errors import InvalidNameError, NotRecognisedError, UnsupportedError
-from imagebuilder.cli_common import UsageError
+from imagebuilder.cli_common import UsageError, report_error
 
 if TYPE_CHECKING:
     from fsdrivers.editing import Editor
@@ -73,10 +74,14 @@ def open_volume(args: argparse.Namespace, device: Device) -> Volume:
 
 
 def open_tree(args: argparse.Namespace, device: Device) -> Tree:
-    """Open a volume and read its names."""
+    """Open a volume and read its names; what makes its state doubtful goes to standard error."""
     from fsdrivers.tree import Tree
 
-    return Tree(open_volume(args, device))
+    volume = open_volume(args, device)
+    tell: Callable[[], list[str]] | None = getattr(volume, "warnings", None)
+    for text in tell() if tell is not None else ():
+        report_error(f"warning: {text}")
+    return Tree(volume)
 
 
 def open_editor(args: argparse.Namespace, device: Device) -> Editor:

@@ -196,3 +196,16 @@ def test_no_name_leads_out_of_the_target(
     assert os.listdir(tmp_path / "out") == []
     assert not (tmp_path / "escaped").exists()
     assert capsys.readouterr().err
+
+
+def test_doubtful_state_is_said(
+    image: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """Reading a volume that a sleeping Windows holds works, with a warning on standard error."""
+    with mounted(image, tmp_path / "mount") as root:
+        (root / "hiberfil.sys").write_bytes(b"hibr" + bytes(8192))
+
+    assert main(["fs", "cat", str(image), "/Directory/File.txt"]) == 0
+    told = capfdbinary.readouterr()
+    assert told.out == b"content"
+    assert b"warning: Windows is hibernated" in told.err
