@@ -161,9 +161,31 @@ def _check(kind: str, place: Place) -> None:
     plain = Path(__file__).parent / "read_plain.py"
     command = [sys.executable, str(plain), str(place.data.directory)]
     wanted = subprocess.run(command, capture_output=True, check=True).stdout
+    if action == "populate" and type in ("fat32", "ntfs"):
+        wanted = b"\n".join(_reachable(wanted.splitlines()))
     # More may be there: NTFS-3G keeps links and devices as files with content.
     if Counter(_HASH.findall(wanted)) - Counter(_HASH.findall(manifest.read_bytes())):
         raise CommandFailedError(f"{kind} {place.data.name}: other content than in the directory")
+
+
+def _reachable(lines: list[bytes]) -> list[bytes]:
+    """Return the lines (hash, path) whose path has no name that `mkfs --from` may leave out.
+
+    Those are names that Windows cannot have, and those that only case tells from another.
+    """
+    paths = [line.partition(b" ")[2].split(b"/") for line in lines]
+    seen: dict[tuple[bytes, ...], set[bytes]] = {}  # folded path of a name -> how it is written
+    for path in paths:
+        folded = tuple(name.lower() for name in path)
+        for depth, name in enumerate(path, 1):
+            seen.setdefault(folded[:depth], set()).add(name)
+    kept = []
+    for line, path in zip(lines, paths, strict=True):
+        folded = tuple(name.lower() for name in path)
+        is_alone = all(len(seen[folded[:depth]]) == 1 for depth in range(1, len(path) + 1))
+        if is_alone and not re.search(rb'["*:<>?|\\]', b"/".join(path)):
+            kept.append(line)
+    return kept
 
 
 def _checkers(type: str, image: Path) -> list[list[str]]:
