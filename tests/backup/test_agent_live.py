@@ -392,7 +392,6 @@ def numbers_of(device: str) -> tuple[int, int]:
 
 @pytest.mark.root
 @pytest.mark.tools
-@pytest.mark.skipif(not is_root, reason="mounts a volume")
 def test_project_numbers(tmp_path: Path) -> None:
     """A mounted ext volume's project numbers are kept as the attribute that stands for them."""
     image, point, file = tmp_path / "image", tmp_path / "mnt", tmp_path / "file"
@@ -422,7 +421,6 @@ def test_project_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.root
 @pytest.mark.tools
-@pytest.mark.skipif(not is_root, reason="mounts")
 def test_mounted_volume(tmp_path: Path) -> None:
     """A mounted volume is backed up through the kernel while it is in use, and what other
     mounts cover is seen."""
@@ -492,7 +490,6 @@ def test_reader_paths() -> None:
 
 @pytest.mark.root
 @pytest.mark.tools
-@pytest.mark.skipif(not is_root, reason="mounts")
 def test_mounted_fat_volume(tmp_path: Path) -> None:
     """A mounted FAT volume is flushed and read by our driver: names, and what was just written."""
     volume = tmp_path / "volume.img"

@@ -222,7 +222,7 @@ def test_small_and_large_clusters(
             check_node(data, node, volume, path)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+@pytest.mark.root
 def test_mounted_volume(repository: LocalRepository, tmp_path: Path) -> None:
     """A volume that ntfs-3g has mounted is flushed and read by our driver while it is in use."""
     disk = make_disk(tmp_path / "disk.img", 16 * MIB, content=lambda root: None)

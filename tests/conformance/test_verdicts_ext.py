@@ -69,7 +69,7 @@ def complaints(path: Path) -> list[str]:
     return lines or ["exit code"] * bool(done.returncode)
 
 
-def compare(features: str, count: int, seed: int, image: Path) -> None:
+def check_verdicts(features: str, count: int, seed: int, image: Path) -> None:
     device = MemoryDevice.of(populated(features))
     volume = open_volume(device)
     assert_nothing_missed(device, volume, image, complaints, check_volume, count=count, seed=seed)
@@ -79,7 +79,7 @@ def compare(features: str, count: int, seed: int, image: Path) -> None:
 @pytest.mark.parametrize("features", KINDS)
 def test_a_sample(features: str, tmp_path: Path) -> None:
     """Of some damaged volumes, none that e2fsck objects to is clean to us."""
-    compare(features, 60, 1, tmp_path / "image")
+    check_verdicts(features, 60, 1, tmp_path / "image")
 
 
 @pytest.mark.tools
@@ -88,4 +88,4 @@ def test_a_sample(features: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("features", [*KINDS, "ext2-1k", "ext4-uninit-bg"])
 def test_a_large_corpus(features: str, seed: int, tmp_path: Path) -> None:
     """The same for thousands."""
-    compare(features, 3000, seed, tmp_path / "image")
+    check_verdicts(features, 3000, seed, tmp_path / "image")

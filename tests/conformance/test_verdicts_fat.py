@@ -52,7 +52,9 @@ def is_legal(device: MemoryDevice, theirs: list[str]) -> bool:
     return len(theirs) == 1 and theirs[0].startswith("Free cluster summary uninitialized")
 
 
-def compare(bits: int, count: int, seed: int, image: Path, *, sector_size: int = 512) -> None:
+def check_verdicts(
+    bits: int, count: int, seed: int, image: Path, *, sector_size: int = 512
+) -> None:
     geometry = geometry_for(bits, CLUSTERS[bits], sector_size=sector_size)
     device = volume_in_memory(geometry, tree_entries(TREE))
     assert_nothing_missed(
@@ -67,7 +69,7 @@ def compare(bits: int, count: int, seed: int, image: Path, *, sector_size: int =
 @pytest.mark.parametrize("bits", CLUSTERS)
 def test_a_sample(bits: int, tmp_path: Path) -> None:
     """Of some hundred damaged volumes, none that fsck.fat objects to is clean to us."""
-    compare(bits, 250, 1, tmp_path / "image")
+    check_verdicts(bits, 250, 1, tmp_path / "image")
 
 
 @pytest.mark.tools
@@ -76,4 +78,4 @@ def test_a_sample(bits: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("bits", "sector_size"), [(12, 512), (16, 512), (32, 512), (16, 4096)])
 def test_a_large_corpus(bits: int, sector_size: int, seed: int, tmp_path: Path) -> None:
     """The same for thousands, on larger sectors too."""
-    compare(bits, 5000, seed, tmp_path / "image", sector_size=sector_size)
+    check_verdicts(bits, 5000, seed, tmp_path / "image", sector_size=sector_size)

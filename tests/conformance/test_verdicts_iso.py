@@ -85,7 +85,7 @@ def complaints(path: Path) -> list[str]:
     return found
 
 
-def compare(count: int, seed: int, image: Path) -> None:
+def check_verdicts(count: int, seed: int, image: Path) -> None:
     device = MemoryDevice.of(image.read_bytes(), 2048)
     assert_nothing_missed(
         *(device, open_volume(device), image, complaints, check_volume),
@@ -97,11 +97,11 @@ def compare(count: int, seed: int, image: Path) -> None:
 
 def test_a_sample(tmp_path: Path) -> None:
     """Of some damaged discs, none that the others object to is clean to us."""
-    compare(60, 1, made(tmp_path, "-J", "-R"))
+    check_verdicts(60, 1, made(tmp_path, "-J", "-R"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 6))
 def test_a_large_corpus(seed: int, tmp_path: Path) -> None:
     """The same for thousands."""
-    compare(3000, seed, made(tmp_path, "-J", "-R"))
+    check_verdicts(3000, seed, made(tmp_path, "-J", "-R"))

@@ -73,7 +73,7 @@ def is_free(record: bytes) -> bool:
     return not RecordHead.unpack(record).flags & RecordFlag.IN_USE.value
 
 
-def compare(count: int, seed: int, image: Path, *, cluster_size: int = 512) -> None:
+def check_verdicts(count: int, seed: int, image: Path, *, cluster_size: int = 512) -> None:
     forest = draw_forest(5, files=30, cluster_size=cluster_size, alphabets=("abc XYZ",))
     size = (4 if cluster_size < 4096 else 16) * MIB
     description = default_description(size, cluster_size=cluster_size, now_ns=T0)
@@ -98,7 +98,7 @@ def compare(count: int, seed: int, image: Path, *, cluster_size: int = 512) -> N
 
 def test_a_sample(tmp_path: Path) -> None:
     """Of some damaged volumes, none that ntfs-3g objects to is clean to us."""
-    compare(60, 1, tmp_path / "image")
+    check_verdicts(60, 1, tmp_path / "image")
 
 
 @pytest.mark.slow
@@ -106,4 +106,4 @@ def test_a_sample(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cluster_size", [512, 4096])
 def test_a_large_corpus(cluster_size: int, seed: int, tmp_path: Path) -> None:
     """The same for thousands."""
-    compare(1500, seed, tmp_path / "image", cluster_size=cluster_size)
+    check_verdicts(1500, seed, tmp_path / "image", cluster_size=cluster_size)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import ClassVar, cast
@@ -91,15 +92,15 @@ def try_everything(
     assert time.process_time() - started < LONGEST_S
 
 
-class ReadingConformance:
+class ReadingConformance(ABC):
     """Reading: `populated` gives a volume and what is on it."""
 
     type: ClassVar[str]
     hidden: ClassVar[frozenset[bytes]] = frozenset()
 
+    @abstractmethod
     def populated(self) -> tuple[MemoryDevice, Tree]:
         """Return a volume with a few files and directories; the caller may change it."""
-        raise NotImplementedError
 
     def check(self, device: Device) -> Sequence[object]:
         """Return what the driver's own checker finds."""
@@ -221,9 +222,9 @@ class PlanningConformance(ReadingConformance):
     # Keys of a description that say what a volume was used for, not what it is.
     volatile: ClassVar[frozenset[str]] = frozenset()
 
+    @abstractmethod
     def description(self) -> dict[str, Plain]:
         """Return the description of a blank volume."""
-        raise NotImplementedError
 
     def size_of(self, description: dict[str, Plain]) -> int:
         """Return the bytes of the volume that is described."""
