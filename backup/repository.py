@@ -2,8 +2,8 @@
 """What a repository of data sets is, wherever it is: on a server or in a directory.
 
 A repository belongs to one user.  It keeps packs and tables as ciphertext that it cannot read:
-it checks digests and nothing else.  `backup.store` and `backup.client` implement it; both pass
-one conformance suite.
+it checks digests and nothing else.  `backup.store.local` and `backup.client.repository` implement
+it; both pass one conformance suite.
 
     RepositoryError
     ├── InvalidRequestError     a name, size, digest or body that cannot be right

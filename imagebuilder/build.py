@@ -25,12 +25,14 @@ from backup.objects.keys import MasterKey, bind
 from backup.objects.manifest import ManifestFile, build_manifest
 from backup.objects.pack import PackInfo
 from backup.objects.table import read_summary
-from imagebuilder import disc, iso, medium_files
-from imagebuilder.boot_environment import BootEnvironment
-from imagebuilder.disc import DiscFile, DiscPlan
+from imagebuilder.disc import files as medium_files
+from imagebuilder.disc import master as iso
+from imagebuilder.disc import plan as disc
+from imagebuilder.disc.files import DiscOptions
+from imagebuilder.disc.master import Progress, Source
+from imagebuilder.disc.plan import DiscFile, DiscPlan
+from imagebuilder.environment.build import BootEnvironment
 from imagebuilder.errors import DiscPlanError
-from imagebuilder.iso import Progress, Source
-from imagebuilder.medium_files import DiscOptions
 
 PACKS_AHEAD = 2  # packs fetched and checked while the one before is written
 

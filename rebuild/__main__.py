@@ -14,8 +14,8 @@ import threading
 import time
 from typing import NoReturn
 
-from rebuild import init
-from rebuild.kernel_modules import KernelModules
+from rebuild.boot import init
+from rebuild.boot.kernel_modules import KernelModules
 
 # Time for the shell to ask its first question undisturbed; nobody types an id faster.
 PAUSE_S = 2.0
@@ -44,7 +44,8 @@ def main() -> NoReturn:
 
 def _run() -> NoReturn:
     """Find the disc, start the shell on it."""
-    from rebuild import boot_medium, shell
+    from rebuild.boot import boot_medium
+    from rebuild.dialogue import shell
 
     words = init.kernel_arguments()
     modules = KernelModules.open()

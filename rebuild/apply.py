@@ -26,8 +26,6 @@ from fsdrivers.device import Device, Window
 from fsdrivers.partitions import PartitionTable, plan_table
 from fsdrivers.partitions.chs import Geometry, bios_geometry
 from fsdrivers.volume import Entry, Layout, StreamLayout
-from rebuild.ahead import Ahead
-from rebuild.content import PieceOpener, PieceTarget, stream_pieces
 from rebuild.errors import RebuildError
 from rebuild.fixups.dos import layout_options, new_geometry
 from rebuild.fixups.grub import (
@@ -46,8 +44,10 @@ from rebuild.machine import Machine, VolumeTree, printable_path
 from rebuild.plan import BOOT_CODE_SIZE, ESP_TYPE, DiskPlan, PartitionPlan, RestorePlan
 from rebuild.progress import Part, Progress
 from rebuild.report import Failure, RestoreReport, VolumeResult
-from rebuild.targets import ResidentWriter, content_targets, stream_targets
-from rebuild.writer import CoalescingWriter
+from rebuild.streaming.ahead import Ahead
+from rebuild.streaming.content import PieceOpener, PieceTarget, stream_pieces
+from rebuild.streaming.targets import ResidentWriter, content_targets, stream_targets
+from rebuild.streaming.writer import CoalescingWriter
 
 WIPED_AT_EACH_END = 1 << 20  # bytes; holds every table and signature that probing looks at
 

@@ -34,8 +34,7 @@ from fsdrivers.device import Device, FileDevice
 from fsdrivers.errors import DeviceError, NoSpaceError, UnsupportedError
 from rebuild.apply import apply_plan as apply_to_devices
 from rebuild.collector import paused_collector
-from rebuild.compare import compare_machine
-from rebuild.content import PieceOpener
+from rebuild.compare.disks import compare_machine
 from rebuild.errors import (
     LayoutUnsupportedError,
     MediumError,
@@ -49,6 +48,7 @@ from rebuild.machine import Machine
 from rebuild.medium import ChecksPacks
 from rebuild.plan import RestorePlan, TargetDisk, plan_restore
 from rebuild.report import RestoreReport
+from rebuild.streaming.content import PieceOpener
 from rebuild.text import plural, size_text
 
 # What the documented exit codes stand for; the first class that fits decides.

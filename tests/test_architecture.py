@@ -70,8 +70,6 @@ def covers(prefix: str, name: str) -> bool:
 
 def rule_of(module: str) -> str:
     """Return the row of the table that a module falls under."""
-    if covers("imagebuilder", module) and module.rpartition(".")[2].startswith("cli"):
-        return "imagebuilder.cli"
     return max((row for row in ALLOWED if covers(row, module)), key=len)
 
 

@@ -11,7 +11,7 @@ import itertools
 import os
 from dataclasses import dataclass
 
-from backup.agent.linux import keep_freed_memory
+from backup.agent.live.linux import keep_freed_memory
 from backup.agent.local_set import Facts, LocalSet, Work
 from backup.agent.packer import KNOWN, VANISHED, Outcome, Packer, SentPiece, SliceResult
 from backup.agent.progress import Progress

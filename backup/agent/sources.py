@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a backup comes from: what every source offers, and disks or images read by our drivers.
 
-`backup.agent.live` is the other source: the running machine.
+`backup.agent.live.source` is the other source: the running machine.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
 from backup import wire
-from backup.catalogue import UserRecord
 from backup.repository import (
     DIGEST_SIZE,
     MAXIMUM_PACK_COUNT,
@@ -42,7 +41,8 @@ from backup.server.bodies import (
     receive_file,
 )
 from backup.server.sessions import FIRST_DELAY_S, Refusals, Session, Sessions
-from backup.store import LocalRepository, LocalStore
+from backup.store.catalogue import UserRecord
+from backup.store.local import LocalRepository, LocalStore
 
 _COMMIT_LIMIT = wire.COMMIT_HEAD_SIZE + MAXIMUM_PACK_COUNT * DIGEST_SIZE + MAXIMUM_TABLE_SIZE
 

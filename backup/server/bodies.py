@@ -16,8 +16,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
 from backup import wire
-from backup.object_store import IncomingFile
 from backup.repository import InterruptedStreamError, InvalidRequestError, TooLargeError
+from backup.store.files import IncomingFile
 
 CHUNK_SIZE = 1 << 20
 

@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from backup.object_store import translated_errors
 from backup.repository import StoreDamagedError
+from backup.store.files import translated_errors
 
 KEY_NAME = "server.key"
 CERTIFICATE_NAME = "server.crt"

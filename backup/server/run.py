@@ -20,7 +20,7 @@ from backup.repository import InvalidRequestError, RepositoryError
 from backup.server.app import Api
 from backup.server.certificate import ServerCertificate
 from backup.server.sessions import FIRST_DELAY_S
-from backup.store import LocalStore
+from backup.store.local import LocalStore
 from backup.wire import DEFAULT_PORT, format_fingerprint
 
 LISTENING = "listening on "  # what the lines printed at start begin with

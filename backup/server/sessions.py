@@ -21,7 +21,7 @@ from backup.repository import (
     NotAuthorisedError,
     TooManyAttemptsError,
 )
-from backup.store import LocalRepository
+from backup.store.local import LocalRepository
 
 TOKEN_SIZE = 32
 TOKEN_LIFETIME_S = 12 * 3600.0

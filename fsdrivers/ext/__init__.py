@@ -16,9 +16,9 @@ from fsdrivers.editing import Clock
 from fsdrivers.volume import Description, Entry
 
 if TYPE_CHECKING:
-    from fsdrivers.ext.check_report import Finding
-    from fsdrivers.ext.editor import ExtEditor
-    from fsdrivers.ext.mkfs import ExtLayout, Regions
+    from fsdrivers.ext.check.report import Finding
+    from fsdrivers.ext.edit.editor import ExtEditor
+    from fsdrivers.ext.mkfs.plan import ExtLayout, Regions
     from fsdrivers.ext.volume import ExtVolume
 
 __all__ = ["check_volume", "minimum_size", "open_editor", "open_volume", "plan_volume"]
@@ -33,14 +33,14 @@ def open_volume(device: Device) -> ExtVolume:
 
 def check_volume(device: Device) -> list[Finding]:
     """Return everything wrong with the ext volume on `device`; see `check.check`."""
-    from fsdrivers.ext.check import check
+    from fsdrivers.ext.check.volume import check
 
     return check(device)
 
 
 def open_editor(device: Device, *, clock: Clock = time.time_ns) -> ExtEditor:
     """Open the ext volume on `device` for changing; see `editor`."""
-    from fsdrivers.ext.editor import ExtEditor
+    from fsdrivers.ext.edit.editor import ExtEditor
 
     return ExtEditor.open_for_editing(device, clock)
 
@@ -57,7 +57,7 @@ def plan_volume(
     now_ns: int | None = None,
 ) -> ExtLayout:
     """Decide every metadata byte of a volume; see `mkfs.plan_volume`."""
-    from fsdrivers.ext import mkfs
+    from fsdrivers.ext.mkfs import plan as mkfs
 
     return mkfs.plan_volume(
         description,
@@ -75,6 +75,6 @@ def minimum_size(
     description: Description, entries: Sequence[Entry], regions: Regions | None = None
 ) -> int:
     """Return the bytes of about the smallest volume for `entries`; see `mkfs.minimum_size`."""
-    from fsdrivers.ext import mkfs
+    from fsdrivers.ext.mkfs import plan as mkfs
 
     return mkfs.minimum_size(description, entries, regions)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fsdrivers.errors import CorruptError
-from fsdrivers.ext import format as ext
 from fsdrivers.ext.extents import Run
+from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.metadata import Metadata, unpack_words
 
 

@@ -18,9 +18,9 @@ from functools import cache
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 
-from fsdrivers.ext import format as ext
-from fsdrivers.ext import format_journal as jbd2
-from fsdrivers.ext.flags import FileType
+from fsdrivers.ext.format import journal as jbd2
+from fsdrivers.ext.format import records as ext
+from fsdrivers.ext.format.flags import FileType
 
 Buffer = bytes | bytearray | memoryview
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError
 from fsdrivers.ext import blockmap, extents, xattrs
-from fsdrivers.ext import format as ext
-from fsdrivers.ext.flags import InodeFlags, XattrIndex
+from fsdrivers.ext.format import records as ext
+from fsdrivers.ext.format.flags import InodeFlags, XattrIndex
 from fsdrivers.ext.metadata import Metadata, covered_inode, extra_isize_of
 from fsdrivers.volume import Extent
 

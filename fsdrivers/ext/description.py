@@ -11,9 +11,9 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from fsdrivers.ext import format as ext
-from fsdrivers.ext.flags import Compat, Incompat, RoCompat
-from fsdrivers.ext.format_journal import JournalSuperblock
+from fsdrivers.ext.format import records as ext
+from fsdrivers.ext.format.flags import Compat, Incompat, RoCompat
+from fsdrivers.ext.format.journal import JournalSuperblock
 from fsdrivers.ext.geometry import Geometry
 from fsdrivers.ext.quota import QuotaFacts, describe_quota
 from fsdrivers.volume import Plain

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from fsdrivers.errors import CorruptError
 from fsdrivers.ext import checksum
-from fsdrivers.ext import format as ext
+from fsdrivers.ext.format import records as ext
 from fsdrivers.printable import printable
 
 _HEAD = ext.DirectoryEntryHead.SIZE

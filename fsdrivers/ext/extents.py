@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from fsdrivers.errors import CorruptError
 from fsdrivers.ext import checksum
-from fsdrivers.ext import format as ext
+from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.metadata import Metadata
 
 _HEADER = ext.ExtentHeader.SIZE

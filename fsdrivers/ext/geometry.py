@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fsdrivers.errors import CorruptError, UnsupportedError
-from fsdrivers.ext import format as ext
-from fsdrivers.ext.flags import Compat, Incompat, RoCompat
+from fsdrivers.ext.format import records as ext
+from fsdrivers.ext.format.flags import Compat, Incompat, RoCompat
 
 # Plain integers: the complement of an IntFlag forgets the bits that have no name.
 KNOWN_INCOMPAT = int(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 
 from fsdrivers.errors import UnsupportedError
-from fsdrivers.ext.flags import HashVersion
+from fsdrivers.ext.format.flags import HashVersion
 
 Words4 = tuple[int, int, int, int]
 

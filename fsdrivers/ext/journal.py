@@ -25,10 +25,10 @@ from typing import NamedTuple
 
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ext import blockmap, checksum, extents
-from fsdrivers.ext import format as ext
-from fsdrivers.ext import format_journal as jbd2
-from fsdrivers.ext.flags import Compat, Incompat, InodeFlags
-from fsdrivers.ext.format_journal import JournalBlock, JournalCompat, JournalIncompat, TagFlags
+from fsdrivers.ext.format import journal as jbd2
+from fsdrivers.ext.format import records as ext
+from fsdrivers.ext.format.flags import Compat, Incompat, InodeFlags
+from fsdrivers.ext.format.journal import JournalBlock, JournalCompat, JournalIncompat, TagFlags
 from fsdrivers.ext.metadata import Metadata
 from fsdrivers.ext.overlay import Overlay
 

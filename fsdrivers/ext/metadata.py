@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, NotRecognisedError
 from fsdrivers.ext import checksum
-from fsdrivers.ext import format as ext
-from fsdrivers.ext.flags import GroupFlags, Incompat, InodeFlags, RoCompat
+from fsdrivers.ext.format import records as ext
+from fsdrivers.ext.format.flags import GroupFlags, Incompat, InodeFlags, RoCompat
 from fsdrivers.ext.geometry import Geometry, check_features, geometry_of
 from fsdrivers.ext.rescue import find_backup
 

@@ -10,8 +10,8 @@ import struct
 
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ext import checksum, contents, xattrs
-from fsdrivers.ext import format as ext
-from fsdrivers.ext.flags import (
+from fsdrivers.ext.format import records as ext
+from fsdrivers.ext.format.flags import (
     RESTORED_INODE_FLAGS,
     Incompat,
     InodeFlags,

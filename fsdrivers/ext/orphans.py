@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from fsdrivers.errors import CorruptError
 from fsdrivers.ext import checksum, contents
-from fsdrivers.ext import format as ext
-from fsdrivers.ext.flags import Compat, RoCompat
+from fsdrivers.ext.format import records as ext
+from fsdrivers.ext.format.flags import Compat, RoCompat
 from fsdrivers.ext.metadata import Metadata, unpack_words
 from fsdrivers.volume import Extent
 

@@ -20,9 +20,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from fsdrivers.errors import CorruptError
-from fsdrivers.ext import format as ext
-from fsdrivers.ext.flags import RoCompat
-from fsdrivers.ext.format_quota import (
+from fsdrivers.ext.format import records as ext
+from fsdrivers.ext.format.flags import RoCompat
+from fsdrivers.ext.format.quota import (
     QUOTA_BLOCK_SIZE,
     QUOTA_MAGICS,
     QUOTA_VERSION,

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from fsdrivers.device import Device
 from fsdrivers.errors import DeviceError, FilesystemError
 from fsdrivers.ext import checksum
-from fsdrivers.ext import format as ext
+from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.geometry import check_features, geometry_of
 
 BACKUP_GROUPS = (1, 3, 5, 7, 9, 25, 27, 49)

@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, DeviceError, UnsupportedError
 from fsdrivers.ext import contents, description, directory, journal
-from fsdrivers.ext import format as ext
-from fsdrivers.ext.flags import Compat, Incompat, InodeFlags, InodeNumber, RoCompat
+from fsdrivers.ext.format import records as ext
+from fsdrivers.ext.format.flags import Compat, Incompat, InodeFlags, InodeNumber, RoCompat
 from fsdrivers.ext.metadata import Metadata, covered_inode
 from fsdrivers.ext.nodes import REFUSED_FLAGS, NodeReader, refusal_of
 from fsdrivers.ext.orphans import find_orphans, truncated_extents

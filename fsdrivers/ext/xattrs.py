@@ -16,8 +16,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from fsdrivers.errors import CorruptError, InvalidNameError
-from fsdrivers.ext import format as ext
-from fsdrivers.ext.flags import XattrIndex
+from fsdrivers.ext.format import records as ext
+from fsdrivers.ext.format.flags import XattrIndex
 from fsdrivers.printable import printable
 
 Xattr = tuple[bytes, bytes]  # full name, value

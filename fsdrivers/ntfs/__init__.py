@@ -16,9 +16,9 @@ from fsdrivers.volume import Description, Entry, Plain
 
 if TYPE_CHECKING:
     from fsdrivers.findings import Finding
-    from fsdrivers.ntfs.editor import NtfsEditor
-    from fsdrivers.ntfs.mkfs import NtfsLayout
-    from fsdrivers.ntfs.mkfs_special import Regions, StreamRegions
+    from fsdrivers.ntfs.edit.editor import NtfsEditor
+    from fsdrivers.ntfs.mkfs.plan import NtfsLayout
+    from fsdrivers.ntfs.mkfs.special import Regions, StreamRegions
     from fsdrivers.ntfs.volume import NtfsVolume
 
 __all__ = [
@@ -33,14 +33,14 @@ __all__ = [
 
 def check_volume(device: Device) -> list[Finding]:
     """Return everything that is wrong with the volume on `device`; see `check`."""
-    from fsdrivers.ntfs import check
+    from fsdrivers.ntfs.check import volume as check
 
     return check.check_volume(device)
 
 
 def open_editor(device: Device, *, clock: Clock = time.time_ns) -> NtfsEditor:
     """Open the NTFS volume on `device` for changing; see `editor`."""
-    from fsdrivers.ntfs.editor import NtfsEditor
+    from fsdrivers.ntfs.edit.editor import NtfsEditor
 
     return NtfsEditor.open_for_editing(device, clock)
 
@@ -67,7 +67,7 @@ def plan_volume(
     now_ns: int | None = None,
 ) -> NtfsLayout:
     """Decide every metadata byte of a volume; see `mkfs.plan_volume`."""
-    from fsdrivers.ntfs import mkfs
+    from fsdrivers.ntfs.mkfs import plan as mkfs
 
     return mkfs.plan_volume(
         description,
@@ -91,7 +91,7 @@ def minimum_size(
     stream_regions: StreamRegions | None = None,
 ) -> int:
     """Return the bytes of about the smallest volume for `entries`; see `mkfs.minimum_size`."""
-    from fsdrivers.ntfs import mkfs
+    from fsdrivers.ntfs.mkfs import plan as mkfs
 
     return mkfs.minimum_size(description, entries, regions, stream_regions)
 
@@ -106,7 +106,7 @@ def default_description(
     now_ns: int | None = None,
 ) -> dict[str, Plain]:
     """Return the description of a new volume; see `mkfs_default.default_description`."""
-    from fsdrivers.ntfs import mkfs_default
+    from fsdrivers.ntfs.mkfs import default as mkfs_default
 
     return mkfs_default.default_description(
         size,

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from fsdrivers.errors import CorruptError
-from fsdrivers.ntfs.format import RecordHead
-from fsdrivers.ntfs.format_attributes import (
+from fsdrivers.ntfs.format.attributes import (
     ATTRIBUTES_END,
     AttributeListEntry,
     NonResidentHead,
     ResidentHead,
 )
+from fsdrivers.ntfs.format.records import RecordHead
 
 _RESIDENT: Final = ResidentHead.CODEC
 _LISTED: Final = AttributeListEntry.CODEC

@@ -35,8 +35,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from fsdrivers.ntfs.format import BootSector, VolumeFlag
-from fsdrivers.ntfs.format_attributes import AttributeType
+from fsdrivers.ntfs.format.attributes import AttributeType
+from fsdrivers.ntfs.format.records import BootSector, VolumeFlag
 from fsdrivers.ntfs.geometry import Geometry
 from fsdrivers.ntfs.mft import FileRecord, Mft
 from fsdrivers.ntfs.nodes import XATTR_ACL, NodeReader

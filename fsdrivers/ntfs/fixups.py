@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 
 from fsdrivers.errors import CorruptError
-from fsdrivers.ntfs.format import FIXUP_STRIDE, RecordHead
+from fsdrivers.ntfs.format.records import FIXUP_STRIDE, RecordHead
 
 _PLACE = struct.Struct(f"<{RecordHead.OFFSETS['fixups_offset']}xHH")
 _LAST = FIXUP_STRIDE - 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fsdrivers.errors import CorruptError
-from fsdrivers.ntfs.format import (
+from fsdrivers.ntfs.format.records import (
     MAXIMUM_CLUSTER_SIZE,
     MAXIMUM_INDEX_BLOCK_SIZE,
     MAXIMUM_RECORD_SIZE,

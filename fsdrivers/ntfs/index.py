@@ -14,9 +14,8 @@ from typing import Final, NamedTuple
 
 from fsdrivers.errors import CorruptError
 from fsdrivers.ntfs import fixups
-from fsdrivers.ntfs.format import INDEX_MAGIC, MAXIMUM_INDEX_BLOCK_SIZE
-from fsdrivers.ntfs.format_attributes import INDEX_NAME, AttributeType, FileName
-from fsdrivers.ntfs.format_index import (
+from fsdrivers.ntfs.format.attributes import INDEX_NAME, AttributeType, FileName
+from fsdrivers.ntfs.format.index import (
     EntryFlag,
     IndexBlock,
     IndexEntry,
@@ -24,6 +23,7 @@ from fsdrivers.ntfs.format_index import (
     IndexRoot,
     ViewEntry,
 )
+from fsdrivers.ntfs.format.records import INDEX_MAGIC, MAXIMUM_INDEX_BLOCK_SIZE
 from fsdrivers.ntfs.mft import FileRecord, Mft
 from fsdrivers.ntfs.streams import read_content
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from fsdrivers.ntfs.format_attributes import ReparseHead, ReparseTag
+from fsdrivers.ntfs.format.attributes import ReparseHead, ReparseTag
 from fsdrivers.ntfs.names import name_of
 from fsdrivers.ntfs.nodes import XATTR_REPARSE, reparse_tag_of
 from fsdrivers.volume import Node

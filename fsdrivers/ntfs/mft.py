@@ -24,7 +24,8 @@ from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, DeviceError
 from fsdrivers.ntfs import fixups
 from fsdrivers.ntfs.attributes import Attribute, unpack_attribute_list, unpack_attributes
-from fsdrivers.ntfs.format import (
+from fsdrivers.ntfs.format.attributes import AttributeType
+from fsdrivers.ntfs.format.records import (
     BAD_MAGIC,
     FILE_MAGIC,
     MIRRORED_RECORDS,
@@ -33,7 +34,6 @@ from fsdrivers.ntfs.format import (
     SystemRecord,
     number_of,
 )
-from fsdrivers.ntfs.format_attributes import AttributeType
 from fsdrivers.ntfs.geometry import Geometry
 from fsdrivers.ntfs.streams import (
     Content,

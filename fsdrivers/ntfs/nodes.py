@@ -26,8 +26,7 @@ from typing import Final
 
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ntfs.attributes import Attribute
-from fsdrivers.ntfs.format import REFERENCE_MASK, FileAttribute, Namespace, RecordFlag
-from fsdrivers.ntfs.format_attributes import (
+from fsdrivers.ntfs.format.attributes import (
     MAXIMUM_EA_SIZE,
     AttributeFlag,
     AttributeType,
@@ -39,6 +38,7 @@ from fsdrivers.ntfs.format_attributes import (
     StandardInformation,
     StandardInformation3,
 )
+from fsdrivers.ntfs.format.records import REFERENCE_MASK, FileAttribute, Namespace, RecordFlag
 from fsdrivers.ntfs.mft import FileRecord, Mft
 from fsdrivers.ntfs.names import name_of
 from fsdrivers.ntfs.times import EPOCH, UNIT_NS

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from fsdrivers.ntfs.format_index import (
+from fsdrivers.ntfs.format.index import (
     SECURITY_ALIGNMENT,
     SECURITY_BLOCK_SIZE,
     SecurityHead,

@@ -23,8 +23,8 @@ from typing import Final
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ntfs.attributes import Attribute
-from fsdrivers.ntfs.compress import decompress
-from fsdrivers.ntfs.format_attributes import AttributeFlag, NonResidentHead
+from fsdrivers.ntfs.compression.lznt1 import decompress
+from fsdrivers.ntfs.format.attributes import AttributeFlag, NonResidentHead
 from fsdrivers.ntfs.geometry import Geometry
 from fsdrivers.ntfs.runs import HOLE, unpack_runs
 from fsdrivers.volume import Extent

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from fsdrivers.errors import CorruptError
-from fsdrivers.ntfs.format import (
+from fsdrivers.ntfs.format.attributes import AttributeType, ReparseTag, VolumeInformation
+from fsdrivers.ntfs.format.index import ObjectIdData, ReparseKey
+from fsdrivers.ntfs.format.records import (
     BOOT_SECTOR_SIZE,
     FIRST_USER_RECORD,
     SYSTEM_NAMES,
@@ -19,8 +21,6 @@ from fsdrivers.ntfs.format import (
     number_of,
     sequence_of,
 )
-from fsdrivers.ntfs.format_attributes import AttributeType, ReparseTag, VolumeInformation
-from fsdrivers.ntfs.format_index import ObjectIdData, ReparseKey
 from fsdrivers.ntfs.index import iter_names, iter_view
 from fsdrivers.ntfs.logfile import PAGE_SIZE, LogState, log_state
 from fsdrivers.ntfs.mft import FileRecord, Mft

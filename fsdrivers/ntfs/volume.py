@@ -33,8 +33,10 @@ from fsdrivers.errors import (
     NotRecognisedError,
     UnsupportedError,
 )
+from fsdrivers.ntfs.compression.wof import WofFile, open_wof
 from fsdrivers.ntfs.description import pack_description, serial_of
-from fsdrivers.ntfs.format import (
+from fsdrivers.ntfs.format.attributes import AttributeType, ReparseTag
+from fsdrivers.ntfs.format.records import (
     BOOT_SECTOR_SIZE,
     OEM_ID,
     REFERENCE_MASK,
@@ -43,7 +45,6 @@ from fsdrivers.ntfs.format import (
     Namespace,
     SystemRecord,
 )
-from fsdrivers.ntfs.format_attributes import AttributeType, ReparseTag
 from fsdrivers.ntfs.geometry import Geometry, geometry_of
 from fsdrivers.ntfs.index import IndexedName, iter_names
 from fsdrivers.ntfs.logfile import LogState
@@ -58,7 +59,6 @@ from fsdrivers.ntfs.streams import (
     stored_extents_of,
 )
 from fsdrivers.ntfs.system import SystemFiles
-from fsdrivers.ntfs.wof import WofFile, open_wof
 from fsdrivers.printable import printable
 from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
 

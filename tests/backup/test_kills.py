@@ -26,7 +26,7 @@ import pytest
 from backup.objects.keys import MasterKey, unlock
 from backup.objects.model import NodeObject
 from backup.objects.table import TableReader
-from backup.store import LocalRepository
+from backup.store.local import LocalRepository
 from tests.vm.judges import compare_trees, loop, mounted, run
 from tests.vm.scenario import PASSWORD, USER, Scenario, Server, must
 from tests.vm.scenario import run as rebuildkit

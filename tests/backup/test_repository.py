@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from backup.client import HttpServer
+from backup.client.repository import HttpServer
 from backup.objects import keys
 from backup.repository import (
     MAXIMUM_PACK_SIZE,
@@ -29,7 +29,7 @@ from backup.repository import (
     normalise_name,
 )
 from backup.server import ServerProcess
-from backup.store import LocalStore
+from backup.store.local import LocalStore
 from tests.backup.repositories import (
     SECRET,
     digest_of,

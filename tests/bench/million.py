@@ -19,9 +19,9 @@ from pathlib import Path
 
 from fsdrivers import driver_of, open_volume
 from fsdrivers.device import FileDevice
-from imagebuilder.cli_fs_populate import write_volume
-from imagebuilder.cli_fs_source import DOS_ARCHIVE, HostEntries, HostTree
-from imagebuilder.cli_fs_walk import FACTS, ROOT, Found
+from imagebuilder.cli.fs.populate import write_volume
+from imagebuilder.cli.fs.source import DOS_ARCHIVE, HostEntries, HostTree
+from imagebuilder.cli.fs.walk import FACTS, ROOT, Found
 from rebuild.collector import paused_collector
 from tests.bench.data import TIME_S, make_image
 

@@ -15,9 +15,10 @@ from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.volume import Extent, Plain
 from tests.conformance.editing import EditingConformance
 from tests.conformance.volume import ReadingConformance, Tree
-from tests.fsdrivers import ext_volumes, ntfs_volumes
-from tests.fsdrivers.fat_images import description_of, geometry_for
-from tests.fsdrivers.iso_images import run
+from tests.fsdrivers.ext import volumes as ext_volumes
+from tests.fsdrivers.fat.images import description_of, geometry_for
+from tests.fsdrivers.iso9660.images import run
+from tests.fsdrivers.ntfs import volumes as ntfs_volumes
 
 EXT_SIZE = 4 << 20
 NTFS_SIZE = 8 << 20

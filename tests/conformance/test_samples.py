@@ -21,8 +21,8 @@ import pytest
 from fsdrivers import open_volume, probe
 from fsdrivers.device import FileDevice
 from fsdrivers.partitions import open_partition, read_table
-from imagebuilder.cli import main
-from tests.fsdrivers.fat_images import run_tool
+from imagebuilder.cli.main import main
+from tests.fsdrivers.fat.images import run_tool
 
 SAMPLES = Path("/usr/share/forensics-samples")
 TYPES = {"vfat": "fat32", "ext2": "ext2", "ext4": "ext4", "ntfs": "ntfs"}

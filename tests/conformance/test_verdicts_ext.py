@@ -17,7 +17,7 @@ from fsdrivers.device import MemoryDevice
 from fsdrivers.ext import check_volume, open_volume
 from fsdrivers.volume import Kind, Node
 from tests.conformance.damage import assert_nothing_missed
-from tests.fsdrivers.ext_editing import (
+from tests.fsdrivers.ext.editing import (
     NOW_NS,
     directory_node,
     edited,

@@ -18,7 +18,7 @@ from fsdrivers.device import MemoryDevice
 from fsdrivers.fat import check_volume, open_volume
 from fsdrivers.fat.format import EXTENDED_SIGNATURES, BootSector16
 from tests.conformance.damage import assert_nothing_missed
-from tests.fsdrivers.fat_images import geometry_for, tree_entries, volume_in_memory
+from tests.fsdrivers.fat.images import geometry_for, tree_entries, volume_in_memory
 
 CLUSTERS = {12: 150, 16: 4200, 32: 66_000}
 TREE = [

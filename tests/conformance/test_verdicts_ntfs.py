@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from fsdrivers.ntfs import check_volume, default_description, open_volume
-from fsdrivers.ntfs.format import RecordFlag, RecordHead
+from fsdrivers.ntfs.format.records import RecordFlag, RecordHead
 from tests.conformance.damage import assert_nothing_missed
-from tests.fsdrivers.ntfs_trees import MIB, T0, draw_forest
+from tests.fsdrivers.ntfs.trees import MIB, T0, draw_forest
 
 pytestmark = [pytest.mark.tools, pytest.mark.root]
 

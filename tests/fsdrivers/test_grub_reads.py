@@ -14,14 +14,14 @@ from fsdrivers import ext, fat, ntfs
 from fsdrivers.device import Device, FileDevice, MemoryDevice
 from fsdrivers.editing import Editor
 from fsdrivers.volume import Kind, Node, Volume
-from tests.fsdrivers.ext_mkfs_images import copy_volume
-from tests.fsdrivers.ext_volumes import make_image, plain_tree
-from tests.fsdrivers.fat_images import geometry_for, tree_entries, volume_in_memory
-from tests.fsdrivers.ntfs_editing import dump
-from tests.fsdrivers.ntfs_trees import MIB
-from tests.fsdrivers.test_fat_mkfs import TREE
-from tests.fsdrivers.test_ntfs_readers import edited as edited_ntfs
-from tests.fsdrivers.test_ntfs_readers import planned as planned_ntfs
+from tests.fsdrivers.ext.mkfs_images import copy_volume
+from tests.fsdrivers.ext.volumes import make_image, plain_tree
+from tests.fsdrivers.fat.images import geometry_for, tree_entries, volume_in_memory
+from tests.fsdrivers.fat.test_mkfs import TREE
+from tests.fsdrivers.ntfs.editing import dump
+from tests.fsdrivers.ntfs.test_readers import edited as edited_ntfs
+from tests.fsdrivers.ntfs.test_readers import planned as planned_ntfs
+from tests.fsdrivers.ntfs.trees import MIB
 
 pytestmark = [pytest.mark.tools, pytest.mark.root]
 

@@ -15,8 +15,9 @@ import pytest
 from fsdrivers.device import FileDevice
 from fsdrivers.errors import DeviceError
 from fsdrivers.in_use import find_use
-from imagebuilder.cli import main
-from tests.fsdrivers import ext_volumes, ntfs_volumes
+from imagebuilder.cli.main import main
+from tests.fsdrivers.ext import volumes as ext_volumes
+from tests.fsdrivers.ntfs import volumes as ntfs_volumes
 
 MIB = 1 << 20
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.boot_environment import BootEnvironment
+from imagebuilder.environment.build import BootEnvironment
 
 
 @pytest.fixture

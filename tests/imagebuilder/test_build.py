@@ -13,13 +13,13 @@ from backup.objects.errors import BindingError, DamagedError
 from backup.objects.keys import unlock, verify_binding
 from backup.objects.manifest import parse_manifest
 from backup.objects.table import TableReader
-from imagebuilder import iso
-from imagebuilder.boot_environment import BootEnvironment
 from imagebuilder.build import BuiltDisc, build_disc
-from imagebuilder.disc import LINKS
+from imagebuilder.disc import master as iso
+from imagebuilder.disc.files import DiscOptions
+from imagebuilder.disc.plan import LINKS
+from imagebuilder.disc.reader import IsoImage, IsoMedium, verify_disc
+from imagebuilder.environment.build import BootEnvironment
 from imagebuilder.errors import DiscPlanError, NotEnoughRoomError
-from imagebuilder.iso_reader import IsoImage, IsoMedium, verify_disc
-from imagebuilder.medium_files import DiscOptions
 from tests.imagebuilder.small_repository import PASSWORD, USER, SmallRepository
 
 TIME = 1_700_000_000

@@ -6,7 +6,7 @@ from __future__ import annotations
 import jinja2
 import pytest
 
-from imagebuilder.medium_files import DiscOptions, kernel_command_line
+from imagebuilder.disc.files import DiscOptions, kernel_command_line
 from templates import render
 
 SET_ID = "00112233445566778899aabbccddeeff"

@@ -20,7 +20,7 @@ from backup.agent.sources import DiskSource
 from backup.objects.disc_files import COPIES, KEY_FILE, TABLE, pack_file
 from backup.objects.keys import MasterKey, add_recovery_key, bind, create_key_file
 from backup.objects.table import read_summary
-from backup.store import LocalStore
+from backup.store.local import LocalStore
 from rebuild.machine import printable_path
 from rebuild.medium import DirectoryMedium
 from rebuild.restore import Unlocked, unlock

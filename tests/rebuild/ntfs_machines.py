@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Disks with an NTFS volume that has what Windows volumes have, for the whole main job.
 
-Filled through ntfs-3g; `tests.fsdrivers.ntfs_volumes` says what of it ntfs-3g and our driver see.
+Filled through ntfs-3g; `tests.fsdrivers.ntfs.volumes` says what of it ntfs-3g and our driver see.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 from fsdrivers.device import MemoryDevice
 from fsdrivers.ntfs.volume import NtfsVolume, open_volume
 from fsdrivers.partitions import open_partition, read_table
-from tests.fsdrivers.ext_volumes import run
-from tests.fsdrivers.ntfs_volumes import (
+from tests.fsdrivers.ext.volumes import run
+from tests.fsdrivers.ntfs.volumes import (
     MIB,
     descriptor,
     ea,

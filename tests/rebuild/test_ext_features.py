@@ -14,11 +14,11 @@ from backup.objects.keys import create_key_file
 from fsdrivers.device import FileDevice
 from fsdrivers.ext import open_volume
 from fsdrivers.partitions import open_partition, read_table
-from rebuild.compare import compare_machine
+from rebuild.compare.disks import compare_machine
 from rebuild.plan import TargetDisk
 from rebuild.restore import apply_plan, make_plan
-from tests.fsdrivers.ext_mkfs_images import assert_clean
-from tests.fsdrivers.ext_volumes import Seen, debugfs, make_image, plain_tree, run, seen_by_us
+from tests.fsdrivers.ext.mkfs_images import assert_clean
+from tests.fsdrivers.ext.volumes import Seen, debugfs, make_image, plain_tree, run, seen_by_us
 from tests.rebuild.machines import back_up
 
 pytestmark = pytest.mark.tools

@@ -17,18 +17,18 @@ import pytest
 from backup.objects.content import iter_pieces
 from backup.objects.model import NodeObject
 from fsdrivers.device import FileDevice
-from fsdrivers.ntfs.check import check_volume
-from fsdrivers.ntfs.format import BootSector
+from fsdrivers.ntfs.check.volume import check_volume
+from fsdrivers.ntfs.format.records import BootSector
 from fsdrivers.ntfs.volume import open_volume
 from fsdrivers.partitions import open_partition, read_table
-from rebuild.compare import Comparison, compare_machine
+from rebuild.compare.disks import Comparison, compare_machine
 from rebuild.errors import TargetTooSmallError
 from rebuild.medium import DirectoryMedium
 from rebuild.plan import TargetDisk
 from rebuild.report import RestoreReport
 from rebuild.restore import Unlocked, apply_plan, make_plan
-from tests.fsdrivers.ext_volumes import run
-from tests.fsdrivers.ntfs_volumes import (
+from tests.fsdrivers.ext.volumes import run
+from tests.fsdrivers.ntfs.volumes import (
     MIB,
     OPTIONS,
     Seen,

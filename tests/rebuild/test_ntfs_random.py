@@ -20,10 +20,10 @@ from backup.agent.errors import AgentError
 from fsdrivers.device import FileDevice
 from fsdrivers.ntfs import check_volume, default_description, open_volume
 from fsdrivers.ntfs.volume import NtfsVolume
-from rebuild.compare import compare_machine
+from rebuild.compare.disks import compare_machine
 from rebuild.plan import TargetDisk
 from rebuild.restore import apply_plan, make_plan
-from tests.fsdrivers.ntfs_trees import MIB, T0, compare, draw_forest, seen_on
+from tests.fsdrivers.ntfs.trees import MIB, T0, compare, draw_forest, seen_on
 from tests.rebuild.machines import back_up
 
 SIZE = 48 * MIB

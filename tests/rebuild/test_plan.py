@@ -10,8 +10,7 @@ import pytest
 from backup.objects.model import DiskObject
 from fsdrivers.device import MemoryDevice
 from rebuild.apply import apply_plan
-from rebuild.compare import compare_machine
-from rebuild.content import PieceOpener
+from rebuild.compare.disks import compare_machine
 from rebuild.errors import (
     LayoutUnsupportedError,
     NothingToRestoreError,
@@ -20,6 +19,7 @@ from rebuild.errors import (
 )
 from rebuild.plan import TargetDisk, match_disks
 from rebuild.restore import Unlocked, make_plan
+from rebuild.streaming.content import PieceOpener
 from rebuild.text import WIDTH, columns_of
 from tests.rebuild.machines import SmallMachine
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import zstandard
 
-from imagebuilder.modules import kernel_name, read_module
+from imagebuilder.environment.modules import kernel_name, read_module
 from tests.vm.scenario import cache_directory, locked
 
 RELEASE = "trixie"

@@ -17,8 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.vm.debian import DiskLayout
 from tests.vm.scenario import Outcome, Scenario, Server, debian_disk
-from vm.debian import DiskLayout
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from backup.agent.linux import file_extents
+from backup.agent.live.linux import file_extents
 
 FS_IOC_GETFLAGS = 0x80086601  # linux/fs.h
 # Sync, immutable, append, no dump, no access time: what a user sets.  linux/fs.h

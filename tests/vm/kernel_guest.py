@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from imagebuilder import python_runtime
-from imagebuilder.boot_environment import cache_directory as boot_cache
-from imagebuilder.boot_environment import find_boot_packages
-from imagebuilder.initramfs import Archive, compress
-from imagebuilder.packages import download_package
+from imagebuilder.environment import python_runtime
+from imagebuilder.environment.build import cache_directory as boot_cache
+from imagebuilder.environment.build import find_boot_packages
+from imagebuilder.environment.initramfs import Archive, compress
+from imagebuilder.environment.packages import download_package
 from tests.vm.debian_kernel import newer_kernel
 
 INIT = Path(__file__).with_name("kernel_guest_init.py")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fsdrivers.device import FileDevice, Window
-from fsdrivers.ntfs.format import BootSector
+from fsdrivers.ntfs.format.records import BootSector
 from fsdrivers.ntfs.volume import NtfsVolume, open_volume
 from fsdrivers.volume import Kind, Node
 from tests.vm.kernel_guest import Mount, Seen, View

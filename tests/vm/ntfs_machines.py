@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fsdrivers.ntfs.format import BootSector
-from imagebuilder.boot_environment import cache_directory as boot_cache
-from imagebuilder.initramfs import Archive
-from imagebuilder.packages import download_package, find_packages
-from tests.fsdrivers.ntfs_volumes import (
+from fsdrivers.ntfs.format.records import BootSector
+from imagebuilder.environment.build import cache_directory as boot_cache
+from imagebuilder.environment.initramfs import Archive
+from imagebuilder.environment.packages import download_package, find_packages
+from tests.fsdrivers.ntfs.volumes import (
     get_xattr,
     make_image,
     mounted,

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vm.debian import FULL_KERNEL, DiskLayout, RootRecipe, disk_digest, make_disk, make_root
+from tests.vm.debian import FULL_KERNEL, DiskLayout, RootRecipe, disk_digest, make_disk, make_root
 
 USER = "anna"
 PASSWORD = "correct horse battery staple"
 SERVER_START_TIMEOUT_S = 30.0
-# What a machine of ours says of itself once it is up; see vm/debian.py.
+# What a machine of ours says of itself once it is up; see tests/vm/debian.py.
 UP = r"MACHINE-FILES-OK[\s\S]*MACHINE-SWAP [\s\S]*MACHINE-UP[\s\S]*login: "
 # What a server says at its start: where it is, and its certificate's fingerprint.
 SERVER_WORDS = re.compile(rb"(https://\S+)[\s\S]*?((?:[0-9A-Fa-f]{2}:){31}[0-9A-Fa-f]{2})")

@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from imagebuilder import python_runtime
-from imagebuilder.boot_environment import (
+from imagebuilder.build import build_disc
+from imagebuilder.disc.files import DiscOptions
+from imagebuilder.environment import python_runtime
+from imagebuilder.environment.build import (
     BootEnvironment,
     cache_directory,
     find_boot_packages,
     prepare_boot_environment,
 )
-from imagebuilder.build import build_disc
-from imagebuilder.initramfs import Archive, compress
-from imagebuilder.medium_files import DiscOptions
-from imagebuilder.packages import download_package
+from imagebuilder.environment.initramfs import Archive, compress
+from imagebuilder.environment.packages import download_package
 from tests.imagebuilder.small_repository import SmallRepository
 from vm.machine import Machine
 from vm.qemu import MachineConfig, variables_template

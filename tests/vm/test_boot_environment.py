@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.boot_environment import BootEnvironment
-from imagebuilder.medium_files import DiscOptions
+from imagebuilder.disc.files import DiscOptions
+from imagebuilder.environment.build import BootEnvironment
 from tests.vm.small_discs import (
     BARE_PROMPT,
     FIRST_QUESTION,

@@ -18,8 +18,8 @@ import pytest
 
 from backup.objects.disc_files import KEY_FILE, TABLE, pack_file
 from fsdrivers.device import FileDevice
-from imagebuilder.iso_reader import IsoImage
-from rebuild.compare import compare_machine
+from imagebuilder.disc.reader import IsoImage
+from rebuild.compare.disks import compare_machine
 from rebuild.fixups.firmware import parse_load_option
 from tests.rebuild.machines import (
     MACHINE,

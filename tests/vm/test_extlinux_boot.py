@@ -17,7 +17,7 @@ import pytest
 from fsdrivers import open_volume
 from fsdrivers.device import FileDevice
 from fsdrivers.partitions import open_partition, read_table
-from imagebuilder.boot_environment import prepare_boot_environment
+from imagebuilder.environment.build import prepare_boot_environment
 from tests.vm.ntfs_machines import (
     COMMAND_LINE,
     MARK,

@@ -12,9 +12,9 @@ import pytest
 
 from fsdrivers.device import FileDevice, Window
 from fsdrivers.ntfs import open_editor
-from fsdrivers.ntfs.editor import NtfsEditor
-from tests.fsdrivers.ntfs_editing import NOW_NS, directory_node, make_file
-from tests.fsdrivers.ntfs_volumes import (
+from fsdrivers.ntfs.edit.editor import NtfsEditor
+from tests.fsdrivers.ntfs.editing import NOW_NS, directory_node, make_file
+from tests.fsdrivers.ntfs.volumes import (
     MIB,
     descriptor,
     ea,

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.vm.debian import DiskLayout
 from tests.vm.guest import Guest, make_agent_drive
 from tests.vm.judges import check_volumes, compare_disks
 from tests.vm.scenario import (
@@ -33,7 +34,6 @@ from tests.vm.scenario import (
     pictures,
     run,
 )
-from vm.debian import DiskLayout
 from vm.machine import Machine
 from vm.qemu import Disk, MachineConfig, variables_template
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.vm.debian import DiskLayout
 from tests.vm.judges import check_volumes, compare_disks
 from tests.vm.scenario import UP, Scenario, debian_disk, must, pictures, run
-from vm.debian import DiskLayout
 
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.tools]
 SIZE_MIB, LARGER_MIB, SMALLER_MIB = 800, 1600, 600

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from fsdrivers.partitions.chs import Geometry
-from imagebuilder.boot_environment import prepare_boot_environment
-from tests.fsdrivers.ntfs_volumes import Seen, get_xattr, seen_by_ntfs3g
+from imagebuilder.environment.build import prepare_boot_environment
+from tests.fsdrivers.ntfs.volumes import Seen, get_xattr, seen_by_ntfs3g
 from tests.vm.dos_disks import part_of_dos
 from tests.vm.judges import Part, check_volumes, compare_disks, parts_of
 from tests.vm.kernel_guest import views_of

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nodes of a mounted volume, walked through the kernel and compared with the previous set.
+
+The walk stays on the volume: a directory where something else is mounted is kept as the empty
+directory it is.  Within a directory objects come by inode number, which is about their order on
+the medium.  An object whose change time, size and modification time are those of the previous
+set is taken over without another look: its extended attributes and flags are part of what the
+change time covers.
+
+Measured: 4.5 us an unchanged entry, 11.5 us a new one, of 141,000 in the cache.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from backup.agent.exclusions import IsExcluded
+from backup.agent.live.linux import (
+    birth_time_ns,
+    birth_time_ns_of,
+    inode_flags,
+    placed_extents,
+    project_of,
+)
+from backup.agent.live.reader import KEPT_FLAGS, PATH_LIMIT, LiveReader, open_unread
+from backup.agent.local_set import LocalSet, TreeScan, Xattrs
+from backup.agent.volume_scan import BLANK_FILE, PLACED_FILE, PLACED_FILES, RACY_NS
+from backup.objects.content import PIECE_SIZE
+from backup.objects.model import MarkerObject, NodeObject, ObjectKind, Plain, Region, VolumeObject
+from fsdrivers.ext.format.flags import RoCompat
+from fsdrivers.ext.xattrs import project_xattr
+
+SWAP_HEADER_SIZE = 4096  # bytes kept of a swap file: its header with UUID and label
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+KIND_OF_FORMAT = {
+    stat.S_IFDIR: ObjectKind.DIRECTORY,
+    stat.S_IFREG: ObjectKind.FILE,
+    stat.S_IFLNK: ObjectKind.SYMLINK,
+    stat.S_IFCHR: ObjectKind.CHARACTER_DEVICE,
+    stat.S_IFBLK: ObjectKind.BLOCK_DEVICE,
+    stat.S_IFIFO: ObjectKind.FIFO,
+    stat.S_IFSOCK: ObjectKind.SOCKET,
+}
+
+
+class LiveScan:
+    """The walk over one mounted volume.
+
+    Args:
+        local: where the objects go.
+        volume: the volume's object, already in the local set.
+        base: path by which this process reaches the volume's root.
+        mount_point: where users see it.
+        is_excluded: tells which absolute paths, as users see them, to leave out.
+        swap_files: (device, inode) of files whose content is of no use.
+    """
+
+    def __init__(
+        self,
+        local: LocalSet,
+        volume: VolumeObject,
+        base: bytes,
+        mount_point: bytes,
+        is_excluded: IsExcluded | None = None,
+        swap_files: frozenset[tuple[int, int]] = frozenset(),
+    ) -> None:
+        self.local = local
+        self.reader = LiveReader(base, local.lookup)
+        self.scan = TreeScan(local, volume, local.add_reader(self.reader))
+        self.base = base
+        self.prefix = mount_point.rstrip(b"/")
+        self.is_excluded = is_excluded
+        self.swap_files = swap_files
+        self.blank_files: list[int] = []
+        self.placed_files: dict[int, list[Plain]] = {}  # extents by object number
+        self.device = 0
+        self._is_racy_from = local.previous.started_ns - RACY_NS
+        features = volume.description.get("feature_ro_compat")
+        self._has_projects = isinstance(features, int) and bool(features & RoCompat.PROJECT)
+
+    def run(self) -> None:
+        """Add all nodes, and markers for files that are blank by design or found by sectors.
+
+        Raises:
+            OSError: the root itself cannot be read.
+        """
+        root = os.lstat(self.base + b"/")
+        self.device = root.st_dev
+        number = self._add(0, b"", root, self.base + b"/", is_mount_point=False)
+        pending = [(number, self.base, self.prefix)]
+        while pending:
+            number, path, shown = pending.pop()
+            try:
+                below = self._add_directory(number, path, shown)
+            except OSError as error:
+                self._warn(shown or b"/", error)
+                self._finish_directory(number, None)
+                continue
+            pending += reversed(below)
+        local = self.local
+        for target in self.blank_files:
+            marker = MarkerObject(local.next_number(), self.scan.volume, BLANK_FILE, target)
+            local.add(marker)
+        for target, extents in self.placed_files.items():
+            marker = MarkerObject(
+                *(local.next_number(), self.scan.volume, PLACED_FILE, target),
+                {"extents": extents},
+            )
+            local.add(marker)
+
+    def _add_directory(
+        self, number: int, path: bytes, shown: bytes
+    ) -> list[tuple[int, bytes, bytes]]:
+        """Add what is in a directory; return its directories as (number, path, path shown)."""
+        descriptor = open_unread(path, _DIRECTORY_FLAGS)
+        try:
+            self._finish_directory(number, descriptor)
+            with os.scandir(descriptor) as iterator:
+                entries = sorted(iterator, key=os.DirEntry.inode)
+            below: list[tuple[int, bytes, bytes]] = []
+            for entry in entries:
+                name = entry.name.encode("utf-8", "surrogateescape")
+                if self.is_excluded is not None and self.is_excluded(shown + b"/" + name):
+                    continue
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                    is_mount_point = status.st_dev != self.device
+                    reach = path + b"/" + name
+                    if len(reach) >= PATH_LIMIT:
+                        reach = b"/proc/self/fd/%d/%b" % (descriptor, name)
+                    child = self._add(number, name, status, reach, is_mount_point)
+                except FileNotFoundError:
+                    continue  # gone since the directory was read
+                except OSError as error:
+                    self._warn(shown + b"/" + name, error)
+                    continue
+                if child and stat.S_ISDIR(status.st_mode) and not is_mount_point:
+                    below.append((child, path + b"/" + name, shown + b"/" + name))
+        finally:
+            os.close(descriptor)
+        return below
+
+    def _add(
+        self, parent: int, name: bytes, status: os.stat_result, path: bytes, is_mount_point: bool
+    ) -> int:
+        """Add a name; return its object number, 0 for a further name of a known object."""
+        local, scan = self.local, self.scan
+        # A mounted filesystem numbers its inodes itself: only the place is of this volume.
+        source = 0 if is_mount_point else status.st_ino
+        mode = status.st_mode
+        kind = KIND_OF_FORMAT[stat.S_IFMT(mode)]
+        if status.st_nlink > 1 and kind is not ObjectKind.DIRECTORY:
+            first = scan.seen.get(source)
+            if first is not None:
+                scan.add_link(first, parent, name, source)
+                return 0
+            is_shared = True
+        else:
+            is_shared = False
+        old = scan.previous.nodes.pop(source, None)
+        if (
+            old is not None
+            and old.changed_ns == status.st_ctime_ns < self._is_racy_from
+            and old.modified_ns == status.st_mtime_ns
+            and old.kind is kind
+            and (kind is not ObjectKind.FILE or old.size == status.st_size)
+            and old.number not in local.previous.stale
+        ):
+            number = self._take_over(old, parent, name, status.st_atime_ns)
+        else:
+            number = self._add_new(parent, name, status, path, kind, source, old)
+        if is_shared:
+            scan.seen[source] = number
+        if name in PLACED_FILES and kind is ObjectKind.FILE:
+            self._note_place(number, path, status.st_size)
+        return number
+
+    def _note_place(self, number: int, path: bytes, size: int) -> None:
+        """Note where the content of a file is, if that can be told."""
+        try:
+            descriptor = open_unread(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                extents = placed_extents(descriptor, size) or []
+            finally:
+                os.close(descriptor)
+        except OSError:
+            return  # reported when its content is read
+        self.placed_files[number] = [[position, length] for _, position, length, _ in extents]
+
+    def _take_over(self, old: NodeObject, parent: int, name: bytes, accessed_ns: int) -> int:
+        """Add an object as the previous set has it; return its new number."""
+        local = self.local
+        if old.security:
+            old.security = local.security_number(local.previous.xattrs[old.security])
+        number = len(local.objects) + 1
+        old.number, old.parent, old.volume = number, parent, self.scan.volume
+        old.name = name
+        local.objects.append(old)
+        local.unchanged += 1
+        if old.accessed_ns != accessed_ns:
+            old.accessed_ns = accessed_ns
+            local.sign(old)
+        if self.swap_files and (self.device, old.source_number) in self.swap_files:
+            self.blank_files.append(number)
+        return number
+
+    def _add_new(
+        self,
+        parent: int,
+        name: bytes,
+        status: os.stat_result,
+        path: bytes,
+        kind: ObjectKind,
+        source: int,
+        old: NodeObject | None,
+    ) -> int:
+        """Add an object that is new or changed; return its number."""
+        local = self.local
+        xattrs = _read_xattrs(path)
+        if self._has_projects and kind in (ObjectKind.FILE, ObjectKind.DIRECTORY):
+            xattrs = _with_project(path, xattrs)
+        security = local.security_number(xattrs) if xattrs else 0
+        number = len(local.objects) + 1
+        is_device = kind in (ObjectKind.CHARACTER_DEVICE, ObjectKind.BLOCK_DEVICE)
+        device = (os.major(status.st_rdev), os.minor(status.st_rdev)) if is_device else (0, 0)
+        target, size, created_ns = b"", 0, None
+        if kind is ObjectKind.FILE:
+            size = status.st_size
+        elif kind is ObjectKind.SYMLINK:
+            target = os.readlink(path)  # noqa: PTH115 (pathlib is no home for any bytes)
+            size = len(target)
+        if kind not in (ObjectKind.FILE, ObjectKind.DIRECTORY) or not size:
+            created_ns = birth_time_ns(path)
+        obj = NodeObject(
+            number,
+            kind,
+            self.scan.volume,
+            parent,
+            name,
+            size,
+            status.st_mode & 0o7777,
+            status.st_uid,
+            status.st_gid,
+            status.st_mtime_ns,
+            status.st_atime_ns,
+            status.st_ctime_ns,
+            created_ns,
+            0,
+            device,
+            target,
+            security,
+            source,
+        )
+        if self.swap_files and (self.device, source) in self.swap_files:
+            self._add_blank(obj, old)
+        else:
+            self.scan.add_new(obj, old, None)
+        return number
+
+    def _add_blank(self, obj: NodeObject, old: NodeObject | None) -> None:
+        """Add a swap file: its header is kept, the rest is allocated and reads as zeros."""
+        size = obj.size
+        head = min(SWAP_HEADER_SIZE, size, PIECE_SIZE)
+        obj.regions = (Region(0, head, False), Region(head, size - head, True))
+        if size <= head:
+            obj.regions = None
+        local = self.local
+        local.objects.append(obj)
+        self.scan.note_former(obj, old)
+        local.add_pieces(obj.number - 1, self.scan.reader, [(0, head)] if head else [])
+        self.blank_files.append(obj.number)
+
+    def _finish_directory(self, number: int, descriptor: int | None) -> None:
+        """Give a new directory what only an open one tells, and sign it."""
+        obj = self.local.lookup(number)
+        assert isinstance(obj, NodeObject), "directories are nodes"
+        if obj.signature and obj.created_ns is not None:
+            return
+        if descriptor is not None:
+            obj.flags = inode_flags(descriptor) & KEPT_FLAGS
+            obj.created_ns = birth_time_ns_of(descriptor)
+        self.local.sign(obj)
+
+    def _warn(self, path: bytes, error: OSError) -> None:
+        """Say that something could not be read."""
+        if error.errno == errno.ENOENT:
+            return
+        self.local.warnings.append(
+            f"{os.fsdecode(path)}: left out: {os.strerror(error.errno or 0)}"
+        )
+        self.local.missing += 1
+
+
+def _with_project(path: bytes, xattrs: Xattrs) -> Xattrs:
+    """Return attributes with the one that stands for the project number, if there is a number."""
+    descriptor = open_unread(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        project = project_of(descriptor)
+    finally:
+        os.close(descriptor)
+    return tuple(sorted((*xattrs, project_xattr(project)))) if project else xattrs
+
+
+def _read_xattrs(path: bytes) -> Xattrs:
+    """Return all extended attributes of an object, sorted by name."""
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.ENODATA):
+            return ()
+        raise
+    if not names:
+        return ()
+    found = []
+    for name in names:
+        try:
+            value = os.getxattr(path, name, follow_symlinks=False)
+        except OSError as error:
+            if error.errno == errno.ENODATA:  # removed meanwhile, or computed and empty
+                continue
+            raise
+        found.append((os.fsencode(name), value))
+    return tuple(sorted(found))

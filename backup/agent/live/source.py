@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The running Linux machine as a source.
+
+Partition tables, boot code and gaps are read raw.  A mounted ext volume is walked through the
+kernel, in a private copy of its mount in which nothing covers anything; the facts of its
+filesystem come from our driver.  Mounted FAT and NTFS volumes are flushed and read by our
+driver, which alone sees short names, streams and exact times; so are all volumes that are not
+mounted.
+
+Not done: freezing or snapshots.  A file that changes while it is read is read again, see
+`live_reader`; files that belong together may be of different moments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from backup.agent.errors import NoSourceError, Problem
+from backup.agent.exclusions import IsExcluded
+from backup.agent.inspection import InspectedDisk, Partition, inspect_disk
+from backup.agent.live.linux import open_tree
+from backup.agent.live.scan import LiveScan
+from backup.agent.local_set import LocalSet
+from backup.agent.machine import KernelDisk, KernelPartition, Machine, Mount, read_machine
+from backup.agent.sources import add_disk, scan_partition
+from backup.objects.model import VolumeObject
+from fsdrivers import EXT_TYPES, NTFS_TYPES, open_volume, probe
+from fsdrivers.device import Device, FileDevice
+from fsdrivers.errors import CorruptError, DeviceError
+from fsdrivers.ext.journal import open_journal
+from fsdrivers.ext.metadata import Metadata
+from fsdrivers.ext.volume import ExtVolume
+from fsdrivers.partitions import PartitionTable, open_partition
+from fsdrivers.volume import Volume
+
+ATTEMPTS = 3  # to read the frame of a volume that the kernel may be writing
+
+
+class LiveSource:
+    """All disks of the running machine.  `machine`: what it says of itself, read by default."""
+
+    def __init__(self, machine: Machine | None = None) -> None:
+        self.machine = machine or read_machine()
+        self._disks: list[tuple[KernelDisk, InspectedDisk]] = []
+        self._opened: list[FileDevice] = []
+        self._descriptors: list[int] = []
+        self._swap_files: frozenset[tuple[int, int]] = frozenset()
+
+    def inspect(self, *, allow_raw: bool) -> list[Problem]:
+        """Open all disks and look at their partitions.
+
+        Raises:
+            NoSourceError: there is no disk, or they may not be read.
+        """
+        if not self.machine.disks:
+            raise NoSourceError("this machine has no disk that could be backed up")
+        os.sync()  # what the kernel holds back must be where our drivers read it
+        problems: list[Problem] = []
+        self._disks = []
+        for disk in self.machine.disks:
+            try:
+                device = self._open(disk.path)
+                inspected = inspect_disk(
+                    disk.name,
+                    device,
+                    allow_raw=allow_raw,
+                    open_device=lambda table, number, disk=disk, device=device: (  # type: ignore[misc]
+                        self._open_partition(disk, device, table, number)
+                    ),
+                    open_volume=self._open_volume,
+                )
+            except DeviceError as error:
+                if isinstance(error.__cause__, PermissionError):
+                    raise NoSourceError(
+                        f"{disk.path} may not be read: the agent must run as root"
+                    ) from error
+                problems.append(Problem(disk.path, f"it cannot be read: {error}"))
+                continue
+            problems += inspected.problems
+            self._disks.append((disk, inspected))
+        return problems
+
+    def scan(self, local: LocalSet, is_excluded: IsExcluded | None) -> None:
+        """Add all disks, their volumes and all nodes."""
+        self._swap_files = frozenset(_identities(self.machine.swap_files))
+        for disk, inspected in self._disks:
+            known = {partition.number: partition for partition in disk.partitions}
+
+            def scan_tree(
+                local: LocalSet,
+                partition: Partition,
+                obj: VolumeObject,
+                disk: KernelDisk = disk,
+                known: dict[int, KernelPartition] = known,
+            ) -> None:
+                number = partition.number
+                device = known[number].device if number in known else disk.device
+                self._scan_tree(local, partition, obj, device, is_excluded)
+
+            add_disk(local, inspected, scan_tree, model=disk.model, serial=disk.serial)
+
+    def system(self) -> dict[str, str]:
+        """Return what runs."""
+        return self.machine.system
+
+    def close(self) -> None:
+        """Give all devices and mounts back."""
+        for device in self._opened:
+            device.close()
+        for descriptor in self._descriptors:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self._opened, self._descriptors = [], []
+
+    def _open(self, path: str) -> FileDevice:
+        """Open a disk or partition, seeing what is on the medium and not what was once read."""
+        device = FileDevice.open(path)
+        self._opened.append(device)
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(device.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return device
+
+    def _open_partition(
+        self, disk: KernelDisk, device: Device, table: PartitionTable, number: int
+    ) -> Device:
+        """Open a partition by its own device node: the kernel caches it apart from the disk."""
+        entry = table.entry(number)
+        for known in disk.partitions:
+            if entry is not None and (known.number, known.start) == (number, entry.start):
+                path = os.path.join(self.machine.device_directory, known.name)
+                if known.size == entry.size and os.path.exists(path):
+                    return self._open(path)
+        return open_partition(device, table, number)
+
+    def _open_volume(self, device: Device) -> Volume:
+        """Open a volume that may be mounted: a frame read while it changes is read again."""
+        is_walked = self._is_mounted(device) and probe(device) in EXT_TYPES
+        opening = _open_frame if is_walked else open_volume
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return opening(device)
+            except CorruptError:
+                os.sync()
+                if isinstance(device, FileDevice):
+                    os.posix_fadvise(device.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return opening(device)
+
+    def _is_mounted(self, device: Device) -> bool:
+        """Return whether the kernel has the volume on a device node mounted."""
+        if not isinstance(device, FileDevice):
+            return False
+        number = os.fstat(device.fileno()).st_rdev
+        return bool(self.machine.mounts_of((os.major(number), os.minor(number))))
+
+    def _scan_tree(
+        self,
+        local: LocalSet,
+        partition: Partition,
+        obj: VolumeObject,
+        device: tuple[int, int],
+        is_excluded: IsExcluded | None,
+    ) -> None:
+        """Add the nodes of a volume: through its mount, or through its driver."""
+        mounts = self.machine.mounts_of(device)
+        partial = [mount for mount in self.machine.mounts if mount.device == device]
+        if mounts:
+            obj.mount_point = mounts[0].point
+        if mounts and obj.type in EXT_TYPES:
+            self._scan_mount(local, obj, mounts[0], is_excluded)
+            return
+        if partial and not mounts:
+            local.notes.append(
+                f"{os.fsdecode(partial[0].source)}: only a part of it is mounted; it is kept as "
+                "it is on the disk"
+            )
+        if mounts and obj.type in NTFS_TYPES:
+            local.notes.append(
+                f"{os.fsdecode(mounts[0].source)}: its ntfs is mounted and was read as it is on "
+                "the disk: files written meanwhile may be of different moments"
+            )
+        scan_partition(local, partition, obj, is_excluded, obj.mount_point.rstrip(b"/"))
+
+    def _scan_mount(
+        self, local: LocalSet, obj: VolumeObject, mount: Mount, is_excluded: IsExcluded | None
+    ) -> None:
+        """Walk a mounted volume."""
+        base = mount.point.rstrip(b"/") or b"/."
+        try:
+            descriptor = open_tree(mount.point)
+        except OSError:
+            local.notes.append(
+                f"{os.fsdecode(mount.point)}: what other mounts cover cannot be seen, and is "
+                "left out"
+            )
+        else:
+            self._descriptors.append(descriptor)
+            base = b"/proc/self/fd/%d/." % descriptor
+        with contextlib.suppress(OSError):
+            status = os.statvfs(base + b"/")
+            obj.used_size = max(0, obj.size - status.f_bfree * status.f_frsize)
+        try:
+            LiveScan(local, obj, base, mount.point, is_excluded, self._swap_files).run()
+        except OSError as error:
+            local.warnings.append(f"{os.fsdecode(mount.point)}: {os.strerror(error.errno or 0)}")
+            local.missing += 1
+
+
+def _open_frame(device: Device) -> Volume:
+    """Open an ext volume that is mounted, for its facts alone.
+
+    Its journal is in use: replaying it would mix two moments.
+    """
+    metadata = Metadata.load(device)
+    journal = open_journal(metadata)
+    return ExtVolume(metadata, journal, was_replayed=False, orphans=frozenset())
+
+
+def _identities(paths: tuple[bytes, ...]) -> list[tuple[int, int]]:
+    """Return (device, inode) of files, those that are gone left out."""
+    found = []
+    for path in paths:
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            found.append((status.st_dev, status.st_ino))
+    return found

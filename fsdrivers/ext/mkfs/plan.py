@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plan a whole populated ext volume, then stream its metadata.
+
+How a volume is laid out, in ascending blocks:
+
+1. Superblock, descriptors, bitmaps, inode tables, where mke2fs puts them.
+2. The resize inode's map, the block of MMP, indirect blocks (ext2, ext3), directories, long
+   symbolic links, attributes, orphan file, quota: one dense region, so reading the tree seeks
+   little.
+3. The journal.
+4. Content of files, in the order in which it will be streamed.
+5. Extent trees of files in more than four pieces.
+
+All of 2 to 5 step over the metadata of 1 that lies in their way.  Everything is decided before
+the first byte is written, which works because checksums cover metadata only.
+
+With bigalloc everything but the metadata of 1 takes whole clusters.  With inline_data files are
+stored in blocks, which the feature allows.  Refused by name: encryption, verity, snapshots,
+shared blocks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from fsdrivers.errors import UnsupportedError
+from fsdrivers.ext.mkfs.demand import count_demand, smallest_size
+from fsdrivers.ext.mkfs.layout import ExtLayout
+from fsdrivers.ext.mkfs.parameters import parameters_of
+from fsdrivers.ext.mkfs.planner import Planner, directory_builder
+from fsdrivers.ext.mkfs.sizes import parameters_for_size
+from fsdrivers.ext.mkfs.tree import Regions, build_tree
+from fsdrivers.volume import Description, Entry
+
+__all__ = ["ExtLayout", "Regions", "minimum_size", "plan_volume"]
+
+
+def plan_volume(
+    description: Description,
+    *,
+    size: int,
+    sector_size: int,
+    entries: Sequence[Entry],
+    order: Sequence[int],
+    is_blank: bool = False,
+    regions: Regions | None = None,
+    now_ns: int | None = None,
+) -> ExtLayout:
+    """Decide every metadata byte of a volume.
+
+    Args:
+        description: as `ExtVolume.describe` gives it.
+        size: of the volume to be made, bytes.
+        sector_size: of the device, bytes.
+        entries: every name, the root first, parents before children.
+        order: node numbers of files in the order in which their content will be streamed;
+            files that are missing here are placed behind.
+        is_blank: the device reads as zeros, so zeros need not be written.
+        regions: allocated ranges of sparse or preallocated files by node number: (offset,
+            length, is unwritten) in bytes; absent means dense.
+        now_ns: time of the last check and of internal files; None asks the clock.
+
+    Raises:
+        CorruptError: the description or the entries are damaged.
+        UnsupportedError: a feature or an object this writer cannot honour; `feature` names it.
+        NoSpaceError: `size` is too small.
+        InvalidNameError: ext cannot hold a name.
+    """
+    recorded = parameters_of(description)
+    if sector_size > recorded.block_size:
+        raise UnsupportedError(f"ext blocks smaller than sectors of {sector_size} bytes")
+    now_ns = time.time_ns() if now_ns is None else now_ns
+    tree = build_tree(recorded, entries, now_ns)
+    inodes = tree.last_inode + recorded.has_orphan_file + len(recorded.quotas)
+    parameters = parameters_for_size(recorded, size=size, inodes=inodes)
+    planner = Planner(parameters, recorded, tree, regions, now_ns)
+    planner.place(order)
+    return ExtLayout(planner, size=size, is_blank=is_blank)
+
+
+def minimum_size(
+    description: Description, entries: Sequence[Entry], regions: Regions | None = None
+) -> int:
+    """Return the bytes of about the smallest volume that `plan_volume` can make of this.
+
+    It has a journal of the least size and no room to spare.
+    """
+    parameters = parameters_of(description)
+    demand = count_demand(parameters, entries, regions, directory_builder(parameters))
+    return smallest_size(parameters, demand)

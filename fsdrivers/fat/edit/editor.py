@@ -1,0 +1,595 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Change a FAT volume in place.
+
+Source: [fatgen103].  What a power cut leaves was tried with `fsck.fat -a` at every single write.
+
+The order of writes, and why nothing that is not being edited can be lost:
+
+1. Before the first change after opening or flushing the volume is marked as in use: in the boot
+   sector, then in FAT[1]; flush.
+2. Something grows or is made: content and fresh directories go to free clusters; then the FAT
+   entries of those, then the one that leads to them; then the directory entry, its long name
+   first.  Until the last write the new clusters are at most lost clusters.
+3. Something shrinks or goes: the directory entry first, its 8.3 part before its long name; then
+   the FAT entry that becomes the new end; then the clusters are freed.
+4. A rename writes the new entry, then "..", and then removes the old one.  In between two names
+   lead to one object, of which a checker keeps one.
+5. Every FAT entry goes to the first FAT, then to the others.
+6. Flushing writes FSInfo, waits for the medium, takes the marks away in the reverse order of
+   1, and waits again.  The backup boot sector is written by label and serial only.
+
+Between two flushes a medium may keep any of the writes and lose others.  So it is flushed where
+that would harm what is not being edited: before a fresh cluster becomes part of a directory (or
+what it held before would be taken for names), before the old name of something that was renamed
+goes, and before the clusters of a removed directory can be used again.
+
+A sector is taken to be written as a whole; so is, on FAT12, an entry on the seam of two.
+
+What FAT has no place for is refused: links, devices, extended attributes but the EA handle, and
+changes of owner or mode.  Times are stored to 2 s (10 ms for creation, a day for access) and
+clamped to 1980 to 2107, as local time that is taken for UTC.  Writing sets the archive
+attribute as DOS does; directories keep their times when something happens in them, as on DOS.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+
+from fsdrivers.device import Device
+from fsdrivers.editing import Clock
+from fsdrivers.errors import (
+    AlreadyExistsError,
+    CorruptError,
+    DirectoryNotEmptyError,
+    InvalidNameError,
+    IsADirectoryError_,
+    NoSpaceError,
+    NotADirectoryError_,
+    NotFoundError,
+    UnsupportedError,
+)
+from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE
+from fsdrivers.fat.description import label_of, serial_of
+from fsdrivers.fat.directory import (
+    DIRECTORY_MODE,
+    EA_HANDLE,
+    FILE_MODE,
+    ROOT_NUMBER,
+    entry_of,
+    pack_dots,
+    pack_slots,
+)
+from fsdrivers.fat.edit.base import EditBase, joined, length_of, split_runs, with_cluster
+from fsdrivers.fat.edit.directory import SLOT_SIZE, DirectoryState, Group
+from fsdrivers.fat.format import (
+    DOT_DOT,
+    ENTRY_DELETED,
+    EXTENDED_SIGNATURES,
+    FIRST_CLUSTER,
+    MAXIMUM_FILE_SIZE,
+    NO_LABEL,
+    Attribute,
+    CaseFlag,
+    DirectoryEntry,
+)
+from fsdrivers.fat.names import StoredName, pack_long_name, store_name
+from fsdrivers.fat.table import Run, table_size
+from fsdrivers.fat.times import dos_of
+from fsdrivers.fat.volume import active_fats, open_volume
+from fsdrivers.printable import printable
+from fsdrivers.volume import Kind, Node
+
+_DIRECTORY = Attribute.DIRECTORY.value
+_LABEL = Attribute.VOLUME_LABEL.value
+_ARCHIVE = Attribute.ARCHIVE.value
+_FORBIDDEN_IN_LABEL = bytes(range(32)) + b'"*+,./:;<=>?[\\]|\x7f'
+_CASE = CaseFlag.LOWER_BASE.value | CaseFlag.LOWER_EXTENSION.value
+_SERIAL = re.compile(r"([0-9A-Fa-f]{4})-([0-9A-Fa-f]{4})")
+_WRITE_SIZE = 1 << 20  # bytes that go to the device at once
+
+
+class FatEditor(EditBase):
+    """A FAT volume open for changes.  Made by `open_editor`."""
+
+    root = ROOT_NUMBER
+    _is_closed = False
+
+    def node(self, number: int) -> Node:
+        """Return the object with this number as it is now.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        if number == ROOT_NUMBER:
+            return next(self.walk()).node
+        return self.node_at(self.group(number))
+
+    def lookup(self, parent: int, name: bytes) -> Node:
+        """Return what a directory has under a long or 8.3 name, whatever its case.
+
+        Raises:
+            NotFoundError: there is none.
+            NotADirectoryError_: `parent` is no directory.
+        """
+        return self.node_at(self.directory(parent).get(name))
+
+    def names(self, directory: int) -> list[tuple[bytes, int]]:
+        """Return (name, number) of what is in a directory, in the order on the medium."""
+        return [(group.slot.name, group.number) for group in self.directory(directory).names]
+
+    def create(self, parent: int, name: bytes, node: Node) -> Node:
+        """Make a file or a directory; see `fsdrivers.editing`.  Modes and owners are ignored."""
+        with self.changing():
+            if node.kind not in (Kind.FILE, Kind.DIRECTORY):
+                kind = node.kind.name.lower().replace("_", " ")
+                raise UnsupportedError(f"a {kind} on FAT")
+            state = self.directory(parent)
+            if state.find(name) is not None:
+                raise AlreadyExistsError(f"{_text(name)}: already exists")
+            stored = store_name(name, state.short_names, self.page)
+            made = replace(
+                node,
+                size=0,
+                accessed_ns=self.clock() if node.accessed_ns is None else node.accessed_ns,
+                created_ns=self.clock() if node.created_ns is None else node.created_ns,
+            )
+            self._check_attributes(made)
+            start = state.find_room(stored.slot_count)
+            needed = self.missing_slots(state, start, stored.slot_count)
+            is_directory = node.kind is Kind.DIRECTORY
+            self._check_space(needed + is_directory)
+            first = self._make_directory(made, state) if is_directory else 0
+            slots = pack_slots(made, stored, first, self.geometry.bits)
+            return self.node(self.add_name(state, slots))
+
+    def write(self, number: int, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Write content into a file; see `fsdrivers.editing`."""
+        with self.changing():
+            group = self.file(number)
+            view = memoryview(data).cast("B")
+            if not view.nbytes:
+                return
+            old = group.slot.entry.size
+            end = offset + view.nbytes
+            runs, new = self._room_for(group, max(end, old))
+            if offset > old:
+                self._zero_content(joined(runs, new), old, offset)
+            self._write_content(joined(runs, new), offset, view)
+            self._finish_growth(group, runs, new, max(end, old))
+
+    def truncate(self, number: int, size: int) -> None:
+        """Make a file `size` bytes long; see `fsdrivers.editing`."""
+        with self.changing():
+            group = self.file(number)
+            old = group.slot.entry.size
+            if size > old:
+                runs, new = self._room_for(group, size)
+                self._zero_content(joined(runs, new), old, size)
+                self._finish_growth(group, runs, new, size)
+                return
+            keep, rest = split_runs(self.chain(group), self.geometry.clusters_of(size))
+            self._write_entry(group, size, keep[0][0] if keep else 0)
+            self.set_chain(number, keep)
+            if rest:
+                self.fats.free(rest, keep=sum(keep[-1]) - 1 if keep else 0)
+
+    def link(self, number: int, parent: int, name: bytes) -> None:
+        """Refuse: FAT has no hard links."""
+        raise UnsupportedError("hard links on FAT")
+
+    def unlink(self, parent: int, name: bytes) -> None:
+        """Remove a file; see `fsdrivers.editing`."""
+        with self.changing():
+            state = self.directory(parent)
+            group = state.get(name)
+            if group.slot.is_directory:
+                raise IsADirectoryError_(f"{_text(name)}: is a directory")
+            self._remove(state, group)
+
+    def rmdir(self, parent: int, name: bytes) -> None:
+        """Remove an empty directory; see `fsdrivers.editing`."""
+        with self.changing():
+            state = self.directory(parent)
+            group = state.get(name)
+            if not group.slot.is_directory:
+                raise NotADirectoryError_(f"{_text(name)}: not a directory")
+            self._check_empty(group, name)
+            self._remove(state, group)
+
+    def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, *, replace: bool = False
+    ) -> Node:
+        """Move a name; see `fsdrivers.editing`.  The object's number becomes another one.
+
+        With `replace` the entry that is there stays, name and all, and gets the object: one
+        write.
+        """
+        with self.changing():
+            source, target = self.directory(parent), self.directory(new_parent)
+            group, there = source.get(name), target.find(new_name)
+            if group.slot.is_directory:
+                self._check_not_inside(group, target, new_name)
+            if there is group:
+                if group.slot.name == new_name:
+                    return self.node_at(group)
+            elif there is not None:
+                return self._replace(source, group, target, there, new_name, is_wanted=replace)
+            taken = target.short_names
+            if there is group:
+                taken = taken - {group.slot.entry.name}
+            stored = store_name(new_name, taken, self.page)
+            return self._move(source, group, target, stored)
+
+    def set_attributes(
+        self,
+        number: int,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        modified_ns: int | None = None,
+        accessed_ns: int | None = None,
+        changed_ns: int | None = None,
+        created_ns: int | None = None,
+        flags: int | None = None,
+    ) -> None:
+        """Change times and the attribute byte; see `fsdrivers.editing`."""
+        with self.changing():
+            node = self.node(number)
+            is_usual = mode in (None, DIRECTORY_MODE if node.kind is Kind.DIRECTORY else FILE_MODE)
+            if not is_usual or uid or gid or changed_ns is not None:
+                raise UnsupportedError("mode, owner or change time on FAT")
+            times = (modified_ns, accessed_ns, created_ns, flags)
+            if all(value is None for value in times):
+                return
+            if number == ROOT_NUMBER:
+                raise UnsupportedError("attributes of a FAT root directory")
+            group = self.group(number)
+            entry = group.slot.entry
+            if modified_ns is not None:
+                date, clock, _ = dos_of(modified_ns)
+                entry = replace(entry, modified_date=date, modified_time=clock)
+            if accessed_ns is not None:
+                entry = replace(entry, accessed_date=dos_of(accessed_ns)[0])
+            if created_ns is not None:
+                date, clock, ten_ms = dos_of(created_ns)
+                entry = replace(entry, created_date=date, created_time=clock, created_10ms=ten_ms)
+            if flags is not None:
+                if flags & ~0xFF or flags & _LABEL:
+                    raise UnsupportedError(f"attributes {flags:#x} on FAT")
+                kept = entry.attributes & _DIRECTORY
+                entry = replace(entry, attributes=flags & ~_DIRECTORY | kept)
+            if entry != group.slot.entry:
+                self.replace_entry(group, entry)
+
+    def set_xattr(self, number: int, name: bytes, value: bytes) -> None:
+        """Set the EA handle of OS/2, two bytes, on FAT12 and FAT16."""
+        with self.changing():
+            if name != EA_HANDLE or self.geometry.bits == 32:
+                raise UnsupportedError(f"extended attribute {_text(name)} on {self.type}")
+            if len(value) != 2:
+                raise NoSpaceError("EA handle", len(value), 2)
+            group = self.group(number)
+            handle = int.from_bytes(value, "little")
+            self.replace_entry(group, replace(group.slot.entry, first_cluster_high=handle))
+
+    def remove_xattr(self, number: int, name: bytes) -> None:
+        """Remove the EA handle.
+
+        Raises:
+            NotFoundError: the object has no such attribute.
+        """
+        with self.changing():
+            if name not in dict(self.node(number).xattrs):
+                raise NotFoundError(f"no extended attribute {_text(name)}")
+            group = self.group(number)
+            self.replace_entry(group, replace(group.slot.entry, first_cluster_high=0))
+
+    def set_label(self, label: bytes) -> None:
+        """Set the label in the root directory and in the boot sector; empty for none.
+
+        Raises:
+            InvalidNameError: it is longer than 11 bytes or holds what a label cannot.
+            NoSpaceError: the root directory has no room for it.
+        """
+        with self.changing():
+            single = self.page.without_pairs(label)
+            if len(label) > len(NO_LABEL) or single.translate(None, _FORBIDDEN_IN_LABEL) != single:
+                raise InvalidNameError(f"not a label FAT can hold: {printable(label)}")
+            if label[:1] in (b" ", bytes([ENTRY_DELETED])) or label != label.rstrip(b" "):
+                raise InvalidNameError(f"not a label FAT can hold: {printable(label)}")
+            self._set_root_label(label)
+            boot = self.template.boot
+            if boot.boot_signature == EXTENDED_SIGNATURES[-1]:
+                padded = label.ljust(len(NO_LABEL)) if label else NO_LABEL
+                self.patch_boot_sector("label", padded)
+            self.label = label_of(self.template)
+
+    def set_uuid(self, uuid: str) -> None:
+        """Set the serial number, written as "5EC0-FEED".
+
+        Raises:
+            InvalidNameError: it has another form.
+            UnsupportedError: the boot sector has no place for one.
+        """
+        with self.changing():
+            match = _SERIAL.fullmatch(uuid)
+            if match is None:
+                raise InvalidNameError(f"not a serial number like 5EC0-FEED: {uuid}")
+            if self.template.boot.boot_signature not in EXTENDED_SIGNATURES:
+                raise UnsupportedError("a serial number in this old boot sector")
+            serial = int(match[1] + match[2], 16)
+            self.patch_boot_sector("serial", serial.to_bytes(4, "little"))
+            self.uuid = serial_of(self.template.boot)
+
+    def flush(self) -> None:
+        """Return when everything is on the medium and the volume is marked as it was."""
+        with self.changing():
+            if self.marks.is_set:
+                self.marks.clear()
+            else:
+                self.device.flush()
+
+    def close(self) -> None:
+        """Flush, unless a write has failed; the device stays open.  Idempotent."""
+        if not self._is_closed and not self.has_failed:
+            self._is_closed = True
+            self.flush()
+        self._is_closed = True
+
+    # Content
+
+    def _room_for(self, group: Group, size: int) -> tuple[list[Run], list[Run]]:
+        """Return the clusters of a file and those it needs more for `size` bytes, unlinked.
+
+        Raises:
+            UnsupportedError: no file is so large.
+            NoSpaceError: there are not so many clusters.
+        """
+        if size > MAXIMUM_FILE_SIZE:
+            raise UnsupportedError("a file of 4 GiB or more on FAT")
+        runs = self.chain(group)
+        missing = self.geometry.clusters_of(size) - length_of(runs)
+        if missing <= 0:
+            return runs, []
+        return runs, self.fats.allocate(missing, sum(runs[-1]) - 1 if runs else 0)
+
+    def _finish_growth(self, group: Group, runs: list[Run], new: list[Run], size: int) -> None:
+        """Make new clusters part of a file, then give it its size."""
+        self.fats.link(new, after=sum(runs[-1]) - 1 if runs else 0)
+        chain = joined(runs, new)
+        self._write_entry(group, size, chain[0][0] if chain else 0)
+        self.set_chain(group.number, chain)
+
+    def _write_entry(self, group: Group, size: int, first_cluster: int) -> None:
+        """Write size, first cluster, times and the archive attribute of a changed file."""
+        date, clock, _ = dos_of(self.clock())
+        entry = with_cluster(group.slot.entry, first_cluster, self.geometry.bits)
+        entry = replace(
+            entry,
+            size=size,
+            attributes=entry.attributes | _ARCHIVE,
+            modified_date=date,
+            modified_time=clock,
+            accessed_date=date,
+        )
+        self.replace_entry(group, entry)
+
+    def _write_content(self, runs: list[Run], offset: int, view: memoryview) -> None:
+        """Write content to its clusters, whether they are linked yet or not."""
+        done = 0
+        for position, length in self._places(runs, offset, view.nbytes):
+            for at in range(0, length, _WRITE_SIZE):
+                count = min(_WRITE_SIZE, length - at)
+                self.write_at(position + at, view[done : done + count])
+                done += count
+
+    def _zero_content(self, runs: list[Run], start: int, end: int) -> None:
+        """Zero content in its clusters, whether they are linked yet or not."""
+        for position, length in self._places(runs, start, end - start):
+            self.zero_at(position, length)
+
+    def _places(self, runs: list[Run], offset: int, length: int) -> list[tuple[int, int]]:
+        """Return (position, length) of the parts of a range of content."""
+        places = []
+        size, base, end = self.geometry.cluster_size, 0, offset + length
+        for first, count in runs:
+            start, stop = max(offset, base), min(end, base + count * size)
+            if start < stop:
+                position = self.geometry.cluster_position(first) + start - base
+                places.append((position, stop - start))
+            base += count * size
+        return places
+
+    # Names
+
+    def _check_attributes(self, node: Node) -> None:
+        """Raise UnsupportedError if FAT has no place for an attribute of a new object."""
+        if node.flags & ~0xFF or node.flags & _LABEL:
+            raise UnsupportedError(f"attributes {node.flags:#x} on FAT")
+        for name, value in node.xattrs:
+            if name != EA_HANDLE or self.geometry.bits == 32 or len(value) != 2:
+                raise UnsupportedError(f"extended attribute {_text(name)} on {self.type}")
+
+    def _check_space(self, clusters: int) -> None:
+        """Raise NoSpaceError unless so many clusters are free."""
+        if clusters > self.fats.free_count:
+            size = self.geometry.cluster_size
+            raise NoSpaceError("free clusters", clusters * size, self.fats.free_count * size)
+
+    def _make_directory(self, node: Node, parent: DirectoryState) -> int:
+        """Make an empty directory in a free cluster; return the cluster."""
+        runs = self.fats.allocate(1)
+        cluster = runs[0][0]
+        above = 0 if parent.number == ROOT_NUMBER else parent.first_cluster
+        dots = pack_dots(node, cluster, above, self.geometry.bits)
+        position = self.geometry.cluster_position(cluster)
+        self.write_at(position, dots.ljust(self.geometry.cluster_size, b"\0"))
+        self.device.flush()
+        self.fats.link(runs)
+        return cluster
+
+    def _check_empty(self, group: Group, name: bytes) -> None:
+        """Raise DirectoryNotEmptyError if something is in a directory."""
+        if self.directory(group.number).names:
+            raise DirectoryNotEmptyError(f"{_text(name)}: directory not empty")
+
+    def _check_not_inside(self, group: Group, target: DirectoryState, name: bytes) -> None:
+        """Raise InvalidNameError if a directory would come into itself or below."""
+        moved = group.slot.entry.first_cluster(self.geometry.bits)
+        above = target.first_cluster
+        seen: set[int] = set()
+        while above not in (0, self.geometry.root_cluster):
+            if above == moved:
+                raise InvalidNameError(f"{_text(name)}: a directory cannot come into itself")
+            is_cluster = FIRST_CLUSTER <= above <= self.geometry.last_cluster
+            if above in seen or not is_cluster:
+                raise CorruptError('".." does not lead to the root directory', target.number)
+            seen.add(above)
+            position = self.geometry.cluster_position(above) + SLOT_SIZE
+            entry = DirectoryEntry.unpack(self.device.read(position, SLOT_SIZE))
+            if entry.name != DOT_DOT:
+                raise CorruptError('directory without ".."', position, DOT_DOT, entry.name)
+            above = entry.first_cluster(self.geometry.bits)
+
+    def _remove(self, state: DirectoryState, group: Group) -> None:
+        """Remove a name and free what it leads to."""
+        runs = self.chain(group)
+        self.write_slots(state.remove(group))
+        if group.slot.is_directory:
+            self.device.flush()
+        self.fats.free(runs)
+        self._chains.pop(group.number, None)
+        if group.slot.is_directory:
+            self.forget(group.number)
+
+    def _move(
+        self, source: DirectoryState, group: Group, target: DirectoryState, stored: StoredName
+    ) -> Node:
+        """Give an object a name that is not taken by another one."""
+        old = group.number
+        case_flags = group.slot.entry.case_flags & ~_CASE | stored.case_flags
+        entry = replace(group.slot.entry, name=stored.short_name, case_flags=case_flags)
+        slots = pack_long_name(stored.units, stored.short_name) + entry.pack()
+        if source is target and source.has_place_for(group, len(slots) // SLOT_SIZE):
+            self.write_slots(source.rewrite(group, slots))
+            return self.node_at(group)
+        start = target.find_room(stored.slot_count)
+        self._check_space(self.missing_slots(target, start, stored.slot_count))
+        new = self.add_name(target, slots)
+        self._finish_move(source, group, target)
+        target.short_names.add(stored.short_name)
+        self.renumber(old, new)
+        return self.node(new)
+
+    def _replace(
+        self,
+        source: DirectoryState,
+        group: Group,
+        target: DirectoryState,
+        there: Group,
+        name: bytes,
+        *,
+        is_wanted: bool,
+    ) -> Node:
+        """Put an object in the place of another one."""
+        if not is_wanted:
+            raise AlreadyExistsError(f"{_text(name)}: already exists")
+        if there.slot.is_directory and not group.slot.is_directory:
+            raise IsADirectoryError_(f"{_text(name)}: is a directory")
+        if group.slot.is_directory and not there.slot.is_directory:
+            raise NotADirectoryError_(f"{_text(name)}: not a directory")
+        if there.slot.is_directory:
+            self._check_empty(there, name)
+        freed, old, number = self.chain(there), group.number, there.number
+        kept = there.slot.entry
+        case_flags = group.slot.entry.case_flags & ~_CASE | kept.case_flags & _CASE
+        entry = replace(group.slot.entry, name=kept.name, case_flags=case_flags)
+        if there.slot.is_directory:
+            self.forget(number)
+        self._chains.pop(number, None)
+        self.replace_entry(there, entry)
+        self._finish_move(source, group, target)
+        if there.slot.is_directory:
+            self.device.flush()
+        self.fats.free(freed)
+        self.renumber(old, number)
+        return self.node(number)
+
+    def _finish_move(self, source: DirectoryState, group: Group, target: DirectoryState) -> None:
+        """Make ".." of a moved directory right, then remove the old name."""
+        self.device.flush()
+        if group.slot.is_directory and source is not target:
+            above = 0 if target.number == ROOT_NUMBER else target.first_cluster
+            self.set_dots(group.number, DOT_DOT, above)
+        self.write_slots(source.remove(group))
+
+    # Label and boot sector
+
+    def _set_root_label(self, label: bytes) -> None:
+        """Set, make or remove the label entry of the root directory."""
+        root = self.directory(ROOT_NUMBER)
+        group = root.label
+        if not label:
+            if group is not None:
+                self.write_slots(root.remove(group))
+            self.template = replace(self.template, root_label=None)
+            return
+        if group is not None:
+            entry = replace(group.slot.entry, name=label.ljust(len(NO_LABEL)))
+            self.write_slots(root.replace(group, entry))
+        else:
+            now = self.clock()
+            node = Node(0, Kind.FILE, modified_ns=now)
+            name = StoredName(label.ljust(len(NO_LABEL)), 0, b"")
+            entry = replace(entry_of(node, name, 0, self.geometry.bits), attributes=_LABEL)
+            self._check_space(self.missing_slots(root, root.find_room(1), 1))
+            self.add_name(root, entry.pack())
+        found = root.label
+        assert found is not None, "the label has just been written"
+        index = sum(other.start < found.start for other in root.names)
+        self.template = replace(self.template, root_label=(index, entry.pack()))
+
+    def patch_boot_sector(self, field: str, data: bytes) -> None:
+        """Change a field of the boot sector and of its backup."""
+        self.mark()
+        self.marks.patch_boot_sector(field, data)
+        self.template = replace(self.template, boot=self.marks.boot)
+
+    def move_root(self, cluster: int) -> None:
+        """Make a FAT32 root directory start in another cluster, which holds its content."""
+        self.patch_boot_sector("root_cluster", cluster.to_bytes(4, "little"))
+        geometry = replace(self.geometry, root_cluster=cluster)
+        self.geometry = self.table.geometry = self.fats.geometry = geometry
+        self.template = replace(self.template, geometry=geometry)
+        self.forget_all()
+
+
+def open_editor(
+    device: Device, *, clock: Clock = time.time_ns, code_page: str = DEFAULT_CODE_PAGE
+) -> FatEditor:
+    """Open the FAT volume on `device` for changes.
+
+    Args:
+        device: writable.
+        clock: nanoseconds since 1970 of local time, for the times of what is changed.
+        code_page: of its 8.3 names, also of new ones.
+
+    Raises:
+        CorruptError: its boot sector makes no sense, or its first FAT is damaged: a checker has
+            to repair that before anything is changed.
+        NotRecognisedError, UnsupportedError, DeviceError: as `open_volume`.
+    """
+    volume = open_volume(device, code_page=code_page)
+    geometry, index = volume.geometry, volume.table.fat_index
+    if index != active_fats(volume.template.boot)[0]:
+        raise CorruptError("first FAT, which has to be repaired", geometry.fat_position(0))
+    size = -(-table_size(geometry) // geometry.sector_size) * geometry.sector_size
+    raw = bytearray(device.read(geometry.fat_position(index), size))
+    return FatEditor(device, volume.template, volume.table, raw, clock)
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")

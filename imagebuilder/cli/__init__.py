@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `rebuildkit` command, one module for each family of verbs."""

@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands share: credentials, repositories, progress, exit codes, JSON."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from backup.objects.keys import MasterKey
+    from backup.repository import DataSetInfo, Repository, RepositoryHost
+
+DONE, FAILED, USAGE, PARTIAL = 0, 1, 2, 3
+NO_DATA_SET = 10
+WRONG_PASSWORD = 12
+WRONG_MEDIUM, DAMAGED, TOO_SMALL, UNSUPPORTED, UNSAFE, NOT_PROVEN = 20, 21, 22, 23, 24, 25
+INTERRUPTED = 130
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?", re.IGNORECASE)
+SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+STATUS_INTERVAL_S = 0.2
+OWN_PACKAGES = ("backup", "fsdrivers", "imagebuilder", "rebuild", "templates", "vm")
+_T = TypeVar("_T")
+
+
+class UsageError(Exception):
+    """The command cannot be carried out as it was given."""
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Return the documented exit code of an error; 1 for what has none of its own."""
+    from backup.agent.errors import NotRecoverableError
+    from backup.repository import NoSuchDataSetError, NotAuthorisedError
+    from rebuild.restore import EXIT_CODES
+
+    table: dict[type[BaseException], int] = {
+        UsageError: USAGE,
+        NotRecoverableError: UNSUPPORTED,
+        NoSuchDataSetError: NO_DATA_SET,
+        NotAuthorisedError: WRONG_PASSWORD,
+        **EXIT_CODES,
+    }
+    for kind, code in table.items():
+        if isinstance(error, kind):
+            return code
+    return int(getattr(error, "exit_code", FAILED))
+
+
+def sentence_of(error: BaseException) -> str:
+    """Return an error as one sentence for a person; of one that nobody foresaw also what it is."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        name = os.fsdecode(error.filename) if not isinstance(error.filename, int) else "file"
+        return f"{name}: {error.strerror}"
+    text, kind = " ".join(str(error).split()), type(error)
+    is_foreseen = isinstance(error, OSError) or kind.__module__.partition(".")[0] in OWN_PACKAGES
+    if not text or is_foreseen:
+        return text or kind.__name__
+    return f"unforeseen {kind.__name__}: {text}"
+
+
+def report_error(text: str) -> None:
+    """Write one line to standard error."""
+    print(f"rebuildkit: {text}", file=sys.stderr)
+
+
+def print_json(value: object) -> None:
+    """Write a result as JSON; of a name that is no UTF-8 the odd bytes as \\udcNN."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=_plain)
+    print(text.encode("utf-8", "backslashreplace").decode())
+
+
+def _plain(value: object) -> object:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def size_of_text(text: str) -> int:
+    """Return bytes for "4G", "512MiB", "1000000"; for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no size, or that of nothing.
+    """
+    match = SIZE.fullmatch(text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 4G, 512M or bytes")
+    size = int(float(match[1]) * SIZE_UNITS[match[2].upper()])
+    if not size:
+        raise argparse.ArgumentTypeError(f"{text!r}: nothing has that size")
+    return size
+
+
+def add_credentials(parser: argparse.ArgumentParser) -> None:
+    """Add the options for id and password."""
+    parser.add_argument("--user", metavar="ID", required=True, help="the id")
+    parser.add_argument(
+        "--password-file",
+        metavar="FILE",
+        help="file whose first line is the password; else REBUILDKIT_PASSWORD_FILE, "
+        "REBUILDKIT_PASSWORD_COMMAND, or a prompt",
+    )
+
+
+def add_repository(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where data sets are."""
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--server", metavar="URL", help="a server: https://host:8443")
+    place.add_argument("--store", metavar="DIR", type=Path, help="a server's or a local directory")
+    parser.add_argument(
+        "--fingerprint", metavar="FP", help="SHA-256 of the server's certificate, as it prints it"
+    )
+    add_credentials(parser)
+
+
+def read_password(args: argparse.Namespace, *, confirm: bool = False) -> str:
+    """Return the password from the first of its sources that is set.
+
+    Raises:
+        UsageError: there is none and nobody to ask.
+    """
+    path = args.password_file or os.environ.get("REBUILDKIT_PASSWORD_FILE")
+    if path:
+        return _read_password_file(path)
+    command = os.environ.get("REBUILDKIT_PASSWORD_COMMAND")
+    if command:
+        import subprocess
+
+        done = subprocess.run(
+            command, shell=True, stdout=subprocess.PIPE, encoding="utf-8", check=False
+        )
+        if done.returncode:
+            raise UsageError(f"REBUILDKIT_PASSWORD_COMMAND failed with {done.returncode}")
+        return done.stdout.splitlines()[0] if done.stdout else ""
+    return _ask_password("Password: ", confirm=confirm)
+
+
+def read_new_password(path: str | None) -> str:
+    """Return a new password, from a file or typed twice.
+
+    Raises:
+        UsageError: there is none and nobody to ask, or the two differ.
+    """
+    return _read_password_file(path) if path else _ask_password("New password: ", confirm=True)
+
+
+def _read_password_file(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.readline().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the password file {path} cannot be read: {error}") from error
+
+
+def _ask_password(prompt: str, *, confirm: bool) -> str:
+    if not sys.stdin.isatty():
+        raise UsageError("no password: give --password-file, or run on a terminal")
+    import getpass
+
+    password = getpass.getpass(prompt)
+    if confirm and getpass.getpass("Again: ") != password:
+        raise UsageError("the two passwords differ")
+    return password
+
+
+@dataclass(slots=True)
+class Session:
+    """An opened repository and the key to what it holds."""
+
+    repository: Repository
+    master: MasterKey
+    host: RepositoryHost
+    place: str  # which repository, for what this computer remembers of it
+
+    def check_newest(self, machine: str | None = None) -> None:
+        """Raise RolledBackError if a machine's newest data set is older than one seen before."""
+        from backup.client.remembered import check_and_remember
+
+        newest = {info.machine: info for info in self.repository.data_sets(machine)}
+        for info in newest.values():
+            check_and_remember(self.place, self.repository.user, info)
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.repository.close()
+        self.host.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def open_host(args: argparse.Namespace, *, create: bool = False) -> RepositoryHost:
+    """Open the server or store directory that the options name."""
+    if args.server:
+        from backup.client.repository import HttpServer
+
+        return HttpServer(args.server, args.fingerprint)
+    from backup.store.local import LocalStore
+
+    if not create and not args.store.is_dir():
+        raise UsageError(f"there is no store in {args.store}")
+    return LocalStore.open(args.store, create=create)
+
+
+def open_session(
+    args: argparse.Namespace,
+    *,
+    create: bool = False,
+    needed: Sequence[str] = (),
+    prepare: Callable[[Callable[[], bool]], None] | None = None,
+) -> Session:
+    """Log in and unlock, with one run of the password hash.
+
+    Args:
+        args: parsed options of `add_repository`.
+        create: register the id in a local store that does not know it yet.
+        needed: modules that the command uses; imported while the password is hashed.
+        prepare: called then, with what tells whether there is still time.
+
+    Raises:
+        NotAuthorisedError, WrongPasswordError: the id or the password is wrong.
+    """
+    from backup.objects.keys import create_key_file, password_keys, unlock_with
+
+    password = read_password(args, confirm=False)
+    host = open_host(args, create=create)
+    place = args.fingerprint or args.server or str(args.store.resolve())
+    try:
+        if create and not args.server and not _is_registered(host, args.user):
+            made = create_key_file(args.user, password)
+            host.register(args.user, made.data, made.login_secret)
+            return Session(host.login(args.user, made.login_secret), made.master, host, place)
+        parameters = host.login_parameters(args.user)
+        keys = import_during(
+            lambda: password_keys(parameters, args.user, password), needed, prepare
+        )
+        repository = host.login(args.user, keys.login_secret)
+        return Session(repository, unlock_with(repository.key_file(), keys), host, place)
+    except BaseException:
+        host.close()
+        raise
+
+
+def _is_registered(host: RepositoryHost, user: str) -> bool:
+    from backup.repository import NotAuthorisedError
+    from backup.store.local import LocalStore
+
+    assert isinstance(host, LocalStore)
+    try:
+        host.find_repository(user).close()
+    except NotAuthorisedError:
+        return False
+    return True
+
+
+def import_during(
+    work: Callable[[], _T],
+    modules: Sequence[str],
+    prepare: Callable[[Callable[[], bool]], None] | None = None,
+) -> _T:
+    """Return what `work` returns; import `modules` meanwhile, then call `prepare`.
+
+    `prepare` is given what tells whether `work` is still at work.
+
+    Measured: the password hash and the modules of a backup take 0.15 s of processor time each,
+    which is most of what a backup of an unchanged machine takes.
+    """
+    results: list[_T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # raised again where it is waited for
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="meanwhile")
+    thread.start()
+    try:
+        for name in modules:
+            importlib.import_module(name)
+        if prepare is not None:
+            prepare(thread.is_alive)
+    finally:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def choose_data_set(
+    repository: Repository, machine: str | None, data_set: str | None = None
+) -> DataSetInfo:
+    """Return the data set asked for: by id, or the newest of the machine.
+
+    Raises:
+        NoSuchDataSetError: there is none.
+        UsageError: no machine was named and there are several.
+    """
+    from backup.repository import NoSuchDataSetError
+
+    found = repository.data_sets(machine)
+    if data_set:
+        found = [info for info in found if info.id.startswith(data_set.lower())]
+    if not found:
+        about = f"of machine {machine}" if machine else f"of {repository.user}"
+        wanted = f"data set {data_set}" if data_set else "data set"
+        raise NoSuchDataSetError(f"there is no {wanted} {about}")
+    machines = {info.machine for info in found}
+    if len(machines) > 1:
+        raise UsageError(f"name one with --machine: {', '.join(sorted(machines))}")
+    return found[-1]
+
+
+class StatusLine:
+    """One line on standard error that shows progress on a terminal, and nothing in a pipe."""
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stderr.isatty()
+        self._shown = 0
+        self._time = 0.0
+
+    def show(self, text: str) -> None:
+        """Replace the line with `text`, at most five times a second."""
+        now = time.monotonic()
+        if not self._is_terminal or now - self._time < STATUS_INTERVAL_S:
+            return
+        self._time = now
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns - 1
+        text = text.replace("\n", " ")
+        text = "".join(char if char.isprintable() else "?" for char in text)[: max(columns, 1)]
+        sys.stderr.write("\r" + text.ljust(self._shown))
+        sys.stderr.flush()
+        self._shown = len(text)
+
+    def clear(self) -> None:
+        """Remove the line."""
+        if self._shown:
+            sys.stderr.write("\r" + " " * self._shown + "\r")
+            sys.stderr.flush()
+            self._shown = 0
+
+
+def confirm(question: str) -> bool:
+    """Ask a yes-or-no question on the terminal; no terminal means no."""
+    if not sys.stdin.isatty():
+        return False
+    return input(f"{question} [yes/no] ").strip().lower() == "yes"
+
+
+Runner = Callable[[argparse.Namespace], int]

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`rebuildkit fs fix-dos`: make a disk with DOS or Windows 9x start where it is now.
+
+    rebuildkit fs fix-dos IMAGE [--partition N] [--geometry auto|HEADS/SECTORS] [--json]
+
+Brings the system files to the places where the boot sector looks for them, moving whatever lies
+there, tells the boot sector which sector of the disk it is, and marks the partition active if
+none is.  Says what it did.  The geometry changes only when asked: `auto` is what a BIOS gives a
+disk of this size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import TYPE_CHECKING, TypeVar
+
+from imagebuilder.cli.common import UsageError, print_json
+
+if TYPE_CHECKING:
+    from fsdrivers.device import Device
+    from fsdrivers.fat import FatEditor, SystemFiles
+    from fsdrivers.partitions import PartitionTable
+    from fsdrivers.partitions.chs import Geometry
+
+
+_P = TypeVar("_P", bound=argparse.ArgumentParser)
+
+
+def add_verb(actions: argparse._SubParsersAction[_P]) -> None:
+    """Add `fix-dos` to the actions of `fs`."""
+    text = "bring the files of DOS to where its boot sector looks; writes to IMAGE"
+    verb = actions.add_parser("fix-dos", help=text, description=text[0].upper() + text[1:] + ".")
+    verb.add_argument("image", metavar="IMAGE", help="image file or block device")
+    verb.add_argument(
+        "--partition", "-p", metavar="N", type=int, help="default: the active one; 0: the disk"
+    )
+    verb.add_argument(
+        "--geometry",
+        metavar="HEADS/SECTORS",
+        help="of the BIOS, for the boot sector and the partition table; auto: by the disk's size",
+    )
+    verb.add_argument("--json", action="store_true", help="print the result as JSON")
+    verb.set_defaults(fs_run=run, sector_size=None)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `fs fix-dos`; return its exit code."""
+    from fsdrivers.device import FileDevice
+    from fsdrivers.fat import fix_place, fix_system_files, open_editor
+    from fsdrivers.partitions import open_partition, read_table
+
+    with FileDevice.open(args.image, writable=True) as device:
+        table = read_table(device)
+        number = _partition_of(args, table)
+        geometry = _geometry_of(args, device)
+        window = open_partition(device, table, number)
+        editor = open_editor(window)
+        try:
+            system = _system_of(editor, args.image)
+            done = fix_system_files(editor, system)
+            hidden = window.position // table.sector_size
+            if number or geometry is not None:
+                done += fix_place(editor, hidden_sectors=hidden, geometry=geometry)
+        finally:
+            editor.close()
+        if number:
+            done += _fix_table(device, table, number, geometry)
+        device.flush()
+    if args.json:
+        print_json({"image": args.image, "partition": number, "done": done})
+    else:
+        for line in done or ["Everything is in its place."]:
+            print(line)
+    return 0
+
+
+def _partition_of(args: argparse.Namespace, table: PartitionTable) -> int:
+    """Return the number of the partition to work on; 0 for the whole disk.
+
+    Raises:
+        UsageError: there are several and none is active.
+    """
+    if args.partition is not None:
+        number: int = args.partition
+        return number
+    solid = [entry for entry in table.entries if not entry.is_extended]
+    if len(solid) <= 1:
+        return solid[0].number if solid else 0
+    for entry in solid:
+        if entry.is_active:
+            return entry.number
+    numbers = ", ".join(str(entry.number) for entry in solid)
+    raise UsageError(f"no partition of {args.image} is active; name one: --partition {numbers}")
+
+
+def _geometry_of(args: argparse.Namespace, device: Device) -> Geometry | None:
+    """Return the geometry asked for, None to leave it.
+
+    Raises:
+        UsageError: it is none.
+    """
+    from fsdrivers.partitions.chs import MAXIMUM_HEADS, MAXIMUM_SECTORS, Geometry, bios_geometry
+
+    if args.geometry is None:
+        return None
+    if args.geometry == "auto":
+        return bios_geometry(device.size)
+    match = re.fullmatch(r"(\d{1,3})/(\d{1,2})", args.geometry)
+    geometry = Geometry(int(match[1]), int(match[2])) if match else Geometry(0, 0)
+    if not 0 < geometry.heads <= MAXIMUM_HEADS or not 0 < geometry.sectors <= MAXIMUM_SECTORS:
+        raise UsageError(f"not a geometry like 16/63: {args.geometry}")
+    return geometry
+
+
+def _system_of(editor: FatEditor, image: str) -> SystemFiles:
+    """Return where the files of the system must be.
+
+    Raises:
+        NotFoundError: there is no DOS.
+    """
+    from fsdrivers.errors import NotFoundError
+    from fsdrivers.volume import Kind
+    from rebuild.fixups.dos import find_system_files
+
+    names = [
+        (name, number)
+        for name, number in editor.names(editor.root)
+        if editor.node(number).kind is Kind.FILE
+    ]
+    system = find_system_files(names)
+    if system is None:
+        raise NotFoundError(f"{image}: no IO.SYS, IBMBIO.COM or KERNEL.SYS in the root directory")
+    return system
+
+
+def _fix_table(
+    device: Device, table: PartitionTable, number: int, geometry: Geometry | None
+) -> list[str]:
+    """Mark the partition active if none is, make CHS fields anew; return what changed."""
+    from fsdrivers.partitions import plan_table
+    from fsdrivers.partitions.format import ACTIVE, BOOT_CODE_SIZE
+
+    if table.scheme != "mbr":
+        return []
+    done, description = [], dict(table.description)
+    mbr = description["mbr"]
+    assert isinstance(mbr, dict), "a table of this scheme has an MBR"
+    slots = mbr["entries"]
+    if not any(entry.is_active for entry in table.entries) and isinstance(slots, list):
+        entries = [dict(slot) if isinstance(slot, dict) else slot for slot in slots]
+        slot = entries[number - 1] if number <= len(entries) else None
+        if isinstance(slot, dict):
+            slot["status"] = ACTIVE
+            description["mbr"] = {**mbr, "entries": entries}
+            done.append(f"Partition {number} is active.")
+    before = device.read(0, device.sector_size)
+    for position, data in plan_table(
+        description,
+        disk_size=device.size,
+        sector_size=device.sector_size,
+        boot_code=before[:BOOT_CODE_SIZE],
+        bios_geometry=geometry,
+    ):
+        if data != device.read(position, len(data)):
+            device.write(position, data)
+    if geometry is not None and before != device.read(0, device.sector_size):
+        done.append(
+            f"The partition table counts {geometry.heads} heads and {geometry.sectors} sectors."
+        )
+    return done

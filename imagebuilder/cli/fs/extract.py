@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`rebuildkit fs extract`: objects of a volume restored to a host directory.
+
+Restored is what a host directory can hold: names, content with its holes, hard links, symbolic
+links, devices, FIFOs, sockets, owners, permissions, times, extended attributes, ACLs, inode flags
+of ext; named streams become extended attributes `user.NAME`, as ntfs-3g shows them, and links of
+NTFS symbolic links; one that names a drive of Windows keeps its text and is said.  What the
+host refuses (an owner without privilege, an attribute its filesystem lacks) is said, attributes
+and flags of the same name once for all objects, and the exit code is 3.  Not restored: the time
+of creation, attributes and short names of FAT and NTFS.
+
+Nothing that exists is overwritten, and no symbolic link is followed: the target must be new or
+empty, every object is made exclusively, and only in a directory that was made here, so nothing
+comes outside the target whatever a damaged volume says.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING, Final, cast
+
+from fsdrivers import EXT_TYPES, FAT_TYPES
+from fsdrivers.errors import CorruptError, UnsupportedError
+from fsdrivers.printable import printable
+from fsdrivers.tree import Tree, merge_extents
+from fsdrivers.volume import Entry, Kind, Node
+from imagebuilder.cli.common import PARTIAL, UsageError, print_json, report_error
+from imagebuilder.cli.fs.format import DEVICES, KIND_BITS
+from imagebuilder.cli.fs.links import link_of, shown_node
+from imagebuilder.cli.fs.outcome import reason_of
+from imagebuilder.cli.fs.paths import find_in_tree
+
+if TYPE_CHECKING:
+    from fsdrivers.volume import StreamVolume
+
+_REPARSE: Final = b"system.ntfs_reparse_data"  # what a link of NTFS is kept as
+PIECE_SIZE = 1 << 20
+FS_IOC_GETFLAGS: Final = 0x80086601  # linux/fs.h: _IOR('f', 1, long), 64-bit
+FS_IOC_SETFLAGS: Final = 0x40086602  # linux/fs.h: _IOW('f', 2, long), 64-bit
+LONGEST_XATTR: Final = 1 << 16  # bytes of a value.  Source: linux/limits.h, XATTR_SIZE_MAX
+
+
+def extract(tree: Tree, text: str, target: str, *, json: bool) -> int:
+    """Restore what the path `text` names, and all below it, into the directory `target`.
+
+    Returns:
+        The exit code: 0, or 3 when something could not be restored.
+
+    Raises:
+        UsageError: `target` is there and not an empty directory, or the path is empty.
+        NotFoundError, CorruptError, DeviceError: the volume has no such path.
+    """
+    path, found = find_in_tree(tree, text)
+    base = os.fsencode(target).rstrip(b"/") or b"/"
+    if os.path.lexists(base):
+        is_directory = stat.S_ISDIR(os.lstat(base).st_mode)
+        if not is_directory or os.listdir(base):
+            raise UsageError(f"{target} is there and not an empty directory")
+    else:
+        os.mkdir(base)  # noqa: PTH102 (pathlib is no home for any bytes)
+    made = _Extraction(tree)
+    if found.node.kind is Kind.DIRECTORY:
+        prefix = len(path.rstrip(b"/")) + 1
+        for where, entry in tree.iter_below(path, found):
+            inner = where[prefix:]
+            made.restore(os.path.join(base, inner) if inner else base, entry, bool(inner))
+    else:
+        made.allow(base)
+        made.restore(os.path.join(base, path.rsplit(b"/", 1)[-1]), found, True)
+    made.finish()
+    if tree.error is not None:
+        made.say(base, tree.error)
+    if json:
+        print_json({"action": "extract", "objects": made.count, "problems": made.problems})
+    return PARTIAL if made.problems else 0
+
+
+class _Extraction:
+    """One run; remembers hard links, and directories whose times come last."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._first_paths: dict[int, bytes] = {}
+        self._directories: list[tuple[bytes, Node]] = []
+        self._allowed: set[bytes] = set()  # paths of directories that things may be made in
+        self._flags: list[tuple[bytes, int]] = []  # set last: they can forbid everything else
+        self._refused: dict[tuple[str, str], list[bytes]] = {}  # paths by attribute and reason
+        self.count = 0
+        self.problems: list[str] = []
+
+    def say(self, path: bytes, error: Exception) -> None:
+        """Report one thing that could not be restored."""
+        self._report(f"{printable(path)}: {reason_of(error)}")
+
+    def _report(self, text: str) -> None:
+        self.problems.append(text)
+        report_error(text)
+
+    def _refuse(self, path: bytes, what: str, error: Exception) -> None:
+        """Note an attribute that could not be restored; `finish` reports it."""
+        self._refused.setdefault((what, reason_of(error)), []).append(path)
+
+    def allow(self, path: bytes) -> None:
+        """Let things be made in a directory."""
+        self._allowed.add(path)
+
+    def restore(self, path: bytes, entry: Entry, is_new: bool) -> None:
+        """Restore one object; `is_new` unless it is the target directory itself."""
+        self.count += 1
+        type = self._tree.volume.type
+        node = shown_node(type, entry.node)
+        try:
+            if is_new:
+                self._check_place(path, entry)
+            if node.kind is Kind.DIRECTORY:
+                if is_new:
+                    os.mkdir(path, 0o700)  # noqa: PTH102 (pathlib is no home for any bytes)
+                self.allow(path)
+                self._directories.append((path, node))
+                return
+            first = self._first_paths.get(node.number)
+            if first is not None:
+                os.link(first, path, follow_symlinks=False)
+                return
+            self._make(path, node)
+        except (OSError, ValueError, CorruptError, UnsupportedError) as error:
+            self.say(path, error)
+            return
+        link = link_of(type, entry.node)
+        if link is not None:
+            node.xattrs = tuple([pair for pair in node.xattrs if pair[0] != _REPARSE])
+            if not link.is_unix:
+                self._report(f"{printable(path)}: leads to a drive of Windows; its text is kept")
+        if node.links > 1:
+            self._first_paths[node.number] = path
+        self._set_attributes(path, node)
+
+    def _check_place(self, path: bytes, entry: Entry) -> None:
+        """Raise CorruptError for what would not come right below a directory made here."""
+        if b"/" in entry.name or entry.name in (b"", b".", b".."):
+            raise CorruptError("no name of an object")
+        if os.path.dirname(path) not in self._allowed:
+            raise CorruptError("what it is in could not be made as a directory")
+
+    def _make(self, path: bytes, node: Node) -> None:
+        if node.kind is Kind.FILE:
+            self._copy(path, node)
+        elif node.kind is Kind.SYMLINK:
+            os.symlink(node.target, path)  # noqa: PTH211 (pathlib is no home for any bytes)
+        elif node.kind is Kind.FIFO:
+            os.mkfifo(path, 0o600)
+        else:
+            device = os.makedev(*node.device) if node.kind in DEVICES else 0
+            os.mknod(path, KIND_BITS[node.kind] | 0o600, device)
+
+    def _copy(self, path: bytes, node: Node) -> None:
+        """Copy content; what is not mapped stays a hole."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            os.ftruncate(descriptor, node.size)
+            extents = merge_extents(self._tree.volume.extents(node), node.size)
+            for offset, length, is_unwritten in extents:
+                if is_unwritten:
+                    continue
+                for at in range(offset, offset + length, PIECE_SIZE):
+                    count = min(PIECE_SIZE, offset + length - at)
+                    data = memoryview(self._tree.volume.read(node, at, count))
+                    while data:
+                        written = os.pwrite(descriptor, data, at)
+                        data, at = data[written:], at + written
+        finally:
+            os.close(descriptor)
+
+    def finish(self) -> None:
+        """Set what directories have, the deepest first: what is made in them changes times."""
+        for path, node in reversed(self._directories):
+            self._set_attributes(path, node)
+        for path, flags in reversed(self._flags):
+            try:
+                _set_flags(path, flags)
+            except OSError as error:
+                self._refuse(path, f"inode flags {flags:#x}", error)
+        for (what, reason), paths in self._refused.items():
+            others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            self._report(f"{printable(paths[0])}{others}: {what}: {reason}")
+
+    def _set_attributes(self, path: bytes, node: Node) -> None:
+        """Set owner, permissions, attributes and times, in the order in which each survives."""
+        is_link = node.kind is Kind.SYMLINK
+        status = os.lstat(path)
+        try:
+            if (status.st_uid, status.st_gid) != (node.uid, node.gid):
+                os.chown(path, node.uid, node.gid, follow_symlinks=False)
+        except OSError as error:
+            self.say(path, error)
+        for name, value in (*node.xattrs, *self._streams_of(path, node)):
+            try:
+                os.setxattr(path, name, value, follow_symlinks=False)
+            except OSError as error:
+                self._refuse(path, printable(name), error)
+        try:
+            if not is_link:
+                os.chmod(path, stat.S_IMODE(node.mode))  # noqa: PTH101 (pathlib is no home for any bytes)
+            if not node.modified_ns and self._tree.volume.type in FAT_TYPES:
+                return  # the root has no time, as others may have none
+            accessed = node.modified_ns if node.accessed_ns is None else node.accessed_ns
+            os.utime(path, ns=(accessed, node.modified_ns), follow_symlinks=False)
+        except (OSError, OverflowError) as error:
+            self.say(path, error)
+        has_flags = node.flags and node.kind in (Kind.FILE, Kind.DIRECTORY)  # never open a device
+        if has_flags and self._tree.volume.type in EXT_TYPES:
+            self._flags.append((path, node.flags))
+
+    def _streams_of(self, path: bytes, node: Node) -> list[tuple[bytes, bytes]]:
+        """Return the named streams of an object as extended attributes."""
+        found = []
+        for stream in node.streams:
+            if not stream.name:
+                continue
+            try:
+                if stream.size > LONGEST_XATTR:
+                    raise UnsupportedError(f"{stream.size} bytes in an extended attribute")
+                read = cast("StreamVolume", self._tree.volume).read_stream
+                found.append((b"user." + stream.name, read(node, stream.name, 0, stream.size)))
+            except (CorruptError, UnsupportedError) as error:
+                self._refuse(path, f"stream {printable(stream.name)}", error)
+        return found
+
+
+def _set_flags(path: bytes, flags: int) -> None:
+    """Set inode flags of a file or directory, beside those it has.
+
+    Raises:
+        OSError: its filesystem has none, or not these, or they take privilege.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        raw = fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, bytes(8))
+        wanted = int.from_bytes(raw[:4], sys.byteorder) | flags
+        fcntl.ioctl(descriptor, FS_IOC_SETFLAGS, wanted.to_bytes(8, sys.byteorder))
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Paths on the command line to objects of a volume.
+
+They are from the root, with or without a slash in front.  A slash behind means that it is, or
+leads to, a directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from fsdrivers.errors import NotADirectoryError_, NotFoundError
+from imagebuilder.cli.common import UsageError
+
+if TYPE_CHECKING:
+    from fsdrivers.editing import Editor
+    from fsdrivers.tree import Tree
+    from fsdrivers.volume import Entry, Node
+
+
+def split_path(text: str) -> list[bytes]:
+    """Return the components of a path on the volume.
+
+    Raises:
+        UsageError: one of them is "..", or the path is empty.
+    """
+    if not text:
+        raise UsageError("an empty path names nothing")
+    parts = [part for part in os.fsencode(text).split(b"/") if part not in (b"", b".")]
+    if b".." in parts:
+        raise UsageError(f"{text}: paths with .. are not supported")
+    return parts
+
+
+def _says_directory(text: str) -> bool:
+    """Tell whether a path can only be that of a directory."""
+    return text.endswith(("/", "/."))
+
+
+def find_in_tree(tree: Tree, text: str, *, follow: bool = False) -> tuple[bytes, Entry]:
+    """Return a path from the root, without a slash behind, and what it names.
+
+    Args:
+        tree: of an opened volume.
+        text: from the command line.
+        follow: follow a symbolic link it names, which one with a slash behind does anyway.
+
+    Raises:
+        UsageError: the path is empty.
+        NotADirectoryError_: it has a slash behind and is no directory.
+        Else as `Tree.find`.
+    """
+    from fsdrivers.volume import Kind
+
+    if not text:
+        raise UsageError("an empty path names nothing")
+    path = b"/" + os.fsencode(text).strip(b"/")
+    says_directory = _says_directory(text)
+    found = tree.find(path, follow=follow or says_directory)
+    if says_directory and found.node.kind is not Kind.DIRECTORY:
+        raise NotADirectoryError_(f"{text}: not a directory")
+    return path, found
+
+
+def find_object(editor: Editor, text: str) -> Node:
+    """Return what a path names; the message of a failure has the whole path."""
+    from fsdrivers.editing import find
+    from fsdrivers.volume import Kind
+
+    try:
+        node = find(editor, split_path(text))
+        if _says_directory(text) and node.kind is not Kind.DIRECTORY:
+            raise NotADirectoryError_(text)
+        return node
+    except NotFoundError as error:
+        raise NotFoundError(f"{text}: no such file or directory") from error
+    except NotADirectoryError_ as error:
+        raise NotADirectoryError_(f"{text}: not a directory") from error
+
+
+def find_place(editor: Editor, text: str) -> tuple[int, bytes]:
+    """Return the directory of what a path names, and its name in it.
+
+    Raises:
+        UsageError: it names the root directory.
+        NotFoundError: there is no such object.
+    """
+    from fsdrivers.editing import find_parent
+
+    find_object(editor, text)
+    parts = split_path(text)
+    if not parts:
+        raise UsageError("the root directory can neither be moved nor removed")
+    return find_parent(editor, parts)
+
+
+def destination(
+    editor: Editor, text: str, name: bytes, *, is_directory: bool = False
+) -> tuple[int, bytes]:
+    """Return directory and name of a new object: `name` if the path is a directory already.
+
+    Args:
+        editor: of the volume.
+        text: the path.
+        name: that it has elsewhere.
+        is_directory: it will be a directory, so its path may have a slash behind.
+
+    Raises:
+        NotFoundError, NotADirectoryError_: there is no such directory.
+        UsageError: the path is empty.
+    """
+    from fsdrivers.editing import find, find_parent
+    from fsdrivers.volume import Kind
+
+    parts = split_path(text)
+    node = None
+    with contextlib.suppress(NotFoundError, NotADirectoryError_):
+        node = find(editor, parts)
+    if node is not None:
+        if node.kind is Kind.DIRECTORY and name:
+            return node.number, name
+        if _says_directory(text) and node.kind is not Kind.DIRECTORY:
+            raise NotADirectoryError_(f"{text}: not a directory")
+    if _says_directory(text) and not is_directory and parts:
+        raise NotFoundError(f"{text}: no such directory")
+    try:
+        return find_parent(editor, parts)
+    except NotFoundError as error:
+        raise NotFoundError(f"{text}: no such directory") from error
+    except NotADirectoryError_ as error:
+        raise NotADirectoryError_(f"{text}: not a directory") from error

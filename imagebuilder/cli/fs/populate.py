@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`rebuildkit fs mkfs --from DIRECTORY`: a volume made full, in one pass.
+
+The directory is walked, the whole volume planned, then content is read straight into the place
+it has in a buffer of 4 MiB, which is written past the page cache, then the metadata follows, what
+makes the volume valid last.  Forked processes share the content.
+
+A file that shrinks meanwhile is filled up with zeros and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
+
+from fsdrivers import NTFS_TYPES
+from fsdrivers.device import Device
+from fsdrivers.printable import printable
+from imagebuilder.cli.common import DONE, PARTIAL, UsageError, print_json, report_error
+from rebuild.collector import paused_collector
+
+if TYPE_CHECKING:
+    from fsdrivers.volume import Description, Layout, StreamLayout
+    from imagebuilder.cli.fs.source import HostTree
+
+BUFFER_SIZE = 4 << 20  # bytes written at once
+WIPED_SIZE = 1 << 20  # bytes at the start: no old signature shows while the volume is made
+
+STRETCH_SIZE = 16 << 20  # bytes of content that a process copies before it takes the next
+FILE_WEIGHT = 8 << 10  # bytes that are copied while a file is opened
+
+# What is copied: (path, offset in the file, offset in the buffer, length).
+Part = tuple[bytes, int, int, int]
+
+
+class Stretch(NamedTuple):
+    """Neighbouring files, or a part of a large one: (ranks in the tree's order, bytes)."""
+
+    first: int
+    stop: int
+    begin: int  # in the first file
+    end: int  # in the last file
+    weight: int
+
+
+class Job:
+    """A run of the volume of at most `BUFFER_SIZE` bytes, and what fills it."""
+
+    __slots__ = ("length", "parts", "position")
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        self.length = 0
+        self.parts: list[Part] = []
+
+
+@paused_collector()
+def populate(
+    args: argparse.Namespace,
+    plan: Callable[..., Layout],
+    description: Description,
+    device: Device,
+    *,
+    is_blank: bool,
+) -> int:
+    """Format `device` and fill it with what is below `args.source`; return the exit code.
+
+    Args:
+        args: the command's options.
+        plan: the driver's `plan_volume`.
+        description: of the volume to be made.
+        device: where to.
+        is_blank: it reads as zeros.
+
+    Raises:
+        UsageError: the directory cannot be read.
+        FilesystemError: the volume cannot hold it; nothing has been written then.
+        DeviceError: the medium failed.
+    """
+    from imagebuilder.cli.fs.source import HostTree
+    from rebuild.sharing import useful_processes
+
+    type = str(description["type"])
+    try:
+        image = os.stat(args.image)
+        source = os.fsencode(args.source)
+        tree = HostTree(source, type, skipped=image, processes=useful_processes())
+    except OSError as error:
+        raise UsageError(f"{args.source}: {error.strerror}") from error
+    options: dict[str, object] = {}
+    if not type.startswith("fat"):
+        options = {"regions": tree.regions, "is_blank": is_blank}
+    layout = plan(
+        description,
+        size=device.size,
+        sector_size=device.sector_size,
+        # The planner of NTFS takes them in any order, again and again.
+        entries=list(tree.entries) if type in NTFS_TYPES else tree.entries,
+        order=tree.order,
+        **options,
+    )
+    problems = [*tree.problems, *write_volume(tree, layout, device, is_blank=is_blank)]
+    for text in problems:
+        report_error(text)
+    if args.json:
+        print_json(
+            {
+                "action": "mkfs",
+                "type": type,
+                "size": device.size,
+                "objects": len(tree.entries),
+                "problems": problems,
+            }
+        )
+    return PARTIAL if problems else DONE
+
+
+def write_volume(
+    tree: HostTree, layout: Layout | StreamLayout, device: Device, *, is_blank: bool
+) -> list[str]:
+    """Write content, then metadata; return a line for each file that changed meanwhile.
+
+    Raises:
+        DeviceError: the medium failed.
+    """
+    from rebuild.sharing import share, useful_processes
+
+    if not is_blank:
+        device.write(0, bytes(min(WIPED_SIZE, device.size)))
+    problems: list[str] = []
+
+    def take(_: Stretch, changed: list[bytes]) -> None:
+        problems.extend(f"{printable(path)}: changed while it was read" for path in changed)
+
+    def work(stretches: Sequence[Stretch]) -> Iterator[list[bytes]]:
+        copier = Copier(device)
+        for stretch in stretches:
+            if has_resident(layout):
+                copier.read_resident(tree, layout, stretch)
+            for job in iter_jobs(tree, layout, stretch):
+                copier.copy(job)
+            yield copier.finish()
+
+    count = useful_processes()
+    share(
+        *(cut_stretches(tree.sizes), work, take, lambda stretches: None, count),
+        lambda stretch: stretch.weight,
+    )
+    for position, data in layout.iter_metadata():
+        device.write(position, data)
+    device.flush()
+    return problems
+
+
+def has_resident(layout: Layout | StreamLayout) -> TypeGuard[StreamLayout]:
+    """Tell whether content may go inside the metadata."""
+    return hasattr(layout, "resident_place")
+
+
+def cut_stretches(sizes: Sequence[int]) -> list[Stretch]:
+    """Cut files of such sizes into stretches of about the same work."""
+    made: list[Stretch] = []
+    first = weight = 0
+    last = len(sizes) - 1
+    for rank, size in enumerate(sizes):
+        begin = 0
+        if size >= STRETCH_SIZE:
+            if first < rank:
+                made.append(Stretch(first, rank, 0, sizes[rank - 1], weight))
+            while size - begin > STRETCH_SIZE:
+                end = begin + STRETCH_SIZE
+                made.append(Stretch(rank, rank + 1, begin, end, STRETCH_SIZE))
+                begin = end
+            made.append(Stretch(rank, rank + 1, begin, size, size - begin))
+            first, weight = rank + 1, 0
+            continue
+        weight += size + FILE_WEIGHT
+        if weight >= STRETCH_SIZE or rank == last:
+            made.append(Stretch(first, rank + 1, 0, size, weight))
+            first, weight = rank + 1, 0
+    return made
+
+
+def iter_jobs(tree: HostTree, layout: Layout, stretch: Stretch) -> Iterator[Job]:
+    """Yield what is to be copied, in the order of the volume as far as the plan kept it."""
+    job = Job(-1)
+    goes_on_at = -1
+    placements, block_size = layout.placements, layout.block_size
+    round_up = block_size - 1
+    order, sizes, path_of = tree.order, tree.sizes, tree.path
+    last = stretch.stop - 1
+    for rank in range(stretch.first, stretch.stop):
+        begin = stretch.begin if rank == stretch.first else 0
+        end = stretch.end if rank == last else sizes[rank]
+        path = path_of(rank)
+        for offset, length, position, is_unwritten in placements(order[rank]):
+            stop = min(offset + length, end)
+            if is_unwritten or stop <= begin:
+                continue
+            if offset < begin:
+                offset, position = begin, position + begin - offset
+            while offset < stop:
+                used = job.length
+                if position != goes_on_at or used >= BUFFER_SIZE:
+                    if used:
+                        yield job
+                    job = Job(position)
+                    used = 0
+                count = min(stop - offset, BUFFER_SIZE - used)
+                job.parts.append((path, offset, used, count))
+                stored = count + round_up & ~round_up
+                job.length = used + stored
+                goes_on_at = position + stored
+                offset, position = offset + count, position + count
+    if job.length:
+        yield job
+
+
+class Copier:
+    """Carries out jobs: one buffer is filled while the other is written."""
+
+    def __init__(self, device: Device) -> None:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # forked processes have their own
+        self._device = device
+        self._buffers = [memoryview(mmap.mmap(-1, BUFFER_SIZE, flags=flags)) for _ in range(2)]
+        self._writing: threading.Thread | None = None
+        self._error: Exception | None = None
+        self._changed: list[bytes] = []
+
+    def copy(self, job: Job) -> None:
+        """Copy what `job` says; it may still be written when this returns.
+
+        Raises:
+            DeviceError: the device failed, perhaps with an earlier job.
+        """
+        buffer = self._buffers[0]
+        self._changed += _fill(job.parts, buffer[: job.length])
+        self._wait()
+        self._buffers.reverse()
+
+        def write() -> None:
+            try:
+                self._device.write(job.position, buffer[: job.length])
+            except Exception as error:  # raised again by who waits
+                self._error = error
+
+        self._writing = threading.Thread(target=write, name="write")
+        self._writing.start()
+
+    def read_resident(self, tree: HostTree, layout: StreamLayout, stretch: Stretch) -> None:
+        """Read the content that goes inside metadata."""
+        resident, place_of = layout.resident, layout.resident_place
+        for rank in range(stretch.first, stretch.stop):
+            place = place_of(tree.order[rank], b"")
+            if place is not None:
+                size = tree.sizes[rank]
+                parts = [(tree.path(rank), 0, 0, size)]
+                self._changed += _fill(parts, resident[place : place + size])
+
+    def finish(self) -> list[bytes]:
+        """Wait for what is being written; return the paths of files that were shorter.
+
+        Raises:
+            DeviceError: the device failed.
+        """
+        self._wait()
+        changed, self._changed = self._changed, []
+        return changed
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.join()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+
+def _fill(parts: Sequence[Part], buffer: memoryview) -> list[bytes]:
+    """Read parts to their places, zeros between; return the paths of files that are shorter."""
+    changed: list[bytes] = []
+    ends = [part[2] for part in parts[1:]]
+    ends.append(len(buffer))
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    for (path, offset, at, count), end in zip(parts, ends, strict=True):
+        stop = at + count
+        try:
+            descriptor = os.open(path, flags)
+        except OSError:
+            changed.append(path)
+            buffer[at:end] = bytes(end - at)
+            continue
+        try:
+            while at < stop:
+                done = os.preadv(descriptor, [buffer[at:stop]], offset)
+                if not done:
+                    changed.append(path)
+                    break
+                at += done
+                offset += done
+        except OSError:
+            changed.append(path)
+        finally:
+            os.close(descriptor)
+        if at < end:
+            buffer[at:end] = bytes(end - at)
+    return changed

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`--stream NAME` of `rebuildkit fs cat|put|rm`: named streams of a file, as NTFS has them.
+
+An option and no FILE:STREAM, as a colon may be part of a name on every other filesystem.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
+
+from fsdrivers.errors import NotFoundError, UnsupportedError
+from fsdrivers.tree import PIECE_SIZE
+from imagebuilder.cli.common import UsageError
+
+if TYPE_CHECKING:
+    from fsdrivers.editing import Editor, StreamEditor
+    from fsdrivers.volume import Node, StreamVolume, Volume
+
+
+def add_stream(parser: argparse.ArgumentParser) -> None:
+    """Add the option."""
+    parser.add_argument("--stream", metavar="NAME", help="a named stream of the file (NTFS)")
+
+
+def stream_name(args: argparse.Namespace) -> bytes:
+    """Return the name that the options give.
+
+    Raises:
+        UsageError: it is empty, which would be the content.
+    """
+    name = os.fsencode(args.stream)
+    if not name:
+        raise UsageError("--stream needs a name")
+    return name
+
+
+def iter_stream(volume: Volume, node: Node, name: bytes) -> Iterator[bytes]:
+    """Yield the content of a stream piece by piece.
+
+    Raises:
+        UnsupportedError: the filesystem has no streams.
+        NotFoundError: the object has none of this name.
+    """
+    if not hasattr(volume, "read_stream"):
+        raise UnsupportedError(f"named streams on {volume.type} volumes")
+    for stream in node.streams:
+        if stream.name == name:
+            read = cast("StreamVolume", volume).read_stream
+            for offset in range(0, stream.size, PIECE_SIZE):
+                yield read(node, name, offset, min(PIECE_SIZE, stream.size - offset))
+            return
+    raise NotFoundError(f"no stream {name.decode('utf-8', 'backslashreplace')}")
+
+
+def stream_editor(editor: Editor) -> StreamEditor:
+    """Return an editor that can change streams.
+
+    Raises:
+        UnsupportedError: this one cannot.
+    """
+    if not hasattr(editor, "write_stream"):
+        raise UnsupportedError(f"named streams on {editor.type} volumes")
+    return cast("StreamEditor", editor)

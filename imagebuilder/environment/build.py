@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The boot environment: kernel, initial root filesystem and boot loaders, built once.
+
+It is the same for every user and every disc.  What differs from disc to disc (configuration of
+the boot loaders, data) is added when the disc is mastered.  It is kept in a cache under a
+key made of everything that goes into it, and built again only when one of these changes: the
+Debian packages, the third-party packages, the choice of modules; and, in a second step that
+takes a second, our own code.
+
+Source: EP1168174A1 [0058].
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagebuilder.environment import modules, python_runtime
+from imagebuilder.environment.initramfs import Archive, Compression, compress
+from imagebuilder.environment.packages import Package, download_package, find_packages
+from imagebuilder.errors import BuildHostError
+
+Progress = Callable[[str], None]
+
+KERNEL_PACKAGE = "linux-image-amd64"  # depends on the release's current signed kernel
+# Package -> files of it that the disc carries, under the names they have in the cache.
+LOADER_FILES: Mapping[str, Mapping[str, str]] = {
+    "shim-signed": {"shimx64.efi": "usr/lib/shim/shimx64.efi.signed"},
+    "grub-efi-amd64-signed": {
+        "gcdx64.efi": "usr/lib/grub/x86_64-efi-signed/gcdx64.efi.signed",
+    },
+    "isolinux": {
+        "isolinux.bin": "usr/lib/ISOLINUX/isolinux.bin",
+        "isohdpfx.bin": "usr/lib/ISOLINUX/isohdpfx.bin",
+    },
+    "syslinux-common": {"ldlinux.c32": "usr/lib/syslinux/modules/bios/ldlinux.c32"},
+}
+ABOUT = "about.json"  # written last: a directory without it is not whole
+BASE = "base.img"
+UNUSED_DAYS = 14.0  # then what is in the cache goes
+RECIPE = 1  # raise it when this builder makes something else of the same inputs
+_MODULE_LEVELS: Mapping[Compression, int] = {"zstd-fast": 3}
+_BEST_MODULE_LEVEL = 19
+
+# PID 1.  A start that fails must leave its reason on the screen: a kernel panic would not.
+INIT = f"""#!/{python_runtime.INTERPRETER} -ISs
+import sys
+sys.path.append("/{python_runtime.SITE}")
+try:
+    from rebuild.__main__ import main
+    main()
+except BaseException as error:
+    import time
+    print("The recovery system could not start:", type(error).__name__, error, flush=True)
+    while True:
+        time.sleep(3600)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class BootEnvironment:
+    """A built boot environment: files in the cache that many discs share."""
+
+    directory: Path
+    kernel_release: str
+    versions: Mapping[str, str]  # Debian package -> version
+
+    @property
+    def kernel(self) -> Path:
+        """Return the signed kernel."""
+        return self.directory / "vmlinuz"
+
+    @property
+    def initrd(self) -> Path:
+        """Return the compressed initial root filesystem."""
+        return self.directory / "initrd.img"
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of all its files."""
+        return sum(file.stat().st_size for file in self.directory.iterdir())
+
+    def loader(self, name: str) -> Path:
+        """Return a boot loader's file by its name in `LOADER_FILES`."""
+        return self.directory / name
+
+
+def cache_directory() -> Path:
+    """Return where built environments and packages are kept.
+
+    `REBUILDKIT_CACHE`, else `rebuildkit` below `XDG_CACHE_HOME`, else below ~/.cache.
+    """
+    own = os.environ.get("REBUILDKIT_CACHE")
+    if own:
+        return Path(own)
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "rebuildkit"
+
+
+def prepare_boot_environment(
+    cache: Path | None = None,
+    *,
+    compression: Compression = "zstd",
+    progress: Progress = lambda _line: None,
+) -> BootEnvironment:
+    """Return the boot environment of this machine's Debian release, building it when needed.
+
+    Concurrent builders wait for each other; an interrupted build leaves nothing behind that
+    counts.
+
+    Args:
+        cache: where to keep it; default: `cache_directory()`.
+        compression: "zstd" for discs that are given away, "zstd-fast" for tests.
+        progress: told in words what is being done.
+
+    Raises:
+        BuildHostError: this machine cannot build one; says why.
+    """
+    if platform.machine() != "x86_64":
+        raise BuildHostError(
+            f"discs are built on x86_64 machines; this one is {platform.machine()}"
+        )
+    cache = cache or cache_directory()
+    packages = find_boot_packages()
+    third_party = python_runtime.find_third_party()
+    own = python_runtime.find_own_code()
+    base_key = environment_key(packages, third_party, compression)
+    key = hashlib.sha256(f"{base_key} {_digest_of_files(own)} {INIT}".encode()).hexdigest()
+    base, target = cache / "base" / base_key, cache / "boot" / key[:32]
+    with _locked(cache):
+        if not (base / ABOUT).is_file():
+            with _appearing(base) as work:
+                _build_base(work, cache / "packages", packages, third_party, compression, progress)
+        if not (target / ABOUT).is_file():
+            progress("adding rebuildkit's own code")
+            with _appearing(target) as work:
+                _build_environment(work, base, own, compression)
+        for directory in (base, target):
+            os.utime(directory / ABOUT)
+            _remove_unused(directory.parent)
+        _remove_unused(cache / "packages")
+    about = json.loads((target / ABOUT).read_text())
+    return BootEnvironment(target, about["kernel"], about["packages"])
+
+
+def find_boot_packages() -> list[Package]:
+    """Return the Debian packages the boot environment is made of, the kernel first.
+
+    Raises:
+        BuildHostError: apt lacks one, or its Python is not the one running this.
+    """
+    (meta,) = find_packages([KERNEL_PACKAGE])
+    kernels = [name for name in meta.depends if name.startswith("linux-image-")]
+    if len(kernels) != 1:
+        raise BuildHostError(f"{KERNEL_PACKAGE} {meta.version} does not depend on one kernel")
+    names = [
+        kernels[0],
+        *LOADER_FILES,
+        *python_runtime.PYTHON_PACKAGES,
+        *python_runtime.SHARED_LIBRARIES,
+    ]
+    try:
+        return find_packages(names)
+    except BuildHostError as error:
+        raise BuildHostError(
+            f"{error}; the disc's Python comes from Debian and must be "
+            f"{python_runtime.PYTHON}, like the one that builds it"
+        ) from error
+
+
+def environment_key(
+    packages: Sequence[Package], third_party: Mapping[str, Path], compression: Compression
+) -> str:
+    """Return the hexadecimal hash of all inputs of a base: all but our own code."""
+    facts = {
+        "recipe": RECIPE,
+        "python": sys.version_info[:2],
+        "packages": [package.sha256 for package in packages],
+        "compression": compression,
+        "chosen": {group: list(patterns) for group, patterns in modules.CHOSEN.items()},
+        "left out": list(modules.LEFT_OUT),
+        "library": sorted(python_runtime.STANDARD_LIBRARY_LEFT_OUT),
+        "replaced": dict(python_runtime.REPLACED_SOURCES),
+        "third party": _digest_of_files(third_party),
+        "stripped": shutil.which("strip") is not None,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _digest_of_files(files: Mapping[str, Path]) -> str:
+    """Return the hexadecimal hash of names and contents."""
+    digest = hashlib.sha256()
+    for path, file in sorted(files.items()):
+        digest.update(f"{path}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    """Hold the cache's lock."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _appearing(target: Path) -> Iterator[Path]:
+    """Give a new directory that takes the name `target` when the block ends well."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
+    try:
+        yield work
+        work.chmod(0o755)
+        shutil.rmtree(target, ignore_errors=True)
+        work.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_unused(directory: Path) -> None:
+    """Remove what nobody has used for `UNUSED_DAYS`, and what interrupted builds left."""
+    if not directory.is_dir():
+        return
+    limit = time.time() - UNUSED_DAYS * 86400
+    for entry in directory.iterdir():
+        about = entry / ABOUT
+        used = about.stat().st_mtime if about.is_file() else entry.stat().st_mtime
+        if used < limit:
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _build_base(
+    work: Path,
+    package_cache: Path,
+    packages: Sequence[Package],
+    third_party: Mapping[str, Path],
+    compression: Compression,
+    progress: Progress,
+) -> None:
+    """Fill `work` with what does not depend on our own code."""
+    trees = {}
+    for package in packages:
+        progress(f"package {package.name} {package.version}")
+        trees[package.name] = download_package(package, package_cache)
+    kernel_tree = trees[packages[0].name]
+    release = _kernel_release(kernel_tree)
+    shutil.copyfile(kernel_tree / "boot" / f"vmlinuz-{release}", work / "vmlinuz")
+    for name, files in LOADER_FILES.items():
+        for cached, path in files.items():
+            shutil.copyfile(trees[name] / path, work / cached)
+    progress("collecting kernel modules and Python")
+    archive = Archive()
+    archive.add_base()
+    python_runtime.add_interpreter(archive, trees)
+    python_runtime.add_sources(archive, third_party)
+    _add_modules(archive, kernel_tree / "lib" / "modules" / release / "kernel", compression)
+    packed = archive.pack()
+    progress(f"compressing {len(packed) / 1e6:.1f} MB of initial root filesystem")
+    (work / BASE).write_bytes(compress(packed, compression))
+    about = {
+        "kernel": release,
+        "packages": {package.name: package.version for package in packages},
+    }
+    (work / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+
+
+def _add_modules(archive: Archive, module_tree: Path, compression: Compression) -> None:
+    """Add the pack of kernel modules and its index."""
+    level = _MODULE_LEVELS.get(compression, _BEST_MODULE_LEVEL)
+    pack, index = modules.pack_modules(modules.choose_modules(module_tree), level)
+    archive.add_file("lib/modules/modules.pack", pack)
+    archive.add_file("lib/modules/index.json", index)
+
+
+def _build_environment(
+    work: Path, base: Path, own: Mapping[str, Path], compression: Compression
+) -> None:
+    """Fill `work` with a base and our own code: the kernel unpacks archives one after another.
+
+    Source: linux Documentation/driver-api/early-userspace/buffer-format.rst: archives are
+    padded with zeros to multiples of 4 bytes.
+    """
+    for file in base.iterdir():
+        if file.name != BASE:
+            _link_or_copy(file, work / file.name)
+    archive = Archive()
+    archive.add_file("init", INIT.encode(), is_executable=True)
+    python_runtime.add_sources(archive, own)
+    data = (base / BASE).read_bytes()
+    data += bytes(-len(data) % 4) + compress(archive.pack(), compression)
+    (work / "initrd.img").write_bytes(data)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, or a copy where links are not possible."""
+    if source.name == ABOUT:  # its time says when each directory was last used
+        shutil.copyfile(source, target)
+        return
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _kernel_release(tree: Path) -> str:
+    """Return the release string of the kernel in an unpacked package."""
+    for path in (tree / "boot").glob("vmlinuz-*"):
+        return path.name.removeprefix("vmlinuz-")
+    raise BuildHostError(f"{tree.name} holds no kernel")

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pieces opened by another process while this one plans where they go.
+
+Planning needs one processor and no medium.  A forked process meanwhile reads and opens pieces in
+the order of the packs into memory that both share, until this one is ready or the memory is full.
+What it has by then is a head start, and nothing more: whatever it could not read or open, or had
+no time for, is read as if it had never been there.
+
+Not used on the recovery disc, whose process 1 starts no other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import signal
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from backup.objects.errors import ObjectsError
+from backup.objects.medium import Medium
+from backup.objects.model import Piece
+
+if TYPE_CHECKING:
+    from rebuild.streaming.content import PieceOpener
+
+ARENA_SIZE = 256 << 20  # bytes of opened content, at most
+INDEX_COUNT = 1 << 20  # pieces, at most
+READ_SIZE = 4 << 20  # bytes read from a pack at once, at least one piece
+TOLD_AT_ONCE = 32  # pieces between two looks at whether to stop
+_READY = struct.Struct("=Q")  # pieces that are ready: written there, read here
+_READY_AT, _STOP_AT = 0, 8
+_ENTRY = struct.Struct("=QQ")  # key of a piece, where it begins in the arena
+_INDEX_AT = 4096
+_ARENA_AT = _INDEX_AT + INDEX_COUNT * _ENTRY.size
+Contents = Iterable[tuple[int, Sequence[Piece]]]
+_PACK_SHIFT = 40  # packs are smaller than 1 TiB
+
+
+def _key_of(piece: Piece) -> int:
+    return piece[3] << _PACK_SHIFT | piece[4]
+
+
+class Ahead:
+    """A forked process that opens pieces, from its making to `finish`."""
+
+    def __init__(self, contents: Contents, medium: Medium, opener: PieceOpener) -> None:
+        """Start it.
+
+        Args:
+            contents: all objects' numbers and pieces; only the other process goes through them.
+            medium: where packs are read from.
+            opener: opens the pieces.
+
+        Raises:
+            OSError: there is no memory or no process for it.
+        """
+        self._shared = memoryview(mmap.mmap(-1, _ARENA_AT + ARENA_SIZE))
+        self._places: dict[int, int] = {}
+        self._process = os.fork()
+        if self._process:
+            return
+        try:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            self._work(contents, medium, opener)
+        finally:
+            os._exit(0)  # what counts is what is in the memory
+
+    def finish(self) -> None:
+        """Have it end with what it is at, and take what it has."""
+        if not self._process:
+            return
+        self._shared[_STOP_AT] = 1
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._process, 0)
+        self._process = 0
+        count = _READY.unpack_from(self._shared, _READY_AT)[0]
+        index = self._shared[_INDEX_AT : _INDEX_AT + count * _ENTRY.size]
+        self._places = dict(_ENTRY.iter_unpack(index))
+
+    def has(self, piece: Piece) -> bool:
+        """Tell whether a piece, and all before it in the packs, are there; after `finish`."""
+        return _key_of(piece) in self._places
+
+    def plain(self, piece: Piece) -> memoryview | None:
+        """Return the plain bytes of a piece, None if it is not there; after `finish`."""
+        place = self._places.get(_key_of(piece))
+        return None if place is None else self._shared[place : place + piece[1]]
+
+    def _work(self, contents: Contents, medium: Medium, opener: PieceOpener) -> None:
+        """Open pieces in the other process until there is no room, or an error, or an end."""
+        shared, place, ready = self._shared, _ARENA_AT, 0
+        put, size = _ENTRY.pack_into, _ENTRY.size
+        for pieces in _iter_runs(contents):
+            first, last = pieces[0], pieces[-1]
+            begin, pack = first[4], first[3]
+            is_too_much = place + sum([piece[1] for piece in pieces]) > len(shared)
+            if is_too_much or ready + len(pieces) > INDEX_COUNT:
+                return
+            try:
+                length = last[4] + last[5] - begin
+                data = medium.read_pack(pack, opener.packs[pack].digest, begin, length)
+                view, open_piece = memoryview(data), opener.reader(pack).open
+                for number, piece in enumerate(pieces, 1):
+                    at, count = piece[4] - begin, piece[1]
+                    shared[place : place + count] = open_piece(piece, view[at : at + piece[5]])
+                    put(shared, _INDEX_AT + ready * size, _key_of(piece), place)
+                    place += count
+                    ready += 1
+                    if not number % TOLD_AT_ONCE or number == len(pieces):
+                        _READY.pack_into(shared, _READY_AT, ready)
+                        if shared[_STOP_AT]:
+                            return
+            except (ObjectsError, OSError):
+                return  # found again, and told, by who reads it for good
+
+
+def _iter_runs(contents: Contents) -> Iterator[Sequence[Piece]]:
+    """Yield the pieces in the order of the packs, cut into what is read at once."""
+    found = {
+        piece[3] << _PACK_SHIFT | piece[4]: piece for _, pieces in contents for piece in pieces
+    }
+    run: list[Piece] = []
+    for key in sorted(found):
+        piece = found[key]
+        if run and (piece[3] != run[0][3] or piece[4] + piece[5] - run[0][4] > READ_SIZE):
+            yield run
+            run = []
+        run.append(piece)
+    if run:
+        yield run

@@ -1,0 +1,636 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server from outside: what it answers to anything, how it starts and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import ssl
+import stat
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backup import wire
+from backup.client.repository import HttpServer
+from backup.repository import (
+    MAXIMUM_PACK_SIZE,
+    InvalidRequestError,
+    NotAuthorisedError,
+    RepositoryError,
+    StoreDamagedError,
+    StoreFullError,
+)
+from backup.server import ServerProcess, ServerStartError, parse_address
+from backup.server.bodies import parse_range
+from backup.server.certificate import ServerCertificate
+from backup.server.sessions import (
+    FORGET_AFTER_S,
+    LONGEST_DELAY_S,
+    MAXIMUM_ATTEMPTS,
+    TOKEN_LIFETIME_S,
+    Refusals,
+    Sessions,
+)
+from backup.store.local import LocalStore
+from tests.backup.repositories import SECRET, key_file, make_pack, make_table, new_user
+
+JSON = {"Content-Type": "application/json"}
+
+
+class Client:
+    """Sends what no proper client would, and checks the form of every answer."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        self._context = context
+        self._port = server.port
+        self.token = ""
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> tuple[int, bytes, dict[str, str]]:
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", self._port, context=self._context, timeout=20
+        )
+        sent = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        try:
+            connection.request(method, path, body, sent | (headers or {}))
+            response = connection.getresponse()
+            data = response.read()
+        finally:
+            connection.close()
+        if response.status >= 400:
+            fields = json.loads(data)
+            assert set(fields) == {"error", "kind"}
+            assert "\n" not in fields["error"]
+            assert "Traceback" not in fields["error"]
+        return response.status, data, dict(response.getheaders())
+
+    def raw(self, data: bytes) -> bytes:
+        """Send bytes over TLS and return whatever comes back."""
+        with (
+            socket.create_connection(("127.0.0.1", self._port), timeout=20) as plain,
+            self._context.wrap_socket(plain) as secure,
+        ):
+            secure.sendall(data)
+            received = b""
+            try:
+                while chunk := secure.recv(65536):
+                    received += chunk
+            except OSError:
+                pass
+            return received
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    directory = tmp_path_factory.mktemp("server")
+    log = directory / "log"
+    with ServerProcess.start(directory / "data", first_delay_s=0.01, log=log) as server:
+        yield server
+
+    assert log.read_text() == ""
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Client:
+    """A client that has logged in as a new user."""
+    client = Client(server)
+    user = new_user()
+    fields = {
+        "user": user,
+        "key_file": wire.pack_base64(key_file()),
+        "login_secret": wire.pack_base64(SECRET),
+    }
+    assert client.send("POST", "/v1/register", wire.pack_json(fields), JSON)[0] == 201
+    del fields["key_file"]
+    _, data, _ = client.send("POST", "/v1/login", wire.pack_json(fields), JSON)
+    client.token = json.loads(data)["token"]
+    return client
+
+
+def pack_headers(digest: bytes) -> dict[str, str]:
+    return {wire.DIGEST_HEADER: wire.digest_header(digest)}
+
+
+# Bad requests
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/v1", 404),
+        ("GET", "/v2/health", 404),
+        ("GET", "/v1/health/", 404),
+        ("DELETE", "/v1/health", 405),
+        ("POST", "/v1/health", 405),
+        ("GET", "/v1/login", 405),
+        ("GET", "/v1/packs/..%2f..%2fcatalogue.db", 404),
+        ("GET", "/v1/packs/nonsense", 400),
+        ("GET", f"/v1/packs/{'A' * 64}", 400),
+        ("GET", f"/v1/packs/{'0' * 64}", 404),
+        ("GET", "/v1/data-sets/%00/table", 404),
+        ("GET", f"/v1/data-sets/{'0' * 32}/table", 404),
+        ("GET", "/v1/machines/a%0ab/data-sets", 400),
+        ("GET", "/v1/machines/%ff/pending-packs", 400),
+        ("GET", "/v1/machines/a%2fb/pending-packs", 404),
+        ("GET", "/v1/login-parameters/%01", 400),
+    ],
+)
+def test_paths(client: Client, method: str, path: str, status: int) -> None:
+    """Every path that is none is refused with a sentence."""
+    assert client.send(method, path)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/key-file"),
+        ("PUT", "/v1/key-file"),
+        ("GET", "/v1/machines"),
+        ("GET", "/v1/data-sets"),
+        ("GET", "/v1/machines/host/data-sets"),
+        ("POST", "/v1/machines/host/data-sets"),
+        ("GET", "/v1/machines/host/pending-packs"),
+        ("POST", "/v1/machines/host/packs"),
+        ("GET", f"/v1/data-sets/{'0' * 32}/table"),
+        ("GET", f"/v1/packs/{'0' * 64}"),
+    ],
+)
+@pytest.mark.parametrize(
+    "authorization", [None, "", "Bearer", "Bearer wrong", "Basic dTpw", "Bearer \u00ff"]
+)
+def test_everything_needs_a_login(
+    server: ServerProcess, method: str, path: str, authorization: str | None
+) -> None:
+    """Without a valid token nothing is told, not even whether something exists."""
+    headers = {} if authorization is None else {"Authorization": authorization}
+    status, data, received = Client(server).send(method, path, b"body", headers)
+
+    assert status == 401
+    assert json.loads(data)["kind"] == "not-authorised"
+    assert received["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff",
+        b"[" * 100_000,
+        b"{}",
+        b'{"user": 1}',
+        b'{"user": "u", "login_secret": null}',
+        b'{"user": "u", "login_secret": "?"}',
+        b'{"user": "u", "login_secret": "AAAA"}',
+        b'{"user": "u", "key_file": "AAAA", "login_secret": "AAAA"}',
+        b'{"user": "\\ud800", "key_file": "", "login_secret": ""}',
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/login", "/v1/register", "/v1/key-file"])
+def test_bad_json(client: Client, path: str, body: bytes) -> None:
+    """A body that is not what it should be is refused with a sentence."""
+    method = "PUT" if path == "/v1/key-file" else "POST"
+
+    assert client.send(method, path, body)[0] == 400
+
+
+def test_body_sizes(client: Client) -> None:
+    """A body needs its size announced, and within the limit for its kind."""
+    path = "/v1/machines/host/packs"
+    head = f"Host: x\r\nAuthorization: Bearer {client.token}\r\n"
+    head += f"{wire.DIGEST_HEADER}: {wire.digest_header(bytes(32))}\r\n"
+
+    large = client.raw(
+        f"POST {path} HTTP/1.1\r\n{head}Content-Length: {MAXIMUM_PACK_SIZE + 1}\r\n\r\n".encode()
+    )
+    assert large.startswith(b"HTTP/1.1 413 ")
+    chunked = client.raw(
+        f"POST {path} HTTP/1.1\r\n{head}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n".encode()
+        + b"GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    assert chunked.startswith(b"HTTP/1.1 400 ")
+    json_size = wire.MAXIMUM_JSON_SIZE + 1
+    long = f"POST /v1/login HTTP/1.1\r\nHost: x\r\nContent-Length: {json_size}\r\n\r\n"
+    assert client.raw(long.encode()).startswith(b"HTTP/1.1 413 ")
+    assert client.send("POST", path, b"", pack_headers(bytes(32)))[0] == 400
+
+
+@pytest.mark.parametrize(
+    "value", ["", "sha-256=:AAAA:", "sha-256=::", "md5=:AAAA:", "sha-256=:????:", "00" * 32]
+)
+def test_bad_digest_header(client: Client, value: str) -> None:
+    """A pack without a usable digest is refused."""
+    headers = {wire.DIGEST_HEADER: value}
+
+    assert client.send("POST", "/v1/machines/host/packs", b"data", headers)[0] == 400
+
+
+def test_damaged_pack(client: Client) -> None:
+    """A pack that does not have its digest is refused and not kept; a good one is kept once."""
+    data, digest = make_pack()
+    path = "/v1/machines/host/packs"
+    damaged = data[:-1] + bytes((data[-1] ^ 1,))
+    status, answer, _ = client.send("POST", path, damaged, pack_headers(digest))
+
+    assert (status, json.loads(answer)["kind"]) == (422, "digest-mismatch")
+    assert client.send("GET", f"/v1/packs/{digest.hex()}")[0] == 404
+    assert client.send("POST", path, data, pack_headers(digest))[0] == 201
+    assert client.send("POST", path, data, pack_headers(digest))[0] == 200
+
+
+def test_interrupted_upload(client: Client, server: ServerProcess) -> None:
+    """A client that hangs up in the middle of a pack leaves nothing."""
+    data, digest = make_pack(100_000)
+    request = (
+        f"POST /v1/machines/host/packs HTTP/1.1\r\nHost: x\r\n"
+        f"Authorization: Bearer {client.token}\r\nContent-Length: {len(data)}\r\n"
+        f"{wire.DIGEST_HEADER}: {wire.digest_header(digest)}\r\n\r\n"
+    ).encode()
+    context = client._context
+    plain = socket.create_connection(("127.0.0.1", server.port))
+    with context.wrap_socket(plain) as secure:
+        secure.sendall(request + data[:50_000])
+    time.sleep(0.2)
+
+    assert client.send("GET", f"/v1/packs/{digest.hex()}")[0] == 404
+    assert json.loads(client.send("GET", "/v1/machines")[1]) == {"machines": []}
+
+
+def commit_body(
+    *, table: bytes | None = None, packs: bytes = b"", keep: int = 1, count: int | None = None
+) -> bytes:
+    table = make_table() if table is None else table
+    digest = hashlib.sha256(table).digest()
+    number = len(packs) // 32 if count is None else count
+    return wire.CommitHead(keep, number, len(table), digest, None).pack() + packs + table
+
+
+def flipped(data: bytes) -> bytes:
+    """The same with another last byte."""
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"RKCOMMIT", 400),
+        (b"?" * 200, 400),
+        (commit_body()[:-1], 400),
+        (commit_body() + b"?", 400),
+        (commit_body(count=1), 400),
+        (commit_body(count=0xFFFFFFFF), 413),
+        (commit_body(keep=0), 400),
+        (commit_body(table=b"no table"), 400),
+        (commit_body(packs=bytes(32)), 404),
+        (commit_body(packs=bytes(64)), 400),
+        (flipped(commit_body()), 422),
+    ],
+)
+def test_bad_commits(client: Client, body: bytes, status: int) -> None:
+    """A commit whose parts do not fit together is refused and changes nothing."""
+    assert client.send("POST", "/v1/machines/host/data-sets", body)[0] == status
+    assert json.loads(client.send("GET", "/v1/data-sets")[1]) == {"data_sets": []}
+
+
+def test_ranges(client: Client) -> None:
+    """Ranges of a pack are answered as HTTP says."""
+    data, digest = make_pack(1000)
+    client.send("POST", "/v1/machines/host/packs", data, pack_headers(digest))
+    expected = {
+        "bytes=0-0": (206, data[:1], "bytes 0-0/1000"),
+        "bytes=10-19": (206, data[10:20], "bytes 10-19/1000"),
+        "bytes=990-": (206, data[990:], "bytes 990-999/1000"),
+        "bytes=-5": (206, data[-5:], "bytes 995-999/1000"),
+        "bytes=-5000": (206, data, "bytes 0-999/1000"),
+        "bytes=990-5000": (206, data[990:], "bytes 990-999/1000"),
+        "bytes=5-4": (200, data, None),
+        "bytes=0-1,5-6": (200, data, None),
+        "lines=0-1": (200, data, None),
+        "nonsense": (200, data, None),
+    }
+    for value, (status, body, content_range) in expected.items():
+        answer = client.send("GET", f"/v1/packs/{digest.hex()}", headers={"Range": value})
+        assert answer[:2] == (status, body), value
+        assert answer[2].get("content-range") == content_range
+    for value in ("bytes=1000-", "bytes=1000-1001", "bytes=-0"):
+        status, _, headers = client.send(
+            "GET", f"/v1/packs/{digest.hex()}", headers={"Range": value}
+        )
+        assert (status, headers["content-range"]) == (416, "bytes */1000")
+
+
+def test_range_arithmetic() -> None:
+    """No range reaches outside, whatever is asked."""
+    for size in range(4):
+        for first in range(5):
+            for last in range(5):
+                try:
+                    found = parse_range(f"bytes={first}-{last}", size)
+                except InvalidRequestError:
+                    assert first >= size
+                else:
+                    assert found is None or (found[0] == first and 1 <= found[1] <= size - first)
+
+
+def test_noise(client: Client, server: ServerProcess) -> None:
+    """Random bytes, inside TLS and instead of it, neither stop the server nor make it talk."""
+    generator = random.Random(1)
+    good = b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n"
+    for _ in range(30):
+        damaged = bytearray(good)
+        damaged[generator.randrange(len(good))] = generator.randrange(256)
+        client.raw(bytes(damaged) + b"Connection: close\r\n\r\n" + generator.randbytes(50))
+        with socket.create_connection(("127.0.0.1", server.port)) as plain:
+            plain.sendall(generator.randbytes(300))
+
+    assert client.send("GET", "/v1/health")[0] == 200
+
+
+# Logins
+
+
+def test_wrong_passwords_wait_longer_and_longer() -> None:
+    """The delay doubles up to a bound, is kept for each name, and is forgotten in time."""
+    now_s = 0.0
+    refusals = Refusals(0.5, clock=lambda: now_s)
+    delays = [refusals._note("user") for _ in range(8)]
+
+    assert delays[:4] == [0.5, 1, 2, 4]
+    assert delays[-1] == LONGEST_DELAY_S
+    assert refusals._note("another") == 0.5
+    now_s = FORGET_AFTER_S + 1
+    assert refusals._note("user") == 0.5
+
+
+def test_few_attempts_are_heard_at_once() -> None:
+    """Guessing side by side is refused unheard; a right answer makes forget."""
+
+    async def guess(refusals: Refusals, heard: list[str], is_right: bool) -> str:
+        try:
+            async with refusals.attempt("user"):
+                heard.append("one")
+                await asyncio.sleep(0)
+                if not is_right:
+                    raise NotAuthorisedError("wrong")
+        except RepositoryError as error:
+            return type(error).__name__
+        return "let in"
+
+    async def scene() -> None:
+        refusals = Refusals(0.001)
+        heard: list[str] = []
+        guesses = [guess(refusals, heard, False) for _ in range(MAXIMUM_ATTEMPTS + 5)]
+        results = await asyncio.gather(*guesses)
+
+        assert len(heard) == results.count("NotAuthorisedError") == MAXIMUM_ATTEMPTS
+        assert results.count("TooManyAttemptsError") == 5
+        assert await guess(refusals, heard, True) == "let in"
+        assert refusals._note("user") == 0.001
+
+    asyncio.run(scene())
+
+
+def test_wrong_password_takes_its_time(tmp_path: Path) -> None:
+    """A wrong password is answered late, the right one at once, for other users too."""
+    with (
+        ServerProcess.start(tmp_path, first_delay_s=0.4) as server,
+        HttpServer(server.url, server.fingerprint) as host,
+    ):
+        host.register("user", key_file(), SECRET)
+        times = []
+        for secret in (bytes(32), SECRET):
+            start = time.monotonic()
+            with contextlib.suppress(NotAuthorisedError):
+                host.login("user", secret)
+            times.append(time.monotonic() - start)
+
+        assert times[0] > 0.4 > times[1]
+
+
+def test_tokens_expire(tmp_path: Path) -> None:
+    """A token is good for its lifetime, and only the one that was handed out."""
+    now_s = 0.0
+    sessions = Sessions(clock=lambda: now_s)
+    with LocalStore.open(tmp_path, create=True) as store:
+        store.register("user", key_file(), SECRET)
+        first = sessions.add(1, store.find_repository("user"))
+        second = sessions.add(1, store.find_repository("user"))
+
+    assert first != second
+    assert sessions.get(first).user_id == 1
+    sessions.revoke_others(1, second)
+    with pytest.raises(NotAuthorisedError):
+        sessions.get(first)
+    now_s = TOKEN_LIFETIME_S + 1
+    with pytest.raises(NotAuthorisedError):
+        sessions.get(second)
+
+
+def test_secrets_are_not_stored(tmp_path: Path) -> None:
+    """Neither login secret nor token can be read in the data directory."""
+    with (
+        ServerProcess.start(tmp_path) as server,
+        HttpServer(server.url, server.fingerprint) as host,
+    ):
+        host.register("user", key_file(), SECRET)
+        repository = host.login("user", SECRET)
+        repository.put_pack("host", b"data")
+        token = repository._token.encode()
+    stored = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+    assert SECRET not in stored
+    assert SECRET.hex().encode() not in stored
+    assert token not in stored
+
+
+# Start and end
+
+
+def test_certificate_is_made_once(tmp_path: Path) -> None:
+    """Key and certificate are the owner's alone, and the fingerprint never changes."""
+    first = ServerCertificate.open(tmp_path, "127.0.0.1")
+    again = ServerCertificate.open(tmp_path, "0.0.0.0")
+
+    assert first == again
+    assert len(first.fingerprint) == 32
+    for path in tmp_path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert {path.name for path in tmp_path.iterdir()} == {"server.key", "server.crt"}
+
+
+@pytest.mark.parametrize("name", ["server.key", "server.crt"])
+@pytest.mark.parametrize("content", [None, b"", b"nonsense", b"\xff\xfe"])
+def test_unusable_certificate(tmp_path: Path, name: str, content: bytes | None) -> None:
+    """A certificate that cannot be used is one sentence; none is made in its place."""
+    ServerCertificate.open(tmp_path, "127.0.0.1")
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(StoreDamagedError, match=r"server\.key and server\.crt"):
+        ServerCertificate.open(tmp_path, "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:8443", ("127.0.0.1", 8443)),
+        ("0.0.0.0", ("0.0.0.0", 8443)),
+        ("localhost:0", ("localhost", 0)),
+        ("[::1]:443", ("::1", 443)),
+        ("[::]", ("::", 8443)),
+    ],
+)
+def test_addresses(text: str, expected: tuple[str, int]) -> None:
+    """An address has a host and, if need be, a port."""
+    assert parse_address(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", ":8443", "host:", "host:x", "host:65536", "::1", "a b:1"])
+def test_addresses_that_are_none(text: str) -> None:
+    """Anything else is refused."""
+    with pytest.raises(InvalidRequestError):
+        parse_address(text)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_clean_end(tmp_path: Path, number: signal.Signals) -> None:
+    """The server ends quickly and with 0 when told to, though a client keeps a connection."""
+    log = tmp_path / "log"
+    server = ServerProcess.start(tmp_path / "data", log=log)
+    with HttpServer(server.url, server.fingerprint) as host:
+        host.health()
+        start = time.monotonic()
+        os.kill(server.pid, number)
+
+        assert server._process.wait(10) == 0
+        assert time.monotonic() - start < 3
+    server.stop()
+    assert log.read_text() == ""
+
+
+def test_address_in_use(tmp_path: Path) -> None:
+    """A server that cannot start says why in one line and exits with 1."""
+    with ServerProcess.start(tmp_path / "one") as server:
+        listen = f"127.0.0.1:{server.port}"
+        with pytest.raises(ServerStartError):
+            ServerProcess.start(tmp_path / "two", listen)
+        command = [sys.executable, "-m", "backup.server"]
+        done = subprocess.run(
+            [*command, "--data", tmp_path / "two", "--listen", listen],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).parents[3],
+        )
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"cannot listen on 127.0.0.1 port {server.port}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_failing_store_is_reported(tmp_path: Path) -> None:
+    """A failure of the server's own is one sentence for the client and one line in its log."""
+    log = tmp_path / "log"
+    data = tmp_path / "data"
+    with (
+        ServerProcess.start(data, log=log) as server,
+        HttpServer(server.url, server.fingerprint) as host,
+    ):
+        host.register("user", key_file(), SECRET)
+        repository = host.login("user", SECRET)
+        incoming = data / "users" / "1" / "incoming"
+        incoming.rmdir()
+        with pytest.raises(StoreDamagedError):
+            repository.put_pack("host", b"data")
+        incoming.mkdir()
+        repository.put_pack("host", b"data")
+    lines = log.read_text().splitlines()
+
+    assert len(lines) == 1
+    assert lines[0].startswith("error: POST /v1/machines/host/packs: receiving a file: ")
+
+
+@pytest.mark.root
+def test_full_disk_under_the_server(tmp_path: Path) -> None:
+    """A full disk is a sentence for the client, and the server goes on when there is room."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", mount], check=True)
+    try:
+        with (
+            ServerProcess.start(mount / "data") as server,
+            HttpServer(server.url, server.fingerprint) as host,
+        ):
+            host.register("user", key_file(), SECRET)
+            repository = host.login("user", SECRET)
+            large, small = make_pack(16 << 20), make_pack(1 << 20)
+            for _ in range(2):
+                with pytest.raises(StoreFullError):
+                    repository.put_pack("host", large[0])
+            with pytest.raises(StoreFullError):
+                repository.commit("host", make_table(16 << 20), [], 1)
+            repository.put_pack("host", small[0])
+
+            assert repository.commit("host", make_table(), [small[1]], 1).size == 1 << 20
+            assert list((mount / "data/users/1/incoming").iterdir()) == []
+    finally:
+        subprocess.run(["umount", mount], check=True)
+
+
+def test_every_error_has_a_status() -> None:
+    """Each error that a store raises has a status and a kind, and comes back as itself."""
+    local_only = {
+        "RepositoryError",
+        "ConnectionFailedError",
+        "CertificateError",
+        "ServerStartError",
+    }
+
+    def tree(error: type[RepositoryError]) -> set[type[RepositoryError]]:
+        return {error}.union(*(tree(child) for child in error.__subclasses__()))
+
+    assert {e for e in tree(RepositoryError) if e.__name__ not in local_only} == set(
+        wire.ERROR_STATUSES
+    )
+    for error in wire.ERROR_STATUSES:
+        status, body = wire.pack_error(error("a sentence"))
+        back = wire.unpack_error(status, body)
+        assert type(back) is error
+        assert str(back) == "a sentence"
+
+
+def test_commit_head_round_trip() -> None:
+    """The head of a commit has the documented bytes."""
+    head = wire.CommitHead(3, 2, 1000, bytes(range(32)), "ab" * 16)
+    packed = b"RKCOMMIT" + struct.pack("<IIQ", 3, 2, 1000) + bytes(range(32)) + b"\xab" * 16
+
+    assert head.pack() == packed
+    assert wire.CommitHead.unpack(packed) == head
+    assert wire.COMMIT_HEAD_SIZE == len(packed) == 72
