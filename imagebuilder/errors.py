@@ -33,10 +33,6 @@ class NotEnoughRoomError(ImageBuilderError):
 class DiscPlanError(ImageBuilderError):
     """Something does not fit on a disc: a file, a name, an option."""
 
-    exit_code = 2
-
 
 class DiscImageError(ImageBuilderError):
     """A file is no image of a recovery disc, is cut short, or lacks a file."""
-
-    exit_code = 20

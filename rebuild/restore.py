@@ -44,6 +44,7 @@ from rebuild.errors import (
     TargetTooSmallError,
     UnsafeTargetError,
 )
+from rebuild.exit_codes import ExitCode
 from rebuild.machine import Machine
 from rebuild.medium import ChecksPacks
 from rebuild.plan import RestorePlan, TargetDisk, plan_restore
@@ -52,20 +53,20 @@ from rebuild.streaming.content import PieceOpener
 from rebuild.text import plural, size_text
 
 # What the documented exit codes stand for; the first class that fits decides.
-EXIT_CODES: dict[type[BaseException], int] = {
-    WrongPasswordError: 12,
-    InvalidCredentialsError: 12,
-    InvalidRecoveryKeyError: 12,
-    TargetTooSmallError: 22,
-    NoSpaceError: 22,
-    LayoutUnsupportedError: 23,
-    UnsupportedError: 23,
-    UnsafeTargetError: 24,
-    DamagedError: 21,
-    BindingError: 20,
-    MissingPackError: 20,
-    UnknownVersionError: 20,
-    MediumError: 20,
+EXIT_CODES: dict[type[BaseException], ExitCode] = {
+    WrongPasswordError: ExitCode.WRONG_PASSWORD,
+    InvalidCredentialsError: ExitCode.WRONG_PASSWORD,
+    InvalidRecoveryKeyError: ExitCode.WRONG_PASSWORD,
+    TargetTooSmallError: ExitCode.TOO_SMALL,
+    NoSpaceError: ExitCode.TOO_SMALL,
+    LayoutUnsupportedError: ExitCode.LAYOUT,
+    UnsupportedError: ExitCode.LAYOUT,
+    UnsafeTargetError: ExitCode.UNSAFE,
+    DamagedError: ExitCode.DAMAGED,
+    BindingError: ExitCode.WRONG_MEDIUM,
+    MissingPackError: ExitCode.WRONG_MEDIUM,
+    UnknownVersionError: ExitCode.WRONG_MEDIUM,
+    MediumError: ExitCode.WRONG_MEDIUM,
 }
 # What a person in front of the machine can do about it; the first class that fits decides.
 NEXT_STEPS: dict[type[BaseException], str] = {

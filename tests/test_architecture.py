@@ -25,7 +25,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "anyio",
         "cryptography",
         "sqlalchemy",
-        "h11",
     ),
     "rebuild": ("fsdrivers", "backup.objects", "regipy", "zstandard"),
     "templates": ("jinja2",),

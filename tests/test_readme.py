@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from rebuild.exit_codes import ExitCode
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -30,3 +32,10 @@ def test_commands_exist() -> None:
     shown = set(re.findall(r"make ([a-z]+) +#|`make ([a-z]+)`", (ROOT / "README.md").read_text()))
 
     assert {name for pair in shown for name in pair if name} - targets == set()
+
+
+def test_exit_codes_are_those_of_the_product() -> None:
+    """The README's table of exit codes says what the product's own table says."""
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+
+    assert rows == [(str(code.value), code.meaning) for code in ExitCode]

@@ -5,24 +5,27 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
-    DONE,
-    PARTIAL,
+    OTHER_DATA_SET,
+    Place,
     StatusLine,
-    UsageError,
-    add_repository,
     choose_data_set,
+    json_flag,
     open_session,
     print_json,
     read_new_password,
     read_password,
     report_error,
 )
+from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from backup.agent.sources import Source
@@ -37,87 +40,82 @@ AGENT_MODULES = (
 )
 
 
-def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the parsers of this module's commands."""
-    _add_server(commands)
-    _add_register(commands)
-    _add_backup(commands)
-    snapshots = commands.add_parser("snapshots", help="list data sets")
-    add_repository(snapshots)
-    snapshots.add_argument("--machine", metavar="NAME", help="only this machine's")
-    snapshots.add_argument("--json", action="store_true", help="print JSON")
-    snapshots.set_defaults(run=run_snapshots)
-    listing = commands.add_parser("ls", help="list what is in a data set")
-    add_repository(listing)
-    listing.add_argument("--machine", metavar="NAME")
-    listing.add_argument("--data-set", metavar="ID", help="another than the newest")
-    listing.add_argument("--json", action="store_true", help="print one JSON object per line")
-    listing.add_argument("path", nargs="?", default="/", help="only what is at or below this path")
-    listing.set_defaults(run=run_ls)
-    _add_key(commands)
+def _address(text: str) -> tuple[str, int]:
+    """Return host and port to listen on, for argparse."""
+    from backup.repository import InvalidRequestError
+    from backup.server.run import parse_address
+
+    try:
+        return parse_address(text)
+    except InvalidRequestError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _add_server(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("server", help="serve a directory to agents and image builders")
-    parser.add_argument("--data", metavar="DIR", type=Path, required=True)
-    parser.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:8443")
-    parser.add_argument(
-        "--no-tls", action="store_true", help="plain HTTP, for a proxy on the same machine"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """Options of `server`."""
+
+    data: Path = option("--data DIR", "where everything is kept", type=Path, required=True)
+    listen: tuple[str, int] = option(
+        "--listen HOST[:PORT]",
+        "address to listen on, such as 0.0.0.0:8443, localhost or [::1] (default: 127.0.0.1:8443)",
+        default="127.0.0.1:8443",
+        type=_address,
     )
-    parser.add_argument("--log-requests", action="store_true", help="one line for every request")
-    parser.set_defaults(run=run_server)
+    no_tls: bool = flag("--no-tls", "plain HTTP, for a proxy on the same machine")
+    log_requests: bool = flag("--log-requests", "print one line for every request")
 
 
-def _add_register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("register", help="make an id on a server")
-    add_repository(parser)
-    parser.set_defaults(run=run_register)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backup(Place):
+    """Options of `backup`."""
 
-
-def _add_backup(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "backup", help="back a machine or its disks up", description="Without --disk: this machine."
+    machine: str = option("--machine NAME", "name of the machine in the backups", required=True)
+    disk: tuple[Path, ...] = option(
+        "--disk PATH", "a disk or an image; may be repeated", type=Path, default=()
     )
-    add_repository(parser)
-    parser.add_argument("--machine", metavar="NAME", required=True)
-    parser.add_argument(
-        "--disk", metavar="PATH", type=Path, action="append", default=[], help="a disk or an image"
+    allow_raw: bool = flag(
+        "--allow-raw", "keep partitions that no driver knows as compressed raw images"
     )
-    parser.add_argument(
-        "--allow-raw",
-        action="store_true",
-        help="keep partitions that no driver knows as compressed raw images",
+    exclude: tuple[str, ...] = option(
+        "--exclude PATTERN",
+        "leave out the paths that match, such as '/var/cache/*'; may be repeated",
+        default=(),
     )
-    parser.add_argument("--exclude", metavar="PATTERN", action="append", default=[])
-    parser.add_argument("--keep", metavar="N", type=int, help="data sets that stay; default 7")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(run=run_backup)
+    keep: int | None = option("--keep N", "how many data sets stay (default: 7)", type=int)
+    json: bool = json_flag()
 
 
-def _add_key(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("key", help="recovery keys and passwords")
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    export = actions.add_parser(
-        "export", help="print a new recovery key, which opens what the password opens"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshots(Place):
+    """Options of `snapshots`."""
+
+    machine: str | None = option("--machine NAME", "only those of this machine")
+    json: bool = json_flag()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing(Place):
+    """Options of `ls`."""
+
+    machine: str | None = option("--machine NAME", "machine to list")
+    data_set: str | None = option("--data-set ID", OTHER_DATA_SET)
+    json: bool = flag("--json", "print one JSON object per line")
+    path: str = option("PATH", "list only what is at or below this path", nargs="?", default="/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewPassword(Place):
+    """Options of `key passwd`."""
+
+    new_password_file: str | None = option(
+        "--new-password-file FILE", "file whose first line is the new password"
     )
-    add_repository(export)
-    export.set_defaults(run=run_key_export)
-    passwd = actions.add_parser("passwd", help="change the password; discs keep their old one")
-    add_repository(passwd)
-    passwd.add_argument("--new-password-file", metavar="FILE")
-    passwd.set_defaults(run=run_key_passwd)
-    revoke = actions.add_parser("revoke", help="make all recovery keys void for new discs")
-    add_repository(revoke)
-    revoke.set_defaults(run=run_key_revoke)
 
 
-def run_server(args: argparse.Namespace) -> int:
+def run_server(options: Server) -> int:
     """Serve until interrupted."""
     from backup.server.run import run
-
-    host, _, port = args.listen.rpartition(":")
-    if not host or not port.isdigit():
-        raise UsageError(f"--listen takes HOST:PORT, not {args.listen!r}")
 
     def say(text: str) -> None:
         print(text, flush=True)
@@ -126,35 +124,34 @@ def run_server(args: argparse.Namespace) -> int:
         print(text, file=sys.stderr, flush=True)
 
     run(
-        args.data,
-        host.strip("[]"),
-        int(port),
-        not args.no_tls,
+        options.data,
+        *options.listen,
+        not options.no_tls,
         say,
         report=report,
-        logs_requests=args.log_requests,
+        logs_requests=options.log_requests,
     )
-    return DONE
+    return ExitCode.DONE
 
 
-def run_register(args: argparse.Namespace) -> int:
+def run_register(options: Place) -> int:
     """Make a master key and register the id with its key file."""
     from backup.objects.keys import create_key_file
     from imagebuilder.cli.common import open_host
 
-    password = read_password(args, confirm=True)
-    made = create_key_file(args.user, password)
-    host = open_host(args, create=True)
+    password = read_password(options, confirm=True)
+    made = create_key_file(options.user, password)
+    host = open_host(options, create=True)
     try:
-        host.register(args.user, made.data, made.login_secret)
+        host.register(options.user, made.data, made.login_secret)
     finally:
         host.close()
-    print(f"Registered {args.user}. Without the password or a recovery key")
+    print(f"Registered {options.user}. Without the password or a recovery key")
     print("(rebuildkit key export) nobody can read the backups, not even the server.")
-    return DONE
+    return ExitCode.DONE
 
 
-def run_backup(args: argparse.Namespace) -> int:
+def run_backup(options: Backup) -> int:
     """Back up disks, images or the running machine."""
     status = StatusLine()
     sources: list[Source] = []
@@ -163,38 +160,37 @@ def run_backup(args: argparse.Namespace) -> int:
         from backup.agent.sources import DiskSource
         from rebuild.collector import paused_collector
 
-        sources.extend(_sources_of(args.disk))
+        sources.extend(_sources_of(options.disk))
         with paused_collector():
             for source in sources:
                 if isinstance(source, DiskSource):
-                    source.prepare(allow_raw=args.allow_raw, is_waiting=is_waiting)
+                    source.prepare(allow_raw=options.allow_raw, is_waiting=is_waiting)
 
-    create = bool(args.store)
-    with open_session(args, create=create, needed=AGENT_MODULES, prepare=prepare) as session:
+    create = bool(options.store)
+    with open_session(options, create=create, needed=AGENT_MODULES, prepare=prepare) as session:
         from backup.agent.backup import run_backup as back_up
-        from backup.agent.result import BackupOptions
+        from backup.agent.result import DEFAULT_KEEP, BackupOptions
         from imagebuilder.cli.progress import BackupProgress
 
-        keep = {} if args.keep is None else {"keep": args.keep}
-        options = BackupOptions(
-            allow_raw=args.allow_raw,
-            exclude=tuple(pattern.encode("utf-8", "surrogateescape") for pattern in args.exclude),
-            **keep,
+        wanted = BackupOptions(
+            allow_raw=options.allow_raw,
+            exclude=tuple(map(os.fsencode, options.exclude)),
+            keep=DEFAULT_KEEP if options.keep is None else options.keep,
         )
-        session.check_newest(args.machine)
+        session.check_newest(options.machine)
         try:
             result = back_up(
                 session.repository,
                 session.master,
-                args.machine,
-                sources or _sources_of(args.disk),
-                options,
+                options.machine,
+                sources or _sources_of(options.disk),
+                wanted,
                 BackupProgress(status),
             )
         finally:
             status.clear()
-        session.check_newest(args.machine)
-    if args.json:
+        session.check_newest(options.machine)
+    if options.json:
         print_json(result.to_dict())
     else:
         assert result.data_set is not None
@@ -206,12 +202,12 @@ def run_backup(args: argparse.Namespace) -> int:
             f"{result.bytes_read / (1 << 20):,.1f} MiB read, "
             f"{result.bytes_sent / (1 << 20):,.1f} MiB sent in {result.duration_s:.1f} s"
         )
-        print(f"data set {result.data_set.id} of machine {args.machine}")
+        print(f"data set {result.data_set.id} of machine {options.machine}")
     for note in result.notes:
         print(f"note: {note}", file=sys.stderr)
     for warning in result.warnings:
         report_error(f"warning: {warning}")
-    return PARTIAL if result.is_partial else DONE
+    return ExitCode.PARTIAL if result.is_partial else ExitCode.DONE
 
 
 def _sources_of(disks: Sequence[Path]) -> list[Source]:
@@ -225,14 +221,14 @@ def _sources_of(disks: Sequence[Path]) -> list[Source]:
     return [LiveSource()]
 
 
-def run_snapshots(args: argparse.Namespace) -> int:
+def run_snapshots(options: Snapshots) -> int:
     """List data sets, with what their sealed summaries say."""
     from backup.objects.table import read_summary
     from backup.repository import NoSuchDataSetError
 
     rows = []
-    with open_session(args) as session:
-        for info in session.repository.data_sets(args.machine):
+    with open_session(options) as session:
+        for info in session.repository.data_sets(options.machine):
             with session.repository.open_table(info.id) as stream:
                 summary = read_summary(session.master, stream)
             rows.append(
@@ -248,11 +244,11 @@ def run_snapshots(args: argparse.Namespace) -> int:
                     "system": summary.system,
                 }
             )
-    if args.machine and not rows:
-        raise NoSuchDataSetError(f"there is no data set of machine {args.machine}")
-    if args.json:
+    if options.machine and not rows:
+        raise NoSuchDataSetError(f"there is no data set of machine {options.machine}")
+    if options.json:
         print_json(rows)
-        return DONE
+        return ExitCode.DONE
     print(
         f"{'id':<10} {'machine':<20} {'created':<20} {'objects':>10} {'files':>12} {'stored':>12}"
     )
@@ -261,22 +257,22 @@ def run_snapshots(args: argparse.Namespace) -> int:
             f"{str(row['id'])[:10]:<10} {str(row['machine'])[:20]:<20} {row['created']:<20} "
             f"{row['objects']:>10,} {_mib(row['content_size']):>12} {_mib(row['stored_size']):>12}"
         )
-    return DONE
+    return ExitCode.DONE
 
 
-def run_ls(args: argparse.Namespace) -> int:
+def run_ls(options: Listing) -> int:
     """List the objects of a data set."""
     import json
 
     from backup.objects.model import NodeObject, ObjectKind, VolumeObject
     from backup.objects.table import TableReader
 
-    prefix = "/" + args.path.strip("/")
+    prefix = "/" + options.path.strip("/")
     volumes: dict[int, VolumeObject] = {}
     paths: dict[int, bytes] = {}
     found = False
-    with open_session(args) as session:
-        info = choose_data_set(session.repository, args.machine, args.data_set)
+    with open_session(options) as session:
+        info = choose_data_set(session.repository, options.machine, options.data_set)
         with session.repository.open_table(info.id) as stream:
             for item in TableReader(session.master, stream):
                 if isinstance(item, VolumeObject):
@@ -292,21 +288,21 @@ def run_ls(args: argparse.Namespace) -> int:
                     continue
                 found = True
                 volume = volumes[item.volume]
-                if args.json:
+                if options.json:
                     shown = path.decode("utf-8", "backslashreplace")
                     print(json.dumps(_listed(item, shown, volume.partition), ensure_ascii=False))
                 else:
                     print(_ls_line(item, path, volume.partition))
     if not found and prefix != "/":
-        raise FileNotFoundError(2, "not in the data set", args.path)
-    return DONE
+        raise FileNotFoundError(2, "not in the data set", options.path)
+    return ExitCode.DONE
 
 
-def run_key_export(args: argparse.Namespace) -> int:
+def run_key_export(options: Place) -> int:
     """Add a recovery slot to the key file and print its key."""
     from backup.objects.keys import add_recovery_key
 
-    with open_session(args) as session:
+    with open_session(options) as session:
         old = session.repository.key_file()
         data, text = add_recovery_key(old, session.master)
         session.repository.replace_key_file(data, expected=old)
@@ -314,31 +310,31 @@ def run_key_export(args: argparse.Namespace) -> int:
     print("Print it, keep it in a safe place, and do not keep it on this machine.")
     print()
     print(f"    {text}")
-    return DONE
+    return ExitCode.DONE
 
 
-def run_key_passwd(args: argparse.Namespace) -> int:
+def run_key_passwd(options: NewPassword) -> int:
     """Change the password."""
     from backup.objects.keys import change_password
 
-    with open_session(args) as session:
+    with open_session(options) as session:
         old = session.repository.key_file()
-        password = read_new_password(args.new_password_file)
-        data, login_secret = change_password(old, session.master, args.user, password)
+        password = read_new_password(options.new_password_file)
+        data, login_secret = change_password(old, session.master, options.user, password)
         session.repository.replace_key_file(data, new_login_secret=login_secret, expected=old)
     print("The password is changed. Discs that exist still open with the old one.")
-    return DONE
+    return ExitCode.DONE
 
 
-def run_key_revoke(args: argparse.Namespace) -> int:
+def run_key_revoke(options: Place) -> int:
     """Remove every recovery slot from the key file."""
     from backup.objects.keys import remove_recovery_keys
 
-    with open_session(args) as session:
+    with open_session(options) as session:
         old = session.repository.key_file()
         session.repository.replace_key_file(remove_recovery_keys(old, session.master), expected=old)
     print("Recovery keys are void for new discs. Discs that exist still open with them.")
-    return DONE
+    return ExitCode.DONE
 
 
 def _time_text(time_ns: int) -> str:
@@ -376,3 +372,33 @@ def _ls_line(item: NodeObject, path: bytes, partition: int) -> str:
         f"{partition}: {letter}{item.mode:04o} {item.uid:>6} {item.gid:>6} {item.size:>12} "
         f"{_time_text(item.modified_ns)} {name}"
     )
+
+
+COMMANDS: Sequence[Command | Group] = (
+    command("server", "serve a directory to agents and image builders", Server, run_server),
+    command("register", "register an id on a server", Place, run_register),
+    command(
+        *("backup", "back up a machine or its disks", Backup, run_backup),
+        "Without --disk it backs up this machine.",
+    ),
+    command("snapshots", "list data sets", Snapshots, run_snapshots),
+    command("ls", "list what is in a data set", Listing, run_ls),
+    Group(
+        *("key", "manage recovery keys and passwords"),
+        (
+            command(
+                "export",
+                "print a new recovery key, which opens what the password opens",
+                Place,
+                run_key_export,
+            ),
+            command(
+                "passwd",
+                "change the password; existing discs keep the old one",
+                NewPassword,
+                run_key_passwd,
+            ),
+            command("revoke", "make all recovery keys void for new discs", Place, run_key_revoke),
+        ),
+    ),
+)

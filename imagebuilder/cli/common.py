@@ -16,17 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from imagebuilder.cli.commands import flag, option
+from rebuild.exit_codes import ExitCode
+
 if TYPE_CHECKING:
     from backup.objects.keys import MasterKey
     from backup.repository import DataSetInfo, Repository, RepositoryHost
 
-DONE, FAILED, USAGE, PARTIAL = 0, 1, 2, 3
-NO_DATA_SET = 10
-WRONG_PASSWORD = 12
-WRONG_MEDIUM, DAMAGED, TOO_SMALL, UNSUPPORTED, UNSAFE, NOT_PROVEN = 20, 21, 22, 23, 24, 25
-INTERRUPTED = 130
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?", re.IGNORECASE)
 SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+OTHER_DATA_SET = "use this data set instead of the newest"
 STATUS_INTERVAL_S = 0.2
 OWN_PACKAGES = ("backup", "fsdrivers", "imagebuilder", "rebuild", "templates", "vm")
 _T = TypeVar("_T")
@@ -36,23 +35,24 @@ class UsageError(Exception):
     """The command cannot be carried out as it was given."""
 
 
-def exit_code_of(error: BaseException) -> int:
+def exit_code_of(error: BaseException) -> ExitCode:
     """Return the documented exit code of an error; 1 for what has none of its own."""
     from backup.agent.errors import NotRecoverableError
     from backup.repository import NoSuchDataSetError, NotAuthorisedError
+    from imagebuilder.errors import DiscImageError, DiscPlanError
     from rebuild.restore import EXIT_CODES
 
-    table: dict[type[BaseException], int] = {
-        UsageError: USAGE,
-        NotRecoverableError: UNSUPPORTED,
-        NoSuchDataSetError: NO_DATA_SET,
-        NotAuthorisedError: WRONG_PASSWORD,
+    table: dict[type[BaseException], ExitCode] = {
+        UsageError: ExitCode.USAGE,
+        DiscPlanError: ExitCode.USAGE,
+        DiscImageError: ExitCode.WRONG_MEDIUM,
+        NotRecoverableError: ExitCode.LAYOUT,
+        NoSuchDataSetError: ExitCode.NO_DATA_SET,
+        NotAuthorisedError: ExitCode.WRONG_PASSWORD,
         **EXIT_CODES,
     }
-    for kind, code in table.items():
-        if isinstance(error, kind):
-            return code
-    return int(getattr(error, "exit_code", FAILED))
+    codes = (code for kind, code in table.items() if isinstance(error, kind))
+    return next(codes, ExitCode.FAILED)
 
 
 def sentence_of(error: BaseException) -> str:
@@ -97,35 +97,44 @@ def size_of_text(text: str) -> int:
     return size
 
 
-def add_credentials(parser: argparse.ArgumentParser) -> None:
-    """Add the options for id and password."""
-    parser.add_argument("--user", metavar="ID", required=True, help="the id")
-    parser.add_argument(
-        "--password-file",
-        metavar="FILE",
-        help="file whose first line is the password; else REBUILDKIT_PASSWORD_FILE, "
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """Options for id and password."""
+
+    user: str = option("--user ID", "the id", required=True)
+    password_file: str | None = option(
+        "--password-file FILE",
+        "file whose first line is the password; else REBUILDKIT_PASSWORD_FILE, "
         "REBUILDKIT_PASSWORD_COMMAND, or a prompt",
     )
 
 
-def add_repository(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where data sets are."""
-    place = parser.add_mutually_exclusive_group(required=True)
-    place.add_argument("--server", metavar="URL", help="a server: https://host:8443")
-    place.add_argument("--store", metavar="DIR", type=Path, help="a server's or a local directory")
-    parser.add_argument(
-        "--fingerprint", metavar="FP", help="SHA-256 of the server's certificate, as it prints it"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place(Credentials):
+    """Options that say where data sets are."""
+
+    server: str | None = option("--server URL", "a server: https://host:8443", group="place!")
+    store: Path | None = option(
+        "--store DIR", "a server's directory or a local one", type=Path, group="place!"
     )
-    add_credentials(parser)
+    fingerprint: str | None = option(
+        "--fingerprint FP", "SHA-256 of the server's certificate, as it prints it"
+    )
 
 
-def read_password(args: argparse.Namespace, *, confirm: bool = False) -> str:
+def json_flag() -> bool:
+    """Return the option that most commands have."""
+    printed: bool = flag("--json", "print the result as JSON")
+    return printed
+
+
+def read_password(credentials: Credentials, *, confirm: bool = False) -> str:
     """Return the password from the first of its sources that is set.
 
     Raises:
         UsageError: there is none and nobody to ask.
     """
-    path = args.password_file or os.environ.get("REBUILDKIT_PASSWORD_FILE")
+    path = credentials.password_file or os.environ.get("REBUILDKIT_PASSWORD_FILE")
     if path:
         return _read_password_file(path)
     command = os.environ.get("REBUILDKIT_PASSWORD_COMMAND")
@@ -198,21 +207,22 @@ class Session:
         self.close()
 
 
-def open_host(args: argparse.Namespace, *, create: bool = False) -> RepositoryHost:
+def open_host(place: Place, *, create: bool = False) -> RepositoryHost:
     """Open the server or store directory that the options name."""
-    if args.server:
+    if place.server:
         from backup.client.repository import HttpServer
 
-        return HttpServer(args.server, args.fingerprint)
+        return HttpServer(place.server, place.fingerprint)
     from backup.store.local import LocalStore
 
-    if not create and not args.store.is_dir():
-        raise UsageError(f"there is no store in {args.store}")
-    return LocalStore.open(args.store, create=create)
+    assert place.store is not None, "one of the two is required"
+    if not create and not place.store.is_dir():
+        raise UsageError(f"there is no store in {place.store}")
+    return LocalStore.open(place.store, create=create)
 
 
 def open_session(
-    args: argparse.Namespace,
+    options: Place,
     *,
     create: bool = False,
     needed: Sequence[str] = (),
@@ -221,7 +231,7 @@ def open_session(
     """Log in and unlock, with one run of the password hash.
 
     Args:
-        args: parsed options of `add_repository`.
+        options: say where, and who.
         create: register the id in a local store that does not know it yet.
         needed: modules that the command uses; imported while the password is hashed.
         prepare: called then, with what tells whether there is still time.
@@ -231,19 +241,19 @@ def open_session(
     """
     from backup.objects.keys import create_key_file, password_keys, unlock_with
 
-    password = read_password(args, confirm=False)
-    host = open_host(args, create=create)
-    place = args.fingerprint or args.server or str(args.store.resolve())
+    password = read_password(options)
+    host = open_host(options, create=create)
+    place = options.fingerprint or options.server or str((options.store or Path()).resolve())
     try:
-        if create and not args.server and not _is_registered(host, args.user):
-            made = create_key_file(args.user, password)
-            host.register(args.user, made.data, made.login_secret)
-            return Session(host.login(args.user, made.login_secret), made.master, host, place)
-        parameters = host.login_parameters(args.user)
+        if create and not options.server and not _is_registered(host, options.user):
+            made = create_key_file(options.user, password)
+            host.register(options.user, made.data, made.login_secret)
+            return Session(host.login(options.user, made.login_secret), made.master, host, place)
+        parameters = host.login_parameters(options.user)
         keys = import_during(
-            lambda: password_keys(parameters, args.user, password), needed, prepare
+            lambda: password_keys(parameters, options.user, password), needed, prepare
         )
-        repository = host.login(args.user, keys.login_secret)
+        repository = host.login(options.user, keys.login_secret)
         return Session(repository, unlock_with(repository.key_file(), keys), host, place)
     except BaseException:
         host.close()
@@ -355,6 +365,3 @@ def confirm(question: str) -> bool:
     if not sys.stdin.isatty():
         return False
     return input(f"{question} [yes/no] ").strip().lower() == "yes"
-
-
-Runner = Callable[[argparse.Namespace], int]

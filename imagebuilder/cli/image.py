@@ -3,63 +3,66 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
-    DAMAGED,
-    DONE,
+    OTHER_DATA_SET,
+    Place,
     StatusLine,
     UsageError,
-    add_repository,
     choose_data_set,
+    json_flag,
     open_session,
     print_json,
 )
+from rebuild.exit_codes import ExitCode
 
 
-def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the parsers of this module's commands."""
-    image = commands.add_parser("image", help="build and check recovery discs")
-    actions = image.add_subparsers(dest="action", metavar="ACTION", required=True)
-    build = actions.add_parser("build", help="build the recovery disc of a data set")
-    add_repository(build)
-    build.add_argument("--machine", metavar="NAME")
-    build.add_argument("--data-set", metavar="ID", help="another than the newest")
-    build.add_argument("-o", "--output", metavar="ISO", type=Path, required=True)
-    build.add_argument("--keymap", metavar="NAME", default="", help="keyboard layout offered first")
-    build.add_argument("--answers", metavar="FILE", type=Path, help="answers to the dialogue, JSON")
-    build.add_argument("--label", metavar="TEXT", default="", help="a line for the disc's README")
-    build.add_argument(
-        "--argument",
-        metavar="WORD",
-        action="append",
-        default=[],
-        help="a word for the kernel command line, such as rebuildkit.after=reboot",
+def _fast_flag() -> bool:
+    compressed: bool = flag(
+        "--fast", "compress the boot environment less: quicker to make, larger on the disc"
     )
-    _add_compression(build)
-    build.add_argument("--json", action="store_true", help="print the result as JSON")
-    build.set_defaults(run=run_build)
-    verify = actions.add_parser("verify", help="check every file of a disc; needs no password")
-    verify.add_argument("disc", metavar="ISO", type=Path)
-    verify.add_argument("--json", action="store_true", help="print the result as JSON")
-    verify.set_defaults(run=run_verify)
-    environment = actions.add_parser(
-        "environment", help="build the boot environment now, which all discs share"
+    return compressed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build(Place):
+    """Options of `image build`."""
+
+    machine: str | None = option("--machine NAME", "machine that the disc restores")
+    data_set: str | None = option("--data-set ID", OTHER_DATA_SET)
+    output: Path = option("-o --output ISO", "image to write", type=Path, required=True)
+    keymap: str = option("--keymap NAME", "keyboard layout offered first", default="")
+    answers: Path | None = option("--answers FILE", "answers to the dialogue, JSON", type=Path)
+    label: str = option("--label TEXT", "a line for the disc's README", default="")
+    argument: tuple[str, ...] = option(
+        "--argument WORD",
+        "a word for the kernel command line, such as rebuildkit.after=reboot; may be repeated",
+        default=(),
     )
-    _add_compression(environment)
-    environment.set_defaults(run=run_environment)
+    fast: bool = _fast_flag()
+    json: bool = json_flag()
 
 
-def _add_compression(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--fast",
-        action="store_true",
-        help="compress the boot environment less: quicker to make, larger on the disc",
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verify:
+    """Options of `image verify`."""
+
+    disc: Path = option("ISO", "the disc's image, or a drive", type=Path)
+    json: bool = json_flag()
 
 
-def run_build(args: argparse.Namespace) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Options of `image environment`."""
+
+    fast: bool = _fast_flag()
+
+
+def run_build(options: Build) -> int:
     """Build a disc."""
     from imagebuilder.build import build_disc
     from imagebuilder.cli.progress import BuildProgress
@@ -68,36 +71,36 @@ def run_build(args: argparse.Namespace) -> int:
 
     status = StatusLine()
     answers = b""
-    if args.answers is not None:
+    if options.answers is not None:
         try:
-            answers = args.answers.read_bytes()
+            answers = options.answers.read_bytes()
         except OSError as error:
-            raise UsageError(f"the answer file {args.answers}: {error.strerror}") from error
-    options = DiscOptions(
-        keymap=args.keymap,
+            raise UsageError(f"the answer file {options.answers}: {error.strerror}") from error
+    disc = DiscOptions(
+        keymap=options.keymap,
         answers=answers,
-        label=args.label,
-        kernel_arguments=tuple(args.argument),
+        label=options.label,
+        kernel_arguments=tuple(options.argument),
     )
-    with open_session(args) as session:
-        session.check_newest(args.machine)
-        info = choose_data_set(session.repository, args.machine, args.data_set)
+    with open_session(options) as session:
+        session.check_newest(options.machine)
+        info = choose_data_set(session.repository, options.machine, options.data_set)
         try:
             environment = prepare_boot_environment(
-                compression="zstd-fast" if args.fast else "zstd", progress=status.show
+                compression="zstd-fast" if options.fast else "zstd", progress=status.show
             )
             built = build_disc(
                 session.repository,
                 session.master,
                 info.id,
-                args.output,
+                options.output,
                 environment=environment,
-                options=options,
+                options=disc,
                 progress=BuildProgress(status, "Writing the disc image"),
             )
         finally:
             status.clear()
-    if args.json:
+    if options.json:
         print_json(
             {
                 "path": str(built.path),
@@ -114,38 +117,57 @@ def run_build(args: argparse.Namespace) -> int:
             f"{built.boot_size / (1 << 20):,.1f} MiB to boot; machine {built.machine}, "
             f"data set {built.data_set[:10]}"
         )
-        print(f"Prove it before you need it: rebuildkit rehearse {built.path} --user {args.user}")
-    return DONE
+        print(
+            f"Prove it before you need it: rebuildkit rehearse {built.path} --user {options.user}"
+        )
+    return ExitCode.DONE
 
 
-def run_verify(args: argparse.Namespace) -> int:
+def run_verify(options: Verify) -> int:
     """Check a disc's files against its manifest."""
     from imagebuilder.disc.reader import verify_disc
 
     status = StatusLine()
     try:
-        damaged, count = verify_disc(args.disc, status.show)
+        damaged, count = verify_disc(options.disc, status.show)
     finally:
         status.clear()
-    if args.json:
+    if options.json:
         print_json({"files": count, "damaged": damaged})
     else:
         for name in damaged:
             print(f"damaged: {name}")
         print(f"{count} files checked, {len(damaged)} damaged")
-    return DAMAGED if damaged else DONE
+    return ExitCode.DAMAGED if damaged else ExitCode.DONE
 
 
-def run_environment(args: argparse.Namespace) -> int:
+def run_environment(options: Environment) -> int:
     """Build the boot environment."""
     from imagebuilder.environment.build import prepare_boot_environment
 
     status = StatusLine()
     try:
         environment = prepare_boot_environment(
-            compression="zstd-fast" if args.fast else "zstd", progress=status.show
+            compression="zstd-fast" if options.fast else "zstd", progress=status.show
         )
     finally:
         status.clear()
     print(environment.directory)
-    return DONE
+    return ExitCode.DONE
+
+
+COMMANDS: Sequence[Command | Group] = (
+    Group(
+        *("image", "build and check recovery discs"),
+        (
+            command("build", "build the recovery disc of a data set", Build, run_build),
+            command("verify", "check every file of a disc; needs no password", Verify, run_verify),
+            command(
+                "environment",
+                "build the boot environment now, which all discs share",
+                Environment,
+                run_environment,
+            ),
+        ),
+    ),
+)

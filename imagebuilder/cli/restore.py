@@ -3,31 +3,33 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
-    DONE,
-    FAILED,
-    NOT_PROVEN,
-    PARTIAL,
+    OTHER_DATA_SET,
+    Credentials,
+    Place,
     StatusLine,
     UsageError,
-    add_credentials,
     choose_data_set,
     confirm,
     import_during,
+    json_flag,
     open_session,
     print_json,
     read_password,
     size_of_text,
 )
+from rebuild.exit_codes import ExitCode
+from vm.qemu import BUSES, FIRMWARES, MEDIA
 
 if TYPE_CHECKING:
     from backup.objects.medium import Medium
@@ -40,98 +42,98 @@ if TYPE_CHECKING:
 RESTORE_MODULES = ("rebuild.restore", "imagebuilder.repository_medium", "fsdrivers.ext.mkfs.plan")
 
 
-def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the parsers of this module's commands."""
-    restore = commands.add_parser("restore", help="restore onto a disk or an image")
-    _add_source(restore, "--from", dest="source")
-    restore.add_argument(
-        "--disk",
-        metavar="PATH",
-        action="append",
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source(Credentials):
+    """Options that say what a restore reads from."""
+
+    source: str = option("DISC|URL|DIR", "a disc's image, a server, a store, or a mounted disc")
+    fingerprint: str | None = option(
+        "--fingerprint FP", "SHA-256 of the server's certificate, as it prints it"
+    )
+    machine: str | None = option("--machine NAME", "which machine of a server or a store")
+    data_set: str | None = option("--data-set ID", OTHER_DATA_SET)
+    json: bool = json_flag()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restore(Source):
+    """Options of `restore`."""
+
+    source: str = option(
+        "--from DISC|URL|DIR", "a disc's image, a server, a store, or a mounted disc", required=True
+    )
+    disk: tuple[str, ...] = option(
+        "--disk PATH",
+        "target, one for each recorded disk in their order; a new image is made",
+        default=(),
         required=True,
-        help="target, one for each recorded disk in their order; a new image is made",
     )
-    restore.add_argument(
-        "--disk-size", metavar="SIZE", type=size_of_text, help="of new images: 4G, 512M"
+    disk_size: int | None = option("--disk-size SIZE", "of new images: 4G, 512M", type=size_of_text)
+    sector_size: int = option(
+        "--sector-size", "of new images", type=int, choices=(512, 4096), default=512
     )
-    restore.add_argument(
-        "--sector-size", type=int, choices=(512, 4096), default=512, help="of new images"
+    grow: int | None = option("--grow N", "partition that takes new room; 0 for none", type=int)
+    yes: bool = flag("--yes", "erase the target without asking")
+    incomplete: bool = flag(
+        "--incomplete", "restore what there is when the medium lacks a part; exit code 3"
     )
-    restore.add_argument(
-        "--grow", metavar="N", type=int, help="partition that takes new room; 0 for none"
-    )
-    restore.add_argument("--yes", action="store_true", help="erase the target without asking")
-    restore.add_argument(
-        "--incomplete",
-        action="store_true",
-        help="restore what there is when the medium lacks a part; exit code 3",
-    )
-    restore.add_argument("--plan", action="store_true", help="print the plan and stop")
-    restore.add_argument("--verify", action="store_true", help="read back and compare afterwards")
-    restore.add_argument("--json", action="store_true", help="print the result as JSON")
-    restore.set_defaults(run=run_restore)
+    plan: bool = flag("--plan", "print the plan and stop")
+    verify: bool = flag("--verify", "read back and compare afterwards")
 
-    compare = commands.add_parser("compare", help="compare disks with a data set")
-    _add_source(compare, "disc", dest="source")
-    compare.add_argument("--disk", metavar="PATH", action="append", required=True)
-    compare.add_argument("--json", action="store_true", help="print the result as JSON")
-    compare.set_defaults(run=run_compare)
 
-    rehearse = commands.add_parser(
-        "rehearse", help="boot a disc in QEMU, restore, compare, boot the result"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compare(Source):
+    """Options of `compare`."""
+
+    disk: tuple[str, ...] = option(
+        "--disk PATH",
+        "disk or image, one for each recorded disk in their order",
+        default=(),
+        required=True,
     )
-    rehearse.add_argument("disc", metavar="ISO", type=Path)
-    add_credentials(rehearse)
-    rehearse.add_argument("--firmware", choices=("bios", "uefi", "secure-boot"), default="bios")
-    rehearse.add_argument(
-        "--bus", choices=("ide", "ahci", "virtio", "nvme", "usb", "scsi"), default="virtio"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearse(Credentials):
+    """Options of `rehearse`."""
+
+    disc: Path = option("ISO", "the disc's image", type=Path)
+    firmware: str = option(
+        "--firmware", "of the machine (default: bios)", choices=FIRMWARES, default="bios"
     )
-    rehearse.add_argument("--medium", choices=("cd", "usb"), default="cd")
-    rehearse.add_argument(
-        "--disk-size", metavar="SIZE", type=size_of_text, help="default: as the recorded disk"
+    bus: str = option("--bus", "of its disks (default: virtio)", choices=BUSES, default="virtio")
+    medium: str = option(
+        "--medium", "what the disc is put in as (default: cd)", choices=MEDIA, default="cd"
     )
-    rehearse.add_argument("--memory", metavar="MIB", type=int, default=512)
-    expected = rehearse.add_mutually_exclusive_group()
-    expected.add_argument(
-        "--expect",
-        metavar="TEXT",
+    disk_size: int | None = option(
+        "--disk-size SIZE", "default: as the recorded disk", type=size_of_text
+    )
+    memory: int = option("--memory MIB", "of the machine (default: 512)", type=int, default=512)
+    expect: str = option(
+        "--expect TEXT",
+        "what the restored machine says on its serial line when it is up",
         default="login: ",
-        help="what the restored machine says on its serial line when it is up",
+        group="expect",
     )
-    expected.add_argument(
-        "--expect-pattern", metavar="REGEX", help="the same as a regular expression"
+    expect_pattern: str | None = option(
+        "--expect-pattern REGEX", "the same as a regular expression", group="expect"
     )
-    rehearse.add_argument("--screenshots", metavar="DIR", type=Path)
-    rehearse.add_argument("--work", metavar="DIR", type=Path, help="keep disks and logs here")
-    rehearse.add_argument(
-        "--timeout", metavar="S", type=float, default=3600.0, help="for the restore alone"
+    screenshots: Path | None = option(
+        "--screenshots DIR", "write pictures of the screen here", type=Path
     )
-    rehearse.add_argument("--json", action="store_true", help="print the result as JSON")
-    rehearse.set_defaults(run=run_rehearse)
+    work: Path | None = option("--work DIR", "keep disks and logs here", type=Path)
+    timeout: float = option("--timeout S", "for the restore alone", type=float, default=3600.0)
+    json: bool = json_flag()
 
 
-def _add_source(parser: argparse.ArgumentParser, name: str, *, dest: str) -> None:
-    about = "a disc's image, a server, a store, or a mounted disc"
-    if name.startswith("-"):
-        parser.add_argument(name, dest=dest, required=True, metavar="DISC|URL|DIR", help=about)
-    else:
-        parser.add_argument(dest, metavar="DISC|URL|DIR", help=about)
-    add_credentials(parser)
-    parser.add_argument("--fingerprint", metavar="FP", help="of the server's certificate")
-    parser.add_argument("--machine", metavar="NAME", help="for a server or a store")
-    parser.add_argument("--data-set", metavar="ID", help="another than the newest")
-
-
-def open_unlocked(
-    args: argparse.Namespace, stack: ExitStack, status: StatusLine
-) -> tuple[Medium, Unlocked]:
+def open_unlocked(options: Source, stack: ExitStack, status: StatusLine) -> tuple[Medium, Unlocked]:
     """Open what the restore reads from, with id and password.
 
     Raises:
         WrongPasswordError, NotAuthorisedError, MediumError, NoSuchDataSetError
     """
     stack.callback(status.clear)
-    source = str(args.source)
+    source = options.source
     is_server = source.startswith(("https://", "http://"))
     if not is_server and not os.path.isdir(source):
         from imagebuilder.disc.reader import IsoMedium
@@ -144,59 +146,59 @@ def open_unlocked(
     else:
         from imagebuilder.repository_medium import RepositoryMedium
 
-        place = argparse.Namespace(
+        place = Place(
             server=source if is_server else None,
             store=None if is_server else Path(source),
-            fingerprint=args.fingerprint,
-            user=args.user,
-            password_file=args.password_file,
+            fingerprint=options.fingerprint,
+            user=options.user,
+            password_file=options.password_file,
         )
         session = stack.enter_context(open_session(place, needed=RESTORE_MODULES))
         from rebuild.restore import unlock
 
-        session.check_newest(args.machine)
-        info = choose_data_set(session.repository, args.machine, args.data_set)
+        session.check_newest(options.machine)
+        info = choose_data_set(session.repository, options.machine, options.data_set)
         medium = RepositoryMedium(session.repository, session.master, info.id, source)
-        return medium, unlock(medium, args.user, "", master=session.master, progress=status.show)
-    password = read_password(args)
+        return medium, unlock(medium, options.user, "", master=session.master, progress=status.show)
+    password = read_password(options)
     from rebuild.restore import unlock
 
     return medium, import_during(
-        lambda: unlock(medium, args.user, password, progress=status.show), RESTORE_MODULES
+        lambda: unlock(medium, options.user, password, progress=status.show), RESTORE_MODULES
     )
 
 
-def run_restore(args: argparse.Namespace) -> int:
+def run_restore(options: Restore) -> int:
     """Restore onto disks or images."""
     status = StatusLine()
     with ExitStack() as stack:
-        medium, unlocked = open_unlocked(args, stack, status)
+        medium, unlocked = open_unlocked(options, stack, status)
         from rebuild.errors import MediumError, UnsafeTargetError
         from rebuild.plan import match_disks
         from rebuild.restore import apply_plan, make_plan, missing_content, verify
         from rebuild.sharing import useful_processes
 
         targets = [
-            _target_of(path, disk, args)
-            for path, disk in zip(args.disk, unlocked.machine.disks, strict=False)
+            _target_of(path, disk, options)
+            for path, disk in zip(options.disk, unlocked.machine.disks, strict=False)
         ]
-        if len(args.disk) != len(unlocked.machine.disks):
+        if len(options.disk) != len(unlocked.machine.disks):
             match_disks(unlocked.machine.disks, [t for t, _ in targets])
         plan = make_plan(
             unlocked,
             match_disks(unlocked.machine.disks, [target for target, _ in targets]),
-            grow=args.grow,
+            grow=options.grow,
         )
         status.clear()
-        if args.plan:
+        if options.plan:
             print("\n".join(plan.lines()))
-            return DONE
-        if not args.yes:
+            return ExitCode.DONE
+        if not options.yes:
             print("\n".join(plan.lines()))
             if not confirm("Go on?"):
                 raise UnsafeTargetError("nothing was written: not confirmed, and no --yes given")
         missing = missing_content(unlocked, medium)
-        if missing and not args.incomplete:
+        if missing and not options.incomplete:
             raise MediumError(f"{missing}; --incomplete restores what there is")
         is_blank = all(is_new for _, is_new in targets)
         for target, is_new in targets:
@@ -212,14 +214,14 @@ def run_restore(args: argparse.Namespace) -> int:
                 processes=useful_processes(),
                 progress=status.show,
             )
-        if args.verify:
+        if options.verify:
             verify(unlocked, plan, report, progress=status.show)
         status.clear()
-    if args.json:
+    if options.json:
         print_json(report.to_dict())
     else:
         print("\n".join(line for line in report.lines(names_shown=None) if line))
-    return DONE if report.is_complete else PARTIAL
+    return ExitCode.DONE if report.is_complete else ExitCode.PARTIAL
 
 
 @contextmanager
@@ -233,7 +235,7 @@ def _removed_on_failure(paths: Sequence[str]) -> Iterator[None]:
         raise
 
 
-def _target_of(path: str, disk: DiskObject, args: argparse.Namespace) -> tuple[TargetDisk, bool]:
+def _target_of(path: str, disk: DiskObject, options: Restore) -> tuple[TargetDisk, bool]:
     """Return the target at `path`, and whether it is an image still to be made.
 
     Raises:
@@ -247,12 +249,12 @@ def _target_of(path: str, disk: DiskObject, args: argparse.Namespace) -> tuple[T
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
-        size = args.disk_size or disk.size
-        return TargetDisk(path, size // 512 * 512, args.sector_size), True
+        size = options.disk_size or disk.size
+        return TargetDisk(path, size // 512 * 512, options.sector_size), True
     if not stat.S_ISBLK(mode) and not stat.S_ISREG(mode):
         raise UsageError(f"{path} is neither a disk nor an image")
     refuse_in_use(path)
-    if Path(path).resolve().is_relative_to(Path(args.source).resolve()):
+    if Path(path).resolve().is_relative_to(Path(options.source).resolve()):
         raise UnsafeTargetError(f"{path} is what the restore would read from")
     device = FileDevice.open(path)
     try:
@@ -262,17 +264,17 @@ def _target_of(path: str, disk: DiskObject, args: argparse.Namespace) -> tuple[T
     return TargetDisk(path, size, sector_size, content=content_of(path)), False
 
 
-def run_compare(args: argparse.Namespace) -> int:
+def run_compare(options: Compare) -> int:
     """Compare disks with a data set."""
     status = StatusLine()
     with ExitStack() as stack:
-        _, unlocked = open_unlocked(args, stack, status)
-        comparison = _compare(unlocked, args.disk, status)
-    if args.json:
+        _, unlocked = open_unlocked(options, stack, status)
+        comparison = _compare(unlocked, options.disk, status)
+    if options.json:
         print_json(comparison.to_dict())
     else:
         print("\n".join(comparison.lines()))
-    return DONE if comparison.is_equal else FAILED
+    return ExitCode.DONE if comparison.is_equal else ExitCode.FAILED
 
 
 def _compare(unlocked: Unlocked, paths: Sequence[str | Path], status: StatusLine) -> Comparison:
@@ -291,13 +293,13 @@ def _compare(unlocked: Unlocked, paths: Sequence[str | Path], status: StatusLine
         return compare_machine(unlocked.machine, devices, unlocked.master, progress=status.show)
 
 
-def _expected_pattern(args: argparse.Namespace) -> str:
+def _expected_pattern(options: Rehearse) -> str:
     """Return what to wait for as a regular expression.
 
     Raises:
         UsageError: the one given is none.
     """
-    pattern: str = args.expect_pattern or re.escape(args.expect)
+    pattern = options.expect_pattern or re.escape(options.expect)
     try:
         re.compile(pattern)
     except re.error as error:
@@ -305,31 +307,31 @@ def _expected_pattern(args: argparse.Namespace) -> str:
     return pattern
 
 
-def run_rehearse(args: argparse.Namespace) -> int:
+def run_rehearse(options: Rehearse) -> int:
     """Prove a disc in QEMU."""
     from imagebuilder.disc.reader import IsoMedium
     from rebuild.restore import unlock
     from vm.rehearsal import RehearsalConfig, rehearse
 
     status = StatusLine()
-    password = read_password(args)
+    password = read_password(options)
     with ExitStack() as stack:
-        medium = stack.enter_context(IsoMedium.open(args.disc))
-        unlocked = unlock(medium, args.user, password, progress=status.show)
-        sizes = [args.disk_size or disk.size for disk in unlocked.machine.disks]
+        medium = stack.enter_context(IsoMedium.open(options.disc))
+        unlocked = unlock(medium, options.user, password, progress=status.show)
+        sizes = [options.disk_size or disk.size for disk in unlocked.machine.disks]
         config = RehearsalConfig(
-            disc=args.disc,
+            disc=options.disc,
             disk_sizes=sizes,
-            user=args.user,
+            user=options.user,
             secret=password,
-            firmware=args.firmware,
-            bus=args.bus,
-            medium=args.medium,
-            memory_mib=args.memory,
-            expect=_expected_pattern(args),
-            screenshots=args.screenshots,
-            work_directory=args.work,
-            restore_timeout_s=args.timeout,
+            firmware=options.firmware,
+            bus=options.bus,
+            medium=options.medium,
+            memory_mib=options.memory,
+            expect=_expected_pattern(options),
+            screenshots=options.screenshots,
+            work_directory=options.work,
+            restore_timeout_s=options.timeout,
         )
 
         def compare(paths: Sequence[Path]) -> tuple[str, dict[str, object]]:
@@ -339,8 +341,17 @@ def run_rehearse(args: argparse.Namespace) -> int:
 
         report = rehearse(config, compare, tell=status.show)
         status.clear()
-    if args.json:
+    if options.json:
         print_json(report.to_dict())
     else:
         print("\n".join(report.lines()))
-    return DONE if report.is_proven else NOT_PROVEN
+    return ExitCode.DONE if report.is_proven else ExitCode.NOT_PROVEN
+
+
+COMMANDS: Sequence[Command | Group] = (
+    command("restore", "restore onto a disk or an image", Restore, run_restore),
+    command("compare", "compare disks with a data set, object by object", Compare, run_compare),
+    command(
+        "rehearse", "boot a disc in QEMU, restore, compare, boot the result", Rehearse, run_rehearse
+    ),
+)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import re
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from imagebuilder.disc import boot_image
 from imagebuilder.disc import plan as disc
 from imagebuilder.environment.build import BootEnvironment
 from imagebuilder.errors import DiscPlanError
+from imagebuilder.version import version
 from templates import render
 
 # The screen is the kernel's console proper; the serial port sees and answers the same dialogue.
@@ -106,7 +106,7 @@ def make_small_files(
             set_id=set_id,
             disc_number=1,
             disc_count=1,
-            version=_version(),
+            version=version(),
         ).encode(),
     }
     if options.answers:
@@ -134,11 +134,3 @@ def make_efi_image(
         created_s=created_s,
         volume_id=int(set_id[:8], 16),
     )
-
-
-def _version() -> str:
-    """Return the version of this release."""
-    try:
-        return importlib.metadata.version("rebuildkit")
-    except importlib.metadata.PackageNotFoundError:
-        return "from its sources"

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from backup.objects.disc_files import ANSWERS
 from rebuild.dialogue.answers import Answers
 from rebuild.dialogue.screen import PAGE, InputClosedError, Screen
+from rebuild.exit_codes import ExitCode
 from rebuild.text import plural, size_text
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def run(surroundings: Surroundings) -> int:
         return shell.dialogue()
     except InputClosedError:
         surroundings.end("halt")
-        return 1
+        return ExitCode.FAILED
 
 
 class _Shell:
@@ -119,7 +120,7 @@ class _Shell:
             self._choose_keymap()
             unlocked = self._authenticate()
             if unlocked is None:
-                return 12
+                return ExitCode.WRONG_PASSWORD
             plan = self._agree(unlocked)
         except InputClosedError:
             raise
@@ -127,7 +128,7 @@ class _Shell:
             return self._fail(error, "Nothing was written.")
         if plan is None:
             self._finish(["Nothing was written."])
-            return 24
+            return ExitCode.UNSAFE
         try:
             report = self._restore(unlocked, plan)
         except InputClosedError:
@@ -135,7 +136,7 @@ class _Shell:
         except Exception as error:
             return self._fail(error, _state_after(error))
         self._finish(_conclusion(report), report, lambda: self._verify(unlocked, plan, report))
-        return 0 if report.is_complete else 3
+        return ExitCode.DONE if report.is_complete else ExitCode.PARTIAL
 
     def _greet(self) -> None:
         self._screen.lines(
@@ -373,7 +374,7 @@ class _Shell:
         codes = [code for kind, code in EXIT_CODES.items() if isinstance(error, kind)]
         lines = [f"The recovery stopped: {_sentence(error)}.", state, *steps[:1]]
         self._finish([line for line in lines if line])
-        return codes[0] if codes else 1
+        return codes[0] if codes else ExitCode.FAILED
 
     def _finish(
         self,

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`rebuildkit fs fix-dos`: make a disk with DOS or Windows 9x start where it is now.
 
-    rebuildkit fs fix-dos IMAGE [--partition N] [--geometry auto|HEADS/SECTORS] [--json]
-
 Brings the system files to the places where the boot sector looks for them, moving whatever lies
 there, tells the boot sector which sector of the disk it is, and marks the partition active if
 none is.  Says what it did.  The geometry changes only when asked: `auto` is what a BIOS gives a
@@ -11,11 +9,14 @@ disk of this size.
 
 from __future__ import annotations
 
-import argparse
 import re
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from imagebuilder.cli.commands import option
 from imagebuilder.cli.common import UsageError, print_json
+from imagebuilder.cli.fs.open import Image
+from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from fsdrivers.device import Device
@@ -24,40 +25,33 @@ if TYPE_CHECKING:
     from fsdrivers.partitions.chs import Geometry
 
 
-_P = TypeVar("_P", bound=argparse.ArgumentParser)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixDos(Image):
+    """Options of `fs fix-dos`."""
 
-
-def add_verb(actions: argparse._SubParsersAction[_P]) -> None:
-    """Add `fix-dos` to the actions of `fs`."""
-    text = "bring the files of DOS to where its boot sector looks; writes to IMAGE"
-    verb = actions.add_parser("fix-dos", help=text, description=text[0].upper() + text[1:] + ".")
-    verb.add_argument("image", metavar="IMAGE", help="image file or block device")
-    verb.add_argument(
-        "--partition", "-p", metavar="N", type=int, help="default: the active one; 0: the disk"
+    partition: int | None = option(
+        "-p --partition N", "default: the active one; 0: the disk", type=int
     )
-    verb.add_argument(
-        "--geometry",
-        metavar="HEADS/SECTORS",
-        help="of the BIOS, for the boot sector and the partition table; auto: by the disk's size",
+    geometry: str | None = option(
+        "--geometry HEADS/SECTORS",
+        "of the BIOS, for the boot sector and the partition table; auto: by the disk's size",
     )
-    verb.add_argument("--json", action="store_true", help="print the result as JSON")
-    verb.set_defaults(fs_run=run, sector_size=None)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Carry out `fs fix-dos`; return its exit code."""
+def fix_dos(options: FixDos) -> int:
+    """Put a disk right; return the exit code."""
     from fsdrivers.device import FileDevice
     from fsdrivers.fat import fix_place, fix_system_files, open_editor
     from fsdrivers.partitions import open_partition, read_table
 
-    with FileDevice.open(args.image, writable=True) as device:
+    with FileDevice.open(options.image, writable=True) as device:
         table = read_table(device)
-        number = _partition_of(args, table)
-        geometry = _geometry_of(args, device)
+        number = _partition_of(options, table)
+        geometry = _geometry_of(options, device)
         window = open_partition(device, table, number)
         editor = open_editor(window)
         try:
-            system = _system_of(editor, args.image)
+            system = _system_of(editor, options.image)
             done = fix_system_files(editor, system)
             hidden = window.position // table.sector_size
             if number or geometry is not None:
@@ -67,23 +61,22 @@ def run(args: argparse.Namespace) -> int:
         if number:
             done += _fix_table(device, table, number, geometry)
         device.flush()
-    if args.json:
-        print_json({"image": args.image, "partition": number, "done": done})
+    if options.json:
+        print_json({"image": options.image, "partition": number, "done": done})
     else:
         for line in done or ["Everything is in its place."]:
             print(line)
-    return 0
+    return ExitCode.DONE
 
 
-def _partition_of(args: argparse.Namespace, table: PartitionTable) -> int:
+def _partition_of(options: FixDos, table: PartitionTable) -> int:
     """Return the number of the partition to work on; 0 for the whole disk.
 
     Raises:
         UsageError: there are several and none is active.
     """
-    if args.partition is not None:
-        number: int = args.partition
-        return number
+    if options.partition is not None:
+        return options.partition
     solid = [entry for entry in table.entries if not entry.is_extended]
     if len(solid) <= 1:
         return solid[0].number if solid else 0
@@ -91,10 +84,10 @@ def _partition_of(args: argparse.Namespace, table: PartitionTable) -> int:
         if entry.is_active:
             return entry.number
     numbers = ", ".join(str(entry.number) for entry in solid)
-    raise UsageError(f"no partition of {args.image} is active; name one: --partition {numbers}")
+    raise UsageError(f"no partition of {options.image} is active; name one: --partition {numbers}")
 
 
-def _geometry_of(args: argparse.Namespace, device: Device) -> Geometry | None:
+def _geometry_of(options: FixDos, device: Device) -> Geometry | None:
     """Return the geometry asked for, None to leave it.
 
     Raises:
@@ -102,14 +95,14 @@ def _geometry_of(args: argparse.Namespace, device: Device) -> Geometry | None:
     """
     from fsdrivers.partitions.chs import MAXIMUM_HEADS, MAXIMUM_SECTORS, Geometry, bios_geometry
 
-    if args.geometry is None:
+    if options.geometry is None:
         return None
-    if args.geometry == "auto":
+    if options.geometry == "auto":
         return bios_geometry(device.size)
-    match = re.fullmatch(r"(\d{1,3})/(\d{1,2})", args.geometry)
+    match = re.fullmatch(r"(\d{1,3})/(\d{1,2})", options.geometry)
     geometry = Geometry(int(match[1]), int(match[2])) if match else Geometry(0, 0)
     if not 0 < geometry.heads <= MAXIMUM_HEADS or not 0 < geometry.sectors <= MAXIMUM_SECTORS:
-        raise UsageError(f"not a geometry like 16/63: {args.geometry}")
+        raise UsageError(f"not a geometry like 16/63: {options.geometry}")
     return geometry
 
 

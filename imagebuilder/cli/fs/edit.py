@@ -1,37 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`rebuildkit fs`, the verbs that write: edit, format, check and extract volumes.
-
-    rebuildkit fs put      IMAGE SOURCE PATH [-r]       copy a host file ("-": standard input) in
-    rebuildkit fs rm       IMAGE PATH... [-r]           remove files, with -r whole directories
-    rebuildkit fs rmdir    IMAGE PATH...                remove empty directories
-    rebuildkit fs mv       IMAGE FROM TO [-f]           rename, also across directories
-    rebuildkit fs mkdir    IMAGE PATH... [--parents]    make directories
-    rebuildkit fs ln       IMAGE TARGET PATH [-s]       another name, or a symbolic link
-    rebuildkit fs chmod    IMAGE MODE PATH...           permissions, octal
-    rebuildkit fs chown    IMAGE UID[:GID] PATH...      owner, by number
-    rebuildkit fs touch    IMAGE PATH... [--time T]     times; a missing file is made
-    rebuildkit fs attr     IMAGE PATH [--set N=V ...]   flags and extended attributes
-    rebuildkit fs label    IMAGE [LABEL] [--uuid U]     show or set the label, set UUID or serial
-    rebuildkit fs describe IMAGE                        all that formatting the same again needs
-    rebuildkit fs mkfs     IMAGE --like IMAGE           an empty volume like a recorded one
-    rebuildkit fs mkfs     IMAGE --like IMAGE --from DIRECTORY          the same, filled
-    rebuildkit fs mkfs     IMAGE --type ntfs --size SIZE [--label TEXT]  a new volume, like no other
-    rebuildkit fs check    IMAGE                        what is wrong, exit code 5 if anything
-    rebuildkit fs extract  IMAGE PATH DIRECTORY         restore to a host directory
-
-Paths on the volume are from its root; links are not followed.  Not here: the verbs that only
-look (`main`), copying in (`put`) and out (`extract`), whole volumes
-(`volume`).
-"""
+"""The verbs of `rebuildkit fs` that change what is in a volume; `put` has a module of its own."""
 
 from __future__ import annotations
 
-import argparse
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
-from fsdrivers.device import Device, FileDevice
+from fsdrivers.device import Device
 from fsdrivers.errors import (
     AlreadyExistsError,
     CorruptError,
@@ -39,8 +16,16 @@ from fsdrivers.errors import (
     IsADirectoryError_,
     NotFoundError,
 )
-from imagebuilder.cli.common import UsageError, print_json, size_of_text
-from imagebuilder.cli.fs.open import open_editor, open_tree, open_volume, shown_label, stored_label
+from imagebuilder.cli.commands import flag, option
+from imagebuilder.cli.common import UsageError, print_json
+from imagebuilder.cli.fs.open import (
+    Volume,
+    open_editor,
+    open_tree,
+    open_volume,
+    shown_label,
+    stored_label,
+)
 from imagebuilder.cli.fs.outcome import Outcome
 from imagebuilder.cli.fs.paths import (
     destination,
@@ -49,8 +34,7 @@ from imagebuilder.cli.fs.paths import (
     find_place,
     split_path,
 )
-from imagebuilder.cli.fs.put import put
-from imagebuilder.cli.fs.streams import add_stream, stream_editor, stream_name
+from imagebuilder.cli.fs.streams import stream_editor, stream_name, stream_option
 from imagebuilder.cli.fs.values import (
     hex_pair_of_text,
     number_of_text,
@@ -59,133 +43,156 @@ from imagebuilder.cli.fs.values import (
     pair_of_text,
     time_of_text,
 )
-from imagebuilder.cli.fs.volume import OpenWindow, check, describe, run_mkfs
+from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from fsdrivers.editing import Editor
     from fsdrivers.volume import Node
 
-Action = Callable[[argparse.Namespace, Device], int]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paths(Volume):
+    """Options of verbs that do the same with each of several paths."""
+
+    paths: tuple[str, ...] = option("PATH", "from the volume's root", nargs="+")
 
 
-def add_verbs(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
-    """Add the verbs; `add` makes the parser of one, with IMAGE and the common options."""
-    verb = add("put", "copy a host file or, with -r, a directory into the volume")
-    verb.add_argument("source", metavar="SOURCE", help='host file; "-" is standard input')
-    verb.add_argument("path", metavar="PATH", help="new name, or an existing directory")
-    verb.add_argument("-r", "--recursive", action="store_true")
-    verb.add_argument("-f", "--force", action="store_true", help="replace the content of a file")
-    add_stream(verb)
-    verb = add("rm", "remove files, with -r directories and all below")
-    verb.add_argument("paths", metavar="PATH", nargs="+")
-    verb.add_argument("-r", "--recursive", action="store_true")
-    verb.add_argument("-d", "--dir", action="store_true", help="remove empty directories too")
-    add_stream(verb)
-    verb = add("rmdir", "remove empty directories")
-    verb.add_argument("paths", metavar="PATH", nargs="+")
-    verb = add("mv", "rename an object, also to another directory")
-    verb.add_argument("source", metavar="FROM")
-    verb.add_argument("path", metavar="TO", help="new name, or an existing directory")
-    verb.add_argument("-f", "--force", action="store_true", help="replace what is there")
-    verb = add("mkdir", "make directories")
-    verb.add_argument("paths", metavar="PATH", nargs="+")
-    verb.add_argument("--parents", action="store_true", help="and what is missing above")
-    verb.add_argument("-m", "--mode", metavar="MODE", type=octal_of_text, default=0o755)
-    verb = add("ln", "give an object another name, or make a symbolic link")
-    verb.add_argument("source", metavar="TARGET")
-    verb.add_argument("path", metavar="PATH")
-    verb.add_argument("-s", "--symbolic", action="store_true")
-    verb = add("chmod", "set permissions")
-    verb.add_argument("mode", metavar="MODE", type=octal_of_text, help="octal, as 0644")
-    verb.add_argument("paths", metavar="PATH", nargs="+")
-    verb = add("chown", "set owner and group by number")
-    verb.add_argument("owner", metavar="UID[:GID]", type=owner_of_text)
-    verb.add_argument("paths", metavar="PATH", nargs="+")
-    verb = add("touch", "set the times of access and modification; make files that are missing")
-    verb.add_argument("paths", metavar="PATH", nargs="+")
-    verb.add_argument(
-        "--time", metavar="TIME", type=time_of_text, help="ISO date, or @seconds; now"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remove(Paths):
+    """Options of `fs rm`."""
+
+    recursive: bool = flag("-r --recursive", "remove directories and all below them")
+    dir: bool = flag("-d --dir", "remove empty directories too")
+    stream: str | None = stream_option()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move(Volume):
+    """Options of `fs mv`."""
+
+    source: str = option("FROM", "what to rename")
+    path: str = option("TO", "new name, or an existing directory")
+    force: bool = flag("-f --force", "replace what is there")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewDirectories(Paths):
+    """Options of `fs mkdir`."""
+
+    parents: bool = flag("--parents", "make the missing directories above, too")
+    mode: int = option(
+        "-m --mode MODE", "permissions, octal (default: 0755)", type=octal_of_text, default=0o755
     )
-    verb.add_argument("-c", "--no-create", action="store_true")
-    _add_attribute_verbs(add)
-    _add_volume_verbs(add)
 
 
-def _add_attribute_verbs(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
-    verb = add("attr", "show or change the flags and extended attributes of an object")
-    verb.add_argument("path", metavar="PATH")
-    verb.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], type=pair_of_text)
-    verb.add_argument(
-        "--set-hex",
-        metavar="NAME=HEX",
-        action="append",
-        default=[],
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link(Volume):
+    """Options of `fs ln`."""
+
+    source: str = option("TARGET", "what the new name leads to")
+    path: str = option("PATH", "new name, or an existing directory")
+    symbolic: bool = flag("-s --symbolic", "make a symbolic link; TARGET is its text")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mode(Volume):
+    """Options of `fs chmod`."""
+
+    mode: int = option("MODE", "octal, for example 0644", type=octal_of_text)
+    paths: tuple[str, ...] = option("PATH", "from the volume's root", nargs="+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner(Volume):
+    """Options of `fs chown`."""
+
+    owner: tuple[int | None, int | None] = option(
+        "UID[:GID]", "numbers, for example 1000:100 or :100", type=owner_of_text
+    )
+    paths: tuple[str, ...] = option("PATH", "from the volume's root", nargs="+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Touch(Paths):
+    """Options of `fs touch`."""
+
+    time: int | None = option(
+        "--time TIME", "ISO date, or @seconds (default: now)", type=time_of_text
+    )
+    no_create: bool = flag("-c --no-create", "make no file that is missing")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attributes(Volume):
+    """Options of `fs attr`."""
+
+    path: str = option("PATH", "from the volume's root")
+    set: tuple[tuple[bytes, bytes], ...] = option(
+        "--set NAME=VALUE", "set an attribute", default=(), type=pair_of_text
+    )
+    set_hex: tuple[tuple[bytes, bytes], ...] = option(
+        "--set-hex NAME=HEX",
+        "set an attribute to bytes in hexadecimal",
+        default=(),
         type=hex_pair_of_text,
-        dest="set_hex",
     )
-    verb.add_argument("--remove", metavar="NAME", action="append", default=[])
-    verb.add_argument("--flags", metavar="N", type=number_of_text)
-    verb = add("label", "show or set the label of the volume")
-    verb.add_argument("label", metavar="LABEL", nargs="?")
-    verb.add_argument("--uuid", metavar="UUID", help="set UUID or serial number")
+    remove: tuple[str, ...] = option("--remove NAME", "remove an attribute", default=())
+    flags: int | None = option("--flags N", "set the flags, for example 0x40", type=number_of_text)
+
+    def writes(self) -> bool:
+        """Tell whether anything is to be changed."""
+        return bool(self.set or self.set_hex or self.remove or self.flags is not None)
 
 
-def _add_volume_verbs(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
-    add("describe", "print as JSON all that formatting the same volume again needs")
-    verb = add("mkfs", "format a volume as recorded; what was there is lost")
-    verb.add_argument("--like", metavar="IMAGE", help="volume that is described")
-    verb.add_argument("--like-partition", metavar="N", type=int)
-    verb.add_argument("--description", metavar="FILE", help="what `describe` printed")
-    verb.add_argument("--type", choices=("ntfs",), help="a new volume, made after no other")
-    verb.add_argument("--label", metavar="TEXT", help="with --type: of the volume")
-    verb.add_argument("--cluster-size", metavar="SIZE", type=size_of_text, help="with --type")
-    verb.add_argument("--size", metavar="SIZE", type=size_of_text, help="of a new image file")
-    verb.add_argument("--from", metavar="DIRECTORY", dest="source", help="what to fill it with")
-    add("check", "list everything that is wrong with the volume; exit code 5 if anything is")
-    verb = add("extract", "restore an object and all below it to a host directory")
-    verb.add_argument("path", metavar="PATH")
-    verb.add_argument("target", metavar="DIRECTORY", help="is made, or is empty")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label(Volume):
+    """Options of `fs label`."""
+
+    label: str | None = option("LABEL", "new label; without it, show it", nargs="?")
+    uuid: str | None = option("--uuid UUID", "set UUID or serial number")
+
+    def writes(self) -> bool:
+        """Tell whether anything is to be changed."""
+        return self.label is not None or self.uuid is not None
 
 
-Change = Callable[[argparse.Namespace, "Editor", Outcome], None]
+Options = TypeVar("Options", bound=Volume)
+PathsOptions = TypeVar("PathsOptions", bound=Paths | Mode | Owner)
+Change = Callable[[Options, "Editor", Outcome], None]
 
 
-def editing(action: Change) -> Action:
-    """Return the verb that opens an editor, carries out `action` and prints the changed paths.
+def editing(name: str, change: Change[Options], options: Options, device: Device) -> int:
+    """Open an editor, carry out `change`, print what changed; return the exit code.
 
     What fails is said, and what was done before it is printed all the same.
     """
-
-    def verb(args: argparse.Namespace, device: Device) -> int:
-        editor, outcome = open_editor(args, device), Outcome()
-        try:
-            action(args, editor, outcome)
-        except (UsageError, FilesystemError) as error:
-            outcome.fail(error)
-        finally:
-            editor.close()
-        if args.json:
-            found = {"changed": outcome.changed, "problems": outcome.problems}
-            print_json({"action": args.fs_action, **found})
-        return outcome.code
-
-    return verb
+    editor, outcome = open_editor(options, device), Outcome()
+    try:
+        change(options, editor, outcome)
+    except (UsageError, FilesystemError) as error:
+        outcome.fail(error)
+    finally:
+        editor.close()
+    if options.json:
+        found = {"changed": outcome.changed, "problems": outcome.problems}
+        print_json({"action": name, **found})
+    return outcome.code
 
 
-def each(action: Callable[[argparse.Namespace, Editor, str], list[str]]) -> Action:
-    """Return the verb that does `action` with each PATH, also after one that failed.
+def each(action: Callable[[PathsOptions, Editor, str], list[str]]) -> Change[PathsOptions]:
+    """Return the change that does `action` with each PATH, also after one that failed.
 
     `action` returns the paths it changed.
     """
 
-    def change(args: argparse.Namespace, editor: Editor, outcome: Outcome) -> None:
-        for path in args.paths:
+    def change(options: PathsOptions, editor: Editor, outcome: Outcome) -> None:
+        for path in options.paths:
             try:
-                outcome.changed += action(args, editor, path)
+                outcome.changed += action(options, editor, path)
             except (UsageError, FilesystemError) as error:
                 outcome.fail(naming(error, path))
 
-    return editing(change)
+    return change
 
 
 def naming(error: UsageError | FilesystemError, path: str) -> UsageError | FilesystemError:
@@ -195,26 +202,28 @@ def naming(error: UsageError | FilesystemError, path: str) -> UsageError | Files
     return error
 
 
-def _rm(args: argparse.Namespace, editor: Editor, path: str) -> list[str]:
+def rm(options: Remove, editor: Editor, path: str) -> list[str]:
+    """Remove an object, or a stream of one."""
     from fsdrivers.volume import Kind
 
     node = find_object(editor, path)
-    if args.stream is not None:
-        stream_editor(editor).remove_stream(node.number, stream_name(args))
+    if options.stream is not None:
+        stream_editor(editor).remove_stream(node.number, stream_name(options.stream))
         return [path]
     parent, name = find_place(editor, path)
     if node.kind is not Kind.DIRECTORY:
         editor.unlink(parent, name)
-    elif args.recursive:
+    elif options.recursive:
         _remove_below(editor, parent, name, node.number)
-    elif args.dir:
+    elif options.dir:
         editor.rmdir(parent, name)
     else:
         raise IsADirectoryError_(f"{path} is a directory; -r removes it")
     return [path]
 
 
-def _rmdir(args: argparse.Namespace, editor: Editor, path: str) -> list[str]:
+def rmdir(options: Paths, editor: Editor, path: str) -> list[str]:
+    """Remove an empty directory."""
     editor.rmdir(*find_place(editor, path))
     return [path]
 
@@ -245,37 +254,39 @@ def _remove_below(editor: Editor, parent: int, name: bytes, number: int) -> None
                 editor.unlink(here, child)
 
 
-def _mv(args: argparse.Namespace, editor: Editor, outcome: Outcome) -> None:
+def mv(options: Move, editor: Editor, outcome: Outcome) -> None:
+    """Rename an object."""
     from fsdrivers.volume import Kind
 
-    parent, name = find_place(editor, args.source)
-    is_directory = find_object(editor, args.source).kind is Kind.DIRECTORY
-    new_parent, new_name = destination(editor, args.path, name, is_directory=is_directory)
+    parent, name = find_place(editor, options.source)
+    is_directory = find_object(editor, options.source).kind is Kind.DIRECTORY
+    new_parent, new_name = destination(editor, options.path, name, is_directory=is_directory)
     try:
-        editor.rename(parent, name, new_parent, new_name, replace=args.force)
+        editor.rename(parent, name, new_parent, new_name, replace=options.force)
     except FilesystemError as error:
-        naming(error, f"{args.source} to {args.path}")
+        naming(error, f"{options.source} to {options.path}")
         raise
-    outcome.changed += [args.source, args.path]
+    outcome.changed += [options.source, options.path]
 
 
-def _mkdir(args: argparse.Namespace, editor: Editor, path: str) -> list[str]:
+def mkdir(options: NewDirectories, editor: Editor, path: str) -> list[str]:
+    """Make a directory."""
     from fsdrivers.volume import Kind, Node
 
     changed = []
     parts, parent = split_path(path), editor.root
-    if not parts and not args.parents:
+    if not parts and not options.parents:
         raise AlreadyExistsError(f"{path} is there already")
     for index, name in enumerate(parts):
         is_last = index == len(parts) - 1
         try:
             found = editor.lookup(parent, name)
-            if is_last and not (args.parents and found.kind is Kind.DIRECTORY):
+            if is_last and not (options.parents and found.kind is Kind.DIRECTORY):
                 raise AlreadyExistsError(f"{path} is there already")
         except NotFoundError:
-            if not is_last and not args.parents:
+            if not is_last and not options.parents:
                 raise NotFoundError(f"{path}: no such directory") from None
-            found = editor.create(parent, name, _new(Node, Kind.DIRECTORY, args.mode))
+            found = editor.create(parent, name, _new(Node, Kind.DIRECTORY, options.mode))
             changed.append("/" + os.fsdecode(b"/".join(parts[: index + 1])))
         parent = found.number
     return changed
@@ -292,44 +303,48 @@ def _new(make: type[Node], kind: int, mode: int) -> Node:
     )
 
 
-def _ln(args: argparse.Namespace, editor: Editor, outcome: Outcome) -> None:
+def ln(options: Link, editor: Editor, outcome: Outcome) -> None:
+    """Make another name or a symbolic link."""
     from fsdrivers.volume import Kind, Node
 
-    if args.symbolic:
-        target = os.fsencode(args.source)
-        parent, name = destination(editor, args.path, os.path.basename(target.rstrip(b"/")))
+    if options.symbolic:
+        target = os.fsencode(options.source)
+        parent, name = destination(editor, options.path, os.path.basename(target.rstrip(b"/")))
         node = _new(Node, Kind.SYMLINK, 0o777)
         node.target = target
         editor.create(parent, name, node)
     else:
-        number = find_object(editor, args.source).number
-        base = (split_path(args.source) or [b""])[-1]
-        parent, name = destination(editor, args.path, base)
+        number = find_object(editor, options.source).number
+        base = (split_path(options.source) or [b""])[-1]
+        parent, name = destination(editor, options.path, base)
         editor.link(number, parent, name)
-    outcome.changed.append(args.path)
+    outcome.changed.append(options.path)
 
 
-def _chmod(args: argparse.Namespace, editor: Editor, path: str) -> list[str]:
-    editor.set_attributes(find_object(editor, path).number, mode=args.mode)
+def chmod(options: Mode, editor: Editor, path: str) -> list[str]:
+    """Set permissions."""
+    editor.set_attributes(find_object(editor, path).number, mode=options.mode)
     return [path]
 
 
-def _chown(args: argparse.Namespace, editor: Editor, path: str) -> list[str]:
-    uid, gid = args.owner
+def chown(options: Owner, editor: Editor, path: str) -> list[str]:
+    """Set owner and group."""
+    uid, gid = options.owner
     editor.set_attributes(find_object(editor, path).number, uid=uid, gid=gid)
     return [path]
 
 
-def _touch(args: argparse.Namespace, editor: Editor, path: str) -> list[str]:
+def touch(options: Touch, editor: Editor, path: str) -> list[str]:
+    """Set times; make a file that is missing."""
     import time
 
     from fsdrivers.volume import Kind, Node
 
-    now_ns = time.time_ns() if args.time is None else args.time
+    now_ns = time.time_ns() if options.time is None else options.time
     try:
         node = find_object(editor, path)
     except NotFoundError:
-        if args.no_create:
+        if options.no_create:
             return []
         parent, name = destination(editor, path, b"")
         node = editor.create(parent, name, _new(Node, Kind.FILE, 0o644))
@@ -337,97 +352,58 @@ def _touch(args: argparse.Namespace, editor: Editor, path: str) -> list[str]:
     return [path]
 
 
-def _attr(args: argparse.Namespace, device: Device) -> int:
-    wants_change = args.set or args.set_hex or args.remove or args.flags is not None
-    return (editing(_set_attr) if wants_change else _show_attr)(args, device)
+def attr(options: Attributes, device: Device) -> int:
+    """Change flags and extended attributes, or show them."""
+    if options.writes():
+        return editing("attr", _set_attr, options, device)
+    return _show_attr(options, device)
 
 
-def _set_attr(args: argparse.Namespace, editor: Editor, outcome: Outcome) -> None:
-    number = find_object(editor, args.path).number
-    for name in args.remove:
+def _set_attr(options: Attributes, editor: Editor, outcome: Outcome) -> None:
+    number = find_object(editor, options.path).number
+    for name in options.remove:
         editor.remove_xattr(number, os.fsencode(name))
-    for pair in (*args.set, *args.set_hex):
+    for pair in (*options.set, *options.set_hex):
         editor.set_xattr(number, *pair)
-    if args.flags is not None:
-        editor.set_attributes(number, flags=args.flags)
-    outcome.changed.append(args.path)
+    if options.flags is not None:
+        editor.set_attributes(number, flags=options.flags)
+    outcome.changed.append(options.path)
 
 
-def _show_attr(args: argparse.Namespace, device: Device) -> int:
+def _show_attr(options: Attributes, device: Device) -> int:
     from fsdrivers.printable import printable
     from imagebuilder.cli.fs.format import node_fields
 
-    node = find_in_tree(open_tree(args, device), args.path)[1].node
-    if args.json:
+    node = find_in_tree(open_tree(options, device), options.path)[1].node
+    if options.json:
         fields = node_fields(node)
         print_json({"flags": fields["flags"], "xattrs": fields["xattrs"]})
-        return 0
+        return ExitCode.DONE
     print(f"flags {node.flags:#x}")
     for name, value in node.xattrs:
         print(f"{printable(name)} {value.hex()}")
-    return 0
+    return ExitCode.DONE
 
 
-def _label(args: argparse.Namespace, device: Device) -> int:
+def label(options: Label, device: Device) -> int:
+    """Set label and identity of a volume, or show the label."""
     from fsdrivers.printable import printable
     from imagebuilder.cli.fs.format import name_fields
 
-    if args.label is not None or args.uuid is not None:
-        return editing(_set_label)(args, device)
-    volume = open_volume(args, device)
-    label = shown_label(volume)
-    if args.json:
-        print_json({**name_fields("label", label), "uuid": volume.uuid})
+    if options.writes():
+        return editing("label", _set_label, options, device)
+    volume = open_volume(options, device)
+    text = shown_label(volume)
+    if options.json:
+        print_json({**name_fields("label", text), "uuid": volume.uuid})
     else:
-        print(printable(label))
-    return 0
+        print(printable(text))
+    return ExitCode.DONE
 
 
-def _set_label(args: argparse.Namespace, editor: Editor, outcome: Outcome) -> None:
-    if args.label is not None:
-        editor.set_label(stored_label(editor, os.fsencode(args.label)))
-    if args.uuid is not None:
-        editor.set_uuid(args.uuid)
+def _set_label(options: Label, editor: Editor, outcome: Outcome) -> None:
+    if options.label is not None:
+        editor.set_label(stored_label(editor, os.fsencode(options.label)))
+    if options.uuid is not None:
+        editor.set_uuid(options.uuid)
     outcome.changed.append("/")
-
-
-def _extract(args: argparse.Namespace, device: Device) -> int:
-    from imagebuilder.cli.fs.extract import extract
-
-    return extract(open_tree(args, device), args.path, args.target, json=args.json)
-
-
-READING: dict[str, Action] = {"describe": describe, "check": check, "extract": _extract}
-WRITING: dict[str, Action] = {
-    "put": editing(put),
-    "rm": each(_rm),
-    "rmdir": each(_rmdir),
-    "mv": editing(_mv),
-    "mkdir": each(_mkdir),
-    "ln": editing(_ln),
-    "chmod": each(_chmod),
-    "chown": each(_chown),
-    "touch": each(_touch),
-}
-EITHER: dict[str, Action] = {"attr": _attr, "label": _label}  # by their options
-VERBS: Sequence[str] = (*READING, *WRITING, *EITHER, "mkfs")
-
-
-def run(args: argparse.Namespace, open_window: OpenWindow) -> int:
-    """Carry out one of these verbs.
-
-    Args:
-        args: of the command line.
-        open_window: returns the part of a device that the options name.
-    """
-    action = args.fs_action
-    if action == "mkfs":
-        return run_mkfs(args, open_window)
-    is_writing = action in WRITING
-    if action == "label":
-        is_writing = args.label is not None or args.uuid is not None
-    elif action == "attr":
-        is_writing = bool(args.set or args.set_hex or args.remove or args.flags is not None)
-    with FileDevice.open(args.image, writable=is_writing, sector_size=args.sector_size) as device:
-        verbs = {**READING, **WRITING, **EITHER}
-        return verbs[action](args, open_window(args, device))

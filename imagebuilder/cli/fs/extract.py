@@ -27,11 +27,12 @@ from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.printable import printable
 from fsdrivers.tree import Tree, merge_extents
 from fsdrivers.volume import Entry, Kind, Node
-from imagebuilder.cli.common import PARTIAL, UsageError, print_json, report_error
+from imagebuilder.cli.common import UsageError, print_json, report_error
 from imagebuilder.cli.fs.format import DEVICES, KIND_BITS
 from imagebuilder.cli.fs.links import link_of, shown_node
 from imagebuilder.cli.fs.outcome import reason_of
 from imagebuilder.cli.fs.paths import find_in_tree
+from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from fsdrivers.volume import StreamVolume
@@ -75,7 +76,7 @@ def extract(tree: Tree, text: str, target: str, *, json: bool) -> int:
         made.say(base, tree.error)
     if json:
         print_json({"action": "extract", "objects": made.count, "problems": made.problems})
-    return PARTIAL if made.problems else 0
+    return ExitCode.PARTIAL if made.problems else ExitCode.DONE
 
 
 class _Extraction:

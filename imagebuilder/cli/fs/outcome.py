@@ -22,26 +22,27 @@ from fsdrivers.errors import (
     NotRecognisedError,
     UnsupportedError,
 )
-from imagebuilder.cli.common import DONE, PARTIAL, UsageError, report_error
+from imagebuilder.cli.common import UsageError, report_error
+from rebuild.exit_codes import ExitCode
 
-EXIT_CODES: Final[dict[type[BaseException], int]] = {
-    UsageError: 2,
-    IsADirectoryError_: 2,
-    AlreadyExistsError: 2,
-    DirectoryNotEmptyError: 2,
-    InvalidNameError: 2,
-    NotRecognisedError: 4,
-    CorruptError: 5,
-    UnsupportedError: 6,
-    NoSpaceError: 7,
-    NotFoundError: 8,
-    NotADirectoryError_: 8,
-    DeviceError: 9,
-    FilesystemError: 5,
+EXIT_CODES: Final[dict[type[BaseException], ExitCode]] = {
+    UsageError: ExitCode.USAGE,
+    IsADirectoryError_: ExitCode.USAGE,
+    AlreadyExistsError: ExitCode.USAGE,
+    DirectoryNotEmptyError: ExitCode.USAGE,
+    InvalidNameError: ExitCode.USAGE,
+    NotRecognisedError: ExitCode.NOT_RECOGNISED,
+    CorruptError: ExitCode.CORRUPT,
+    UnsupportedError: ExitCode.NOT_SUPPORTED,
+    NoSpaceError: ExitCode.NO_SPACE,
+    NotFoundError: ExitCode.NOT_FOUND,
+    NotADirectoryError_: ExitCode.NOT_FOUND,
+    DeviceError: ExitCode.DEVICE,
+    FilesystemError: ExitCode.CORRUPT,
 }
 
 
-def failure_of(error: BaseException) -> tuple[str, int]:
+def failure_of(error: BaseException) -> tuple[str, ExitCode]:
     """Return what happened in one sentence, and the exit code for it."""
     text = str(error)
     if isinstance(error, DeviceError):
@@ -62,12 +63,12 @@ class Outcome:
 
     changed: list[str] = field(default_factory=list)  # paths
     problems: list[str] = field(default_factory=list)  # a line each
-    failure: int = DONE  # exit code of the first thing that failed
+    failure: int = ExitCode.DONE  # exit code of the first thing that failed
 
     @property
     def code(self) -> int:
         """The exit code: of what failed first, 3 if things were only left out."""
-        return self.failure or (PARTIAL if self.problems else DONE)
+        return self.failure or (ExitCode.PARTIAL if self.problems else ExitCode.DONE)
 
     def leave_out(self, what: str, reason: str) -> None:
         """Name something that the volume cannot hold; the rest is done."""

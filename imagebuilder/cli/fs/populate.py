@@ -10,7 +10,6 @@ A file that shrinks meanwhile is filled up with zeros and named.
 
 from __future__ import annotations
 
-import argparse
 import mmap
 import os
 import threading
@@ -20,12 +19,14 @@ from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 from fsdrivers import NTFS_TYPES
 from fsdrivers.device import Device
 from fsdrivers.printable import printable
-from imagebuilder.cli.common import DONE, PARTIAL, UsageError, print_json, report_error
+from imagebuilder.cli.common import UsageError, print_json, report_error
 from rebuild.collector import paused_collector
+from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from fsdrivers.volume import Description, Layout, StreamLayout
     from imagebuilder.cli.fs.source import HostTree
+    from imagebuilder.cli.fs.volume import Mkfs
 
 BUFFER_SIZE = 4 << 20  # bytes written at once
 WIPED_SIZE = 1 << 20  # bytes at the start: no old signature shows while the volume is made
@@ -60,17 +61,19 @@ class Job:
 
 @paused_collector()
 def populate(
-    args: argparse.Namespace,
+    options: Mkfs,
+    source: str,
     plan: Callable[..., Layout],
     description: Description,
     device: Device,
     *,
     is_blank: bool,
 ) -> int:
-    """Format `device` and fill it with what is below `args.source`; return the exit code.
+    """Format `device` and fill it with what is below `source`; return the exit code.
 
     Args:
-        args: the command's options.
+        options: of the command.
+        source: directory to copy.
         plan: the driver's `plan_volume`.
         description: of the volume to be made.
         device: where to.
@@ -86,14 +89,13 @@ def populate(
 
     type = str(description["type"])
     try:
-        image = os.stat(args.image)
-        source = os.fsencode(args.source)
-        tree = HostTree(source, type, skipped=image, processes=useful_processes())
+        image = os.stat(options.image)
+        tree = HostTree(os.fsencode(source), type, skipped=image, processes=useful_processes())
     except OSError as error:
-        raise UsageError(f"{args.source}: {error.strerror}") from error
-    options: dict[str, object] = {}
+        raise UsageError(f"{source}: {error.strerror}") from error
+    keywords: dict[str, object] = {}
     if not type.startswith("fat"):
-        options = {"regions": tree.regions, "is_blank": is_blank}
+        keywords = {"regions": tree.regions, "is_blank": is_blank}
     layout = plan(
         description,
         size=device.size,
@@ -101,12 +103,12 @@ def populate(
         # The planner of NTFS takes them in any order, again and again.
         entries=list(tree.entries) if type in NTFS_TYPES else tree.entries,
         order=tree.order,
-        **options,
+        **keywords,
     )
     problems = [*tree.problems, *write_volume(tree, layout, device, is_blank=is_blank)]
     for text in problems:
         report_error(text)
-    if args.json:
+    if options.json:
         print_json(
             {
                 "action": "mkfs",
@@ -116,7 +118,7 @@ def populate(
                 "problems": problems,
             }
         )
-    return PARTIAL if problems else DONE
+    return ExitCode.PARTIAL if problems else ExitCode.DONE
 
 
 def write_volume(

@@ -14,7 +14,6 @@ the object itself must stay, so it is emptied then and written again.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import fcntl
 import os
@@ -23,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from fsdrivers import EXT_TYPES, NTFS_TYPES
@@ -38,11 +37,13 @@ from fsdrivers.errors import (
 )
 from fsdrivers.printable import printable
 from fsdrivers.volume import Kind, Node
+from imagebuilder.cli.commands import flag, option
 from imagebuilder.cli.common import UsageError
 from imagebuilder.cli.fs.format import KIND_BITS
+from imagebuilder.cli.fs.open import Volume
 from imagebuilder.cli.fs.outcome import Outcome, reason_of
 from imagebuilder.cli.fs.paths import destination, find_object
-from imagebuilder.cli.fs.streams import stream_editor, stream_name
+from imagebuilder.cli.fs.streams import stream_editor, stream_name, stream_option
 
 if TYPE_CHECKING:
     from fsdrivers.editing import Editor, StreamEditor
@@ -52,42 +53,53 @@ COPY_SIZE = 1 << 20  # bytes of content copied at a time
 FS_IOC_GETFLAGS: Final = 0x80086601  # linux/fs.h: _IOR('f', 1, long), 64-bit
 
 
-def put(args: argparse.Namespace, editor: Editor, outcome: Outcome) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Put(Volume):
+    """Options of `fs put`."""
+
+    source: str = option("SOURCE", 'host file; "-" is standard input')
+    path: str = option("PATH", "new name, or an existing directory")
+    recursive: bool = flag("-r --recursive", "copy a directory and all below it")
+    force: bool = flag("-f --force", "replace the content of a file")
+    stream: str | None = stream_option()
+
+
+def put(options: Put, editor: Editor, outcome: Outcome) -> None:
     """Copy what the options name; note the host paths that were copied, and what was left out."""
-    source = os.fsencode(args.source)
-    if args.stream is not None:
-        _put_into_stream(args, editor)
-        outcome.changed.append(args.source)
+    source = os.fsencode(options.source)
+    if options.stream is not None:
+        _put_into_stream(options, options.stream, editor)
+        outcome.changed.append(options.source)
         return
     name = os.path.basename(source.rstrip(b"/"))
-    copy = _Copy(args, editor, outcome)
-    if args.source == "-":
-        parent, name = destination(editor, args.path, b"")
-        with _rereadable(sys.stdin.fileno(), is_needed=args.force) as descriptor:
+    copy = _Copy(options, editor, outcome)
+    if options.source == "-":
+        parent, name = destination(editor, options.path, b"")
+        with _rereadable(sys.stdin.fileno(), is_needed=options.force) as descriptor:
             copy.file(parent, name, descriptor, None)
-        outcome.changed.append(args.path)
+        outcome.changed.append(options.path)
         return
-    is_directory = args.recursive and os.path.isdir(source)
-    parent, name = destination(editor, args.path, name, is_directory=is_directory)
+    is_directory = options.recursive and os.path.isdir(source)
+    parent, name = destination(editor, options.path, name, is_directory=is_directory)
     copy.object(parent, name, source)
 
 
-def _put_into_stream(args: argparse.Namespace, editor: Editor) -> None:
+def _put_into_stream(options: Put, text: str, editor: Editor) -> None:
     """Make a named stream of an object of the volume from a host file.
 
     Raises:
         AlreadyExistsError: it has such a stream, and --force is not given.
         UnsupportedError: the filesystem has no streams.
     """
-    name = stream_name(args)
+    name = stream_name(text)
     changer = stream_editor(editor)
-    node = find_object(editor, args.path)
+    node = find_object(editor, options.path)
     streams = {stream.name for stream in node.streams}
-    if name in streams and not args.force:
-        raise AlreadyExistsError(f"{args.path} has a stream {args.stream} already")
+    if name in streams and not options.force:
+        raise AlreadyExistsError(f"{options.path} has a stream {text} already")
     _refuse_encrypted(node, name)
-    is_input = args.source == "-"
-    descriptor = sys.stdin.fileno() if is_input else os.open(args.source, os.O_RDONLY)
+    is_input = options.source == "-"
+    descriptor = sys.stdin.fileno() if is_input else os.open(options.source, os.O_RDONLY)
     try:
         with _rereadable(descriptor, is_needed=name in streams) as readable:
             if name in streams:  # show that there is room before the old content goes
@@ -152,8 +164,8 @@ def _free_name(is_taken: Callable[[bytes], bool]) -> bytes:
 class _Copy:
     """One run; remembers which host objects have a name on the volume already."""
 
-    def __init__(self, args: argparse.Namespace, editor: Editor, outcome: Outcome) -> None:
-        self._args = args
+    def __init__(self, options: Put, editor: Editor, outcome: Outcome) -> None:
+        self._options = options
         self._editor = editor
         self._outcome = outcome
         self._is_unix = editor.type in EXT_TYPES
@@ -246,7 +258,7 @@ class _Copy:
         shown = printable(name)
         if (parent, old.number) in self._placed:
             raise AlreadyExistsError(f"{shown}: {_CLASH}")
-        if not self._args.force:
+        if not self._options.force:
             raise AlreadyExistsError(f"{shown} is there already")
         if old.kind is not Kind.FILE:
             raise AlreadyExistsError(f"{shown} is there already and no file")
@@ -284,7 +296,7 @@ class _Copy:
 
     def _directory(self, parent: int, name: bytes, source: bytes, status: os.stat_result) -> None:
         """Copy a directory, or what is in it into one that is there."""
-        if not self._args.recursive:
+        if not self._options.recursive:
             raise UsageError(f"{os.fsdecode(source)} is a directory; -r copies it")
         children = sorted(os.listdir(source))
         found = self._find(parent, name)

@@ -6,13 +6,13 @@ An option and no FILE:STREAM, as a colon may be part of a name on every other fi
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 from fsdrivers.errors import NotFoundError, UnsupportedError
 from fsdrivers.tree import PIECE_SIZE
+from imagebuilder.cli.commands import option
 from imagebuilder.cli.common import UsageError
 
 if TYPE_CHECKING:
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from fsdrivers.volume import Node, StreamVolume, Volume
 
 
-def add_stream(parser: argparse.ArgumentParser) -> None:
-    """Add the option."""
-    parser.add_argument("--stream", metavar="NAME", help="a named stream of the file (NTFS)")
+def stream_option() -> str | None:
+    """Return the option."""
+    name: str | None = option("--stream NAME", "a named stream of the file (NTFS)")
+    return name
 
 
-def stream_name(args: argparse.Namespace) -> bytes:
-    """Return the name that the options give.
+def stream_name(text: str) -> bytes:
+    """Return the name that the option gives.
 
     Raises:
         UsageError: it is empty, which would be the content.
     """
-    name = os.fsencode(args.stream)
-    if not name:
+    if not text:
         raise UsageError("--stream needs a name")
-    return name
+    return os.fsencode(text)
 
 
 def iter_stream(volume: Volume, node: Node, name: bytes) -> Iterator[bytes]:

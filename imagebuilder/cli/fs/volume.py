@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`rebuildkit fs describe`, `mkfs` and `check`: whole volumes.
+"""The verbs of `rebuildkit fs` for whole volumes: describe, mkfs, check, extract.
 
 A description is what a driver's `Volume.describe` gives, as JSON; formatting from it gives the
 same kind of volume again, not what a newer tool would make.
@@ -7,23 +7,52 @@ same kind of volume again, not what a newer tool would make.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fsdrivers.device import Device, FileDevice
 from fsdrivers.errors import UnsupportedError
-from imagebuilder.cli.common import UsageError, print_json
-from imagebuilder.cli.fs.open import driver_for, open_volume
+from imagebuilder.cli.commands import option
+from imagebuilder.cli.common import UsageError, print_json, size_of_text
+from imagebuilder.cli.fs.open import Volume, driver_for, open_tree, open_volume, open_window
+from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from fsdrivers.volume import Description, Layout, Plain
 
-OpenWindow = Callable[[argparse.Namespace, Device], Device]
-CORRUPT = 5  # exit code of `check` when it finds something
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mkfs(Volume):
+    """Options of `fs mkfs`."""
+
+    like: str | None = option(
+        "--like IMAGE", "make a volume like the one on this image", group="kind!"
+    )
+    description: str | None = option("--description FILE", "what `describe` printed", group="kind!")
+    type: str | None = option(
+        "--type", "make a new volume, like no other", choices=("ntfs",), group="kind!"
+    )
+    like_partition: int | None = option(
+        "--like-partition N", "with --like: which partition", type=int
+    )
+    label: str | None = option("--label TEXT", "with --type: of the volume")
+    cluster_size: int | None = option(
+        "--cluster-size SIZE", "with --type: in bytes", type=size_of_text
+    )
+    size: int | None = option("--size SIZE", "of a new image file: 4G, 512M", type=size_of_text)
+    source: str | None = option("--from DIRECTORY", "fill it with what is in this directory")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extract(Volume):
+    """Options of `fs extract`."""
+
+    path: str = option("PATH", "from the volume's root")
+    target: str = option("DIRECTORY", "must be new or empty")
 
 
 def pack_description(description: Description) -> str:
@@ -58,69 +87,68 @@ def unpack_description(text: str) -> dict[str, Plain]:
     return made
 
 
-def describe(args: argparse.Namespace, device: Device) -> int:
+def describe(options: Volume, device: Device) -> int:
     """Print the description of a volume."""
-    print(pack_description(open_volume(args, device).describe()))
-    return 0
+    print(pack_description(open_volume(options, device).describe()))
+    return ExitCode.DONE
 
 
-def _description_of(args: argparse.Namespace, open_window: OpenWindow) -> dict[str, Plain]:
+def _description_of(options: Mkfs) -> dict[str, Plain]:
     """Return the description that the options name."""
-    if [args.like, args.description, args.type].count(None) != 2:
-        raise UsageError("name one of --like, --description and --type")
-    if args.type is not None:
-        return _new_description(args, open_window)
-    if args.label is not None or args.cluster_size is not None:
+    if options.type is not None:
+        return _new_description(options)
+    if options.label is not None or options.cluster_size is not None:
         raise UsageError("--label and --cluster-size go with --type")
-    if args.description is not None:
-        return unpack_description(Path(args.description).read_text(encoding="utf-8"))
-    chosen = argparse.Namespace(image=args.like, partition=args.like_partition)
-    with FileDevice.open(args.like, sector_size=args.sector_size) as device:
-        return open_volume(args, open_window(chosen, device)).describe()
+    if options.description is not None:
+        return unpack_description(Path(options.description).read_text(encoding="utf-8"))
+    assert options.like is not None, "one of the three is required"
+    like = replace(options, image=options.like, partition=options.like_partition)
+    with FileDevice.open(like.image, sector_size=like.sector_size) as device:
+        return open_volume(like, open_window(like, device)).describe()
 
 
-def _new_description(args: argparse.Namespace, open_window: OpenWindow) -> dict[str, Plain]:
+def _new_description(options: Mkfs) -> dict[str, Plain]:
     """Return the description of a volume that is made after no other."""
     from fsdrivers.ntfs import default_description
 
-    size, sector_size = args.size, args.sector_size or 512
-    if Path(args.image).exists():
-        with FileDevice.open(args.image, sector_size=args.sector_size) as device:
-            size, sector_size = open_window(args, device).size, device.sector_size
+    size, sector_size = options.size, options.sector_size or 512
+    if Path(options.image).exists():
+        with FileDevice.open(options.image, sector_size=options.sector_size) as device:
+            size, sector_size = open_window(options, device).size, device.sector_size
     elif not size:
-        raise UsageError(f"{args.image} does not exist; name its size with --size")
-    label = (args.label or "").encode("utf-8", "surrogateescape")
+        raise UsageError(f"{options.image} does not exist; name its size with --size")
+    label = (options.label or "").encode("utf-8", "surrogateescape")
     return default_description(
-        size, sector_size=sector_size, cluster_size=args.cluster_size, label=label
+        size, sector_size=sector_size, cluster_size=options.cluster_size, label=label
     )
 
 
-def run_mkfs(args: argparse.Namespace, open_window: OpenWindow) -> int:
+def mkfs(options: Mkfs) -> int:
     """Format a volume; IMAGE is made if it does not exist."""
     from fsdrivers import FAT_TYPES, ISO_TYPES, driver_of
 
-    description = _description_of(args, open_window)
+    description = _description_of(options)
     type = str(description["type"])
-    if args.codepage is not None:
+    if options.codepage is not None:
         if type not in FAT_TYPES:
             raise UsageError(f"--codepage is for FAT; this is {type}")
-        description["code_page"] = args.codepage
+        description["code_page"] = options.codepage
     driver = driver_of(type)
     if type in ISO_TYPES or not hasattr(driver, "plan_volume"):
         raise UnsupportedError(f"{type} volumes are read and not made")
-    path = Path(args.image)
+    path = Path(options.image)
     is_blank = not path.exists()
     if is_blank:
         recorded = description.get("size")
-        size = args.size or (recorded if isinstance(recorded, int) else 0)
+        size = options.size or (recorded if isinstance(recorded, int) else 0)
         if not size:
             raise UsageError(f"{path} does not exist; name its size with --size")
         with open(path, "xb") as file:
             file.truncate(size)
-    elif args.size:
+    elif options.size:
         raise UsageError(f"{path} is there already and has a size")
     try:
-        return _make(args, open_window, driver.plan_volume, description, is_blank=is_blank)
+        return _make(options, driver.plan_volume, description, is_blank=is_blank)
     except BaseException:
         if is_blank:
             path.unlink(missing_ok=True)
@@ -128,8 +156,7 @@ def run_mkfs(args: argparse.Namespace, open_window: OpenWindow) -> int:
 
 
 def _make(
-    args: argparse.Namespace,
-    open_window: OpenWindow,
+    options: Mkfs,
     plan: Callable[..., Layout],
     description: Description,
     *,
@@ -137,22 +164,22 @@ def _make(
 ) -> int:
     """Format the volume that the options name, and fill it if they say so."""
     with FileDevice.open(
-        args.image,
+        options.image,
         writable=True,
-        sector_size=args.sector_size,
-        direct=args.source is not None,
+        sector_size=options.sector_size,
+        direct=options.source is not None,
     ) as device:
-        window = open_window(args, device)
-        if args.source is not None:
+        window = open_window(options, device)
+        if options.source is not None:
             from imagebuilder.cli.fs.populate import populate
 
-            return populate(args, plan, description, window, is_blank=is_blank)
+            return populate(options, options.source, plan, description, window, is_blank=is_blank)
         _format(plan, description, window)
         window.flush()
-        if args.json:
+        if options.json:
             fields = {"type": str(description["type"]), "size": window.size}
             print_json({"action": "mkfs", **fields})
-    return 0
+    return ExitCode.DONE
 
 
 def _format(plan: Callable[..., Layout], description: Description, device: Device) -> None:
@@ -169,16 +196,24 @@ def _format(plan: Callable[..., Layout], description: Description, device: Devic
         device.write(position, data)
 
 
-def check(args: argparse.Namespace, device: Device) -> int:
+def check(options: Volume, device: Device) -> int:
     """Print what is wrong with a volume; return 5 if anything is."""
-    type, driver, options = driver_for(args, device)
+    type, driver, keywords = driver_for(options, device)
     if not hasattr(driver, "check_volume"):
         raise UnsupportedError(f"checking {type} volumes")
-    findings = driver.check_volume(device, **options)
-    if args.json:
+    findings = driver.check_volume(device, **keywords)
+    if options.json:
         print_json([{"what": item.what, "position": item.position} for item in findings])
     else:
         for item in findings:
             where = "" if item.position is None else f" (byte {item.position:#x})"
             print(f"{item.what}{where}")
-    return CORRUPT if findings else 0
+    return ExitCode.CORRUPT if findings else ExitCode.DONE
+
+
+def extract(options: Extract, device: Device) -> int:
+    """Restore objects to a host directory."""
+    from imagebuilder.cli.fs.extract import extract
+
+    tree = open_tree(options, device)
+    return extract(tree, options.path, options.target, json=options.json)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import json
@@ -17,10 +16,10 @@ from fsdrivers import errors, open_volume
 from fsdrivers.device import FileDevice, Window
 from fsdrivers.printable import printable
 from fsdrivers.tree import Tree
-from imagebuilder.cli.fs import main as cli_fs
 from imagebuilder.cli.fs.format import time_text
 from imagebuilder.cli.fs.manifest import manifest_json, manifest_line, manifest_of
 from imagebuilder.cli.fs.outcome import EXIT_CODES
+from imagebuilder.cli.main import main
 from tests.fsdrivers.faults import FaultyDevice
 
 MIB = 1 << 20
@@ -28,9 +27,7 @@ CONTENT = bytes(range(256)) * 5000
 
 
 def fs(*arguments: object) -> int:
-    parser = argparse.ArgumentParser(prog="rebuildkit")
-    cli_fs.add_parser(parser.add_subparsers(dest="command", required=True))
-    return cli_fs.run(parser.parse_args(["fs", *map(str, arguments)]))
+    return main(["fs", *map(str, arguments)])
 
 
 def run(*command: object, data: str | None = None) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -17,7 +16,7 @@ from fsdrivers import ISO_TYPES, READABLE_TYPES, TYPES, probe
 from fsdrivers.device import FileDevice
 from fsdrivers.iso9660 import check_volume, open_volume
 from imagebuilder.build import build_disc
-from imagebuilder.cli.fs import main as cli_fs
+from imagebuilder.cli.main import main
 from imagebuilder.disc.reader import IsoImage
 from imagebuilder.environment.build import BootEnvironment
 from tests.fsdrivers.iso9660.images import paths_of, run
@@ -25,9 +24,7 @@ from tests.imagebuilder.small_repository import SmallRepository
 
 
 def fs(*arguments: object) -> int:
-    parser = argparse.ArgumentParser(prog="rebuildkit")
-    cli_fs.add_parser(parser.add_subparsers(dest="command", required=True))
-    return cli_fs.run(parser.parse_args(["fs", *map(str, arguments)]))
+    return main(["fs", *map(str, arguments)])
 
 
 @pytest.fixture
