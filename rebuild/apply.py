@@ -45,7 +45,8 @@ from rebuild.plan import BOOT_CODE_SIZE, ESP_TYPE, DiskPlan, PartitionPlan, Rest
 from rebuild.progress import Part, Progress
 from rebuild.report import Failure, RestoreReport, VolumeResult
 from rebuild.streaming.ahead import Ahead
-from rebuild.streaming.content import PieceOpener, PieceTarget, stream_pieces
+from rebuild.streaming.content import PieceTarget, stream_pieces
+from rebuild.streaming.opener import PieceOpener
 from rebuild.streaming.targets import ResidentWriter, content_targets, stream_targets
 from rebuild.streaming.writer import CoalescingWriter
 
@@ -106,7 +107,7 @@ def apply_plan(
     report = RestoreReport(object_count=plan.object_count)
     works = [_DiskWork(disk, devices[disk.disk.number]) for disk in plan.disks]
     shown.begin("Planning the layout")
-    with _ahead(machine, medium, opener, processes):
+    with _ahead(machine, medium, opener, processes) as ahead:
         for work in works:
             _plan_volumes(machine, work, is_blank, report)
     if not is_blank:
@@ -114,7 +115,17 @@ def apply_plan(
         for work in works:
             _wipe(work.device)
     boot_areas = {work.plan.disk.number: _BootArea(work) for work in works}
-    _restore_content(works, boot_areas, medium, opener, shown, report, processes)
+    targets, names = _collect_content(works, boot_areas, shown, report)
+    failed = stream_pieces(
+        targets, medium, opener, shown, names.of, ahead=ahead, processes=processes
+    )
+    for work in works:
+        for volume in work.volumes:
+            volume.writer.flush()
+    total = sum(target.piece.length for target in targets)
+    report.content_size = total - sum(loss.size for loss in failed.values())
+    for number, loss in sorted(failed.items()):
+        report.failures.append(Failure(names.of(number), loss.reason))
     moves: dict[tuple[bytes, int], int] = {}
     for disk in plan.disks:
         moves |= moves_of(disk.disk, {part.number: part.new_start for part in disk.partitions})
@@ -135,18 +146,19 @@ def apply_plan(
 
 
 @contextmanager
-def _ahead(machine: Machine, medium: Medium, opener: PieceOpener, processes: int) -> Iterator[None]:
-    """Have another process open content inside, if that may be."""
-    if processes == 1:
-        yield
-        return
-    with suppress(OSError):
-        opener.ahead = Ahead(machine.iter_content(), medium, opener)
+def _ahead(
+    machine: Machine, medium: Medium, opener: PieceOpener, processes: int
+) -> Iterator[Ahead | None]:
+    """Have another process open content inside, if that may be; it has finished behind."""
+    ahead: Ahead | None = None
+    if processes > 1:
+        with suppress(OSError):
+            ahead = Ahead(machine.iter_content(), medium, opener)
     try:
-        yield
+        yield ahead
     finally:
-        if opener.ahead is not None:
-            opener.ahead.finish()
+        if ahead is not None:
+            ahead.finish()
 
 
 def _plan_volumes(machine: Machine, work: _DiskWork, is_blank: bool, report: RestoreReport) -> None:
@@ -242,16 +254,13 @@ class _BootArea:
         """Do nothing: the parts are written with the partition table."""
 
 
-def _restore_content(
+def _collect_content(
     works: list[_DiskWork],
     boot_areas: Mapping[int, _BootArea],
-    medium: Medium,
-    opener: PieceOpener,
     shown: Progress,
     report: RestoreReport,
-    processes: int,
-) -> None:
-    """Send every piece of content to where it belongs, in the order of the packs."""
+) -> tuple[list[PieceTarget], _Names]:
+    """Return where every piece of content goes, and what its objects are called."""
     targets: list[PieceTarget] = []
     names = _Names()
     parts: dict[object, Part] = {}
@@ -275,13 +284,7 @@ def _restore_content(
             report.volumes.append(VolumeResult(volume.part.title, count, part.total))
     total = sum(target.piece.length for target in targets)
     shown.begin("Restoring", total, len(targets), parts)
-    failed = stream_pieces(targets, medium, opener, shown, names.of, processes=processes)
-    for work in works:
-        for volume in work.volumes:
-            volume.writer.flush()
-    report.content_size = total - sum(loss.size for loss in failed.values())
-    for number, loss in sorted(failed.items()):
-        report.failures.append(Failure(names.of(number), loss.reason))
+    return targets, names
 
 
 class _Names:
@@ -324,7 +327,7 @@ def _part_of(name: str, targets: Sequence[PieceTarget], first: int) -> Part:
     """Return the counters for the targets from number `first` on."""
     size = objects = previous = 0
     for piece, _, number, _ in targets[first:]:
-        size += piece[1]
+        size += piece.length
         if number != previous:
             previous = number
             objects += 1

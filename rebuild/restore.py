@@ -49,7 +49,7 @@ from rebuild.machine import Machine
 from rebuild.medium import ChecksPacks
 from rebuild.plan import RestorePlan, TargetDisk, plan_restore
 from rebuild.report import RestoreReport
-from rebuild.streaming.content import PieceOpener
+from rebuild.streaming.opener import PieceOpener
 from rebuild.text import plural, size_text
 
 # What the documented exit codes stand for; the first class that fits decides.

@@ -34,7 +34,7 @@ from vm.qemu import BUSES, FIRMWARES, MEDIA
 if TYPE_CHECKING:
     from backup.objects.medium import Medium
     from backup.objects.model import DiskObject
-    from rebuild.compare.disks import Comparison
+    from rebuild.compare.result import Comparison
     from rebuild.plan import TargetDisk
     from rebuild.restore import Unlocked
 

@@ -10,7 +10,7 @@ keyed hash of every piece of content.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from backup.objects.content import content_id, content_size
 from backup.objects.keys import MasterKey
@@ -20,6 +20,7 @@ from fsdrivers.device import Device
 from fsdrivers.errors import FilesystemError
 from fsdrivers.partitions import PartitionTable, open_partition, read_table
 from rebuild.compare.boot import BootPlace, boot_code_differences
+from rebuild.compare.result import Comparison
 from rebuild.compare.streams import ntfs_format_keys
 from rebuild.compare.tree import TreeComparison
 from rebuild.fixups.grub import (
@@ -38,48 +39,12 @@ from rebuild.plan import ESP_TYPE
 from rebuild.progress import Progress
 from rebuild.text import cut
 
-DIFFERENCES_SHOWN = 40
 READ_SIZE = 1 << 20  # bytes
 # What of an ext volume's description must be as it was whatever the size of the new volume.
 FORMAT_KEYS = (
     *("block_size", "inode_size", "compat", "incompat", "ro_compat", "hash_seed"),
     *("default_hash_version", "checksum_seed", "fat_type", "oem_name", "media"),
 )
-
-
-@dataclass(slots=True)
-class Comparison:
-    """What the comparison found."""
-
-    object_count: int = 0  # objects compared
-    content_size: int = 0  # bytes of content compared
-    differences: list[str] = field(default_factory=list)
-
-    @property
-    def is_equal(self) -> bool:
-        """Whether every object is as recorded."""
-        return not self.differences
-
-    def lines(self) -> list[str]:
-        """Return the result as text."""
-        lines = [
-            f"Compared: {self.object_count:,} objects, "
-            f"{self.content_size / (1 << 20):,.1f} MiB of content."
-        ]
-        lines += [f"DIFFERS {text}" for text in self.differences[:DIFFERENCES_SHOWN]]
-        if len(self.differences) > DIFFERENCES_SHOWN:
-            lines.append(f"... and {len(self.differences) - DIFFERENCES_SHOWN:,} more.")
-        lines.append("Result: equal." if self.is_equal else "Result: different.")
-        return lines
-
-    def to_dict(self) -> dict[str, object]:
-        """Return the result as plain data for JSON."""
-        return {
-            "result": "equal" if self.is_equal else "different",
-            "objects": self.object_count,
-            "content_size": self.content_size,
-            "differences": list(self.differences),
-        }
 
 
 def compare_machine(

@@ -7,13 +7,14 @@ streams see `rebuild.compare.streams`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from backup.objects.content import content_id, content_size
 from backup.objects.keys import MasterKey
 from backup.objects.model import NodeObject, ObjectKind, Region
 from fsdrivers import STREAM_TYPES
 from fsdrivers.volume import Entry, Kind, Node, StreamVolume, Volume
+from rebuild.compare.result import Comparison
 from rebuild.compare.streams import content_differences, merge_parts, name_differences
 from rebuild.fixups import syslinux
 from rebuild.fixups.windows9x import blank_files, first_nonzero
@@ -22,9 +23,6 @@ from rebuild.fixups.windowsnt_hives import Hive, Moves
 from rebuild.machine import Machine, VolumeTree, node_of, printable_path
 from rebuild.progress import Progress
 from rebuild.text import cut, printable
-
-if TYPE_CHECKING:
-    from rebuild.compare.disks import Comparison
 
 NODE_FIELDS = (
     *("kind", "size", "mode", "uid", "gid", "modified_ns", "accessed_ns", "changed_ns"),

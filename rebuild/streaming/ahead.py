@@ -17,14 +17,11 @@ import os
 import signal
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from backup.objects.errors import ObjectsError
 from backup.objects.medium import Medium
 from backup.objects.model import Piece
-
-if TYPE_CHECKING:
-    from rebuild.streaming.content import PieceOpener
+from rebuild.streaming.opener import PieceOpener
 
 ARENA_SIZE = 256 << 20  # bytes of opened content, at most
 INDEX_COUNT = 1 << 20  # pieces, at most
@@ -40,7 +37,9 @@ _PACK_SHIFT = 40  # packs are smaller than 1 TiB
 
 
 def _key_of(piece: Piece) -> int:
-    return piece[3] << _PACK_SHIFT | piece[4]
+    """Return one number for where a piece lies; in the order of the packs."""
+    _, _, _, pack, offset, _ = piece
+    return pack << _PACK_SHIFT | offset
 
 
 class Ahead:
@@ -87,27 +86,28 @@ class Ahead:
     def plain(self, piece: Piece) -> memoryview | None:
         """Return the plain bytes of a piece, None if it is not there; after `finish`."""
         place = self._places.get(_key_of(piece))
-        return None if place is None else self._shared[place : place + piece[1]]
+        return None if place is None else self._shared[place : place + piece.length]
 
     def _work(self, contents: Contents, medium: Medium, opener: PieceOpener) -> None:
         """Open pieces in the other process until there is no room, or an error, or an end."""
         shared, place, ready = self._shared, _ARENA_AT, 0
         put, size = _ENTRY.pack_into, _ENTRY.size
         for pieces in _iter_runs(contents):
-            first, last = pieces[0], pieces[-1]
-            begin, pack = first[4], first[3]
-            is_too_much = place + sum([piece[1] for piece in pieces]) > len(shared)
+            _, _, _, pack, begin, _ = pieces[0]
+            is_too_much = place + sum([piece.length for piece in pieces]) > len(shared)
             if is_too_much or ready + len(pieces) > INDEX_COUNT:
                 return
             try:
-                length = last[4] + last[5] - begin
-                data = medium.read_pack(pack, opener.packs[pack].digest, begin, length)
+                end = pieces[-1].pack_offset + pieces[-1].sealed_length
+                data = medium.read_pack(pack, opener.packs[pack].digest, begin, end - begin)
                 view, open_piece = memoryview(data), opener.reader(pack).open
                 for number, piece in enumerate(pieces, 1):
-                    at, count = piece[4] - begin, piece[1]
-                    shared[place : place + count] = open_piece(piece, view[at : at + piece[5]])
+                    _, length, _, _, offset, sealed_length = piece
+                    at = offset - begin
+                    sealed = view[at : at + sealed_length]
+                    shared[place : place + length] = open_piece(piece, sealed)
                     put(shared, _INDEX_AT + ready * size, _key_of(piece), place)
-                    place += count
+                    place += length
                     ready += 1
                     if not number % TOLD_AT_ONCE or number == len(pieces):
                         _READY.pack_into(shared, _READY_AT, ready)
@@ -119,15 +119,17 @@ class Ahead:
 
 def _iter_runs(contents: Contents) -> Iterator[Sequence[Piece]]:
     """Yield the pieces in the order of the packs, cut into what is read at once."""
-    found = {
-        piece[3] << _PACK_SHIFT | piece[4]: piece for _, pieces in contents for piece in pieces
-    }
+    found = {_key_of(piece): piece for _, pieces in contents for piece in pieces}
     run: list[Piece] = []
+    pack = begin = -1
     for key in sorted(found):
         piece = found[key]
-        if run and (piece[3] != run[0][3] or piece[4] + piece[5] - run[0][4] > READ_SIZE):
+        _, _, _, other, offset, sealed_length = piece
+        if run and (other != pack or offset + sealed_length - begin > READ_SIZE):
             yield run
             run = []
+        if not run:
+            pack, begin = other, offset
         run.append(piece)
     if run:
         yield run

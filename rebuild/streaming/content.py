@@ -17,18 +17,16 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar
 
 from backup.objects.errors import DamagedError, MissingPackError
-from backup.objects.keys import MasterKey
 from backup.objects.medium import Medium
 from backup.objects.model import Piece
-from backup.objects.pack import PackInfo, PackReader
 from rebuild.progress import Progress
 from rebuild.sharing import share
-
-if TYPE_CHECKING:
-    from rebuild.streaming.ahead import Ahead
+from rebuild.streaming.ahead import Ahead
+from rebuild.streaming.opener import PieceOpener
 
 READ_SIZE = 4 << 20  # bytes read from a pack at once, at least one piece
 QUEUE_LENGTH = 3  # runs of pieces opened ahead; bounds memory
@@ -69,23 +67,6 @@ class Loss(NamedTuple):
     reason: str
 
 
-class PieceOpener:
-    """Opens pieces of a data set's packs.  Thread-safe."""
-
-    def __init__(self, master: MasterKey, packs: Sequence[PackInfo]) -> None:
-        self.packs = packs
-        self._master = master
-        self._readers: dict[int, PackReader] = {}
-        self.ahead: Ahead | None = None  # what another process opened already
-
-    def reader(self, index: int) -> PackReader:
-        """Return the reader of pack number `index` of the data set."""
-        reader = self._readers.get(index)
-        if reader is None:
-            reader = self._readers[index] = PackReader(self._master, self.packs[index].salt)
-        return reader
-
-
 # What became of a run: bytes and objects, those lost included, and (object, bytes, reason) of
 # each lost piece.  Plain, so that another process can say it.
 Written = tuple[int, int, list[tuple[int, int, str]]]
@@ -105,6 +86,22 @@ class Run(NamedTuple):
 _Opened = tuple[PieceTarget, bytes | memoryview | None, str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where pieces come from, and what opens them."""
+
+    medium: Medium
+    opener: PieceOpener
+    ahead: Ahead | None  # what another process opened already
+
+    def has_opened(self, run: Run) -> bool:
+        return self.ahead is not None and self.ahead.has(run.targets[-1].piece)
+
+    def work_of(self, run: Run) -> int:
+        """Return about how much work a run is: one that is opened already is only copied."""
+        return run.length // 4 if self.has_opened(run) else run.length
+
+
 def stream_pieces(
     targets: Sequence[PieceTarget],
     medium: Medium,
@@ -112,6 +109,7 @@ def stream_pieces(
     shown: Progress,
     name_of: Callable[[int], str],
     *,
+    ahead: Ahead | None = None,
     processes: int = 1,
 ) -> dict[int, Loss]:
     """Write every piece to its places; return what was lost, by object number.
@@ -122,12 +120,14 @@ def stream_pieces(
         opener: opens the pieces.
         shown: is told of every run of pieces.
         name_of: gives an object's path for the progress.
+        ahead: what another process opened already, once it has finished.
         processes: how many share the work; more than one only where what a forked process
             writes arrives, and where the medium can be read from several.
 
     Raises:
         OSError: a writer's device failed; the medium's failures are losses, not errors.
     """
+    source = _Source(medium, opener, ahead)
     runs = cut_runs(sorted(targets, key=_pack_position))
     losses: dict[int, Loss] = {}
 
@@ -141,44 +141,36 @@ def stream_pieces(
         shown.advance_part(last.writer, size, objects, name_of(last.number))
 
     def work(some: Sequence[Run]) -> Iterator[Written]:
-        for run, data in _run_ahead((run, _read(run, medium, opener)) for run in some):
-            yield write_run(run, _open(run, data, medium, opener))
+        for run, data in _run_ahead((run, _read(run, source)) for run in some):
+            yield write_run(run, _open(run, data, source))
 
     if processes > 1:
         shared: list[Run] = []
         alone: list[Run] = []
         for run in runs:
-            is_shared = all(target[1].is_shared for target in run.targets)
+            is_shared = all(writer.is_shared for _, writer, _, _ in run.targets)
             (shared if is_shared else alone).append(run)
         for run, written in zip(alone, work(alone), strict=True):
             take(run, written)
         _flush(runs)  # a forked process would write it once more
-        share(shared, work, take, _flush, processes, lambda run: _work_of(run, opener))
+        share(shared, work, take, _flush, processes, source.work_of)
     else:
-        opened_runs = ((run, list(open_run(run, medium, opener))) for run in runs)
+        opened_runs = ((run, list(open_run(run, source))) for run in runs)
         for run, opened in _run_ahead(opened_runs):
             take(run, write_run(run, opened))
     return losses
 
 
-def _work_of(run: Run, opener: PieceOpener) -> int:
-    """Return about how much work a run is: one that is opened already is only copied."""
-    return run.length // 4 if _is_ahead(run, opener) else run.length
-
-
-def _is_ahead(run: Run, opener: PieceOpener) -> bool:
-    return opener.ahead is not None and opener.ahead.has(run.targets[-1].piece)
-
-
 def _flush(runs: Sequence[Run]) -> None:
     """Have everything that was collected for these runs written."""
-    for writer in {id(target[1]): target[1] for run in runs for target in run.targets}.values():
+    writers = {id(writer): writer for run in runs for _, writer, _, _ in run.targets}
+    for writer in writers.values():
         writer.flush()
 
 
 def _pack_position(target: PieceTarget) -> tuple[int, int]:
-    piece = target[0]
-    return piece[3], piece[4]
+    (_, _, _, pack, offset, _), _, _, _ = target
+    return pack, offset
 
 
 def cut_runs(order: Sequence[PieceTarget]) -> list[Run]:
@@ -191,9 +183,9 @@ def cut_runs(order: Sequence[PieceTarget]) -> list[Run]:
         stop = start
         end = begin
         while stop < len(order):
-            piece = order[stop][0]
-            last = piece[4] + piece[5]
-            if piece[3] != pack or (last - begin > READ_SIZE and stop > start):
+            (_, _, _, other, offset, sealed_length), _, _, _ = order[stop]
+            last = offset + sealed_length
+            if other != pack or (last - begin > READ_SIZE and stop > start):
                 break
             if last > end:
                 end = last
@@ -213,37 +205,34 @@ def write_run(run: Run, opened: Iterable[_Opened]) -> Written:
     size = objects = 0
     previous = run.previous
     losses: list[tuple[int, int, str]] = []
-    for (piece, writer, number, places), plain, reason in opened:
+    for ((_, length, _, _, _, _), writer, number, places), plain, reason in opened:
         if number != previous:
             previous = number
             objects += 1
-        length = piece[1]
         size += length
         if plain is None:
             losses.append((number, length, reason))
             for position, _, count in places:
                 writer.write(position, bytes(count))
-        elif len(places) == 1 and places[0][2] == length:
-            writer.write(places[0][0], plain)
         else:
             view = memoryview(plain)
             for position, start, count in places:
-                writer.write(position, view[start : start + count])
+                writer.write(position, plain if count == length else view[start : start + count])
     return size, objects, losses
 
 
-def open_run(run: Run, medium: Medium, opener: PieceOpener) -> Iterator[_Opened]:
+def open_run(run: Run, source: _Source) -> Iterator[_Opened]:
     """Read a run and open its pieces one by one; what is lost comes with the reason."""
-    return _open(run, _read(run, medium, opener), medium, opener)
+    return _open(run, _read(run, source), source)
 
 
-def _read(run: Run, medium: Medium, opener: PieceOpener) -> memoryview | str | None:
+def _read(run: Run, source: _Source) -> memoryview | str | None:
     """Return a run's part of the pack, or why all of it is lost; None if halves may be read."""
-    if _is_ahead(run, opener):
+    if source.has_opened(run):
         return memoryview(b"")
-    digest = opener.packs[run.pack].digest
+    digest = source.opener.packs[run.pack].digest
     try:
-        return memoryview(medium.read_pack(run.pack, digest, run.begin, run.length))
+        return memoryview(source.medium.read_pack(run.pack, digest, run.begin, run.length))
     except MissingPackError as error:
         return str(error)
     except OSError:
@@ -251,9 +240,7 @@ def _read(run: Run, medium: Medium, opener: PieceOpener) -> memoryview | str | N
         return "the medium cannot be read there" if is_one_piece else None
 
 
-def _open(
-    run: Run, data: memoryview | str | None, medium: Medium, opener: PieceOpener
-) -> Iterator[_Opened]:
+def _open(run: Run, data: memoryview | str | None, source: _Source) -> Iterator[_Opened]:
     """Yield the opened pieces of what `_read` returned.
 
     Taken one by one, each piece is written while the processor's cache still has it.
@@ -261,28 +248,28 @@ def _open(
     if isinstance(data, str):
         yield from ((target, None, data) for target in run.targets)
         return
-    if opener.ahead is not None and _is_ahead(run, opener):
-        yield from ((target, opener.ahead.plain(target[0]), "") for target in run.targets)
+    if source.ahead is not None and source.has_opened(run):
+        yield from ((target, source.ahead.plain(target.piece), "") for target in run.targets)
         return
     if data is None:
         middle = _middle_of(run.targets)
         for half in (run.targets[:middle], run.targets[middle:]):
             begin, length = _range_of(half)
-            yield from open_run(Run(half, run.pack, begin, length, 0), medium, opener)
+            yield from open_run(Run(half, run.pack, begin, length, 0), source)
         return
-    open_piece, begin = opener.reader(run.pack).open, run.begin
-    previous: Piece | None = None
+    open_piece, begin = source.opener.reader(run.pack).open, run.begin
+    previous = -1
     plain: bytes | None = None
     reason = ""
     for target in run.targets:
-        piece = target[0]
-        offset = piece[4] - begin
-        if previous is None or piece[4] != previous[4] or plain is None:
+        piece, _, _, _ = target
+        _, _, _, _, offset, sealed_length = piece
+        if offset != previous or plain is None:
             try:
-                plain = open_piece(piece, data[offset : offset + piece[5]])
+                plain = open_piece(piece, data[offset - begin : offset - begin + sealed_length])
             except DamagedError:
                 plain, reason = None, "its content on the medium is damaged"
-            previous = piece
+            previous = offset
         yield target, plain, reason
 
 

@@ -41,8 +41,9 @@ def content_targets(tree: VolumeTree, layout: Layout, writer: Writer) -> Iterato
         number = item.number
         extents = placements(number)
         if len(extents) == 1 and len(pieces) == 1:
-            piece, (offset, _, position, _) = pieces[0], extents[0]
-            yield PieceTarget(piece, writer, number, ((position + piece[0] - offset, 0, piece[1]),))
+            (piece,), ((offset, _, position, _),) = pieces, extents
+            start, length, _, _, _, _ = piece
+            yield PieceTarget(piece, writer, number, ((position + start - offset, 0, length),))
             continue
         for piece in pieces:
             yield PieceTarget(piece, writer, number, tuple(split_piece(piece, extents)))
@@ -60,7 +61,7 @@ def stream_targets(
             place = layout.resident_place(number, name)
             if place is not None:
                 for piece in pieces:
-                    whole = (place + piece[0], 0, piece[1])
+                    whole = (place + piece.offset, 0, piece.length)
                     yield PieceTarget(piece, resident, number, (whole,))
                 continue
             extents = layout.stream_placements(number, name)

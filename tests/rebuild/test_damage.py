@@ -17,13 +17,14 @@ from backup.objects.pack import PackInfo
 from fsdrivers.device import MemoryDevice
 from fsdrivers.errors import DeviceError
 from rebuild.apply import apply_plan
-from rebuild.compare.disks import Comparison, compare_machine
+from rebuild.compare.disks import compare_machine
+from rebuild.compare.result import Comparison
 from rebuild.errors import MediumError
 from rebuild.medium import DirectoryMedium
 from rebuild.plan import TargetDisk
 from rebuild.report import RestoreReport
 from rebuild.restore import Unlocked, make_plan, missing_content, unlock
-from rebuild.streaming.content import PieceOpener
+from rebuild.streaming.opener import PieceOpener
 from tests.fsdrivers.faults import FaultyDevice
 from tests.rebuild.machines import SmallMachine, names_in
 

@@ -21,7 +21,8 @@ from fsdrivers.ntfs.check.volume import check_volume
 from fsdrivers.ntfs.format.records import BootSector
 from fsdrivers.ntfs.volume import open_volume
 from fsdrivers.partitions import open_partition, read_table
-from rebuild.compare.disks import Comparison, compare_machine
+from rebuild.compare.disks import compare_machine
+from rebuild.compare.result import Comparison
 from rebuild.errors import TargetTooSmallError
 from rebuild.medium import DirectoryMedium
 from rebuild.plan import TargetDisk

@@ -19,7 +19,7 @@ from rebuild.errors import (
 )
 from rebuild.plan import TargetDisk, match_disks
 from rebuild.restore import Unlocked, make_plan
-from rebuild.streaming.content import PieceOpener
+from rebuild.streaming.opener import PieceOpener
 from rebuild.text import WIDTH, columns_of
 from tests.rebuild.machines import SmallMachine
 

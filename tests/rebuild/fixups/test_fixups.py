@@ -34,7 +34,7 @@ from rebuild.fixups.linux import (
 from rebuild.machine import VolumeTree
 from rebuild.plan import RestorePlan, TargetDisk
 from rebuild.restore import make_plan
-from rebuild.streaming.content import PieceOpener
+from rebuild.streaming.opener import PieceOpener
 from tests.rebuild.machines import (
     BIOS_BOOT,
     LINUX,

@@ -35,7 +35,7 @@ from rebuild.machine import VolumeTree
 from rebuild.plan import TargetDisk
 from rebuild.report import RestoreReport
 from rebuild.restore import make_plan
-from rebuild.streaming.content import PieceOpener
+from rebuild.streaming.opener import PieceOpener
 from tests.fsdrivers.ext.volumes import make_image as make_ext
 from tests.fsdrivers.ext.volumes import run
 from tests.fsdrivers.ntfs import volumes as ntfs_volumes

@@ -23,7 +23,7 @@ from rebuild.fixups.firmware import write_boot_entry
 from rebuild.plan import RestorePlan, TargetDisk
 from rebuild.report import RestoreReport
 from rebuild.restore import make_plan
-from rebuild.streaming.content import PieceOpener
+from rebuild.streaming.opener import PieceOpener
 from tests.fsdrivers.ext.volumes import run
 from tests.fsdrivers.ntfs.volumes import make_image
 from tests.fsdrivers.ntfs.volumes import mounted as ntfs_mounted

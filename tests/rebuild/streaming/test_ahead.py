@@ -18,7 +18,8 @@ from fsdrivers.device import FileDevice
 from rebuild.progress import Part, Progress
 from rebuild.streaming import ahead as ahead_module
 from rebuild.streaming.ahead import Ahead
-from rebuild.streaming.content import PieceOpener, PieceTarget, stream_pieces
+from rebuild.streaming.content import PieceTarget, stream_pieces
+from rebuild.streaming.opener import PieceOpener
 from rebuild.streaming.writer import CoalescingWriter
 from tests.rebuild.streaming.test_content import Packs
 
@@ -56,7 +57,12 @@ def make_packs(medium: Packs, counts: Sequence[int]) -> tuple[PieceOpener, dict[
 
 
 def restore(
-    path: Path, medium: Packs, opener: PieceOpener, plains: dict[Piece, bytes], processes: int
+    path: Path,
+    medium: Packs,
+    opener: PieceOpener,
+    plains: dict[Piece, bytes],
+    ahead: Ahead,
+    processes: int,
 ) -> dict[int, str]:
     """Write every piece to a file of its own place and compare; return what was lost."""
     path.write_bytes(bytes(len(plains) * 172 * BLOCK_SIZE))
@@ -68,7 +74,7 @@ def restore(
             at += -(-len(plain) // BLOCK_SIZE) * BLOCK_SIZE
         shown = Progress(lambda text: None)
         shown.begin("", at, len(targets), {writer: Part("", at, len(targets))})
-        lost = stream_pieces(targets, medium, opener, shown, str, processes=processes)
+        lost = stream_pieces(targets, medium, opener, shown, str, ahead=ahead, processes=processes)
         writer.flush()
         for target, plain in zip(targets, plains.values(), strict=True):
             if target.number not in lost:
@@ -92,10 +98,10 @@ def test_what_is_opened_ahead_is_not_read_again(tmp_path: Path, processes: int) 
     medium = CountingPacks()
     opener, plains = make_packs(medium, (300, 40))
 
-    opener.ahead = opened(medium, opener, plains)
-    assert all(opener.ahead.has(piece) for piece in plains)
-    assert all(opener.ahead.plain(piece) == plain for piece, plain in plains.items())
-    assert restore(tmp_path / "image", medium, opener, plains, processes) == {}
+    ahead = opened(medium, opener, plains)
+    assert all(ahead.has(piece) for piece in plains)
+    assert all(ahead.plain(piece) == plain for piece, plain in plains.items())
+    assert restore(tmp_path / "image", medium, opener, plains, ahead, processes) == {}
     assert medium.reads == 0
 
 
@@ -111,11 +117,11 @@ def test_what_has_no_room_is_read_later(
     else:
         monkeypatch.setattr(ahead_module, "INDEX_COUNT", 310)
 
-    opener.ahead = opened(medium, opener, plains)
-    there = [opener.ahead.has(piece) for piece in plains]
+    ahead = opened(medium, opener, plains)
+    there = [ahead.has(piece) for piece in plains]
     assert 0 < sum(there) < len(plains)
     assert there == sorted(there, reverse=True)
-    assert restore(tmp_path / "image", medium, opener, plains, 1) == {}
+    assert restore(tmp_path / "image", medium, opener, plains, ahead, 1) == {}
     assert medium.reads > 0
 
 
@@ -126,9 +132,9 @@ def test_damage_is_found_by_who_reads_it_for_good(tmp_path: Path) -> None:
     damaged = list(plains)[200]
     medium.data[0][damaged.pack_offset + 5] ^= 1
 
-    opener.ahead = opened(medium, opener, plains)
-    assert not opener.ahead.has(damaged)
-    lost = restore(tmp_path / "image", medium, opener, plains, 2)
+    ahead = opened(medium, opener, plains)
+    assert not ahead.has(damaged)
+    lost = restore(tmp_path / "image", medium, opener, plains, ahead, 2)
     assert lost == {200: "its content on the medium is damaged"}
 
 
@@ -137,7 +143,7 @@ def test_it_ends_when_it_is_told_to(tmp_path: Path) -> None:
     medium = CountingPacks()
     opener, plains = make_packs(medium, (300,))
 
-    opener.ahead = Ahead([(1, list(plains))], medium, opener)
-    opener.ahead.finish()
-    opener.ahead.finish()
-    assert restore(tmp_path / "image", medium, opener, plains, 2) == {}
+    ahead = Ahead([(1, list(plains))], medium, opener)
+    ahead.finish()
+    ahead.finish()
+    assert restore(tmp_path / "image", medium, opener, plains, ahead, 2) == {}

@@ -17,7 +17,8 @@ from backup.objects.model import Piece
 from backup.objects.pack import PackInfo, PackWriter
 from fsdrivers.device import FileDevice
 from rebuild.progress import Part, Progress
-from rebuild.streaming.content import PieceOpener, PieceTarget, Run, cut_runs, stream_pieces
+from rebuild.streaming.content import PieceTarget, Run, cut_runs, stream_pieces
+from rebuild.streaming.opener import PieceOpener
 from rebuild.streaming.writer import CoalescingWriter
 
 BLOCK_SIZE = 4096
