@@ -39,3 +39,33 @@ def test_exit_codes_are_those_of_the_product() -> None:
     rows = re.findall(r"^\| (\d+) \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
 
     assert rows == [(str(code.value), code.meaning) for code in ExitCode]
+
+
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every link and picture of a page is a file of the tree, and its anchor a heading there."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors_of(path), target
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return what a forge calls the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_exist(page: Path) -> None:
+    """Every path of the tree that a page names is there."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    tops = "backup|docs|fsdrivers|imagebuilder|rebuild|templates|tests|vm"
+    for name in re.findall(rf"`((?:{tops})/[\w./-]*)`", text):
+        assert (ROOT / name).exists(), name

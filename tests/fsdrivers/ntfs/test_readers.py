@@ -27,7 +27,7 @@ from tests.fsdrivers.ntfs.volumes import (
 
 pytestmark = [pytest.mark.tools, pytest.mark.root]
 
-# Which readers tell an attribute, as docs/filesystems.md has it.
+# Which readers tell an attribute, as docs/filesystems/ntfs.md has it.
 TOLD = {
     "label": {"ntfs-3g", "sleuthkit", "libfsntfs", "dissect"},
     "serial": {"sleuthkit", "libfsntfs", "dissect"},
