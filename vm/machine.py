@@ -109,8 +109,13 @@ class Machine:
             return 0.0
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def wait_for(self, pattern: str, timeout_s: float) -> re.Match[str]:
+    def wait_for(self, pattern: str, timeout_s: float, what: str = "") -> re.Match[str]:
         """Wait until `pattern` appears in serial output that no earlier wait has taken.
+
+        Args:
+            pattern: a regular expression.
+            timeout_s: how long to wait.
+            what: what that is, for the message when it does not come.
 
         Raises:
             MachineError: the time is over, or the machine has ended, with what it said last.
@@ -124,7 +129,7 @@ class Machine:
                 return match
             if not self._receive(deadline):
                 raise MachineError(
-                    f"waited {timeout_s:.0f} s for {pattern!r}; the machine said last: "
+                    f"waited {timeout_s:.0f} s for {what or repr(pattern)}; the machine said last: "
                     f"{self.text[-TAIL:]!r}"
                 )
 
@@ -217,11 +222,6 @@ class Machine:
             if time.monotonic() > deadline:
                 raise MachineError(f"QEMU did not open {path.name}")
             time.sleep(0.02)
-
-    def _last_words(self) -> str:
-        """Return what QEMU itself said."""
-        self._errors.seek(0)
-        return self._errors.read().decode(errors="replace").strip()
 
     def _receive(self, deadline: float) -> bool:
         """Take what the serial line has; False when `deadline` passed with nothing."""

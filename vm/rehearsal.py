@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rehearse a recovery: boot the disc against empty disks, answer it, start what it restored.
 
-Knows the disc only from outside: its serial console's words, the disks it writes, and a
+Knows the disc only from outside: the marks on its serial line, the disks it writes, and a
 function of the caller that compares those disks with the data set.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 import time
@@ -15,23 +14,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vm import marks
 from vm.errors import MachineError
 from vm.machine import Machine
 from vm.qemu import Disk, MachineConfig, variables_template
 
-# The disc's own words on the serial line.
-KEYMAP_PROMPT = r"Keyboard layout \["
-ID_PROMPT = r"Id: "
-SECRET_PROMPT = r"Password or recovery key: "
-REFUSED = r"The id or the password is wrong|The recovery stopped: [^\r\n]*"
-CHOICE_PROMPT = r"Which disk takes its place\?"
-CONFIRM_PROMPT = r"Everything on /dev/(\w+),"
-CONFIRM_END = r"name \[stop\]: "
-INCOMPLETE = r"Restore what there is\? "
-PROGRESS = r"[1-9]\d?%, "
-RESULT = r"Result: (?:complete|partial)[^\r\n]*"
-NEXT = r"Next: (?:reboot|poweroff)\."  # the disc was told beforehand how to go on
-END_PROMPT = r"power off \(p\)\?"
+STEP_TIMEOUT_S = 120.0  # from the result to the last question, and until the machine is off
+ANSWERS = {"ask-keymap": "\r", "ask-page": "q\r"}
+REFUSALS = ("refused", "stopped", "ask-incomplete")
+PICTURED_PROGRESS = 2  # which of the marks of progress: the first of a phase shows no progress yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +154,6 @@ class _Rehearsal:
             for index in range(len(config.disk_sizes))
         )
         self._variables: Path | None = None
-        self._choices = 0
         self._phase_start = (0.0, 0.0)  # seconds by the clock, and of processor time
 
     def run(self) -> None:
@@ -187,7 +177,7 @@ class _Rehearsal:
         self._start()
 
     def _restore(self) -> None:
-        config, report = self._config, self._report
+        config = self._config
         self._tell("starting the disc")
         machine_config = MachineConfig(
             firmware=config.firmware,
@@ -206,63 +196,63 @@ class _Rehearsal:
                 raise
             finally:
                 log.write_text(machine.text)
-            if not report.result.startswith("Result: complete"):
-                report.failure = f"the disc said: {report.result}"
 
     def _answer(self, machine: Machine) -> None:
-        config = self._config
-        first = machine.wait_for(f"{KEYMAP_PROMPT}|{ID_PROMPT}", config.prompt_timeout_s)
-        if first.group().startswith("Keyboard"):
-            machine.send("\r")
-            machine.wait_for(ID_PROMPT, 60)
-        self._phase(machine, "power-on to the id prompt")
-        self._picture(machine, "prompt")
-        machine.send(config.user + "\r")
-        machine.wait_for(SECRET_PROMPT, 60)
-        machine.send(config.secret + "\r")
-        self._tell("planning the restore")
-        said = self._agree(machine)
-        self._report.result = said
-        self._phase(machine, "restoring")
-        if machine.wait_for(f"{NEXT}|{END_PROMPT}", 120).group().startswith("Next"):
-            machine.wait_until_off(60)
-            return
-        self._picture(machine, "report")
-        machine.send("p\r")
-        machine.wait_until_off(60)
+        """Answer everything that the disc asks, until it has switched the machine off.
 
-    def _agree(self, machine: Machine) -> str:
-        """Answer everything up to the report; return the disc's result.
-
-        A disc with answers of its own asks for no disk.
+        A disc with answers of its own asks for no disk, and may say itself how it goes on.
         """
-        config = self._config
-        timeout_s = config.prompt_timeout_s
-        confirmed = 0
-        questions = f"{REFUSED}|{INCOMPLETE}|{CHOICE_PROMPT}|{CONFIRM_PROMPT}|{RESULT}"
-        awaited = f"{questions}|{PROGRESS}"
+        config, report = self._config, self._report
+        timeout_s, deadline = config.prompt_timeout_s, time.monotonic() + config.prompt_timeout_s
+        confirmed = progress = 0
+        expected = f"{marks.pattern()}|{marks.UNMARKED}"
         while True:
-            said = machine.wait_for(awaited, timeout_s)
-            if said.group(1):
+            left_s = max(0.0, deadline - time.monotonic())
+            said = machine.wait_for(expected, left_s, "the disc's next question or its result")
+            name, value, expected = said["name"], said["value"], marks.pattern()
+            if said["version"] != marks.VERSION:
+                raise MachineError(
+                    "this release cannot read the dialogue of this disc: rehearse it with the "
+                    "release that made it, or build a new disc"
+                )
+            if name == "progress":
+                progress += 1
+                if progress == PICTURED_PROGRESS:
+                    self._picture(machine, "progress")
+                continue
+            if name == "ask-id":
+                self._phase(machine, "power-on to the id prompt")
+                self._picture(machine, "prompt")
+                machine.send(f"{config.user}\r")
+            elif name == "ask-secret":
+                machine.send(f"{config.secret}\r")
+                self._tell("planning the restore")
+            elif name == "ask-disk":
+                machine.send(f"REBUILD{int(value):04}\r")
+            elif name == "ask-confirm":
                 self._picture(machine, "plan")
-                machine.wait_for(CONFIRM_END, 60)
-                machine.send(said.group(1) + "\r")
+                machine.send(f"{value}\r")
                 confirmed += 1
                 if confirmed == len(self._disks):
                     self._phase(machine, "id prompt to the agreed plan")
                     self._tell("restoring")
-                    timeout_s = config.restore_timeout_s
-            elif re.match(CHOICE_PROMPT, said.group()):
-                machine.wait_for(r"\]: ", 60)
-                machine.send(f"REBUILD{self._choices:04}\r")
-                self._choices += 1
-            elif said.group().startswith("Result"):
-                return said.group()
-            elif re.match(PROGRESS, said.group()):
-                self._picture(machine, "progress")
-                awaited = questions
-            else:
-                raise MachineError(f"the disc said: {said.group()}")
+                    timeout_s, progress = config.restore_timeout_s, 0
+            elif name in ("complete", "partial"):
+                self._phase(machine, "restoring")
+                report.result, timeout_s = value, STEP_TIMEOUT_S
+                report.failure = f"the disc said: {value}" if name == "partial" else ""
+            elif name == "ask-end":
+                self._picture(machine, "report")
+                machine.send("p\r")
+                break
+            elif name == "next":
+                break
+            elif name in ANSWERS:
+                machine.send(ANSWERS[name])
+            elif name in REFUSALS:
+                raise MachineError(f"the disc said: {value}")
+            deadline = time.monotonic() + timeout_s
+        machine.wait_until_off(STEP_TIMEOUT_S)
 
     def _start(self) -> None:
         config = self._config

@@ -21,6 +21,7 @@ from backup.objects import disc_files
 from rebuild.boot import linux
 from rebuild.boot.kernel_modules import KernelModules, is_needed_to_start
 from rebuild.boot.linux import MountFlag
+from rebuild.dialogue.marks import mark
 
 MOUNT_POINT = "/run/medium"
 SYS_BLOCK = "/sys/block"
@@ -59,7 +60,8 @@ def find_boot_medium(
                 if holds_set(device, set_id) and _mount(device, set_id):
                     return BootMedium(MOUNT_POINT, device)
             if time.monotonic() > deadline:
-                tell(f"Waiting for the recovery disc {set_id[:8]}: put it into a drive.")
+                text = f"Waiting for the recovery disc {set_id[:8]}: put it into a drive."
+                tell(text + mark("waiting", set_id))
                 deadline = time.monotonic() + PATIENCE_S
             events.wait(1.0)
 

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from rebuild.boot import linux
 from rebuild.boot.linux import MountFlag
+from rebuild.dialogue.marks import mark
 
 CONSOLES = ("/dev/tty1", "/dev/ttyS0")
 _SAFE = MountFlag.NO_SET_USER_ID | MountFlag.NO_DEVICES | MountFlag.NO_EXECUTION
@@ -110,6 +111,7 @@ def fail(reason: str) -> NoReturn:
     announce("")
     announce(f"The recovery stopped: {reason}")
     announce("The machine is halted. Switch it off, or reset it to try again.")
+    announce(mark("stopped", f"The recovery stopped: {reason}"))
     end("halt")
 
 

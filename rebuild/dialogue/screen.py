@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from rebuild.dialogue.marks import mark
 from rebuild.text import WIDTH, columns_of, pad, printable, tail, wrap_all
 
 PAGE = 22  # lines of a page, which leaves room for the prompt
@@ -137,6 +138,7 @@ class Screen:
             self._to_status_start()
             + pad(printable(head), WIDTH)
             + f"\n{pad(tail(printable(rest), WIDTH), WIDTH)}"
+            + mark("progress")
         )
         self._has_status = True
 
@@ -144,8 +146,20 @@ class Screen:
         """Return what brings the cursor to where the status begins."""
         return f"\r{_UP}" if self._has_status else ""
 
-    def ask(self, prompt: str, *, is_secret: bool = False, is_logged: bool = True) -> str:
-        """Write `prompt`, return the line that somebody types, without its end.
+    def mark(self, name: str, value: str = "") -> None:
+        """Tell a program on the serial line what the screen shows now."""
+        self._write(mark(name, value))
+
+    def ask(
+        self,
+        prompt: str,
+        name: str,
+        value: str = "",
+        *,
+        is_secret: bool = False,
+        is_logged: bool = True,
+    ) -> str:
+        """Write `prompt` and its mark, return the line that somebody types, without its end.
 
         Secret input shows as asterisks and is never logged.  Bytes that are no UTF-8 are
         replaced; control characters are no input.
@@ -154,7 +168,7 @@ class Screen:
             InputClosedError: no port is left to read from.
         """
         self._end_status()
-        self._write(prompt)
+        self._write(prompt + mark(f"ask-{name}", value))
         for port in self._ports:
             port.typed.clear()
         while True:
@@ -184,7 +198,7 @@ class Screen:
             if pages == 1:
                 return
             prompt = f"-- page {number + 1} of {pages}: Enter for more, b back, q quit -- "
-            answer = self.ask(prompt, is_logged=False).strip().lower()
+            answer = self.ask(prompt, "page", is_logged=False).strip().lower()
             if answer == "q":
                 return
             number += -1 if answer == "b" and number else 0 if answer == "b" else 1

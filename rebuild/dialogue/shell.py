@@ -139,6 +139,7 @@ class _Shell:
         return ExitCode.DONE if report.is_complete else ExitCode.PARTIAL
 
     def _greet(self) -> None:
+        self._screen.mark("start")
         self._screen.lines(
             [
                 "",
@@ -161,7 +162,7 @@ class _Shell:
             default = "us"
         screen.line(f"Keyboard layouts: {' '.join(around.keymaps)}")
         while True:
-            name = screen.ask(f"Keyboard layout [{default}]: ").strip().lower() or default
+            name = screen.ask(f"Keyboard layout [{default}]: ", "keymap").strip().lower() or default
             if around.set_keymap(name):
                 return
             screen.line("There is no such layout on this disc.")
@@ -176,21 +177,21 @@ class _Shell:
         for left in range(TRIES - 1, -1, -1):
             user = secret = ""
             while not secret:
-                user = screen.ask("Id: ").strip()
-                secret = screen.ask("Password or recovery key: ", is_secret=True)
+                user = screen.ask("Id: ", "id").strip()
+                secret = screen.ask("Password or recovery key: ", "secret", is_secret=True)
             try:
                 return unlock(self._around.medium, user, secret, progress=screen.status)
-            except InvalidCredentialsError:
-                screen.line("The id or the password is wrong.")
-            except WrongPasswordError as error:
-                screen.line("The id or the password is wrong.")
-                screen.lines([f"Perhaps {note}." for note in getattr(error, "__notes__", ())])
+            except (InvalidCredentialsError, WrongPasswordError) as error:
+                hints = [f"Perhaps {note}." for note in getattr(error, "__notes__", ())]
+                screen.lines(["The id or the password is wrong.", *hints])
+                screen.mark("refused", "The id or the password is wrong.")
             if left:
                 self._around.sleep(delay)
                 delay *= 2
                 screen.discard_input()
                 screen.line(f"{left} more {'try' if left == 1 else 'tries'}.")
         screen.line("Three wrong tries. Nothing was written. The machine is halted.")
+        screen.mark("halted")
         self._end("halt")
         return None
 
@@ -227,7 +228,8 @@ class _Shell:
         if self._around.answers.targets:
             raise MediumError(missing)
         self._screen.line(f"{missing[0].upper()}{missing[1:]}.")
-        answer = self._screen.ask("Restore what there is? [no]: ").strip().lower()
+        prompt = "Restore what there is? [no]: "
+        answer = self._screen.ask(prompt, "incomplete", missing).strip().lower()
         return answer in ("y", "yes")
 
     def _show_disks(self, targets: Sequence[TargetDisk]) -> None:
@@ -254,11 +256,12 @@ class _Shell:
                 f"this machine only {len(left)} that may be written."
             )
         chosen: dict[int, TargetDisk] = {}
-        for disk in disks:
+        for index, disk in enumerate(disks):
             self._screen.line(f"Recorded disk {disk.name}, {size_text(disk.size)}:")
             hint = "no; skip leaves it out" if len(disks) > 1 else "no"
             while left:
-                answer = self._screen.ask(f"Which disk takes its place? [{hint}]: ").strip()
+                prompt = f"Which disk takes its place? [{hint}]: "
+                answer = self._screen.ask(prompt, "disk", str(index)).strip()
                 if answer in ("", "no"):
                     return {}
                 if answer == "skip" and len(disks) > 1:
@@ -330,7 +333,8 @@ class _Shell:
             names = _names_of(target, free)
             what = "serial number or name" if target.serial in names else "name"
             while True:
-                answer = self._screen.ask(f"To go on, type its {what} [stop]: ").strip()
+                prompt = f"To go on, type its {what} [stop]: "
+                answer = self._screen.ask(prompt, "confirm", names[1]).strip()
                 if answer in ("", "stop", "no"):
                     return False
                 if answer in names:
@@ -353,11 +357,13 @@ class _Shell:
         from rebuild.restore import verify
 
         verify(unlocked, plan, report, progress=self._screen.status)
+        self._screen.mark("verified", str(report.verified_count))
 
     def _show_report(self, report: RestoreReport) -> None:
         """Show the report; the log gets all of it."""
         shown, everything = report.lines(), report.lines(names_shown=None)
         self._screen.lines(shown)
+        self._screen.mark("complete" if report.is_complete else "partial", shown[-1])
         if len(everything) > len(shown):
             self._screen.log += everything
 
@@ -373,7 +379,9 @@ class _Shell:
         steps = [step for kind, step in NEXT_STEPS.items() if isinstance(error, kind)]
         codes = [code for kind, code in EXIT_CODES.items() if isinstance(error, kind)]
         lines = [f"The recovery stopped: {_sentence(error)}.", state, *steps[:1]]
-        self._finish([line for line in lines if line])
+        self._screen.lines([line for line in lines if line])
+        self._screen.mark("stopped", lines[0])
+        self._finish([])
         return codes[0] if codes else ExitCode.FAILED
 
     def _finish(
@@ -390,12 +398,13 @@ class _Shell:
         screen.lines(conclusion)
         if after and report is not None and report.is_complete:
             screen.line(f"Next: {after}.")
+            screen.mark("next", after)
             self._end(after)
             return
         choices = "Log (l), verify (v)" if verify is not None else "Log (l)"
         while True:
             prompt = f"{choices}, restart (r) or power off (p)? "
-            answer = screen.ask(prompt, is_logged=False).strip().lower()
+            answer = screen.ask(prompt, "end", is_logged=False).strip().lower()
             if answer == "l":
                 screen.page(list(screen.log))
             elif answer == "v" and verify is not None and report is not None:

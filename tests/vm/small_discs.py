@@ -21,10 +21,11 @@ from imagebuilder.environment.build import (
 from imagebuilder.environment.initramfs import Archive, compress
 from imagebuilder.environment.packages import download_package
 from tests.imagebuilder.small_repository import SmallRepository
+from vm import marks
 from vm.machine import Machine
 from vm.qemu import MachineConfig, variables_template
 
-FIRST_QUESTION = r"Keyboard layout \[us\]: "
+FIRST_QUESTION = marks.pattern("ask-keymap")
 BARE_PROMPT = "bare id: "
 START_TIMEOUT_S = 240.0
 _TTY_S0 = (4, 64)  # Source: linux Documentation/admin-guide/devices.txt

@@ -33,6 +33,10 @@ class Display:
         for character in text:
             if self._state or character == "\x1b":
                 self._state += character
+                if self._state.startswith("\x1b]"):  # a command, up to the string terminator
+                    if self._state.endswith("\x1b\\"):
+                        self._state = ""
+                    continue
                 if self._state == "\x1b[A":
                     self.row = max(0, self.row - 1)
                 if character.isalpha():

@@ -24,7 +24,7 @@ def terminal() -> Iterator[Terminal]:
 def ask(terminal: Terminal, keys: bytes, *, is_secret: bool = False) -> object:
     """Return what `ask` makes of `keys`."""
     screen = screen_of(terminal)
-    background = Background(lambda: screen.ask("Id: ", is_secret=is_secret))
+    background = Background(lambda: screen.ask("Id: ", "id", is_secret=is_secret))
     terminal.wait_for("Id: ")
     terminal.type(keys)
     answer = background.result()
@@ -58,7 +58,7 @@ def test_keys_make_a_line(terminal: Terminal, keys: bytes, expected: str) -> Non
 def test_endless_line_is_cut(terminal: Terminal) -> None:
     """Input beyond the limit is dropped, and the line still ends."""
     screen = screen_of(terminal)
-    background = Background(lambda: screen.ask("Id: "))
+    background = Background(lambda: screen.ask("Id: ", "id"))
     terminal.wait_for("Id: ")
     for _ in range(20):
         terminal.type(b"y" * 1000)
@@ -71,7 +71,7 @@ def test_endless_line_is_cut(terminal: Terminal) -> None:
 def test_secret_is_neither_shown_nor_kept(terminal: Terminal) -> None:
     """A password shows as asterisks, one for each character, and is not in the log."""
     screen = screen_of(terminal)
-    background = Background(lambda: screen.ask("Password: ", is_secret=True))
+    background = Background(lambda: screen.ask("Password: ", "secret", is_secret=True))
     terminal.answer("Password: ", "päss\x7f!")
 
     assert background.result() == "päs!"
@@ -85,16 +85,16 @@ def test_lines_typed_ahead_answer_in_turn(terminal: Terminal) -> None:
     screen = screen_of(terminal)
     terminal.type(b"one\r\ntwo\nthree\r")
 
-    assert [screen.ask("? ") for _ in range(3)] == ["one", "two", "three"]
+    assert [screen.ask("? ", "id") for _ in range(3)] == ["one", "two", "three"]
 
 
 def test_typed_ahead_is_forgotten_on_demand(terminal: Terminal) -> None:
     """What was typed while nobody asked does not answer the next question."""
     screen = screen_of(terminal)
     terminal.type(b"guess\r\nguess\r\nguess\r")
-    assert screen.ask("? ") == "guess"
+    assert screen.ask("? ", "id") == "guess"
     screen.discard_input()
-    background = Background(lambda: screen.ask("Id: "))
+    background = Background(lambda: screen.ask("Id: ", "id"))
     terminal.answer("Id: ", "anna")
 
     assert background.result() == "anna"
@@ -104,7 +104,7 @@ def test_any_port_answers_and_all_show() -> None:
     """Two terminals show the same; the one where Enter is pressed gives the answer."""
     first, second = Terminal(), Terminal()
     screen = screen_of(first, second)
-    background = Background(lambda: screen.ask("Id: "))
+    background = Background(lambda: screen.ask("Id: ", "id"))
     first.wait_for("Id: ")
     first.type("half a li")
     first.wait_for("half a li")
@@ -122,7 +122,7 @@ def test_a_port_that_goes_away_is_left_out() -> None:
     first, second = Terminal(), Terminal()
     screen = screen_of(first, second)
     os.close(first.far)
-    background = Background(lambda: [screen.ask("Id: "), screen.ask("Again: ")])
+    background = Background(lambda: [screen.ask("Id: ", "id"), screen.ask("Again: ", "id")])
     second.answer("Id: ", "bob")
     second.wait_for("Again: ")
     os.close(second.far)

@@ -25,9 +25,13 @@ from rebuild.plan import RestorePlan, TargetDisk
 from rebuild.restore import Unlocked
 from tests.rebuild.dialogue.terminal import Background, Terminal, screen_of
 from tests.rebuild.machines import PASSWORD, SHARED_CONTENT, USER, SmallMachine, names_in
+from vm import marks
 
 pytestmark = pytest.mark.tools
-MENU = r"power off \(p\)\? "
+KEYMAP, ID, SECRET, DISK, INCOMPLETE, CONFIRM, MENU = (
+    marks.pattern(f"ask-{name}")
+    for name in ("keymap", "id", "secret", "disk", "incomplete", "confirm", "end")
+)
 
 
 @dataclass
@@ -63,9 +67,9 @@ class Dialogue:
 
     def log_in(self, user: str = USER, password: str = PASSWORD) -> None:
         """Answer up to the password."""
-        self.terminal.answer(r"Keyboard layout \[us\]: ", "")
-        self.terminal.answer("Id: ", user)
-        self.terminal.answer("recovery key: ", password)
+        self.terminal.answer(KEYMAP, "")
+        self.terminal.answer(ID, user)
+        self.terminal.answer(SECRET, password)
 
     def say(self, prompt: str, keys: str | bytes = "") -> None:
         """Answer a prompt."""
@@ -134,7 +138,7 @@ def test_whole_dialogue(mbr_machine: SmallMachine, dialogue: Dialogue) -> None:
     """Layout, id, password, plan, serial number: the machine is restored and verified."""
     dialogue.start(mbr_machine.medium(), fix_firmware=lambda *_: ["A note on firmware."])
     dialogue.log_in()
-    dialogue.say(r"type its serial number or name \[stop\]: ", "SN1")
+    dialogue.say(CONFIRM, "SN1")
     dialogue.say(MENU, "v")
     dialogue.terminal.wait_for(r"Verified by reading back: \d+ objects, all equal\.")
     dialogue.say(MENU, "p")
@@ -153,7 +157,7 @@ def test_disk_that_cannot_be_read_back_is_no_success(
     """A disk that is gone when it is verified makes the result partial, and ends nothing."""
     dialogue.start(mbr_machine.medium())
     dialogue.log_in(USER, mbr_machine.recovery_key)
-    dialogue.say(r"\[stop\]: ", "vda")
+    dialogue.say(CONFIRM, "vda")
     dialogue.terminal.wait_for(MENU)
     os.unlink("vda")
     dialogue.terminal.type("v\r")
@@ -170,7 +174,7 @@ def test_a_changed_byte_is_found_by_verifying(
     """What a disk gives back other than it was given is named, by file."""
     dialogue.start(mbr_machine.medium())
     dialogue.log_in(USER, mbr_machine.recovery_key)
-    dialogue.say(r"\[stop\]: ", "vda")
+    dialogue.say(CONFIRM, "vda")
     dialogue.terminal.wait_for(MENU)
     with open("vda", "r+b") as file:
         at = file.read().index(SHARED_CONTENT)
@@ -190,7 +194,7 @@ def test_plan_fits_the_screen(mbr_machine: SmallMachine, dialogue: Dialogue) -> 
     dialogue.targets = [replace(target, content=content_of(target.path))]
     dialogue.start(mbr_machine.medium())
     dialogue.log_in()
-    dialogue.terminal.wait_for(r"\[stop\]: ")
+    dialogue.terminal.wait_for(CONFIRM)
 
     shown = "\n".join(dialogue.lines)
     head = shown.index("Machine desk")
@@ -224,10 +228,10 @@ def test_three_wrong_tries_halt(mbr_machine: SmallMachine, dialogue: Dialogue) -
     """Wrong id or password three times: a growing delay, then halted, nothing written."""
     dialogue.start(mbr_machine.medium())
     dialogue.log_in(USER, "wrong")
-    dialogue.say("Id: ", "someone")
-    dialogue.say("recovery key: ", PASSWORD)
-    dialogue.say("Id: ", b"\xff\x00\x03\x04\x1b[A")
-    dialogue.say("recovery key: ", b"\xff\x00\x1c\x1a\x80" * 100)
+    dialogue.say(ID, "someone")
+    dialogue.say(SECRET, PASSWORD)
+    dialogue.say(ID, b"\xff\x00\x03\x04\x1b[A")
+    dialogue.say(SECRET, b"\xff\x00\x1c\x1a\x80" * 100)
     dialogue.terminal.wait_for(r"Three wrong tries\. Nothing was written\.")
 
     assert dialogue.end() == 12
@@ -242,7 +246,7 @@ def test_recovery_key_opens_the_disc(mbr_machine: SmallMachine, dialogue: Dialog
     dialogue.start(mbr_machine.medium())
     dialogue.log_in("", mbr_machine.recovery_key.lower().replace("-", " "))
     dialogue.terminal.wait_for("Machine desk")
-    dialogue.say(r"\[stop\]: ", "")
+    dialogue.say(CONFIRM, "")
     dialogue.say(MENU, "p")
 
     assert dialogue.end() == 24
@@ -256,9 +260,9 @@ def test_mistyped_recovery_key_is_told(mbr_machine: SmallMachine, dialogue: Dial
     dialogue.start(mbr_machine.medium())
     dialogue.log_in(USER, wrong)
     dialogue.terminal.wait_for(r"Perhaps group 2 of the recovery key is mistyped\.")
-    dialogue.say("Id: ", "")
-    dialogue.say("recovery key: ", key)
-    dialogue.say(r"\[stop\]: ", "")
+    dialogue.say(ID, "")
+    dialogue.say(SECRET, key)
+    dialogue.say(CONFIRM, "")
     dialogue.say(MENU, "p")
 
     assert dialogue.end() == 24
@@ -267,12 +271,12 @@ def test_mistyped_recovery_key_is_told(mbr_machine: SmallMachine, dialogue: Dial
 def test_unknown_layout_is_asked_again(mbr_machine: SmallMachine, dialogue: Dialogue) -> None:
     """A layout that is not on the disc is said so; what the disc was made with is offered."""
     dialogue.start(mbr_machine.medium(), Answers(keymap="fr"))
-    dialogue.say(r"Keyboard layout \[fr\]: ", "klingon")
+    dialogue.say(KEYMAP, "klingon")
     dialogue.terminal.wait_for("There is no such layout")
-    dialogue.say(r"Keyboard layout \[fr\]: ", "")
-    dialogue.say("Id: ", USER)
-    dialogue.say("recovery key: ", mbr_machine.recovery_key)
-    dialogue.say(r"\[stop\]: ", "no")
+    dialogue.say(KEYMAP, "")
+    dialogue.say(ID, USER)
+    dialogue.say(SECRET, mbr_machine.recovery_key)
+    dialogue.say(CONFIRM, "no")
     dialogue.say(MENU, "r")
 
     assert dialogue.end() == 24
@@ -285,9 +289,9 @@ def test_wrong_disk_is_not_erased(mbr_machine: SmallMachine, dialogue: Dialogue)
     dialogue.start(mbr_machine.medium())
     dialogue.log_in(USER, mbr_machine.recovery_key)
     for answer in ("yes", "y", "SN2", "vdb"):
-        dialogue.say(r"\[stop\]: ", answer)
+        dialogue.say(CONFIRM, answer)
         dialogue.terminal.wait_for("That is not this disk")
-    dialogue.say(r"\[stop\]: ", "")
+    dialogue.say(CONFIRM, "")
     dialogue.terminal.wait_for(r"Nothing was written\.")
     dialogue.say(MENU, "p")
 
@@ -306,10 +310,10 @@ def test_one_of_several_disks_is_chosen(
     dialogue.start(mbr_machine.medium())
     dialogue.log_in(USER, mbr_machine.recovery_key)
     dialogue.terminal.wait_for("not offered: this recovery disc is on it")
-    dialogue.say("Which disk takes its place", "STICK")
+    dialogue.say(DISK, "STICK")
     dialogue.terminal.wait_for("neither the name nor the serial number of a free disk")
-    dialogue.say("Which disk takes its place", "SN2")
-    dialogue.say(r"\[stop\]: ", "vdb")
+    dialogue.say(DISK, "SN2")
+    dialogue.say(CONFIRM, "vdb")
     dialogue.terminal.wait_for(r"Result: complete\.")
     dialogue.say(MENU, "p")
 
@@ -329,12 +333,14 @@ def test_two_disks_go_to_two_of_three(two_disk_machine: SmallMachine, dialogue: 
     ]
     dialogue.start(two_disk_machine.medium())
     dialogue.log_in(USER, two_disk_machine.recovery_key)
-    dialogue.say(r"Recorded disk sda\.img, 34\.0 MiB:\s+Which disk takes its place", "SN3")
-    dialogue.say(r"Recorded disk sdb\.img, 24\.0 MiB:\s+Which disk takes its place", "vdc")
+    dialogue.terminal.wait_for(r"Recorded disk sda\.img, 34\.0 MiB")
+    dialogue.say(DISK, "SN3")
+    dialogue.terminal.wait_for(r"Recorded disk sdb\.img, 24\.0 MiB")
+    dialogue.say(DISK, "vdc")
     dialogue.terminal.wait_for("neither the name nor the serial number of a free disk")
-    dialogue.say(r"takes its place", "vda")
-    dialogue.say(r"Everything on vdc,[\s\S]*\[stop\]: ", "vdc")
-    dialogue.say(r"Everything on vda,[\s\S]*\[stop\]: ", "SN1")
+    dialogue.say(DISK, "vda")
+    dialogue.say(r"Everything on vdc,[\s\S]*" + CONFIRM, "vdc")
+    dialogue.say(r"Everything on vda,[\s\S]*" + CONFIRM, "SN1")
     dialogue.terminal.wait_for(r"sda\.img 1 ext4 root: [\s\S]*sdb\.img 0 ext4 root: ")
     dialogue.say(MENU, "p")
 
@@ -349,10 +355,10 @@ def test_a_disk_may_be_left_out(two_disk_machine: SmallMachine, dialogue: Dialog
     dialogue.start(two_disk_machine.medium())
     dialogue.log_in(USER, two_disk_machine.recovery_key)
     dialogue.terminal.wait_for("2 disks, this machine only 1 that may be written")
-    dialogue.say(r"takes its place", "skip")
-    dialogue.say(r"takes its place", "SN1")
+    dialogue.say(DISK, "skip")
+    dialogue.say(DISK, "SN1")
     dialogue.terminal.wait_for(r"Disk sda\.img is left out\.")
-    dialogue.say(r"\[stop\]: ", "vda")
+    dialogue.say(CONFIRM, "vda")
     dialogue.terminal.wait_for(r"Result: complete\.")
     dialogue.say(MENU, "v")
     dialogue.terminal.wait_for("all equal")
@@ -368,12 +374,13 @@ def test_equal_serial_numbers_name_no_disk(
     dialogue.targets.append(make_target("vdb", dialogue.targets[0].size, "SN1"))
     dialogue.start(mbr_machine.medium())
     dialogue.log_in(USER, mbr_machine.recovery_key)
-    dialogue.say("Which disk takes its place", "SN1")
+    dialogue.say(DISK, "SN1")
     dialogue.terminal.wait_for("neither the name nor")
-    dialogue.say("Which disk takes its place", "vda")
-    dialogue.say(r"type its name \[stop\]: ", "SN1")
+    dialogue.say(DISK, "vda")
+    dialogue.terminal.wait_for("type its name ")
+    dialogue.say(CONFIRM, "SN1")
     dialogue.terminal.wait_for("That is not this disk")
-    dialogue.say(r"\[stop\]: ", "")
+    dialogue.say(CONFIRM, "")
     dialogue.say(MENU, "p")
 
     assert dialogue.end() == 24
@@ -402,10 +409,10 @@ def test_after_a_refusal_another_disk_may_do(
     dialogue.targets.append(make_target("small", 16 << 20, "SN2"))
     dialogue.start(mbr_machine.medium())
     dialogue.log_in(USER, mbr_machine.recovery_key)
-    dialogue.say("Which disk takes its place", "small")
+    dialogue.say(DISK, "small")
     dialogue.terminal.wait_for("That cannot be done: .* is too small")
-    dialogue.say("Which disk takes its place", "vda")
-    dialogue.say(r"\[stop\]: ", "vda")
+    dialogue.say(DISK, "vda")
+    dialogue.say(CONFIRM, "vda")
     dialogue.terminal.wait_for(r"Result: complete\.")
     dialogue.say(MENU, "p")
 
@@ -433,11 +440,11 @@ def test_damaged_disc_names_what_is_lost(
     dialogue.start(DirectoryMedium(str(medium), "this disc"))
     dialogue.log_in(USER, mbr_machine.recovery_key)
     dialogue.terminal.wait_for(r"This disc is incomplete: 1 of \d packs missing")
-    dialogue.say(r"Restore what there is\? \[no\]: ", "yes")
-    dialogue.say(r"\[stop\]: ", "SN1")
+    dialogue.say(INCOMPLETE, "yes")
+    dialogue.say(CONFIRM, "SN1")
     dialogue.terminal.wait_for(r"FAILED [\s\S]*Result: partial, (\d+) objects? failed")
     dialogue.say(MENU, "l")
-    while dialogue.terminal.wait_for(rf"-- page (\d+) of (\d+): |{MENU}").group(1):
+    while dialogue.terminal.wait_for(marks.pattern("ask-page", "ask-end"))["name"] == "ask-page":
         dialogue.terminal.type("\r")
     dialogue.terminal.type("p\r")
 
@@ -447,6 +454,32 @@ def test_damaged_disc_names_what_is_lost(
     for name in names_in(unlocked, last, 0, unlocked.header.packs[last].size):
         if name.isprintable() and len(name) < 60:  # neither replaced nor wrapped
             assert name in dialogue.terminal.text
+
+
+def test_every_step_is_marked(mbr_machine: SmallMachine, dialogue: Dialogue) -> None:
+    """A program that reads marks alone can hold the whole dialogue, and learns how it ended."""
+    answers = {
+        "ask-keymap": "",
+        "ask-id": USER,
+        "ask-secret": "wrong",
+        "ask-page": "q",
+        "ask-end": "p",
+    }
+    dialogue.start(mbr_machine.medium())
+    seen: list[str] = []
+    while seen[-1:] != ["ask-end"]:
+        said = dialogue.terminal.wait_for(marks.pattern())
+        assert said["version"] == marks.VERSION
+        if said["name"] == "refused":
+            answers["ask-secret"] = PASSWORD
+        if said["name"].startswith("ask-"):
+            dialogue.terminal.type(answers.get(said["name"], said["value"]) + "\r")
+        if said["name"] != "progress":
+            seen.append(said["name"])
+
+    assert dialogue.end() == 0
+    assert seen[:6] == ["start", "ask-keymap", "ask-id", "ask-secret", "refused", "ask-id"]
+    assert seen[6:] == ["ask-secret", "ask-confirm", "complete", "ask-end"]
 
 
 def test_unreadable_disc_is_said(mbr_machine: SmallMachine, dialogue: Dialogue) -> None:
@@ -466,7 +499,7 @@ def test_failing_target_keeps_the_reason_on_the_screen(
     """A disk that goes away while it is to be written: the reason, the state, the next step."""
     dialogue.start(mbr_machine.medium())
     dialogue.log_in(USER, mbr_machine.recovery_key)
-    dialogue.terminal.wait_for(r"\[stop\]: ")
+    dialogue.terminal.wait_for(CONFIRM)
     os.unlink(dialogue.targets[0].path)
     dialogue.terminal.type("vda\r")
     dialogue.terminal.wait_for(MENU)
@@ -521,8 +554,8 @@ def test_answers_given_beforehand(
         ["quiet", "rebuildkit.set=00", "rebuildkit.after=reboot"],
     )
     dialogue.start(mbr_machine.medium(), answers)
-    dialogue.say("Id: ", USER)
-    dialogue.say("recovery key: ", mbr_machine.recovery_key)
+    dialogue.say(ID, USER)
+    dialogue.say(SECRET, mbr_machine.recovery_key)
 
     assert dialogue.end() == 0
     assert answers.problems == []
