@@ -16,7 +16,8 @@ OURS = ("backup", "fsdrivers", "imagebuilder", "rebuild", "templates", "vm")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "fsdrivers": ("construct", "crc32c"),
     "backup.objects": ("msgpack", "zstandard", "blake3", "cryptography"),
-    "backup": ("backup.objects", "sqlalchemy", "cryptography"),
+    "backup": ("backup.objects", "cryptography"),
+    "backup.store": ("backup", "sqlalchemy", "alembic"),
     "backup.agent": ("backup", "fsdrivers", "blake3"),
     "backup.server": (
         "backup",
@@ -24,7 +25,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "uvicorn",
         "anyio",
         "cryptography",
-        "sqlalchemy",
     ),
     "rebuild": ("fsdrivers", "backup.objects", "regipy", "zstandard"),
     "templates": ("jinja2",),
@@ -35,6 +35,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     "backup": ("backup.agent", "backup.server"),
     "backup.agent": ("backup.server",),
+    "backup.store": ("backup.agent", "backup.client", "backup.server"),
     "backup.server": ("backup.agent",),
     "imagebuilder": ("backup.agent", "backup.server"),
 }

@@ -40,9 +40,8 @@ from backup.server.bodies import (
     read_json,
     receive_file,
 )
+from backup.server.contract import ServedRepository, ServedStore
 from backup.server.sessions import FIRST_DELAY_S, Refusals, Session, Sessions
-from backup.store.catalogue import UserRecord
-from backup.store.local import LocalRepository, LocalStore
 
 _COMMIT_LIMIT = wire.COMMIT_HEAD_SIZE + MAXIMUM_PACK_COUNT * DIGEST_SIZE + MAXIMUM_TABLE_SIZE
 
@@ -52,7 +51,7 @@ class Api:
 
     def __init__(
         self,
-        store: LocalStore,
+        store: ServedStore,
         *,
         report: Callable[[str], None] = lambda line: None,
         logs_requests: bool = False,
@@ -173,11 +172,11 @@ class Api:
         """Hand out a token."""
         fields = await read_json(request)
         secret = wire.unpack_base64(wire.text_of(fields, "login_secret"))
-        record = await self._check_login(wire.text_of(fields, "user"), secret)
-        repository = await to_thread.run_sync(self._store.repository, record.id)
-        return json_response({"token": self._sessions.add(record.id, repository)})
+        user_id = await self._check_login(wire.text_of(fields, "user"), secret)
+        repository = await to_thread.run_sync(self._store.repository, user_id)
+        return json_response({"token": self._sessions.add(user_id, repository)})
 
-    async def _check_login(self, user: str, secret: bytes) -> UserRecord:
+    async def _check_login(self, user: str, secret: bytes) -> int:
         user = normalise_name(user, "user")
         async with self._refusals.attempt(user):
             return await to_thread.run_sync(self._store.check_login, user, secret)
@@ -191,7 +190,7 @@ class Api:
             raise NotAuthorisedError("log in first")
         return self._sessions.get(token), token
 
-    def _repository(self, request: Request) -> LocalRepository:
+    def _repository(self, request: Request) -> ServedRepository:
         return self._session(request)[0].repository
 
     async def get_key_file(self, request: Request) -> Response:

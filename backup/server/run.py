@@ -20,7 +20,7 @@ from backup.repository import InvalidRequestError, RepositoryError
 from backup.server.app import Api
 from backup.server.certificate import ServerCertificate
 from backup.server.sessions import FIRST_DELAY_S
-from backup.store.local import LocalStore
+from backup.store.local import open_store
 from backup.wire import DEFAULT_PORT, format_fingerprint
 
 LISTENING = "listening on "  # what the lines printed at start begin with
@@ -76,7 +76,7 @@ def run(
         RepositoryError: the directory cannot be used.
     """
     with contextlib.ExitStack() as stack:
-        store = stack.enter_context(LocalStore.open(data_dir, create=True))
+        store = stack.enter_context(open_store(data_dir, create=True))
         certificate = ServerCertificate.open(data_dir, host) if tls else None
         store.sweep()
         listener = stack.enter_context(_listen(host, port))

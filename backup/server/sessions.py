@@ -21,7 +21,7 @@ from backup.repository import (
     NotAuthorisedError,
     TooManyAttemptsError,
 )
-from backup.store.local import LocalRepository
+from backup.server.contract import ServedRepository
 
 TOKEN_SIZE = 32
 TOKEN_LIFETIME_S = 12 * 3600.0
@@ -40,7 +40,7 @@ class Session:
     """A user who is logged in."""
 
     user_id: int
-    repository: LocalRepository
+    repository: ServedRepository
     expires_s: float
 
 
@@ -51,7 +51,7 @@ class Sessions:
         self._clock = clock
         self._sessions: OrderedDict[bytes, Session] = OrderedDict()
 
-    def add(self, user_id: int, repository: LocalRepository) -> str:
+    def add(self, user_id: int, repository: ServedRepository) -> str:
         """Return a new token.  The oldest is forgotten when there are too many."""
         token = secrets.token_urlsafe(TOKEN_SIZE)
         expires_s = self._clock() + TOKEN_LIFETIME_S

@@ -1,79 +1,111 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of a store's catalogue; `backup.store.catalogue` is the only one to use them.
+"""The tables of a store's catalogue, on whatever database it is.
 
-Times are nanoseconds since 1970, digests SHA-256, sizes bytes.  A change here is a new
-`SCHEMA_VERSION`.
+Times are nanoseconds since 1970, digests SHA-256, sizes bytes.  A change here is a new revision in
+`backup/store/migrations/versions`; `backup.store.upgrade` says how the two are kept equal.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKey, Index, MetaData, UniqueConstraint
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
 
-SCHEMA_VERSION = 1  # PRAGMA user_version
+metadata = MetaData()
 
-
-class Base(DeclarativeBase):
-    metadata = MetaData()
-
-
-class Setting(Base):
-    __tablename__ = "settings"
-    name: Mapped[str] = mapped_column(primary_key=True)
-    value: Mapped[bytes]
-
-
-class User(Base):
-    __tablename__ = "users"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(unique=True)  # NFC
-    key_file: Mapped[bytes]
-    login_salt: Mapped[bytes]
-    login_hash: Mapped[bytes]  # of the salt and the login secret
-    created_ns: Mapped[int]
+# SQLite numbers rows by themselves only where the key is an INTEGER, which has 64 bits there.
+_INTEGER = BigInteger().with_variant(Integer(), "sqlite")
 
 
-class Machine(Base):
-    __tablename__ = "machines"
-    __table_args__ = (UniqueConstraint("user_id", "name"),)
-    id: Mapped[int] = mapped_column(primary_key=True)
-    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
-    name: Mapped[str]
+def _integer(name: str) -> Column[int]:
+    return Column(name, _INTEGER, nullable=False)
 
 
-class Pack(Base):
-    __tablename__ = "packs"
-    __table_args__ = (UniqueConstraint("user_id", "digest"), Index("packs_machine", "machine_id"))
-    id: Mapped[int] = mapped_column(primary_key=True)
-    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
-    machine_id: Mapped[int] = mapped_column(ForeignKey("machines.id", ondelete="CASCADE"))
-    digest: Mapped[bytes]
-    size: Mapped[int]
-    received_ns: Mapped[int]  # the last time it was sent
+def _bytes(name: str) -> Column[bytes]:
+    return Column(name, LargeBinary, nullable=False)
 
 
-class DataSet(Base):
-    __tablename__ = "data_sets"
-    __table_args__ = (
-        UniqueConstraint("user_id", "name"),
-        UniqueConstraint("machine_id", "generation"),
-    )
-    id: Mapped[int] = mapped_column(primary_key=True)
-    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
-    machine_id: Mapped[int] = mapped_column(ForeignKey("machines.id", ondelete="CASCADE"))
-    name: Mapped[str]  # the id inside the table, hex
-    generation: Mapped[int]
-    created_ns: Mapped[int]
-    table_size: Mapped[int]
-    table_digest: Mapped[bytes]
-    pack_count: Mapped[int]
-    size: Mapped[int]
+def _number() -> Column[int]:
+    return Column("id", _INTEGER, primary_key=True)
 
 
-class DataSetPack(Base):
-    __tablename__ = "data_set_packs"
-    __table_args__ = (Index("data_set_packs_pack", "pack_id"), {"sqlite_with_rowid": False})
-    data_set_id: Mapped[int] = mapped_column(
-        ForeignKey("data_sets.id", ondelete="CASCADE"), primary_key=True
-    )
-    pack_id: Mapped[int] = mapped_column(ForeignKey("packs.id"), primary_key=True)
+def _reference(name: str, target: str) -> Column[int]:
+    return Column(name, _INTEGER, ForeignKey(target, ondelete="CASCADE"), nullable=False)
+
+
+settings = Table(
+    "settings",
+    metadata,
+    Column("name", String, primary_key=True),
+    _bytes("value"),
+)
+
+users = Table(
+    "users",
+    metadata,
+    _number(),
+    Column("name", String, nullable=False, unique=True),  # NFC
+    _bytes("key_file"),
+    _bytes("login_salt"),
+    _bytes("login_hash"),  # of the salt and the login secret
+    _integer("created_ns"),
+)
+
+machines = Table(
+    "machines",
+    metadata,
+    _number(),
+    _reference("user_id", "users.id"),
+    Column("name", String, nullable=False),
+    UniqueConstraint("user_id", "name"),
+)
+
+packs = Table(
+    "packs",
+    metadata,
+    _number(),
+    _reference("user_id", "users.id"),
+    _reference("machine_id", "machines.id"),
+    _bytes("digest"),
+    _integer("size"),
+    _integer("received_ns"),  # the last time it was sent
+    UniqueConstraint("user_id", "digest"),
+    Index("packs_machine", "machine_id"),
+)
+
+data_sets = Table(
+    "data_sets",
+    metadata,
+    _number(),
+    _reference("user_id", "users.id"),
+    _reference("machine_id", "machines.id"),
+    Column("name", String, nullable=False),  # the id inside the table, hex
+    _integer("generation"),
+    _integer("created_ns"),
+    _integer("table_size"),
+    _bytes("table_digest"),
+    _integer("pack_count"),
+    _integer("size"),
+    UniqueConstraint("user_id", "name"),
+    UniqueConstraint("machine_id", "generation"),
+)
+
+data_set_packs = Table(
+    "data_set_packs",
+    metadata,
+    Column(
+        "data_set_id", _INTEGER, ForeignKey("data_sets.id", ondelete="CASCADE"), primary_key=True
+    ),
+    Column("pack_id", _INTEGER, ForeignKey("packs.id"), primary_key=True),
+    Index("data_set_packs_pack", "pack_id"),
+    sqlite_with_rowid=False,  # half the pages: the key is all there is of a row
+)

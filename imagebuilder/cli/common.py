@@ -213,12 +213,12 @@ def open_host(place: Place, *, create: bool = False) -> RepositoryHost:
         from backup.client.repository import HttpServer
 
         return HttpServer(place.server, place.fingerprint)
-    from backup.store.local import LocalStore
+    from backup.store.local import open_store
 
     assert place.store is not None, "one of the two is required"
     if not create and not place.store.is_dir():
         raise UsageError(f"there is no store in {place.store}")
-    return LocalStore.open(place.store, create=create)
+    return open_store(place.store, create=create)
 
 
 def open_session(
@@ -261,15 +261,10 @@ def open_session(
 
 
 def _is_registered(host: RepositoryHost, user: str) -> bool:
-    from backup.repository import NotAuthorisedError
-    from backup.store.local import LocalStore
+    from backup.store.store import Store
 
-    assert isinstance(host, LocalStore)
-    try:
-        host.find_repository(user).close()
-    except NotAuthorisedError:
-        return False
-    return True
+    assert isinstance(host, Store), "servers do not tell"
+    return host.is_registered(user)
 
 
 def import_during(

@@ -26,7 +26,7 @@ import pytest
 from backup.objects.keys import MasterKey, unlock
 from backup.objects.model import NodeObject
 from backup.objects.table import TableReader
-from backup.store.local import LocalRepository
+from backup.store.local import open_repository
 from tests.vm.judges import compare_trees, loop, mounted, run
 from tests.vm.scenario import PASSWORD, USER, Scenario, Server, must
 from tests.vm.scenario import run as rebuildkit
@@ -114,7 +114,7 @@ class Victim:
 
         `image`: what was being backed up, which may have been committed at the last moment.
         """
-        with LocalRepository.open(self.data, USER) as repository:
+        with open_repository(self.data, USER) as repository:
             infos = repository.data_sets(MACHINE)
             newest = infos[-1]
             assert newest.id in self.committed or len(infos) <= 2
@@ -132,7 +132,7 @@ class Victim:
 
     def restore(self) -> None:
         """Restore the newest data set from the server, and have it judged."""
-        with LocalRepository.open(self.data, USER) as repository:
+        with open_repository(self.data, USER) as repository:
             newest = repository.data_sets(MACHINE)[-1].id
         image = self.directory / "restored.img"
         image.unlink(missing_ok=True)
@@ -155,7 +155,7 @@ class Victim:
         left = 0 if was_committed else NEW_SIZE * (1 + OVERHEAD) - pending
         assert result["bytes_sent"] <= left + SLACK
         self.committed[result["data_set"]["id"]] = image
-        with LocalRepository.open(self.data, USER) as repository:
+        with open_repository(self.data, USER) as repository:
             assert repository.data_sets(MACHINE)[-1].id == result["data_set"]["id"]
 
 
@@ -167,7 +167,7 @@ def victim(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Victim]:
     with Server(tmp_path / "server") as server:
         scenario = Scenario(tmp_path, server)
         must(scenario.register())
-        with LocalRepository.open(tmp_path / "server", USER) as repository:
+        with open_repository(tmp_path / "server", USER) as repository:
             master = unlock(repository.key_file(), USER, PASSWORD)
         made = Victim(tmp_path, scenario, versions, master, random.Random(request.node.name))
         made.complete(versions[0], 0)

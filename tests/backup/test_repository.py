@@ -29,7 +29,7 @@ from backup.repository import (
     normalise_name,
 )
 from backup.server import ServerProcess
-from backup.store.local import LocalStore
+from backup.store.local import open_store
 from tests.backup.repositories import (
     SECRET,
     digest_of,
@@ -47,7 +47,7 @@ def host(
 ) -> Iterator[RepositoryHost]:
     directory = tmp_path_factory.mktemp("store")
     if request.param == "directory":
-        with LocalStore.open(directory, create=True) as store:
+        with open_store(directory, create=True) as store:
             yield store
     else:
         log = directory / "log"

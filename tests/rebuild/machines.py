@@ -20,7 +20,7 @@ from backup.agent.sources import DiskSource
 from backup.objects.disc_files import COPIES, KEY_FILE, TABLE, pack_file
 from backup.objects.keys import MasterKey, add_recovery_key, bind, create_key_file
 from backup.objects.table import read_summary
-from backup.store.local import LocalStore
+from backup.store.local import open_store
 from rebuild.machine import printable_path
 from rebuild.medium import DirectoryMedium
 from rebuild.restore import Unlocked, unlock
@@ -135,7 +135,7 @@ def back_up(
     made = create_key_file(USER, password)
     key_file, recovery_key = add_recovery_key(made.data, made.master)
     store = directory / "store"
-    with LocalStore.open(store, create=True) as host:
+    with open_store(store, create=True) as host:
         host.register(USER, key_file, made.login_secret)
         repository = host.login(USER, made.login_secret)
         sources = [DiskSource(str(disk)) for disk in disks]

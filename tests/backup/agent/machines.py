@@ -17,7 +17,8 @@ from backup.objects.model import BackupObject, NodeObject, ObjectKind, Piece, Vo
 from backup.objects.pack import PackReader
 from backup.objects.table import TableReader
 from backup.repository import Repository
-from backup.store.local import LocalRepository, LocalStore
+from backup.store.local import open_repository, open_store
+from backup.store.repository import StoredRepository
 from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
 from tests.backup.repositories import SECRET, key_file
 
@@ -27,11 +28,11 @@ MIB = 1 << 20
 BLOCK = 4096
 
 
-def make_repository(directory: Path) -> LocalRepository:
+def make_repository(directory: Path) -> StoredRepository:
     """Make a store with one user."""
-    with LocalStore.open(directory, create=True) as store:
+    with open_store(directory, create=True) as store:
         store.register("user", key_file(), SECRET)
-    return LocalRepository.open(directory, "user")
+    return open_repository(directory, "user")
 
 
 def make_ext4(path: Path, tree: Path, size: int = 32 * MIB, *options: str) -> Path:

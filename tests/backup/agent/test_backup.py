@@ -18,7 +18,7 @@ from backup.objects.content import PIECE_SIZE
 from backup.objects.model import DiskObject, LabelObject, ObjectKind, Region
 from backup.objects.table import TableReader
 from backup.server import ServerProcess
-from backup.store.local import LocalRepository
+from backup.store.repository import StoredRepository
 from tests.backup.agent.machines import (
     MACHINE,
     MASTER,
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.tools
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Iterator[LocalRepository]:
+def repository(tmp_path: Path) -> Iterator[StoredRepository]:
     with make_repository(tmp_path / "store") as repository:
         yield repository
 
@@ -82,7 +82,7 @@ def debugfs(disk: Path, *commands: str) -> None:
     )
 
 
-def test_first_backup(tmp_path: Path, tree: Path, repository: LocalRepository) -> None:
+def test_first_backup(tmp_path: Path, tree: Path, repository: StoredRepository) -> None:
     """A first backup holds every object of the disk with its content, and opens whole."""
     disk = make_machine(tmp_path, tree)
     result = back_up(repository, disk)
@@ -101,7 +101,7 @@ def test_first_backup(tmp_path: Path, tree: Path, repository: LocalRepository) -
 
 
 def test_boot_code_and_gap_are_kept(
-    tmp_path: Path, tree: Path, repository: LocalRepository
+    tmp_path: Path, tree: Path, repository: StoredRepository
 ) -> None:
     """The disk's content is its boot code and the sectors before the first partition."""
     disk = make_machine(tmp_path, tree)
@@ -118,7 +118,7 @@ def test_boot_code_and_gap_are_kept(
     assert data_set.contents[obj.number] == head[:440] + bytes(72) + head[512:]
 
 
-def test_sparse_files(tmp_path: Path, tree: Path, repository: LocalRepository) -> None:
+def test_sparse_files(tmp_path: Path, tree: Path, repository: StoredRepository) -> None:
     """A sparse file keeps its map, and holes have no content."""
     disk = make_machine(tmp_path, tree)
     back_up(repository, disk)
@@ -128,7 +128,7 @@ def test_sparse_files(tmp_path: Path, tree: Path, repository: LocalRepository) -
     assert [(piece.offset, piece.length) for piece in node.pieces] == [(3 * MIB, 8192)]
 
 
-def test_system_is_recognised(tmp_path: Path, tree: Path, repository: LocalRepository) -> None:
+def test_system_is_recognised(tmp_path: Path, tree: Path, repository: StoredRepository) -> None:
     """The data set says which operating system it is of."""
     disk = make_machine(tmp_path, tree)
     result = back_up(repository, disk)
@@ -142,7 +142,7 @@ def test_system_is_recognised(tmp_path: Path, tree: Path, repository: LocalRepos
     assert summary.generation == 1
 
 
-def test_unchanged_backup(tmp_path: Path, tree: Path, repository: LocalRepository) -> None:
+def test_unchanged_backup(tmp_path: Path, tree: Path, repository: StoredRepository) -> None:
     """A second backup of the same disk sends no pack, and its data set is as whole."""
     disk = make_machine(tmp_path, tree)
     first = back_up(repository, disk)
@@ -156,7 +156,7 @@ def test_unchanged_backup(tmp_path: Path, tree: Path, repository: LocalRepositor
     assert read_data_set(repository).files == files_below(tree)
 
 
-def test_changes_between_backups(tmp_path: Path, tree: Path, repository: LocalRepository) -> None:
+def test_changes_between_backups(tmp_path: Path, tree: Path, repository: StoredRepository) -> None:
     """New, changed, renamed and deleted objects are told apart, and only content that is new
     is sent."""
     disk = make_machine(tmp_path, tree)
@@ -187,7 +187,7 @@ def test_changes_between_backups(tmp_path: Path, tree: Path, repository: LocalRe
     assert result.changed >= 1
 
 
-def test_content_is_sent_once(tmp_path: Path, tree: Path, repository: LocalRepository) -> None:
+def test_content_is_sent_once(tmp_path: Path, tree: Path, repository: StoredRepository) -> None:
     """Equal content is stored once, within a run and between runs."""
     for copy in ("copy1", "copy2", "copy3"):
         shutil.copy(tree / "large", tree / copy)
@@ -201,7 +201,7 @@ def test_content_is_sent_once(tmp_path: Path, tree: Path, repository: LocalRepos
     assert read_data_set(repository).files == files_below(tree)
 
 
-def test_exclusions(tmp_path: Path, tree: Path, repository: LocalRepository) -> None:
+def test_exclusions(tmp_path: Path, tree: Path, repository: StoredRepository) -> None:
     """What is excluded is not in the set, nor anything below it."""
     disk = make_machine(tmp_path, tree)
     back_up(repository, disk, options=BackupOptions(exclude=(b"/etc", b"/small?")))
@@ -212,7 +212,7 @@ def test_exclusions(tmp_path: Path, tree: Path, repository: LocalRepository) -> 
     assert b"/small1" not in paths
 
 
-def test_thin_packs_are_rewritten(tmp_path: Path, tree: Path, repository: LocalRepository) -> None:
+def test_thin_packs_are_rewritten(tmp_path: Path, tree: Path, repository: StoredRepository) -> None:
     """When most of a pack is no longer needed, the rest is sent again and the pack dropped."""
     disk = make_machine(tmp_path, tree)
     back_up(repository, disk, options=BackupOptions(keep=1, workers=1))
@@ -228,7 +228,7 @@ def test_thin_packs_are_rewritten(tmp_path: Path, tree: Path, repository: LocalR
     assert read_data_set(repository).files == expected
 
 
-def test_two_disks_of_one_name(tmp_path: Path, tree: Path, repository: LocalRepository) -> None:
+def test_two_disks_of_one_name(tmp_path: Path, tree: Path, repository: StoredRepository) -> None:
     """Two images with the same file name are two disks with names of their own."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -242,7 +242,7 @@ def test_two_disks_of_one_name(tmp_path: Path, tree: Path, repository: LocalRepo
     assert len(disks) == len(set(disks)) == 2
 
 
-def test_damaged_previous_table(tmp_path: Path, tree: Path, repository: LocalRepository) -> None:
+def test_damaged_previous_table(tmp_path: Path, tree: Path, repository: StoredRepository) -> None:
     """A previous table that cannot be read costs a note and time, not the backup."""
     disk = make_machine(tmp_path, tree)
     first = back_up(repository, disk)
@@ -258,7 +258,7 @@ def test_damaged_previous_table(tmp_path: Path, tree: Path, repository: LocalRep
     assert read_data_set(repository).files == files_below(tree)
 
 
-def test_lost_pack(tmp_path: Path, tree: Path, repository: LocalRepository) -> None:
+def test_lost_pack(tmp_path: Path, tree: Path, repository: StoredRepository) -> None:
     """When the store has lost a pack, the next run notices and sends its content again."""
     disk = make_machine(tmp_path, tree)
     back_up(repository, disk)

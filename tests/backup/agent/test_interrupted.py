@@ -14,7 +14,7 @@ import pytest
 
 from backup.agent.result import BackupOptions
 from backup.objects.pack import HEADER_SIZE, IndexEntry, PackReader
-from backup.store.local import LocalRepository
+from backup.store.local import open_repository
 from tests.backup.agent.machines import (
     MACHINE,
     MASTER,
@@ -55,7 +55,7 @@ def start_backup(store: Path, disk: Path) -> int:
         return process
     try:
         os.setpgid(0, 0)
-        with LocalRepository.open(store, "user") as repository:
+        with open_repository(store, "user") as repository:
             back_up(repository, disk, options=BackupOptions(workers=2, level=1))
         os._exit(0)
     finally:
@@ -100,7 +100,7 @@ def test_killed_at_random_points(tmp_path: Path) -> None:
             os.killpg(process, signal.SIGKILL)
         was_killed = end(process) == -signal.SIGKILL
         interrupted += was_killed
-        with LocalRepository.open(store, "user") as repository:
+        with open_repository(store, "user") as repository:
             received = max(received, len(repository.pending_packs(MACHINE)))
             found = read_data_set(repository).files
         assert found == expected or (was_killed and found == committed)
@@ -108,7 +108,7 @@ def test_killed_at_random_points(tmp_path: Path) -> None:
             fill(tree, number + 2)
             make_machine(disk, tree)
             committed, expected = expected, files_below(tree)
-    with LocalRepository.open(store, "user") as repository:
+    with open_repository(store, "user") as repository:
         pending = {pack.digest.hex() for pack in repository.pending_packs(MACHINE)}
     stored = pieces_of(store)
     got = {entry.content_id for name in pending for entry in stored[name]}
@@ -120,7 +120,7 @@ def test_killed_at_random_points(tmp_path: Path) -> None:
     assert received
     assert not got & sent
     assert pending <= set(after)
-    with LocalRepository.open(store, "user") as repository:
+    with open_repository(store, "user") as repository:
         assert read_data_set(repository).files == expected
 
 
@@ -136,7 +136,7 @@ def test_interrupt_from_the_terminal(tmp_path: Path) -> None:
         os.setpgid(0, 0)
         code = 1
         try:
-            with LocalRepository.open(store, "user") as repository:
+            with open_repository(store, "user") as repository:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 back_up(repository, disk, options=BackupOptions(workers=2, level=19))
         except KeyboardInterrupt:
@@ -149,5 +149,5 @@ def test_interrupt_from_the_terminal(tmp_path: Path) -> None:
     assert end(process) == 130
     with pytest.raises(ProcessLookupError):
         os.killpg(process, 0)
-    with LocalRepository.open(store, "user") as repository:
+    with open_repository(store, "user") as repository:
         assert not repository.data_sets()

@@ -40,7 +40,7 @@ from backup.objects.model import (
     SecurityObject,
     VolumeObject,
 )
-from backup.store.local import LocalRepository
+from backup.store.repository import StoredRepository
 from fsdrivers.volume import Plain
 from tests.backup.agent.machines import (
     MACHINE,
@@ -469,7 +469,7 @@ def test_mounted_volume(tmp_path: Path) -> None:
     assert second[0].bytes_read < 2 * MIB
 
 
-def back_up_live(repository: LocalRepository, machine: Machine) -> tuple[BackupResult]:
+def back_up_live(repository: StoredRepository, machine: Machine) -> tuple[BackupResult]:
     """Back up a running machine."""
     options = BackupOptions(workers=2)
     return (run_backup(repository, MASTER, MACHINE, [LiveSource(machine)], options),)

@@ -15,7 +15,7 @@ from backup.agent.result import BackupOptions
 from backup.objects.content import xattrs_of
 from backup.objects.model import MarkerObject, NodeObject, ObjectKind, Region, SecurityObject
 from backup.objects.table import TableReader
-from backup.store.local import LocalRepository
+from backup.store.repository import StoredRepository
 from fsdrivers.errors import CorruptError
 from fsdrivers.ntfs.format.attributes import AttributeType
 from fsdrivers.ntfs.volume import NtfsVolume
@@ -45,7 +45,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> LocalRepository:
+def repository(tmp_path: Path) -> StoredRepository:
     """An empty store."""
     return make_repository(tmp_path / "store")
 
@@ -76,7 +76,7 @@ def is_blank(obj: NodeObject) -> bool:
     return obj.regions is not None and all(region.is_unwritten for region in obj.regions)
 
 
-def test_everything_is_in_the_data_set(disk: Path, repository: LocalRepository) -> None:
+def test_everything_is_in_the_data_set(disk: Path, repository: StoredRepository) -> None:
     """Names and all that belongs to them, attributes, content and streams as stored."""
     result = back_up(repository, disk)
     data = read_data_set(repository)
@@ -107,7 +107,7 @@ def test_everything_is_in_the_data_set(disk: Path, repository: LocalRepository) 
     assert result.bytes_read > 18 * MIB, "two large streams"
 
 
-def test_descriptors_are_stored_once(disk: Path, repository: LocalRepository) -> None:
+def test_descriptors_are_stored_once(disk: Path, repository: StoredRepository) -> None:
     """A security object is a descriptor and nothing else; two of one volume always differ."""
     back_up(repository, disk)
     data = read_data_set(repository)
@@ -122,7 +122,7 @@ def test_descriptors_are_stored_once(disk: Path, repository: LocalRepository) ->
 
 
 def test_swap_files_are_blank_and_snapshots_left_out(
-    disk: Path, repository: LocalRepository
+    disk: Path, repository: StoredRepository
 ) -> None:
     """Swap files of the root have a marker and no content; elsewhere the name means nothing."""
     result = back_up(repository, disk)
@@ -149,7 +149,7 @@ def test_swap_files_are_blank_and_snapshots_left_out(
     assert any("2 files of shadow copies are left out" in note for note in result.notes)
 
 
-def test_nothing_is_sent_twice(disk: Path, repository: LocalRepository, tmp_path: Path) -> None:
+def test_nothing_is_sent_twice(disk: Path, repository: StoredRepository, tmp_path: Path) -> None:
     """An unchanged volume sends nothing; a change of one stream is noticed and sent alone."""
     changed = Path(shutil.copy(disk, tmp_path / disk.name))
     first = back_up(repository, changed)
@@ -171,7 +171,7 @@ def test_nothing_is_sent_twice(disk: Path, repository: LocalRepository, tmp_path
     check_node(data, node, volume_of(changed), b"big.txt")
 
 
-def test_a_doubtful_state_is_a_warning(repository: LocalRepository, tmp_path: Path) -> None:
+def test_a_doubtful_state_is_a_warning(repository: StoredRepository, tmp_path: Path) -> None:
     """A dirty volume, and one whose Windows is asleep, are read with a warning each."""
     disk = tmp_path / "disk.img"
     make_disk(disk, 16 * MIB, content=lambda root: (root / "hiberfil.sys").write_bytes(b"hibr"))
@@ -190,7 +190,7 @@ def test_a_doubtful_state_is_a_warning(repository: LocalRepository, tmp_path: Pa
     assert not dirty.is_partial
 
 
-def test_deduplicated_volume_is_refused(repository: LocalRepository, tmp_path: Path) -> None:
+def test_deduplicated_volume_is_refused(repository: StoredRepository, tmp_path: Path) -> None:
     """A volume whose content is in a chunk store is refused by name, or kept as an image."""
 
     def content(root: Path) -> None:
@@ -209,7 +209,7 @@ def test_deduplicated_volume_is_refused(repository: LocalRepository, tmp_path: P
 
 @pytest.mark.parametrize("cluster_size", [512, 65536])
 def test_small_and_large_clusters(
-    repository: LocalRepository, tmp_path: Path, cluster_size: int
+    repository: StoredRepository, tmp_path: Path, cluster_size: int
 ) -> None:
     """Sparse and compressed files come as they are stored, whatever the cluster size."""
     disk = make_disk(tmp_path / "disk.img", 80 * MIB, "-c", cluster_size)
@@ -223,7 +223,7 @@ def test_small_and_large_clusters(
 
 
 @pytest.mark.root
-def test_mounted_volume(repository: LocalRepository, tmp_path: Path) -> None:
+def test_mounted_volume(repository: StoredRepository, tmp_path: Path) -> None:
     """A volume that ntfs-3g has mounted is flushed and read by our driver while it is in use."""
     disk = make_disk(tmp_path / "disk.img", 16 * MIB, content=lambda root: None)
     size = disk.stat().st_size
@@ -251,7 +251,7 @@ def test_mounted_volume(repository: LocalRepository, tmp_path: Path) -> None:
     assert any("is mounted" in note for note in result.notes)
 
 
-def test_what_is_damaged_costs_itself(repository: LocalRepository, tmp_path: Path) -> None:
+def test_what_is_damaged_costs_itself(repository: StoredRepository, tmp_path: Path) -> None:
     """A record and a directory that cannot be read are named; all else is in the data set."""
 
     def content(root: Path) -> None:
@@ -283,7 +283,7 @@ def test_what_is_damaged_costs_itself(repository: LocalRepository, tmp_path: Pat
     assert len(data.nodes) == len(entries) - 30 - 1
 
 
-def test_lost_system_records_are_named(repository: LocalRepository, tmp_path: Path) -> None:
+def test_lost_system_records_are_named(repository: StoredRepository, tmp_path: Path) -> None:
     """Without $Volume's own record and without $Secure all files are backed up, and it is said."""
 
     def content(root: Path) -> None:
@@ -306,7 +306,7 @@ def test_lost_system_records_are_named(repository: LocalRepository, tmp_path: Pa
     assert data.files[b"/a long name of file 7"] == b"7" * 999
 
 
-def test_windows_is_known_by_its_kernel(repository: LocalRepository, tmp_path: Path) -> None:
+def test_windows_is_known_by_its_kernel(repository: StoredRepository, tmp_path: Path) -> None:
     """A data set says that it is Windows, whatever the case of the names."""
 
     def content(root: Path) -> None:
@@ -325,7 +325,7 @@ def test_windows_is_known_by_its_kernel(repository: LocalRepository, tmp_path: P
     }
 
 
-def test_lost_packs_with_streams(disk: Path, repository: LocalRepository, tmp_path: Path) -> None:
+def test_lost_packs_with_streams(disk: Path, repository: StoredRepository, tmp_path: Path) -> None:
     """Whatever pack the store has lost, the next run sends content and streams in it again, and
     renumbers the packs of all others."""
     back_up(repository, disk)
@@ -344,7 +344,7 @@ def test_lost_packs_with_streams(disk: Path, repository: LocalRepository, tmp_pa
 
 
 def test_a_stream_that_cannot_be_read_costs_itself(
-    disk: Path, repository: LocalRepository, monkeypatch: pytest.MonkeyPatch
+    disk: Path, repository: StoredRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its node stays with all else that it has, above all a directory with what is in it."""
     read = NtfsVolume.read_stored

@@ -13,7 +13,7 @@ import pytest
 from backup.agent.errors import NoSourceError, NotRecoverableError
 from backup.agent.result import BackupOptions
 from backup.objects.model import DiskObject, VolumeObject
-from backup.store.local import LocalRepository
+from backup.store.repository import StoredRepository
 from tests.backup.agent.machines import (
     MACHINE,
     MIB,
@@ -33,7 +33,7 @@ LINUX = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Iterator[LocalRepository]:
+def repository(tmp_path: Path) -> Iterator[StoredRepository]:
     with make_repository(tmp_path / "store") as repository:
         yield repository
 
@@ -48,7 +48,7 @@ def make_volume(path: Path, size: int, *contents: tuple[int, bytes]) -> Path:
     return path
 
 
-def volume_of(repository: LocalRepository, partition: int) -> tuple[VolumeObject, bytes]:
+def volume_of(repository: StoredRepository, partition: int) -> tuple[VolumeObject, bytes]:
     """Return a volume of the last data set, and its own content."""
     data_set = read_data_set(repository)
     (volume,) = (volume for volume in data_set.volumes if volume.partition == partition)
@@ -67,7 +67,7 @@ SIGNATURES = {
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
-def test_refused(tmp_path: Path, repository: LocalRepository, name: str) -> None:
+def test_refused(tmp_path: Path, repository: StoredRepository, name: str) -> None:
     """What cannot be recovered is refused before anything is sent, with device and reason."""
     volume = make_volume(tmp_path / "volume.img", LARGE, SIGNATURES[name])
     disk = make_disk(tmp_path / "disk.img", ("83", volume))
@@ -79,7 +79,7 @@ def test_refused(tmp_path: Path, repository: LocalRepository, name: str) -> None
     assert not repository.pending_packs(MACHINE)
 
 
-def test_all_problems_at_once(tmp_path: Path, repository: LocalRepository) -> None:
+def test_all_problems_at_once(tmp_path: Path, repository: StoredRepository) -> None:
     """Every problem of every disk is in one error."""
     luks = make_volume(tmp_path / "luks.img", 2 * MIB, SIGNATURES["LUKS"])
     xfs = make_volume(tmp_path / "xfs.img", 2 * MIB, SIGNATURES["xfs"])
@@ -92,7 +92,7 @@ def test_all_problems_at_once(tmp_path: Path, repository: LocalRepository) -> No
     assert [problem.device for problem in caught.value.problems] == ["sda1", "sda2", "disk9p1"]
 
 
-def test_damaged_ext4_is_refused(tmp_path: Path, repository: LocalRepository) -> None:
+def test_damaged_ext4_is_refused(tmp_path: Path, repository: StoredRepository) -> None:
     """A volume that its driver cannot open is a problem, not a crash."""
     tree = tmp_path / "tree"
     tree.mkdir()
@@ -105,7 +105,7 @@ def test_damaged_ext4_is_refused(tmp_path: Path, repository: LocalRepository) ->
 
 
 @pytest.mark.parametrize("size", [0, 511, 4 * MIB])
-def test_a_disk_with_nothing_on_it(tmp_path: Path, repository: LocalRepository, size: int) -> None:
+def test_a_disk_with_nothing_on_it(tmp_path: Path, repository: StoredRepository, size: int) -> None:
     """Neither an empty file nor a blank disk takes the place of the last data set."""
     tree = tmp_path / "tree"
     tree.mkdir()
@@ -125,7 +125,7 @@ def test_a_disk_with_nothing_on_it(tmp_path: Path, repository: LocalRepository, 
 
 
 @pytest.mark.root
-def test_a_disk_in_use_is_told(tmp_path: Path, repository: LocalRepository) -> None:
+def test_a_disk_in_use_is_told(tmp_path: Path, repository: StoredRepository) -> None:
     """An image and a disk that are mounted are backed up with a note that says so."""
     tree = tmp_path / "tree"
     tree.mkdir()
@@ -142,7 +142,7 @@ def test_a_disk_in_use_is_told(tmp_path: Path, repository: LocalRepository) -> N
     assert other.startswith(f"{device} is in use: mounted, or a part of something larger;")
 
 
-def test_missing_disk(tmp_path: Path, repository: LocalRepository) -> None:
+def test_missing_disk(tmp_path: Path, repository: StoredRepository) -> None:
     """A disk that is not there is said to be missing, not unrecoverable."""
     with pytest.raises(NoSourceError, match="No such file"):
         back_up(repository, tmp_path / "nothing.img")
@@ -151,7 +151,7 @@ def test_missing_disk(tmp_path: Path, repository: LocalRepository) -> None:
 
 
 @pytest.mark.parametrize("name", ["LUKS", "BitLocker"])
-def test_allow_raw(tmp_path: Path, repository: LocalRepository, name: str) -> None:
+def test_allow_raw(tmp_path: Path, repository: StoredRepository, name: str) -> None:
     """With allow_raw a refused partition is kept bit for bit, its zeros left out, and read anew
     each time without being sent again."""
     noise = random.Random(3).randbytes(3 * MIB + 100)
@@ -170,7 +170,7 @@ def test_allow_raw(tmp_path: Path, repository: LocalRepository, name: str) -> No
     assert second.unchanged == second.objects
 
 
-def test_small_unknown_partition_is_kept_raw(tmp_path: Path, repository: LocalRepository) -> None:
+def test_small_unknown_partition_is_kept_raw(tmp_path: Path, repository: StoredRepository) -> None:
     """A small partition that nobody recognises is kept as it is, without being asked to."""
     volume = make_volume(tmp_path / "volume.img", 3 * MIB, (MIB, b"boot code of some kind"))
     back_up(repository, make_disk(tmp_path / "disk.img", ("da", volume)))
@@ -180,7 +180,7 @@ def test_small_unknown_partition_is_kept_raw(tmp_path: Path, repository: LocalRe
     assert content.ljust(3 * MIB, b"\0") == volume.read_bytes()
 
 
-def test_bios_boot_partition_is_kept_raw(tmp_path: Path, repository: LocalRepository) -> None:
+def test_bios_boot_partition_is_kept_raw(tmp_path: Path, repository: StoredRepository) -> None:
     """A BIOS boot partition is kept raw even when an old filesystem shows through."""
     volume = make_volume(tmp_path / "volume.img", MIB, (0x438, b"\x53\xef"), (0, b"GRUB core"))
     other = make_volume(tmp_path / "other.img", MIB)
@@ -193,7 +193,7 @@ def test_bios_boot_partition_is_kept_raw(tmp_path: Path, repository: LocalReposi
 
 
 @pytest.mark.parametrize("size", [MIB, 100 * MIB])
-def test_empty_partition(tmp_path: Path, repository: LocalRepository, size: int) -> None:
+def test_empty_partition(tmp_path: Path, repository: StoredRepository, size: int) -> None:
     """A partition of zeros is kept as empty; a byte in its middle makes it something else."""
     volume = make_volume(tmp_path / "volume.img", size)
     disk = make_disk(tmp_path / "disk.img", ("83", volume))
@@ -212,7 +212,7 @@ def test_empty_partition(tmp_path: Path, repository: LocalRepository, size: int)
         assert volume_of(repository, 1)[0].type == "raw"
 
 
-def test_swap_is_kept_by_identity(tmp_path: Path, repository: LocalRepository) -> None:
+def test_swap_is_kept_by_identity(tmp_path: Path, repository: StoredRepository) -> None:
     """Of a swap area its identity is kept and none of what was swapped out."""
     uuid = "5a0a0b0c-1111-4222-8333-944455556666"
     volume = make_volume(tmp_path / "volume.img", 8 * MIB)
@@ -227,7 +227,7 @@ def test_swap_is_kept_by_identity(tmp_path: Path, repository: LocalRepository) -
     assert content == b""
 
 
-def test_fat_partition(tmp_path: Path, repository: LocalRepository) -> None:
+def test_fat_partition(tmp_path: Path, repository: StoredRepository) -> None:
     """Files of a FAT volume are kept with their names; an unchanged one is not sent again."""
     volume = make_volume(tmp_path / "volume.img", 40 * MIB)
     source = tmp_path / "grubx64.efi"
@@ -246,7 +246,7 @@ def test_fat_partition(tmp_path: Path, repository: LocalRepository) -> None:
     assert second.unchanged == second.objects
 
 
-def test_disk_without_table(tmp_path: Path, repository: LocalRepository) -> None:
+def test_disk_without_table(tmp_path: Path, repository: StoredRepository) -> None:
     """A filesystem on a whole disk is partition 0 of a disk without a table."""
     tree = tmp_path / "tree"
     tree.mkdir()

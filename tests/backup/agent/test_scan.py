@@ -18,7 +18,7 @@ from backup.agent.result import BackupOptions, BackupResult
 from backup.agent.sources import add_disk, scan_partition
 from backup.agent.volume_scan import walk_ahead
 from backup.objects.model import NodeObject, ObjectKind, Region, VolumeObject
-from backup.store.local import LocalRepository
+from backup.store.repository import StoredRepository
 from fsdrivers import ext
 from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.errors import CorruptError
@@ -81,22 +81,22 @@ def volume(description: dict[str, Plain]) -> FakeVolume:
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Iterator[LocalRepository]:
+def repository(tmp_path: Path) -> Iterator[StoredRepository]:
     with make_repository(tmp_path / "store") as repository:
         yield repository
 
 
-def back_up(repository: LocalRepository, volume: FakeVolume) -> BackupResult:
+def back_up(repository: StoredRepository, volume: FakeVolume) -> BackupResult:
     """Back up a fake volume."""
     options = BackupOptions(workers=1)
     return run_backup(repository, MASTER, MACHINE, [FakeSource(volume)], options)
 
 
-def set_of(repository: LocalRepository) -> DataSet:
+def set_of(repository: StoredRepository) -> DataSet:
     return read_data_set(repository)
 
 
-def test_nothing_is_read_twice(repository: LocalRepository, volume: FakeVolume) -> None:
+def test_nothing_is_read_twice(repository: StoredRepository, volume: FakeVolume) -> None:
     """An unchanged volume is not read at all by the second run."""
     for number in range(50):
         volume.add(b"f%d" % number, b"content %d" % number, modified_ns=5)
@@ -119,7 +119,7 @@ def test_nothing_is_read_twice(repository: LocalRepository, volume: FakeVolume) 
     ],
 )
 def test_changed_attributes(
-    repository: LocalRepository, volume: FakeVolume, field: str, value: object
+    repository: StoredRepository, volume: FakeVolume, field: str, value: object
 ) -> None:
     """A changed attribute is stored without reading the content again; the time of the last
     access alone does not count as a change."""
@@ -140,7 +140,7 @@ def test_changed_attributes(
     assert data_set.files == {b"/file": b"content"}
 
 
-def test_volume_without_change_times(repository: LocalRepository, volume: FakeVolume) -> None:
+def test_volume_without_change_times(repository: StoredRepository, volume: FakeVolume) -> None:
     """Where there are no change times, recent files are read again and older ones are not."""
     old = volume.add(b"old", b"old")
     recent = volume.add(b"recent", b"recent", modified_ns=1 << 62)
@@ -155,7 +155,7 @@ def test_volume_without_change_times(repository: LocalRepository, volume: FakeVo
     assert (old.size, recent.size) == (3, 6)
 
 
-def test_swapped_names(repository: LocalRepository, volume: FakeVolume) -> None:
+def test_swapped_names(repository: StoredRepository, volume: FakeVolume) -> None:
     """Files that exchanged their names keep their content to themselves."""
     volume.add(b"a", b"first")
     volume.add(b"b", b"second")
@@ -168,7 +168,9 @@ def test_swapped_names(repository: LocalRepository, volume: FakeVolume) -> None:
     assert result.bytes_read == 0
 
 
-def test_shared_attributes_are_stored_once(repository: LocalRepository, volume: FakeVolume) -> None:
+def test_shared_attributes_are_stored_once(
+    repository: StoredRepository, volume: FakeVolume
+) -> None:
     """Equal extended attributes are one object."""
     for number in range(10):
         volume.add(b"f%d" % number, xattrs=((b"user.a", b"%d" % (number % 2)),))
@@ -179,7 +181,7 @@ def test_shared_attributes_are_stored_once(repository: LocalRepository, volume: 
 
 
 def test_unreadable_file(
-    repository: LocalRepository, volume: FakeVolume, monkeypatch: pytest.MonkeyPatch
+    repository: StoredRepository, volume: FakeVolume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that cannot be read is left out with its other names; the result is partial and
     names it."""
@@ -204,7 +206,7 @@ def test_unreadable_file(
 
 
 def test_damaged_directory(
-    repository: LocalRepository, volume: FakeVolume, monkeypatch: pytest.MonkeyPatch
+    repository: StoredRepository, volume: FakeVolume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a walk gave before it met damage is kept, and the result is partial."""
     volume.add(b"good", b"y" * 100)
@@ -222,7 +224,7 @@ def test_damaged_directory(
     assert "directory block at byte 0x2000" in result.warnings[0]
 
 
-def test_large_sparse_file(repository: LocalRepository, volume: FakeVolume) -> None:
+def test_large_sparse_file(repository: StoredRepository, volume: FakeVolume) -> None:
     """A large file is packed in parts by several slices, its holes left out."""
     content = bytearray(40 * MIB)
     content[5 * MIB : 25 * MIB] = bytes(range(256)) * (20 * MIB // 256)
@@ -241,7 +243,7 @@ def test_large_sparse_file(repository: LocalRepository, volume: FakeVolume) -> N
     assert result.bytes_read == 20 * MIB
 
 
-def test_empty_files_and_all_holes(repository: LocalRepository, volume: FakeVolume) -> None:
+def test_empty_files_and_all_holes(repository: StoredRepository, volume: FakeVolume) -> None:
     """Files without content are told apart from files that are one large hole."""
     volume.add(b"empty", b"")
     small = volume.add(b"small hole", bytes(8192))
@@ -257,7 +259,7 @@ def test_empty_files_and_all_holes(repository: LocalRepository, volume: FakeVolu
 
 
 def test_what_cannot_be_laid_out_is_refused(
-    repository: LocalRepository, volume: FakeVolume, description: dict[str, Plain]
+    repository: StoredRepository, volume: FakeVolume, description: dict[str, Plain]
 ) -> None:
     """A volume whose driver could not write it again is refused before anything is sent."""
     volume.add(b"file", b"content")
@@ -269,7 +271,7 @@ def test_what_cannot_be_laid_out_is_refused(
     assert not repository.pending_packs(MACHINE)
 
 
-def test_devices_links_and_pipes(repository: LocalRepository, volume: FakeVolume) -> None:
+def test_devices_links_and_pipes(repository: StoredRepository, volume: FakeVolume) -> None:
     """Special files keep what makes them what they are."""
     volume.add(b"null", kind=Kind.CHARACTER_DEVICE, device=(1, 3))
     volume.add(b"disk", kind=Kind.BLOCK_DEVICE, device=(259, 70000))

@@ -44,7 +44,7 @@ from backup.server.sessions import (
     Refusals,
     Sessions,
 )
-from backup.store.local import LocalStore
+from backup.store.local import open_store
 from tests.backup.repositories import SECRET, key_file, make_pack, make_table, new_user
 
 JSON = {"Content-Type": "application/json"}
@@ -436,7 +436,7 @@ def test_tokens_expire(tmp_path: Path) -> None:
     """A token is good for its lifetime, and only the one that was handed out."""
     now_s = 0.0
     sessions = Sessions(clock=lambda: now_s)
-    with LocalStore.open(tmp_path, create=True) as store:
+    with open_store(tmp_path, create=True) as store:
         store.register("user", key_file(), SECRET)
         first = sessions.add(1, store.find_repository("user"))
         second = sessions.add(1, store.find_repository("user"))

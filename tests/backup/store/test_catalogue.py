@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The catalogue: versions, transactions, many rows, several processes."""
+"""The catalogue on a database: transactions, many rows, several writers."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.synchronize import Barrier
-from pathlib import Path
 
 import pytest
+from sqlalchemy import delete, insert
+from sqlalchemy.exc import IntegrityError
 
 from backup.repository import (
     AlreadyRegisteredError,
@@ -19,22 +17,24 @@ from backup.repository import (
     NoSuchDataSetError,
     NoSuchPackError,
     NotAuthorisedError,
-    StoreDamagedError,
 )
-from backup.store.catalogue import Catalogue, NewDataSet
-from backup.store.schema import SCHEMA_VERSION
+from backup.store.catalogue import Catalogue
+from backup.store.commit import NewDataSet
+from backup.store.schema import packs
+from tests.backup.store.databases import Database, SqliteDatabase, open_catalogue
 
 USER = 1
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "catalogue.db"
+@pytest.fixture(params=[SqliteDatabase])
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    with request.param() as database:
+        yield database
 
 
 @pytest.fixture
-def catalogue(path: Path) -> Iterator[Catalogue]:
-    catalogue = Catalogue.open(path)
+def catalogue(database: Database) -> Iterator[Catalogue]:
+    catalogue = open_catalogue(database)
     catalogue.add_user("user", b"key file", b"salt", b"hash")
     yield catalogue
     catalogue.close()
@@ -46,49 +46,28 @@ def new_data_set(
     return NewDataSet(name, "host", 1000, bytes(32), packs, keep, parent)
 
 
-def add_packs(catalogue: Catalogue, path: Path, count: int) -> list[bytes]:
+def add_packs(catalogue: Catalogue, database: Database, count: int) -> list[bytes]:
     """Record many packs at once, as so many uploads would."""
     catalogue.add_pack(USER, "host", bytes(32), 1)
     digests = [n.to_bytes(32, "big") for n in range(1, count + 1)]
-    with sqlite3.connect(path) as connection:
-        connection.executemany(
-            "INSERT INTO packs (user_id, machine_id, digest, size, received_ns)"
-            " VALUES (1, 1, ?, 10, 0)",
-            [(digest,) for digest in digests],
-        )
-    connection.close()
+    common = {"user_id": 1, "machine_id": 1, "size": 10, "received_ns": 0}
+    engine = database.engine()
+    with engine.begin() as connection:
+        connection.execute(insert(packs), [{"digest": d, **common} for d in digests])
+    engine.dispose()
     return digests
 
 
-def test_settings_of_the_database(catalogue: Catalogue, path: Path) -> None:
-    """The file is in write-ahead mode and carries the version of its schema."""
-    connection = sqlite3.connect(path)
-    mode = connection.execute("PRAGMA journal_mode").fetchone()
-    version = connection.execute("PRAGMA user_version").fetchone()
-    connection.close()
-
-    assert (mode, version) == (("wal",), (SCHEMA_VERSION,))
-
-
-def test_unknown_version_is_refused(catalogue: Catalogue, path: Path) -> None:
-    """A catalogue of a later release is left alone."""
-    catalogue.close()
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 99")
-    connection.close()
-    with pytest.raises(StoreDamagedError, match="version 99"):
-        Catalogue.open(path)
-
-
-def test_secret_is_random_and_stays(catalogue: Catalogue, path: Path, tmp_path: Path) -> None:
+def test_secret_is_random_and_stays(catalogue: Catalogue, database: Database) -> None:
     """Every store draws a secret once."""
-    again = Catalogue.open(path)
-    other = Catalogue.open(tmp_path / "other.db")
-
-    assert len(catalogue.server_secret()) == 32
-    assert catalogue.server_secret() == again.server_secret() != other.server_secret()
+    again = open_catalogue(database)
+    with type(database)() as another:
+        other = open_catalogue(another)
+        secrets = {catalogue.server_secret(), again.server_secret(), other.server_secret()}
+        other.close()
     again.close()
-    other.close()
+
+    assert [len(secret) for secret in secrets] == [32, 32]
 
 
 def test_users(catalogue: Catalogue) -> None:
@@ -104,9 +83,9 @@ def test_users(catalogue: Catalogue) -> None:
 
 
 @pytest.mark.parametrize("count", [499, 500, 501, 2500])
-def test_data_sets_of_many_packs(catalogue: Catalogue, path: Path, count: int) -> None:
+def test_data_sets_of_many_packs(catalogue: Catalogue, database: Database, count: int) -> None:
     """Lists longer than one statement takes are committed and dropped completely."""
-    digests = add_packs(catalogue, path, count)
+    digests = add_packs(catalogue, database, count)
     committed = catalogue.commit(USER, new_data_set(digests))
 
     assert (committed.info.pack_count, committed.info.size) == (count, 10 * count)
@@ -117,9 +96,9 @@ def test_data_sets_of_many_packs(catalogue: Catalogue, path: Path, count: int) -
     assert catalogue.known_packs(USER) == {digests[0]}
 
 
-def test_failed_commit_changes_nothing(catalogue: Catalogue, path: Path) -> None:
+def test_failed_commit_changes_nothing(catalogue: Catalogue, database: Database) -> None:
     """Whatever makes a commit fail, no part of it stays."""
-    digests = add_packs(catalogue, path, 3)
+    digests = add_packs(catalogue, database, 3)
     first = catalogue.commit(USER, new_data_set([*digests, bytes(32)])).info
     bad = {
         NoSuchPackError: new_data_set([b"?" * 32], name="11" * 16),
@@ -137,9 +116,9 @@ def test_failed_commit_changes_nothing(catalogue: Catalogue, path: Path) -> None
         catalogue.get_data_set(USER, "11" * 16)
 
 
-def test_two_programs_write_at_once(catalogue: Catalogue, path: Path) -> None:
+def test_two_programs_write_at_once(catalogue: Catalogue, database: Database) -> None:
     """A server and a local program wait for each other instead of failing."""
-    second = Catalogue.open(path)
+    second = open_catalogue(database)
 
     def work(number: int) -> None:
         (catalogue, second)[number % 2].add_pack(USER, f"m{number % 3}", os.urandom(32), 1)
@@ -152,32 +131,11 @@ def test_two_programs_write_at_once(catalogue: Catalogue, path: Path) -> None:
     assert catalogue.machines(USER) == ["m0", "m1", "m2"]
 
 
-def _open(path: Path, barrier: Barrier) -> None:
-    barrier.wait()
-    Catalogue.open(path).close()
-
-
-def test_many_processes_make_one_catalogue(tmp_path: Path) -> None:
-    """Whoever opens a new store first makes it; those who come at the same moment wait."""
-    context = multiprocessing.get_context("fork")
-    for attempt in range(3):
-        barrier = context.Barrier(8)
-        arguments = (tmp_path / f"{attempt}.db", barrier)
-        processes = [context.Process(target=_open, args=arguments) for _ in range(8)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(30)
-
-        assert [process.exitcode for process in processes] == [0] * 8
-
-
-def test_rows_cannot_point_nowhere(catalogue: Catalogue, path: Path) -> None:
+def test_rows_cannot_point_nowhere(catalogue: Catalogue, database: Database) -> None:
     """The database itself refuses a data set that lists an absent pack."""
     catalogue.add_pack(USER, "host", bytes(32), 1)
     catalogue.commit(USER, new_data_set([bytes(32)]))
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA foreign_keys = ON")
-    with pytest.raises(sqlite3.IntegrityError):
-        connection.execute("DELETE FROM packs")
-    connection.close()
+    engine = database.engine()
+    with pytest.raises(IntegrityError), engine.begin() as connection:
+        connection.execute(delete(packs))
+    engine.dispose()

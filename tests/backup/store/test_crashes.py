@@ -15,7 +15,7 @@ import pytest
 from backup.client.repository import HttpServer
 from backup.repository import ConnectionFailedError, NotAuthorisedError
 from backup.server import ServerProcess
-from backup.store.local import LocalRepository
+from backup.store.local import open_repository
 from tests.backup.repositories import SECRET, digest_of, key_file, make_table
 
 KEEP = 2
@@ -82,7 +82,7 @@ def check_store(data_dir: Path, agent: Agent) -> None:
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
     connection.close()
-    with LocalRepository.open(data_dir, "user") as repository:
+    with open_repository(data_dir, "user") as repository:
         infos = repository.data_sets("host")
         assert len(infos) <= KEEP
         if last is not None:

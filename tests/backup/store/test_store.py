@@ -22,23 +22,24 @@ from backup.repository import (
     StoreDamagedError,
     StoreFullError,
 )
-from backup.store.local import PENDING_PACKS_AGE_S, LocalRepository, LocalStore
+from backup.store.local import open_repository, open_store
+from backup.store.repository import PENDING_PACKS_AGE_S, StoredRepository
 from tests.backup.repositories import SECRET, digest_of, key_file, make_pack, make_table
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Iterator[LocalRepository]:
+def repository(tmp_path: Path) -> Iterator[StoredRepository]:
     with make_repository(tmp_path / "store") as repository:
         yield repository
 
 
-def make_repository(directory: Path) -> LocalRepository:
-    with LocalStore.open(directory, create=True) as store:
+def make_repository(directory: Path) -> StoredRepository:
+    with open_store(directory, create=True) as store:
         store.register("user", key_file(), SECRET)
-    return LocalRepository.open(directory, "user")
+    return open_repository(directory, "user")
 
 
-def fill(repository: LocalRepository, size: int) -> None:
+def fill(repository: StoredRepository, size: int) -> None:
     """Put packs of `size` bytes until the disk is full."""
     for _ in range(10_000):
         repository.put_pack("host", os.urandom(size))
@@ -50,7 +51,7 @@ def files_of(directory: Path) -> set[str]:
     return {p.name for p in root.rglob("*") if p.is_file() and p.name != "lock"}
 
 
-def test_layout(tmp_path: Path, repository: LocalRepository) -> None:
+def test_layout(tmp_path: Path, repository: StoredRepository) -> None:
     """A pack lies under its SHA-256, a table under its data set's id, readable by the owner."""
     data, digest = make_pack()
     repository.put_pack("host", data)
@@ -65,23 +66,23 @@ def test_layout(tmp_path: Path, repository: LocalRepository) -> None:
 
 
 def test_local_open_checks_the_secret_when_given(
-    tmp_path: Path, repository: LocalRepository
+    tmp_path: Path, repository: StoredRepository
 ) -> None:
     """The directory opens without a secret, not with a wrong one, and not for strangers."""
-    with LocalRepository.open(tmp_path / "store", "user", SECRET) as again:
+    with open_repository(tmp_path / "store", "user", SECRET) as again:
         assert again.key_file() == key_file()
     with pytest.raises(NotAuthorisedError):
-        LocalRepository.open(tmp_path / "store", "user", bytes(32))
+        open_repository(tmp_path / "store", "user", bytes(32))
     with pytest.raises(NotAuthorisedError):
-        LocalRepository.open(tmp_path / "store", "stranger")
+        open_repository(tmp_path / "store", "stranger")
 
 
 def test_a_directory_that_is_no_store(tmp_path: Path) -> None:
     """Opening makes no store where there is none."""
-    with pytest.raises(StoreDamagedError, match="is no store"):
-        LocalRepository.open(tmp_path, "user")
-    with pytest.raises(StoreDamagedError, match="is no store"):
-        LocalRepository.open(tmp_path / "absent", "user")
+    with pytest.raises(StoreDamagedError, match="is not a store"):
+        open_repository(tmp_path, "user")
+    with pytest.raises(StoreDamagedError, match="is not a store"):
+        open_repository(tmp_path / "absent", "user")
 
     assert list(tmp_path.iterdir()) == []
 
@@ -90,12 +91,12 @@ def test_a_catalogue_that_is_none(tmp_path: Path) -> None:
     """A damaged catalogue is one sentence, and stays as it is."""
     (tmp_path / "catalogue.db").write_bytes(b"no database" * 1000)
     with pytest.raises(StoreDamagedError, match="not a database"):
-        LocalStore.open(tmp_path, create=True)
+        open_store(tmp_path, create=True)
 
     assert (tmp_path / "catalogue.db").read_bytes() == b"no database" * 1000
 
 
-def test_sweep_deletes_what_no_row_lists(tmp_path: Path, repository: LocalRepository) -> None:
+def test_sweep_deletes_what_no_row_lists(tmp_path: Path, repository: StoredRepository) -> None:
     """Files that a killed process left go; everything that is listed stays."""
     data, digest = make_pack()
     pending, pending_digest = make_pack()
@@ -114,19 +115,19 @@ def test_sweep_deletes_what_no_row_lists(tmp_path: Path, repository: LocalReposi
     assert files_of(tmp_path) == before == {digest.hex(), pending_digest.hex(), info.id}
 
 
-def test_sweep_leaves_what_is_being_received(tmp_path: Path, repository: LocalRepository) -> None:
+def test_sweep_leaves_what_is_being_received(tmp_path: Path, repository: StoredRepository) -> None:
     """An upload that another process or thread is receiving survives a sweep."""
     data, digest = make_pack()
     with repository.receive() as incoming:
         incoming.write(data)
-        with LocalRepository.open(tmp_path / "store", "user"):
+        with open_repository(tmp_path / "store", "user"):
             pass
         repository.put_received("host", incoming, digest)
 
     assert repository.read_pack(digest, 0, len(data)) == data
 
 
-def test_stale_pending_packs_go(repository: LocalRepository) -> None:
+def test_stale_pending_packs_go(repository: StoredRepository) -> None:
     """A pack that waited for too long is dropped; sending it again makes it young."""
     data, digest = make_pack()
     repository.put_pack("host", data)
@@ -144,7 +145,7 @@ def test_stale_pending_packs_go(repository: LocalRepository) -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "short"])
-def test_lost_pack_file(tmp_path: Path, repository: LocalRepository, damage: str) -> None:
+def test_lost_pack_file(tmp_path: Path, repository: StoredRepository, damage: str) -> None:
     """A pack whose file was lost is not offered nor committed; sending it again repairs it."""
     data, digest = make_pack()
     repository.put_pack("host", data)
@@ -161,7 +162,7 @@ def test_lost_pack_file(tmp_path: Path, repository: LocalRepository, damage: str
     assert repository.commit("host", make_table(), [digest], 1).size == len(data)
 
 
-def test_wrong_digest_leaves_nothing(tmp_path: Path, repository: LocalRepository) -> None:
+def test_wrong_digest_leaves_nothing(tmp_path: Path, repository: StoredRepository) -> None:
     """A received pack that is not what its sender named is not kept."""
     with repository.receive() as incoming:
         incoming.write(b"damaged")
@@ -184,7 +185,7 @@ def test_wrong_digest_leaves_nothing(tmp_path: Path, repository: LocalRepository
 )
 def test_failing_disk(
     tmp_path: Path,
-    repository: LocalRepository,
+    repository: StoredRepository,
     monkeypatch: pytest.MonkeyPatch,
     function: str,
     number: int,
@@ -231,7 +232,7 @@ def test_full_filesystem(tmp_path: Path) -> None:
 
             assert repository.data_sets() == [info]
             assert repository.read_pack(digest, 0, len(data)) == data
-        with LocalRepository.open(mount / "store", "user") as repository:
+        with open_repository(mount / "store", "user") as repository:
             assert repository.data_sets() == [info]
     finally:
         subprocess.run(["umount", mount], check=True)

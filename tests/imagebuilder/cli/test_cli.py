@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backup.objects.keys import unlock, unlock_with_recovery_key
-from backup.store.local import LocalStore
+from backup.store.local import open_store
 from fsdrivers.errors import CorruptError
 from imagebuilder.cli import main as cli
 from imagebuilder.cli.common import UsageError, sentence_of
@@ -243,7 +243,7 @@ def test_recovery_key_opens_what_the_password_opens(
 
     found = re.search(r"^ +([0-9A-Z]{5}(?:-[0-9A-Z]{5}){7})$", text, re.MULTILINE)
     assert found is not None
-    with LocalStore.open(tmp_path / "store") as local, local.find_repository("anna") as kept:
+    with open_store(tmp_path / "store") as local, local.find_repository("anna") as kept:
         data = kept.key_file()
     assert unlock_with_recovery_key(data, found[1]) == unlock(data, "anna", PASSWORD)
 

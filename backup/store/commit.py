@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The transaction of a commit: a data set comes in, what no kept one lists goes.
+
+Runs inside a transaction of `backup.store.catalogue` that keeps the user's other writers out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, delete, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from backup.repository import ConflictError, DataSetInfo, NoSuchPackError
+from backup.store.schema import data_set_packs, data_sets, machines, packs
+
+_BATCH = 500  # values in one IN (...); databases take 32,766 or more
+
+
+@dataclass(frozen=True, slots=True)
+class NewDataSet:
+    """A data set about to be committed; `table_digest` is the SHA-256 of the whole table."""
+
+    id: str
+    machine: str
+    table_size: int
+    table_digest: bytes
+    packs: Sequence[bytes]
+    keep: int
+    parent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a commit did.  The files of what it dropped are the caller's to delete."""
+
+    info: DataSetInfo
+    dropped_tables: tuple[str, ...]
+    dropped_packs: tuple[bytes, ...]
+
+
+def commit_data_set(connection: Connection, user_id: int, new: NewDataSet) -> Committed:
+    """Insert a data set, drop what no kept data set lists.
+
+    Raises:
+        NoSuchPackError: a listed pack is not recorded.
+        ConflictError: the machine's newest data set is not the parent, or the id is taken.
+    """
+    machine_id = machine_id_of(connection, user_id, new.machine)
+    generation = _next_generation(connection, machine_id, new)
+    listed = list(find_packs(connection, user_id, new.packs))
+    if len(listed) != len(new.packs):
+        missing = len(new.packs) - len(listed)
+        raise NoSuchPackError(f"{missing} of the {len(new.packs)} listed packs are not here")
+    info = DataSetInfo(
+        id=new.id,
+        machine=new.machine,
+        created_ns=time.time_ns(),
+        generation=generation,
+        table_size=new.table_size,
+        pack_count=len(listed),
+        size=sum(size for _, _, size in listed),
+    )
+    _insert_data_set(connection, user_id, machine_id, new, info, [pack[0] for pack in listed])
+    tables, dropped = _drop_unlisted(connection, user_id, machine_id, new.keep)
+    return Committed(info, tables, dropped)
+
+
+def is_unlisted() -> ColumnElement[bool]:
+    """Return the condition that no data set lists a pack."""
+    listing = select(data_set_packs.c.pack_id).where(data_set_packs.c.pack_id == packs.c.id)
+    return ~listing.exists()
+
+
+def machine_id_of(connection: Connection, user_id: int, name: str) -> int:
+    """Return the number of a user's machine; add it when it is new."""
+    query = select(machines.c.id).where(machines.c.user_id == user_id, machines.c.name == name)
+    found: int | None = connection.scalar(query)
+    if found is None:
+        connection.execute(insert(machines).values(user_id=user_id, name=name))
+        found = connection.scalar(query)
+    assert found is not None, "the machine was just inserted"
+    return found
+
+
+def find_packs(
+    connection: Connection, user_id: int, digests: Sequence[bytes]
+) -> Iterator[tuple[int, bytes, int]]:
+    """Yield (number, digest, size) of the packs that are recorded."""
+    for start in range(0, len(digests), _BATCH):
+        query = select(packs.c.id, packs.c.digest, packs.c.size).where(
+            packs.c.user_id == user_id, packs.c.digest.in_(digests[start : start + _BATCH])
+        )
+        yield from connection.execute(query)
+
+
+def _next_generation(connection: Connection, machine_id: int, new: NewDataSet) -> int:
+    """Return the generation after the machine's newest; that must be the parent, if given."""
+    newest = connection.execute(
+        select(data_sets.c.name, data_sets.c.generation)
+        .where(data_sets.c.machine_id == machine_id)
+        .order_by(data_sets.c.generation.desc())
+        .limit(1)
+    ).one_or_none()
+    if new.parent is not None and (newest is None or newest[0] != new.parent):
+        raise ConflictError(
+            f"another run committed a data set of {new.machine!r} meanwhile; run the backup again"
+        )
+    return 1 if newest is None else int(newest[1]) + 1
+
+
+def _insert_data_set(
+    connection: Connection,
+    user_id: int,
+    machine_id: int,
+    new: NewDataSet,
+    info: DataSetInfo,
+    pack_ids: Sequence[int],
+) -> None:
+    try:
+        result = connection.execute(
+            insert(data_sets).values(
+                user_id=user_id,
+                machine_id=machine_id,
+                name=info.id,
+                generation=info.generation,
+                created_ns=info.created_ns,
+                table_size=info.table_size,
+                table_digest=new.table_digest,
+                pack_count=info.pack_count,
+                size=info.size,
+            )
+        )
+    except IntegrityError as error:
+        raise ConflictError(f"the id {info.id} belongs to another data set") from error
+    key = result.inserted_primary_key
+    assert key is not None, "SQLAlchemy returns the key of an inserted row"
+    if pack_ids:
+        rows = [{"data_set_id": key[0], "pack_id": pack_id} for pack_id in pack_ids]
+        connection.execute(insert(data_set_packs), rows)
+
+
+def _drop_unlisted(
+    connection: Connection, user_id: int, machine_id: int, keep: int
+) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
+    """Drop a machine's older data sets, then packs of theirs and of it that nobody lists."""
+    old = connection.execute(
+        select(data_sets.c.id, data_sets.c.name)
+        .where(data_sets.c.machine_id == machine_id)
+        .order_by(data_sets.c.generation.desc())
+        .offset(keep)
+    ).all()
+    # Packs may have been sent for another machine of the user, so those of the dropped data
+    # sets are looked at besides the machine's own.
+    pending = select(packs.c.id).where(packs.c.machine_id == machine_id, is_unlisted())
+    candidates: set[int] = set(connection.scalars(pending))
+    listing = data_set_packs.c.data_set_id
+    for number, _ in old:
+        listed = select(data_set_packs.c.pack_id).where(listing == number)
+        candidates.update(connection.scalars(listed))
+        connection.execute(delete(data_set_packs).where(listing == number))
+        connection.execute(delete(data_sets).where(data_sets.c.id == number))
+    dropped: list[bytes] = []
+    numbers = sorted(candidates)
+    for start in range(0, len(numbers), _BATCH):
+        batch = packs.c.id.in_(numbers[start : start + _BATCH])
+        mine = packs.c.user_id == user_id
+        unlisted = select(packs.c.digest).where(mine, batch, is_unlisted())
+        dropped.extend(connection.scalars(unlisted))
+        connection.execute(delete(packs).where(mine, batch, is_unlisted()))
+    return tuple(name for _, name in old), tuple(dropped)

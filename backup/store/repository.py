@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One user's repository in a store: the order of files and rows.
+
+Crash safety rests on one order: files before rows, rows before deletes.  A process killed
+between the two leaves files that no row lists, never a row without its file; `sweep` deletes
+such files at the next start.
+
+Each user has files of their own.  Packs of different users never meet: nobody can find out by
+sending a pack whether someone else has it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from backup.objects import keys
+from backup.repository import (
+    MAXIMUM_PACK_SIZE,
+    MAXIMUM_TABLE_SIZE,
+    TABLE_HEAD_SIZE,
+    ConflictError,
+    DataSetInfo,
+    DigestMismatchError,
+    InvalidRequestError,
+    NoSuchPackError,
+    PackInfo,
+    TooLargeError,
+    check_commit,
+    check_digest,
+    data_set_id_of,
+    normalise_name,
+)
+from backup.store.accounts import check_key_file, new_login_hash
+from backup.store.catalogue import Catalogue, UserRecord
+from backup.store.commit import NewDataSet
+from backup.store.files import (
+    Buffer,
+    IncomingFile,
+    Kind,
+    Storage,
+    no_such_file,
+    translated_errors,
+)
+
+PENDING_PACKS_AGE_S = 30 * 24 * 3600
+"""How long packs that no data set lists wait for the run that goes on with them."""
+
+_COPY_SIZE = 4 << 20
+
+
+class StoredRepository:
+    """One user's repository.  See `backup.repository.Repository`.
+
+    Attributes:
+        on_close: called when the repository is closed.
+    """
+
+    def __init__(self, catalogue: Catalogue, storage: Storage, user: UserRecord) -> None:
+        self.on_close: Callable[[], None] | None = None
+        self._catalogue = catalogue
+        self._user_id = user.id
+        self._user = user.name
+        self._files = storage.files(user.id)
+        self._locks = storage.locks(user.id)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the store when it was opened for this repository alone."""
+        if self.on_close is not None:
+            self.on_close()
+
+    @property
+    def user(self) -> str:
+        """The id, in NFC."""
+        return self._user
+
+    def key_file(self) -> bytes:
+        """Return the user's key file."""
+        return self._catalogue.get_user(self._user_id).key_file
+
+    def replace_key_file(
+        self,
+        data: bytes,
+        *,
+        new_login_secret: bytes | None = None,
+        expected: bytes | None = None,
+    ) -> None:
+        """See `backup.repository.Repository`."""
+        digest = None if expected is None else hashlib.sha256(expected).digest()
+        self.replace_key_file_of(data, new_login_secret, digest)
+
+    def replace_key_file_of(
+        self, data: bytes, new_login_secret: bytes | None, expected_digest: bytes | None
+    ) -> None:
+        """Replace the key file if the SHA-256 of the present one is `expected_digest`."""
+        check_key_file(data)
+        login = None if new_login_secret is None else new_login_hash(new_login_secret)
+
+        def check(present: bytes) -> None:
+            if present == data:
+                return  # a client that lost the answer asks again
+            if expected_digest not in (None, hashlib.sha256(present).digest()):
+                raise ConflictError("the key file was changed by someone else meanwhile")
+            if login is None and keys.login_parameters(data) != keys.login_parameters(present):
+                raise InvalidRequestError(
+                    "the key file has another salt, so a new login secret must come with it"
+                )
+
+        self._catalogue.replace_key_file(self._user_id, data, login, check)
+
+    def machines(self) -> list[str]:
+        """See `backup.repository.Repository`."""
+        return self._catalogue.machines(self._user_id)
+
+    def data_sets(self, machine: str | None = None) -> list[DataSetInfo]:
+        """See `backup.repository.Repository`."""
+        if machine is not None:
+            machine = normalise_name(machine, "machine")
+        return self._catalogue.data_sets(self._user_id, machine)
+
+    def open_table(self, data_set: str) -> BinaryIO:
+        """See `backup.repository.Repository`."""
+        info = self._catalogue.get_data_set(self._user_id, data_set)
+        return self._files.open(Kind.TABLE, info.id)
+
+    def pending_packs(self, machine: str) -> list[PackInfo]:
+        """See `backup.repository.Repository`."""
+        machine = normalise_name(machine, "machine")
+        pending = self._catalogue.pending_packs(self._user_id, machine)
+        sizes = self._files.sizes(Kind.PACK, [pack.digest.hex() for pack in pending])
+        return [pack for pack in pending if sizes.get(pack.digest.hex()) == pack.size]
+
+    def put_pack(self, machine: str, data: Buffer, *, digest: bytes | None = None) -> None:
+        """See `backup.repository.Repository`."""
+        digest = hashlib.sha256(data).digest() if digest is None else digest
+        if not self.touch_pack(machine, digest, len(data)):
+            with self._files.receive(is_hashed=False) as incoming:
+                incoming.write(data)
+                self.put_received(machine, incoming, digest)
+
+    def touch_pack(self, machine: str, digest: bytes, size: int) -> bool:
+        """Return whether a pack is here already; if so it counts as sent again.
+
+        Raises:
+            InvalidRequestError, TooLargeError: no pack can be like this.
+        """
+        machine = normalise_name(machine, "machine")
+        check_digest(digest)
+        if size < 1:
+            raise InvalidRequestError("a pack is not empty")
+        if size > MAXIMUM_PACK_SIZE:
+            raise TooLargeError(f"a pack has {MAXIMUM_PACK_SIZE} bytes at most, not {size}")
+        with self._locks.shared():
+            recorded = self._catalogue.pack_size(self._user_id, digest)
+            if recorded is None or recorded != self._file_size(digest):
+                return False
+            self._catalogue.add_pack(self._user_id, machine, digest, size)
+            return True
+
+    def receive(self) -> IncomingFile:
+        """Begin to receive a pack for `put_received`, or a table for `commit_received`."""
+        return self._files.receive(is_hashed=True)
+
+    def put_received(self, machine: str, pack: IncomingFile, digest: bytes) -> None:
+        """Keep a pack that `receive` began; file before row.
+
+        Raises:
+            DigestMismatchError: `digest` is not its SHA-256.
+        """
+        if pack.sha256 is not None and pack.sha256.digest() != digest:
+            raise DigestMismatchError(f"the pack {digest.hex()} was damaged on the way")
+        pack.complete(Kind.PACK, digest.hex())
+        with self._locks.shared():
+            pack.place()
+            self._catalogue.add_pack(
+                self._user_id, normalise_name(machine, "machine"), digest, pack.size
+            )
+
+    def read_pack(self, digest: bytes, offset: int, length: int) -> bytes:
+        """See `backup.repository.Repository`."""
+        return self._files.read(Kind.PACK, check_digest(digest).hex(), offset, length)
+
+    def pack_size(self, digest: bytes) -> int:
+        """Return the size of a pack.
+
+        Raises:
+            NoSuchPackError: the user has no such pack.
+        """
+        size = self._file_size(check_digest(digest))
+        if size is None:
+            raise no_such_file(Kind.PACK, digest.hex())
+        return size
+
+    def commit(
+        self,
+        machine: str,
+        table: bytes | Path,
+        packs: Sequence[bytes],
+        keep: int,
+        *,
+        parent: str | None = None,
+    ) -> DataSetInfo:
+        """See `backup.repository.Repository`."""
+        with self.receive() as incoming:
+            if isinstance(table, Path):
+                with translated_errors(f"reading {table}"), table.open("rb") as source:
+                    while chunk := source.read(_COPY_SIZE):
+                        incoming.write(chunk)
+            else:
+                incoming.write(table)
+            return self.commit_received(machine, incoming, packs, keep, parent=parent)
+
+    def commit_received(
+        self,
+        machine: str,
+        table: IncomingFile,
+        packs: Sequence[bytes],
+        keep: int,
+        *,
+        parent: str | None = None,
+    ) -> DataSetInfo:
+        """Commit a table that `receive` began.
+
+        Order: table file, then rows, then deletes; see the module's text.
+        """
+        check_commit(packs, keep)
+        assert table.sha256 is not None, "tables are hashed as they come in"
+        if table.size > MAXIMUM_TABLE_SIZE:
+            raise TooLargeError(f"a table has {MAXIMUM_TABLE_SIZE} bytes at most")
+        new = NewDataSet(
+            id=data_set_id_of(table.head[:TABLE_HEAD_SIZE]),
+            machine=normalise_name(machine, "machine"),
+            table_size=table.size,
+            table_digest=table.sha256.digest(),
+            packs=packs,
+            keep=keep,
+            parent=parent,
+        )
+        if (known := self._find_committed(new)) is not None:
+            return known
+        table.complete(Kind.TABLE, new.id)
+        try:
+            with self._locks.shared():
+                self._check_pack_files(packs)
+                table.place()
+                committed = self._catalogue.commit(self._user_id, new)
+        except BaseException as error:
+            # The same commit may have been sent twice, at the same time.
+            if isinstance(error, ConflictError) and (known := self._find_committed(new)):
+                return known
+            self._delete_unlisted(set(), {new.id})
+            raise
+        self._delete_unlisted(set(committed.dropped_packs), set(committed.dropped_tables))
+        return committed.info
+
+    def sweep(self, now_s: float | None = None) -> None:
+        """Delete what killed processes left, and pending packs that waited for too long."""
+        now_s = time.time() if now_s is None else now_s
+        stale_ns = int((now_s - PENDING_PACKS_AGE_S) * 1e9)
+        with self._locks.exclusive():
+            self._catalogue.drop_stale_packs(self._user_id, stale_ns)
+            packs = {digest.hex() for digest in self._catalogue.known_packs(self._user_id)}
+            tables = {info.id for info in self._catalogue.data_sets(self._user_id)}
+            for kind, listed in ((Kind.PACK, packs), (Kind.TABLE, tables)):
+                self._files.delete(kind, set(self._files.names(kind)) - listed)
+            self._files.delete_abandoned()
+
+    def _find_committed(self, new: NewDataSet) -> DataSetInfo | None:
+        """Return the data set if exactly this one was committed before.
+
+        Raises:
+            ConflictError: another one has its id.
+        """
+        found = self._catalogue.find_data_set(self._user_id, new.id)
+        if found is None:
+            return None
+        info, table_digest = found
+        if info.machine != new.machine or table_digest != new.table_digest:
+            raise ConflictError(f"the id {new.id} belongs to another data set")
+        return info
+
+    def _check_pack_files(self, packs: Sequence[bytes]) -> None:
+        """Check that every pack is recorded and has its file, complete."""
+        recorded = self._catalogue.pack_sizes(self._user_id, packs)
+        present = self._files.sizes(Kind.PACK, [digest.hex() for digest in packs])
+        for digest in packs:
+            size = recorded.get(digest)
+            if size is None or present.get(digest.hex()) != size:
+                raise NoSuchPackError(f"the listed pack {digest.hex()} is not here")
+
+    def _delete_unlisted(self, packs: set[bytes], tables: set[str]) -> None:
+        """Delete files of dropped rows, unless a row came back meanwhile."""
+        if not packs and not tables:
+            return
+        with self._locks.exclusive():
+            kept_packs = self._catalogue.pack_sizes(self._user_id, packs).keys()
+            kept_tables = {
+                table for table in tables if self._catalogue.find_data_set(self._user_id, table)
+            }
+            self._files.delete(Kind.PACK, [digest.hex() for digest in packs - kept_packs])
+            self._files.delete(Kind.TABLE, tables - kept_tables)
+
+    def _file_size(self, digest: bytes) -> int | None:
+        """Return the size of a pack's file, None when there is no such file."""
+        name = digest.hex()
+        return self._files.sizes(Kind.PACK, (name,)).get(name)

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A store: where users register and log in, over a catalogue and a back end for files.
+
+The server and local programs use it alike.  `backup.store.local` opens the one that is a directory.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Self
+
+from backup.objects import keys
+from backup.repository import (
+    AlreadyRegisteredError,
+    NotAuthorisedError,
+    check_login_secret,
+    normalise_name,
+)
+from backup.store.accounts import check_key_file, knows_secret, new_login_hash
+from backup.store.catalogue import Catalogue, UserRecord
+from backup.store.files import Storage
+from backup.store.repository import StoredRepository
+
+
+class Store:
+    """Users and their repositories.  See `backup.repository.RepositoryHost`."""
+
+    def __init__(self, catalogue: Catalogue, storage: Storage, place: str) -> None:
+        """Only store.
+
+        Args:
+            catalogue: who and what is here; the store's from now on.
+            storage: the back end for files and locks.
+            place: what people call this store, for messages.
+        """
+        self._catalogue = catalogue
+        self._storage = storage
+        self._place = place
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the catalogue; repositories of this store cannot be used afterwards."""
+        self._catalogue.close()
+
+    def login_parameters(self, user: str) -> bytes:
+        """See `backup.repository.RepositoryHost`."""
+        user = normalise_name(user, "user")
+        record = self._catalogue.find_user(user)
+        # Made for known ids too: what it costs must not tell them apart.
+        invented = hmac.digest(self._catalogue.server_secret(), user.encode(), "sha256")
+        parameters = keys.invented_login_parameters(invented)
+        return parameters if record is None else keys.login_parameters(record.key_file)
+
+    def register(self, user: str, key_file: bytes, login_secret: bytes) -> None:
+        """See `backup.repository.RepositoryHost`."""
+        user = normalise_name(user, "user")
+        check_key_file(key_file)
+        salt, login_hash = new_login_hash(login_secret)
+        try:
+            self._catalogue.add_user(user, key_file, salt, login_hash)
+        except AlreadyRegisteredError:
+            # A client that lost the answer asks again.
+            record = self._catalogue.find_user(user)
+            if (
+                record is None
+                or record.key_file != key_file
+                or not knows_secret(record, login_secret)
+            ):
+                raise
+
+    def is_registered(self, user: str) -> bool:
+        """Tell whether there is a user of this id; for whoever may read the store anyway."""
+        return self._catalogue.find_user(normalise_name(user, "user")) is not None
+
+    def login(self, user: str, login_secret: bytes) -> StoredRepository:
+        """See `backup.repository.RepositoryHost`.  Sweeps what killed processes left."""
+        return self._swept(self._check_login(user, login_secret))
+
+    def check_login(self, user: str, login_secret: bytes) -> int:
+        """Return the number of the user whose id and login secret these are.
+
+        Raises:
+            NotAuthorisedError: the id or the secret is wrong.
+        """
+        return self._check_login(user, login_secret).id
+
+    def repository(self, user_id: int) -> StoredRepository:
+        """Return the repository of a user who has logged in before.  `user_id`: the record's."""
+        return self._repository(self._catalogue.get_user(user_id))
+
+    def find_repository(self, user: str) -> StoredRepository:
+        """Return a user's repository without a login secret, swept.
+
+        For whoever may read the store anyway.  What protects the data is its encryption.
+
+        Raises:
+            NotAuthorisedError: there is no such user.
+        """
+        record = self._catalogue.find_user(normalise_name(user, "user"))
+        if record is None:
+            raise NotAuthorisedError(f"nobody is registered as {user!r} in {self._place}")
+        return self._swept(record)
+
+    def sweep(self) -> None:
+        """Delete what killed processes left, of every user."""
+        for user_id in self._catalogue.user_ids():
+            self.repository(user_id).sweep()
+
+    def _check_login(self, user: str, login_secret: bytes) -> UserRecord:
+        record = self._catalogue.find_user(normalise_name(user, "user"))
+        if not knows_secret(record, check_login_secret(login_secret)) or record is None:
+            raise NotAuthorisedError("the id or the password is wrong")
+        return record
+
+    def _repository(self, record: UserRecord) -> StoredRepository:
+        return StoredRepository(self._catalogue, self._storage, record)
+
+    def _swept(self, record: UserRecord) -> StoredRepository:
+        repository = self._repository(record)
+        repository.sweep()
+        return repository
