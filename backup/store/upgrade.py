@@ -17,7 +17,17 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 
-from sqlalchemy import Column, Connection, MetaData, String, Table, insert, inspect, select
+from sqlalchemy import (
+    Column,
+    Connection,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    insert,
+    inspect,
+    select,
+)
 
 from backup.repository import StoreDamagedError
 from backup.store.schema import metadata, settings
@@ -27,7 +37,12 @@ SECRET_SIZE = 32
 
 _MIGRATIONS = "backup.store:migrations"
 # Alembic's own table.
-_version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
+_version = Table(
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
 
 
 def revision_of(connection: Connection) -> str | None:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One conformance suite for every kind of repository: a directory, and a server over TLS."""
+"""One conformance suite for every kind of repository.
+
+A directory, a server over TLS, and a store over a back end that has neither files nor `flock`.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ from backup.repository import (
 )
 from backup.server import ServerProcess
 from backup.store.local import open_store
+from backup.store.store import Store
 from tests.backup.repositories import (
     SECRET,
     digest_of,
@@ -39,15 +43,23 @@ from tests.backup.repositories import (
     new_user,
     other_key_file,
 )
+from tests.backup.store.databases import SqliteDatabase, open_catalogue
+from tests.backup.store.memory import MemoryStorage
 
 
-@pytest.fixture(scope="module", params=["directory", "server"])
+@pytest.fixture(scope="module", params=["directory", "memory", "server"])
 def host(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RepositoryHost]:
     directory = tmp_path_factory.mktemp("store")
     if request.param == "directory":
         with open_store(directory, create=True) as store:
+            yield store
+    elif request.param == "memory":
+        with (
+            SqliteDatabase() as database,
+            Store(open_catalogue(database), MemoryStorage(), "memory") as store,
+        ):
             yield store
     else:
         log = directory / "log"
@@ -549,6 +561,8 @@ def _put_in_child(repository: Repository, data: bytes) -> None:
     assert repository.read_pack(digest_of(data), 0, len(data)) == data
 
 
+# What is in the memory of one process is not there for another.
+@pytest.mark.parametrize("host", ["directory", "server"], indirect=True)
 def test_forked_workers_use_their_own_connections(repository: Repository) -> None:
     """Processes forked from one that is connected work beside it."""
     packs = [make_pack(100_000) for _ in range(4)]

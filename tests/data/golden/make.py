@@ -365,7 +365,9 @@ def build_disc(store: Path, data_set: str, work: Path) -> None:
     except ModuleNotFoundError:  # in trees whose packages have no sub-packages
         stores = importlib.import_module("backup.store")
     keys = importlib.import_module("backup.objects.keys")
-    with stores.LocalRepository.open(store, USER) as repository:
+    # Trees before the seam below the store have a class instead.
+    opener = getattr(stores, "open_repository", None) or stores.LocalRepository.open
+    with opener(store, USER) as repository:
         master = keys.unlock(repository.key_file(), USER, PASSWORD)
         build.build_disc(repository, master, data_set, work / "disc.iso", environment=environment)
 
