@@ -15,6 +15,7 @@ Both come from the same annotations, so they cannot drift apart.
 from __future__ import annotations
 
 import dataclasses
+import re
 import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -197,3 +198,33 @@ def _derive_codec(subcons: list[Any]) -> struct.Struct | None:
     if len(orders) > 1:
         return None
     return struct.Struct((orders.pop() if orders else "<") + "".join(codes))
+
+
+def field_formats(record: type[Record]) -> dict[str, str]:
+    """Return the struct format of each field of a record that has a CODEC."""
+    assert record.CODEC is not None
+    codes = re.findall(r"\d*[a-zA-Z]", record.CODEC.format)
+    return dict(zip(record.OFFSETS, codes, strict=True))
+
+
+def sparse_codec(
+    record: type[Record], names: tuple[str, ...], *, end: int, size: int
+) -> struct.Struct:
+    """Return a codec of some fields of a record, in their order; the others become zeros.
+
+    Args:
+        record: has a CODEC.
+        names: of fields, ascending.
+        end: offset behind the last field that exists.
+        size: of the whole; if more than `end`, one more value fills the rest.
+    """
+    formats = field_formats(record)
+    parts, at = ["<"], 0
+    for name in names:
+        offset = record.OFFSETS[name]
+        parts.append(f"{offset - at}x{formats[name]}")
+        at = offset + struct.calcsize(f"<{formats[name]}")
+    parts.append(f"{end - at}x")
+    if size > end:
+        parts.append(f"{size - end}s")
+    return struct.Struct("".join(parts))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fsdrivers.errors import CorruptError
-from fsdrivers.ext.extents import Run
+from fsdrivers.ext.extents import Mapped
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.metadata import Metadata, unpack_words
 
@@ -20,7 +20,7 @@ def iter_runs(
     blocks: int,
     position: int,
     visited: list[int] | None = None,
-) -> Iterator[Run]:
+) -> Iterator[Mapped]:
     """Yield the mapped runs of a file in ascending order, adjacent blocks joined.
 
     Args:
@@ -46,11 +46,11 @@ def iter_runs(
         yield _checked(metadata, logical, start, count, position)
 
 
-def _checked(metadata: Metadata, logical: int, start: int, count: int, position: int) -> Run:
+def _checked(metadata: Metadata, logical: int, start: int, count: int, position: int) -> Mapped:
     geometry = metadata.geometry
     if start <= geometry.first_data_block or start + count > geometry.blocks_count:
         raise CorruptError("block map", position, "blocks of the volume", f"{start}+{count}")
-    return Run(logical, start, count, False)
+    return Mapped(logical, start, count, False)
 
 
 def _iter_leaves(

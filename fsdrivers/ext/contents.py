@@ -53,7 +53,7 @@ def extents_of(
 
 def runs_of(
     metadata: Metadata, number: int, raw: bytes, visited: list[int] | None = None
-) -> list[extents.Run]:
+) -> list[extents.Mapped]:
     """Return the mapped runs as recorded; the inode's data must not be inline.
 
     Raises:
@@ -68,7 +68,7 @@ def runs_of(
     return list(blockmap.iter_runs(metadata, inode.block, blocks, position, visited))
 
 
-def _joined(runs: Sequence[extents.Run], block_size: int) -> list[Extent]:
+def _joined(runs: Sequence[extents.Mapped], block_size: int) -> list[Extent]:
     """Return runs as extents in bytes, those that continue each other as one."""
     made: list[Extent] = []
     for run in runs:

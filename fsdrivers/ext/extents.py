@@ -1,30 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Extent trees: from an inode's 60 bytes to the mapped runs of a file.
+"""Extent trees: from an inode's 60 bytes to the mapped runs of a file, and back.
 
 Source: [kernel-ext4] "Extent Tree".  Runs are in blocks; positions come in `volume`.
+Building is pure: block numbers in, bytes out; where tree blocks go is the caller's choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from fsdrivers.errors import CorruptError
+from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ext import checksum
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.metadata import Metadata
 
 _HEADER = ext.ExtentHeader.SIZE
 _SLOT = ext.ExtentLeaf.SIZE
+INLINE_EXTENTS = 4  # in an inode
+_MASK32 = 0xFFFFFFFF
+_UNWRITTEN_MARK = ext.MAX_WRITTEN_LENGTH  # added to the length of an unwritten extent
 
 
-class Run(NamedTuple):
+class Mapped(NamedTuple):
     """`blocks` blocks of a file from block `logical` that are at block `start` of the volume."""
 
     logical: int
     start: int
     blocks: int
-    is_unwritten: bool
+    is_unwritten: bool = False
 
 
 def iter_runs(
@@ -35,7 +39,7 @@ def iter_runs(
     visited: list[int] | None = None,
     *,
     is_strict: bool = False,
-) -> Iterator[Run]:
+) -> Iterator[Mapped]:
     """Yield the runs of an extent tree in ascending order, exactly as recorded.
 
     Args:
@@ -53,7 +57,7 @@ def iter_runs(
     seen: set[int] = set()
     reached = 0  # first file block not below what was yielded
 
-    def walk(node: bytes, at: int, depth: int | None, low: int) -> Iterator[Run]:
+    def walk(node: bytes, at: int, depth: int | None, low: int) -> Iterator[Mapped]:
         nonlocal reached
         header = _header(node, at, depth)
         if is_strict:
@@ -122,15 +126,15 @@ def _verify(node: bytes, seed: int | None, position: int) -> None:
         raise CorruptError("checksum of an extent block", position)
 
 
-def _run(values: tuple[int, int, int, int]) -> Run:
+def _run(values: tuple[int, int, int, int]) -> Mapped:
     logical, raw_length, start_high, start_low = values
     start = start_low | start_high << 32
     if raw_length > ext.MAX_WRITTEN_LENGTH:
-        return Run(logical, start, raw_length - ext.MAX_WRITTEN_LENGTH, True)
-    return Run(logical, start, raw_length, False)
+        return Mapped(logical, start, raw_length - ext.MAX_WRITTEN_LENGTH, True)
+    return Mapped(logical, start, raw_length, False)
 
 
-def _check_run(metadata: Metadata, run: Run, reached: int, position: int) -> None:
+def _check_run(metadata: Metadata, run: Mapped, reached: int, position: int) -> None:
     if run.logical < reached:
         raise CorruptError("extents overlap", position, f"block {reached} or later", run.logical)
     geometry = metadata.geometry
@@ -141,3 +145,95 @@ def _check_run(metadata: Metadata, run: Run, reached: int, position: int) -> Non
         or run.logical + run.blocks > 1 << 32
     ):
         raise CorruptError("extent", position, "blocks of the volume", f"{run.start}+{run.blocks}")
+
+
+def entries_per_block(block_size: int) -> int:
+    """Return how many extents or index entries a tree block holds.
+
+    The checksum behind them always has room: the header and the entries take multiples of 12
+    bytes and no block size is one.
+    """
+    return (block_size - _HEADER) // _SLOT
+
+
+def joined(runs: Sequence[Mapped]) -> list[Mapped]:
+    """Return runs with neighbours on the volume and in the file made one."""
+    found: list[Mapped] = []
+    for run in runs:
+        if found:
+            last = found[-1]
+            if (
+                last.logical + last.blocks == run.logical
+                and last.start + last.blocks == run.start
+                and last.is_unwritten == run.is_unwritten
+            ):
+                found[-1] = last._replace(blocks=last.blocks + run.blocks)
+                continue
+        found.append(run)
+    return found
+
+
+def cut_extents(runs: Sequence[Mapped]) -> list[Mapped]:
+    """Return runs cut into what one extent can hold, ascending.
+
+    Raises:
+        UnsupportedError: a file block number above 32 bits.
+    """
+    extents = []
+    for logical, start, blocks, is_unwritten in runs:
+        if logical + blocks > _MASK32:
+            raise UnsupportedError("ext file of 2**32 or more blocks")
+        longest = ext.MAX_UNWRITTEN_LENGTH if is_unwritten else ext.MAX_WRITTEN_LENGTH
+        for at in range(0, blocks, longest):
+            part = min(longest, blocks - at)
+            extents.append(Mapped(logical + at, start + at, part, is_unwritten))
+    return extents
+
+
+def tree_blocks_of(extents: int, block_size: int) -> int:
+    """Return the blocks an extent tree needs outside the inode."""
+    total, entries = 0, extents
+    while entries > INLINE_EXTENTS:
+        entries = -(-entries // entries_per_block(block_size))
+        total += entries
+    return total
+
+
+def build_extent_tree(
+    extents: Sequence[Mapped], places: Sequence[int], *, block_size: int, seed: int | None
+) -> tuple[bytes, list[bytearray]]:
+    """Return the i_block and the tree blocks in the order of `places`.
+
+    Args:
+        extents: as `cut_extents` returns them.
+        places: `tree_blocks_of` block numbers; leaves come first, then level on level.
+        block_size: bytes.
+        seed: of the inode's checksums, None without them.
+    """
+    entries = [_pack_leaf(extent) for extent in extents]
+    firsts = [extent.logical for extent in extents]
+    per_block = entries_per_block(block_size)
+    blocks: list[bytearray] = []
+    depth = 0
+    while len(entries) > INLINE_EXTENTS:
+        above, above_firsts = [], []
+        for at in range(0, len(entries), per_block):
+            part = entries[at : at + per_block]
+            header = ext.ExtentHeader(ext.EXTENT_MAGIC, len(part), per_block, depth, 0)
+            block = bytearray((header.pack() + b"".join(part)).ljust(block_size, b"\0"))
+            if seed is not None:
+                checksum.seal_extent_block(seed, block, per_block)
+            place = places[len(blocks)]
+            index = ext.ExtentIndex(firsts[at], place & _MASK32, place >> 32, 0)
+            above.append(index.pack())
+            above_firsts.append(firsts[at])
+            blocks.append(block)
+        entries, firsts = above, above_firsts
+        depth += 1
+    header = ext.ExtentHeader(ext.EXTENT_MAGIC, len(entries), INLINE_EXTENTS, depth, 0)
+    return header.pack() + b"".join(entries), blocks
+
+
+def _pack_leaf(extent: Mapped) -> bytes:
+    length = extent.blocks + (_UNWRITTEN_MARK if extent.is_unwritten else 0)
+    return ext.ExtentLeaf(extent.logical, length, extent.start >> 32, extent.start & _MASK32).pack()

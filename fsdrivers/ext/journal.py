@@ -68,7 +68,7 @@ class Journal:
 
     metadata: Metadata
     superblock: jbd2.JournalSuperblock
-    runs: list[extents.Run]
+    runs: list[extents.Mapped]
     seed: int  # of its checksums
     _starts: list[int] = field(default_factory=list)
 

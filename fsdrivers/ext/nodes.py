@@ -30,8 +30,9 @@ KINDS = {
     0xA000: Kind.SYMLINK,
     0xC000: Kind.SOCKET,
 }
+TYPE_BITS = (0, *sorted(KINDS, key=KINDS.__getitem__))  # by Kind; no kind is 0
 FORMAT_MASK = 0xF000
-FAST_SYMLINK_SIZE = 60  # targets shorter than this are in the inode
+FAST_SYMLINK_SIZE = 60  # bytes; targets shorter than this are in the inode
 MAX_XATTR_SIZE = 1 << 20  # bytes of a value in an inode of its own
 CACHED_XATTR_BLOCKS = 1024
 _SECOND = 1_000_000_000
@@ -61,6 +62,16 @@ def unpack_device(words: bytes) -> tuple[int, int]:
     if old:
         return old >> 8 & 0xFF, old & 0xFF
     return new >> 8 & 0xFFF, new & 0xFF | new >> 12 & 0xFFF00
+
+
+def pack_device(device: tuple[int, int]) -> bytes:
+    """Return the i_block of a device: small numbers in the first word, others in the second."""
+    major, minor = device
+    if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
+        raise UnsupportedError(f"device number {major}:{minor}")
+    if major < 256 and minor < 256:
+        return struct.pack("<I", major << 8 | minor)
+    return struct.pack("<II", 0, minor & 0xFF | major << 8 | (minor & ~0xFF) << 12)
 
 
 class NodeReader:

@@ -105,7 +105,7 @@ def default_description(
     serial: int | None = None,
     now_ns: int | None = None,
 ) -> dict[str, Plain]:
-    """Return the description of a new volume; see `mkfs_default.default_description`."""
+    """Return the description of a new volume; see `mkfs.default.default_description`."""
     from fsdrivers.ntfs.mkfs import default as mkfs_default
 
     return mkfs_default.default_description(

@@ -28,7 +28,7 @@ Keys:
     is_dirty, is_hibernated, is_deduplicated, was_mounted_by_nt4
                         in what state it was when it was read
 
-This module and `mkfs_description`, which reads them, are the only ones that know the keys.
+This module and `mkfs.description`, which reads them, are the only ones that know the keys.
 """
 
 from __future__ import annotations

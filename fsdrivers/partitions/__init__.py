@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from fsdrivers.device import Device, Window
 from fsdrivers.errors import NotFoundError
+from fsdrivers.partitions.entries import PartitionEntry
 from fsdrivers.partitions.plan import plan_table
 from fsdrivers.partitions.read import read_table
 from fsdrivers.partitions.table import (
-    PartitionEntry,
     PartitionTable,
     outside_regions,
     usable_end,

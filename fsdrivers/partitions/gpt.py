@@ -17,6 +17,14 @@ from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, NoSpaceError, UnsupportedError
 from fsdrivers.partitions import mbr
 from fsdrivers.partitions.chs import Geometry, place_entry
+from fsdrivers.partitions.entries import (
+    PartitionEntry,
+    as_map,
+    get_bytes,
+    get_integer,
+    get_list,
+    get_map,
+)
 from fsdrivers.partitions.format import (
     GPT_ATTRIBUTE_ACTIVE,
     GPT_MINIMUM_ENTRIES_SIZE,
@@ -31,14 +39,6 @@ from fsdrivers.partitions.format import (
     guid_text,
 )
 from fsdrivers.partitions.logical import Places, Writes
-from fsdrivers.partitions.table import (
-    PartitionEntry,
-    as_map,
-    get_bytes,
-    get_integer,
-    get_list,
-    get_map,
-)
 from fsdrivers.volume import Description, Plain
 
 ENTRIES_LIMIT = 16 << 20  # bytes of entries that are believed; 16384 is usual

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, NoSpaceError
 from fsdrivers.partitions.chs import Geometry, place_entry
+from fsdrivers.partitions.entries import as_map, get_bytes, get_integer, get_list
 from fsdrivers.partitions.format import (
     BOOT_SIGNATURE,
     ENTRIES_PER_RECORD,
     BootRecord,
     MbrEntry,
 )
-from fsdrivers.partitions.table import as_map, get_bytes, get_integer, get_list
 from fsdrivers.volume import Description, Plain
 
 FIRST_LOGICAL = 5  # number of the first logical partition

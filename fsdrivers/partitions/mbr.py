@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from fsdrivers.device import Device
 from fsdrivers.partitions.chs import Geometry, guess_geometry, place_entry
+from fsdrivers.partitions.entries import PartitionEntry, get_integer, get_map
 from fsdrivers.partitions.format import (
     ACTIVE,
     BOOT_CODE_SIZE,
@@ -27,7 +28,6 @@ from fsdrivers.partitions.logical import (
     read_chain,
     slots_of,
 )
-from fsdrivers.partitions.table import PartitionEntry, get_integer, get_map
 from fsdrivers.volume import Description, Plain
 
 

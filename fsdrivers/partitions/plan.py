@@ -13,10 +13,11 @@ from fsdrivers.device import MemoryDevice
 from fsdrivers.errors import NoSpaceError, NotFoundError, UnsupportedError
 from fsdrivers.partitions import gpt, mbr
 from fsdrivers.partitions.chs import Geometry
+from fsdrivers.partitions.entries import PartitionEntry
 from fsdrivers.partitions.format import BOOT_CODE_SIZE
 from fsdrivers.partitions.logical import Places, Writes
 from fsdrivers.partitions.read import read_table
-from fsdrivers.partitions.table import PartitionEntry, PartitionTable
+from fsdrivers.partitions.table import PartitionTable
 from fsdrivers.volume import Description
 
 

@@ -19,11 +19,12 @@ table again; all the rest here is computed from it.  Its keys:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 from fsdrivers.errors import CorruptError, UnsupportedError
+from fsdrivers.partitions import gpt, mbr
+from fsdrivers.partitions.entries import PartitionEntry, get_integer, get_list, subtract
 from fsdrivers.partitions.format import (
     BOOT_CODE_SIZE,
     GPT_MINIMUM_ENTRIES_SIZE,
@@ -34,28 +35,6 @@ from fsdrivers.volume import Description, Plain
 
 DESCRIPTION_VERSION = 1
 GAP_LIMIT = 4 << 20  # no boot loader uses more than this in front of the first partition
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionEntry:
-    """One partition; `start` and `size` in bytes."""
-
-    number: int  # as Linux counts: logical partitions from 5
-    start: int
-    size: int
-    type: str  # MBR: two hexadecimal digits in lower case; GPT: type GUID in upper case
-    name: str = ""  # GPT only
-    flags: int = 0  # MBR: status byte; GPT: attributes
-    guid: str = ""  # GPT only, upper case
-    partuuid: str = ""  # as blkid prints it, for both schemes
-    is_active: bool = False  # what a BIOS boot loader would start
-    is_extended: bool = False  # only holds logical partitions
-    container: int = 0  # of a logical partition: number of its extended one
-
-    @property
-    def end(self) -> int:
-        """First byte behind it."""
-        return self.start + self.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +57,6 @@ class PartitionTable:
             CorruptError: it is no such description.
             UnsupportedError: it was made by a later version.
         """
-        from fsdrivers.partitions import gpt, mbr
-
         version = get_integer(description, "version")
         if version != DESCRIPTION_VERSION:
             raise UnsupportedError(f"partition table description version {version}")
@@ -107,8 +84,6 @@ class PartitionTable:
 
     def usable_end(self, disk_size: int, sector_size: int) -> int:
         """Return how far this table's partitions may reach on such a disk, in bytes."""
-        from fsdrivers.partitions import gpt
-
         if self.scheme != "gpt":
             return usable_end(self.scheme, disk_size, sector_size)
         entries_size = gpt.entries_size_of(self.description)
@@ -147,56 +122,6 @@ def outside_regions(table: PartitionTable) -> list[tuple[int, int]]:
     first = min(first, GAP_LIMIT, table.disk_size)
     gaps = [(BootRecord.SIZE, first)]
     if table.scheme == "gpt":
-        from fsdrivers.partitions import gpt
-
         gaps = subtract(gaps, gpt.structures_of(table.description))
     regions = [(0, BOOT_CODE_SIZE), *((start, end - start) for start, end in gaps)]
     return [(start, length) for start, length in regions if length > 0]
-
-
-def subtract(
-    ranges: Sequence[tuple[int, int]], taken: Sequence[tuple[int, int]]
-) -> list[tuple[int, int]]:
-    """Return the parts of the half-open `ranges` that are in none of `taken`, ascending."""
-    for start, end in taken:
-        pieces = []
-        for low, high in ranges:
-            pieces += [(low, min(high, start)), (max(low, end), high)]
-        ranges = sorted({(low, high) for low, high in pieces if low < high})
-    return list(ranges)
-
-
-def get_integer(description: Description, key: str) -> int:
-    """Return the integer under `key`, or raise CorruptError."""
-    value = description.get(key)
-    if not isinstance(value, int):
-        raise CorruptError(f"partition table description, {key}", None, "an integer", value)
-    return value
-
-
-def get_list(description: Description, key: str) -> list[Plain]:
-    """Return the list under `key`, or raise CorruptError."""
-    value = description.get(key)
-    if not isinstance(value, list | tuple):
-        raise CorruptError(f"partition table description, {key}", None, "a list", value)
-    return list(value)
-
-
-def get_map(description: Description, key: str) -> dict[str, Plain]:
-    """Return the map under `key`, or raise CorruptError."""
-    return as_map(description.get(key), key)
-
-
-def as_map(value: Plain, what: str) -> dict[str, Plain]:
-    """Return `value` if it is a map, or raise CorruptError."""
-    if not isinstance(value, Mapping):
-        raise CorruptError(f"partition table description, {what}", None, "a map", value)
-    return dict(value)
-
-
-def get_bytes(description: Description, key: str) -> bytes:
-    """Return the bytes under `key`, or raise CorruptError."""
-    value = description.get(key)
-    if not isinstance(value, bytes):
-        raise CorruptError(f"partition table description, {key}", None, "bytes", value)
-    return value

@@ -8,7 +8,7 @@ driver, which alone sees short names, streams and exact times; so are all volume
 mounted.
 
 Not done: freezing or snapshots.  A file that changes while it is read is read again, see
-`live_reader`; files that belong together may be of different moments.
+`live.reader`; files that belong together may be of different moments.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """Checker of whole ext volumes: what is on the medium against what can be reached.
 
 Findings are data; none means clean.  Nothing is changed.  In order: the frame (superblock,
-descriptors and their copies), every inode and what it maps, every directory (`check_names`),
+descriptors and their copies), every inode and what it maps, every directory (`check.names`),
 then the bitmaps and counts against what was found.  A volume that was not unmounted is checked
 as recovery leaves it.
 
@@ -21,6 +21,7 @@ from fsdrivers.ext.check.inodes import FieldRules, check_attributes, check_symli
 from fsdrivers.ext.check.names import check_names
 from fsdrivers.ext.check.report import Finding, FoundInode, Report
 from fsdrivers.ext.check.special import charged_usage, check_special, check_usage
+from fsdrivers.ext.extents import Mapped
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import (
     Compat,
@@ -299,7 +300,7 @@ class _Checker:
             self._check_size(number, inode, kind, runs)
         return clusters
 
-    def _runs(self, number: int, inode: ext.InodeExtended, visited: list[int]) -> list[extents.Run]:
+    def _runs(self, number: int, inode: ext.InodeExtended, visited: list[int]) -> list[Mapped]:
         """Return what an inode maps, past its size too, its map checked strictly."""
         metadata = self.metadata
         at = metadata.inode_position(number) + ext.Inode.OFFSETS["block"]
@@ -309,7 +310,7 @@ class _Checker:
         return list(extents.iter_runs(metadata, inode.block, seed, at, visited, is_strict=True))
 
     def _check_size(
-        self, number: int, inode: ext.InodeExtended, kind: Kind, runs: list[extents.Run]
+        self, number: int, inode: ext.InodeExtended, kind: Kind, runs: list[Mapped]
     ) -> None:
         """Compare an inode's size with what it maps."""
         block_size, ratio = self.geometry.block_size, self.geometry.cluster_blocks
@@ -328,7 +329,7 @@ class _Checker:
         elif end > (most if not inode.flags & _EXTENTS else ALL_BLOCKS):
             self.report.add(f"inode {number} has an impossible size: {inode.size}", position)
 
-    def _account_runs(self, runs: list[extents.Run], what: str, *, is_shared: bool) -> int:
+    def _account_runs(self, runs: list[Mapped], what: str, *, is_shared: bool) -> int:
         """Mark runs; those that share a cluster of the file and of the volume count once."""
         ratio, first = self.geometry.cluster_blocks, self.geometry.first_data_block
         clusters, last = 0, -1

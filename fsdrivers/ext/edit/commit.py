@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The order of writes: how finished operations get to the medium so that a crash does no harm.
 
-Content is written when it is given (`edit_content`), into blocks that nothing on the medium
+Content is written when it is given (`edit.content`), into blocks that nothing on the medium
 leads to, or into the file that is being written.  Blocks that were freed are not used again
 before the commit that freed them.  Everything else goes in one of two ways.
 

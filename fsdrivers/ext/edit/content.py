@@ -19,7 +19,7 @@ from fsdrivers.ext.edit.clusters import map_new_blocks, whole_clusters
 from fsdrivers.ext.edit.inodes import Inodes, OpenInode
 from fsdrivers.ext.edit.maps import Maps
 from fsdrivers.ext.edit.store import Store
-from fsdrivers.ext.extents import Run
+from fsdrivers.ext.extents import Mapped
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import Incompat, InodeFlags, RoCompat
 from fsdrivers.ext.metadata import Metadata
@@ -80,12 +80,12 @@ class Contents:
                 raise UnsupportedError("a file of 2 GiB or more on a volume of revision 0")
             self.allocator.edit_superblock().feature_ro_compat |= RoCompat.LARGE_FILE
 
-    def _fill(self, inode: OpenInode, before: Sequence[Run], first: int, end: int) -> None:
+    def _fill(self, inode: OpenInode, before: Sequence[Mapped], first: int, end: int) -> None:
         """Map the whole range to written blocks."""
         file_map = self.maps.open(inode)
         reached, goal = first, self._goal(inode, first)
         added = 0
-        for run in [*before, Run(end, 0, 0, False)]:
+        for run in [*before, Mapped(end, 0, 0, False)]:
             if run.logical > reached:
                 taken, goal = map_new_blocks(file_map, self.allocator, reached, run.logical, goal)
                 added += taken
@@ -118,7 +118,7 @@ class Contents:
         return position, bytes(end - old_size)
 
     def _pieces(
-        self, runs: Sequence[Run], written: Sequence[Run], offset: int, data: memoryview
+        self, runs: Sequence[Mapped], written: Sequence[Mapped], offset: int, data: memoryview
     ) -> Iterator[tuple[int, memoryview | bytes]]:
         """Yield (position, bytes) of content, new blocks filled up with zeros."""
         size = self.metadata.geometry.block_size
@@ -196,5 +196,5 @@ class Contents:
         inode.is_changed = True
 
 
-def _covers(runs: Sequence[Run], logical: int) -> bool:
+def _covers(runs: Sequence[Mapped], logical: int) -> bool:
     return any(run.logical <= logical < run.logical + run.blocks for run in runs)

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Directories that are being edited: finding, adding and removing names, with or without index.
+"""Directories that are being edited, block by block: `htree` knows their index, `names` both.
 
-Entries go where there is room, in a directory without index anywhere, in an indexed one in the
-leaf of their hash.  A directory of one full block becomes an indexed one where the volume has
-dir_index; others grow by a block.  Blocks are never given back while a directory lives, as
-Linux does it.
+Blocks are never given back while a directory lives, as Linux does it.
 
-Source: [kernel-ext4] "Directory Entries".  The index itself is `edit_htree`'s.
+Source: [kernel-ext4] "Directory Entries".
 """
 
 from __future__ import annotations
@@ -15,14 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fsdrivers.errors import CorruptError, InvalidNameError, UnsupportedError
+from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ext import checksum, directory
 from fsdrivers.ext.edit.allocate import Allocator
 from fsdrivers.ext.edit.clusters import map_new_blocks
 from fsdrivers.ext.edit.inodes import Inodes, OpenInode
 from fsdrivers.ext.edit.maps import Maps
 from fsdrivers.ext.edit.store import Role, Store
-from fsdrivers.ext.folding import folded
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import Compat, FileType, Incompat, InodeFlags
 from fsdrivers.ext.metadata import Metadata
@@ -71,15 +67,6 @@ class Found(NamedTuple):
 def entry_size(name_length: int) -> int:
     """Return the least bytes of an entry."""
     return _HEAD.SIZE + name_length + 3 & ~3
-
-
-def check_name(name: bytes) -> None:
-    """Raise InvalidNameError unless a directory can hold the name."""
-    shown = name.decode("utf-8", "backslashreplace")
-    if not 0 < len(name) <= ext.MAX_NAME_LENGTH:
-        raise InvalidNameError(f"a name of {len(name)} bytes: {shown!r}")
-    if b"/" in name or b"\0" in name or name in (b".", b".."):
-        raise InvalidNameError(f"{shown!r} cannot be a name")
 
 
 def iter_slots(block: bytes | bytearray, has_file_types: bool) -> Iterator[Slot]:
@@ -234,74 +221,10 @@ class EditedDirectory:
         group = (self.inode.number - 1) // geometry.inodes_per_group
         return geometry.group_start(group)
 
-    def find(self, name: bytes) -> Found | None:
-        """Return where a name is, None if it is not there."""
-        if self.is_indexed and not self.is_folded and name not in (b".", b".."):
-            from fsdrivers.ext.edit.htree import Index
-
-            candidates = Index(self).leaves_of(name)
-        else:
-            candidates = iter(range(self.blocks_count))
-        for logical in candidates:
-            found = self._find_in(logical, name)
-            if found is not None:
-                return found
-        return None
-
-    def _find_in(self, logical: int, name: bytes) -> Found | None:
-        block = self.read(logical)
-        if self.is_folded:
-            return self._find_folded(logical, folded(name))
-        if name not in block:  # fast, and nearly always right
-            return None
-        for slot in iter_slots(block, self.tools.has_file_types):
-            if slot.inode and slot.name == name:
-                return Found(slot.inode, logical, slot.offset)
-        return None
-
     @property
     def is_folded(self) -> bool:
         """Whether names match whatever their case; such directories are searched as a whole."""
         return self.inode.has(InodeFlags.CASEFOLD)
-
-    def _find_folded(self, logical: int, wanted: bytes) -> Found | None:
-        block = self.read(logical)
-        if self.is_indexed and checksum.dx_count_offset(block) == ext.DxNode.SIZE:
-            return None
-        for slot in iter_slots(block, self.tools.has_file_types):
-            if slot.inode and folded(slot.name) == wanted:
-                return Found(slot.inode, logical, slot.offset)
-        return None
-
-    def _can_have_index(self, name: bytes) -> bool:
-        """Tell whether the directory of one block can get an index, for a name more."""
-        if not self.tools.has_index or not self.is_folded:
-            return self.tools.has_index
-        slots = iter_slots(self.read(0), self.tools.has_file_types)
-        return name.isascii() and all(slot.name.isascii() for slot in slots)
-
-    def insert(self, name: bytes, number: int, kind: Kind) -> None:
-        """Add a name that is not there yet.
-
-        Raises:
-            NoSpaceError: no block is free for the directory to grow, or its index is full.
-        """
-        if self.is_indexed:
-            from fsdrivers.ext.edit.htree import Index
-
-            Index(self).insert(name, number, FILE_TYPES[kind])
-            return
-        for logical in range(self.blocks_count):
-            if self.put(logical, name, number, FILE_TYPES[kind]):
-                return
-        if self.blocks_count == 1 and self._can_have_index(name):
-            from fsdrivers.ext.edit.htree import Index, make_index
-
-            make_index(self)
-            Index(self).insert(name, number, FILE_TYPES[kind])
-            return
-        block = self.tools.packed([(number, name, FILE_TYPES[kind])])
-        self.append(block)
 
     def put(self, logical: int, name: bytes, number: int, kind: int) -> bool:
         """Add a name to a block if there is room."""

@@ -30,28 +30,27 @@ from fsdrivers.errors import (
 )
 from fsdrivers.ext import directory as reader
 from fsdrivers.ext.edit import identity as edit_identity
-from fsdrivers.ext.edit.directory import EditedDirectory, Found, check_name
-from fsdrivers.ext.edit.inodes import TYPE_BITS, OpenInode
+from fsdrivers.ext.edit.directory import EditedDirectory, Found
+from fsdrivers.ext.edit.inodes import OpenInode
+from fsdrivers.ext.edit.names import check_name, find, insert
 from fsdrivers.ext.edit.session import Session
 from fsdrivers.ext.folding import folded
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import (
+    FILE_FLAGS_ONLY,
     RESTORED_INODE_FLAGS,
     Incompat,
     InodeFlags,
     InodeNumber,
     RoCompat,
 )
-from fsdrivers.ext.mkfs.inodes import device_block
-from fsdrivers.ext.nodes import FAST_SYMLINK_SIZE, NodeReader
+from fsdrivers.ext.nodes import FAST_SYMLINK_SIZE, TYPE_BITS, NodeReader, pack_device
 from fsdrivers.ext.volume import ExtVolume
 from fsdrivers.printable import printable
 from fsdrivers.volume import Kind, Node
 
 PIECE_SIZE = 1 << 20  # bytes of content one operation writes
 EXT2_MAX_LINKS = 32000
-# Linux refuses these on anything but files and directories, and e2fsck takes them for damage.
-_FILE_FLAGS_ONLY = int(InodeFlags.IMMUTABLE | InodeFlags.APPEND)
 _SETTABLE_FLAGS = int(RESTORED_INODE_FLAGS & ~(InodeFlags.PROJINHERIT | InodeFlags.CASEFOLD))
 _DEVICES = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
 _TIMES = ("modified", "accessed", "changed", "created")
@@ -104,7 +103,7 @@ class ExtEditor(ExtVolume):
             wanted = same(name)
             number = next((item.inode for item in listed if same(item.name) == wanted), None)
         else:
-            found = EditedDirectory(self._session.directories, inode).find(name)
+            found = find(EditedDirectory(self._session.directories, inode), name)
             number = found.number if found is not None else None
         if number is None or name in (b".", b".."):
             raise _not_found(name)
@@ -147,7 +146,7 @@ class ExtEditor(ExtVolume):
         made = EditedDirectory(session.directories, inode)
         made.start(parent)
         for name, kind in zip(names, kinds, strict=True):
-            made.insert(name.name, name.inode, kind)
+            insert(made, name.name, name.inode, kind)
 
     def _move_file_out(self, inode: OpenInode) -> None:
         """Give a file whose content is in its inode blocks."""
@@ -178,7 +177,7 @@ class ExtEditor(ExtVolume):
     def _create(self, parent: int, name: bytes, node: Node) -> int:
         session, kind = self._session, node.kind
         where = self._directory(parent)
-        if where.find(name) is not None:
+        if find(where, name) is not None:
             raise _exists(name)
         is_directory = kind is Kind.DIRECTORY
         group = (parent - 1) // self.metadata.geometry.inodes_per_group
@@ -200,20 +199,20 @@ class ExtEditor(ExtVolume):
         if kind is Kind.SYMLINK:
             self._set_target(inode, node.target)
         elif kind in _DEVICES:
-            inode.record.block = device_block(node.device).ljust(60, b"\0")
+            inode.record.block = pack_device(node.device).ljust(60, b"\0")
         session.attributes.set_all(inode, node.xattrs)
         if is_directory:
             EditedDirectory(session.directories, inode).start(parent)
             inode.record.links_count = 2
             self._add_subdirectory(where.inode)
-        where.insert(name, number, kind)
+        insert(where, name, number, kind)
         session.inodes.touch(where.inode, now_ns)
         return number
 
     def _settable(self, flags: int, kind: Kind) -> int:
         """Return the flags of a node that an inode of this kind can have on this volume."""
         kept = flags & self._settable_flags
-        return kept if kind in (Kind.FILE, Kind.DIRECTORY) else kept & ~_FILE_FLAGS_ONLY
+        return kept if kind in (Kind.FILE, Kind.DIRECTORY) else kept & ~FILE_FLAGS_ONLY
 
     @property
     def _folds_case(self) -> bool:
@@ -302,14 +301,14 @@ class ExtEditor(ExtVolume):
         if inode.is_directory:
             raise IsADirectoryError_("a directory cannot have a second name")
         where = self._directory(parent)
-        if where.find(name) is not None:
+        if find(where, name) is not None:
             raise _exists(name)
         if inode.record.links_count >= self._most_links:
             raise UnsupportedError(f"more than {self._most_links} names of one object")
         inode.record.links_count += 1
         now_ns = session.clock()
         session.inodes.touch(inode, now_ns, modified=False)
-        where.insert(name, number, inode.kind)
+        insert(where, name, number, inode.kind)
         session.inodes.touch(where.inode, now_ns)
 
     @property
@@ -331,7 +330,7 @@ class ExtEditor(ExtVolume):
 
     def _found(self, parent: int, name: bytes) -> tuple[EditedDirectory, Found]:
         where = self._directory(parent)
-        found = where.find(name)
+        found = find(where, name)
         if found is None or name in (b".", b".."):
             raise _not_found(name)
         return where, found
@@ -417,10 +416,10 @@ class ExtEditor(ExtVolume):
         source, found = self._found(parent, name)
         target = source if parent == new_parent else self._directory(new_parent)
         inode = session.inodes.open(found.number)
-        taken = target.find(new_name)
+        taken = find(target, new_name)
         if taken is not None and taken == found and source.is_folded and name != new_name:
             source.remove(found)  # only its case changes
-            source.insert(new_name, inode.number, inode.kind)
+            insert(source, new_name, inode.number, inode.kind)
             session.inodes.touch(inode, session.clock(), modified=False)
             session.inodes.touch(source.inode, session.clock())
             return inode.number, None
@@ -434,10 +433,10 @@ class ExtEditor(ExtVolume):
             self._check_not_inside(inode.number, new_parent)
         orphan = None
         if taken is None:
-            target.insert(new_name, inode.number, inode.kind)
+            insert(target, new_name, inode.number, inode.kind)
         else:
             orphan = self._replace(target, taken, inode, new_name)
-        old = source.find(name)
+        old = find(source, name)
         assert old is not None, "nothing removed it"
         source.remove(old)
         now_ns = session.clock()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inodes of a volume that is being edited: opened once in an operation, packed at its end.
 
-Source: [kernel-ext4] "Index Nodes".  Not here: what their maps lead to (`edit_maps`) and their
-attributes (`edit_xattrs`).
+Source: [kernel-ext4] "Index Nodes".  Not here: what their maps lead to (`edit.maps`) and their
+attributes (`edit.xattrs`).
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from fsdrivers.ext.edit.store import Role, Store
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import Incompat, InodeFlags, InodeNumber, RoCompat
 from fsdrivers.ext.metadata import Metadata, covered_inode
-from fsdrivers.ext.nodes import FORMAT_MASK, KINDS
+from fsdrivers.ext.nodes import FORMAT_MASK, KINDS, TYPE_BITS
 from fsdrivers.volume import Kind
 
-TYPE_BITS = {kind: bits for bits, kind in KINDS.items()}
 DEFAULT_EXTRA_ISIZE = 32  # bytes: up to the project number
 _BILLION = 1_000_000_000
 _MIN_S, _MAX_S = -(1 << 31), (1 << 31) - 1

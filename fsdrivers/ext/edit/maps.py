@@ -22,19 +22,18 @@ from fsdrivers.ext import extents
 from fsdrivers.ext.edit.allocate import Allocator, Span
 from fsdrivers.ext.edit.inodes import Inodes, OpenInode
 from fsdrivers.ext.edit.store import Role, Store
-from fsdrivers.ext.extents import Run
-from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.format.flags import InodeFlags
-from fsdrivers.ext.metadata import Metadata
-from fsdrivers.ext.mkfs.extents import (
+from fsdrivers.ext.extents import (
+    INLINE_EXTENTS,
+    Mapped,
     build_extent_tree,
     cut_extents,
     entries_per_block,
     joined,
     tree_blocks_of,
 )
-from fsdrivers.ext.mkfs.inodes import INLINE_EXTENTS
-from fsdrivers.ext.mkfs.space import Mapped
+from fsdrivers.ext.format import records as ext
+from fsdrivers.ext.format.flags import InodeFlags
+from fsdrivers.ext.metadata import Metadata
 
 _WORD = struct.Struct("<I")
 MAX_EXTENT_BLOCKS = 0xFFFFFFFF  # blocks of a file with an extent tree
@@ -48,7 +47,7 @@ class FileMap(Protocol):
         """Blocks the file can have."""
         ...
 
-    def mapped(self, first: int, end: int) -> list[Run]:
+    def mapped(self, first: int, end: int) -> list[Mapped]:
         """Return the runs between file blocks `first` and `end`, ascending, cut to the range."""
         ...
 
@@ -90,7 +89,7 @@ class ExtentMap:
         self._leaf_count = sum(1 for depth in depths.values() if depth == 0)
         self._places = leaves  # of the tree's blocks: leaves, then level on level
 
-    def mapped(self, first: int, end: int) -> list[Run]:
+    def mapped(self, first: int, end: int) -> list[Mapped]:
         found = []
         for run in self._runs[self._index(first) :]:
             if run.logical >= end:
@@ -108,7 +107,7 @@ class ExtentMap:
     def assign(self, logical: int, start: int, count: int) -> None:
         low, end = self._index(logical), logical + count
         high = low
-        kept: list[Run] = []
+        kept: list[Mapped] = []
         while high < len(self._runs) and self._runs[high].logical < end:
             run = self._runs[high]
             if run.logical < logical:
@@ -116,7 +115,7 @@ class ExtentMap:
             if run.logical + run.blocks > end:
                 kept.append(_clip(run, end, run.logical + run.blocks))
             high += 1
-        kept.append(Run(logical, start, count, False))
+        kept.append(Mapped(logical, start, count, False))
         self._runs[low:high] = sorted(kept)
 
     def cut(self, first: int) -> list[Span]:
@@ -132,8 +131,8 @@ class ExtentMap:
         return freed
 
     def finish(self) -> int:
-        parts = cut_extents(joined([Mapped(*run) for run in self._runs]))
-        self._runs = [Run(*part) for part in parts]
+        parts = cut_extents(joined(self._runs))
+        self._runs = parts
         before = len(self._places)
         self._arrange(len(parts))
         places = self._places
@@ -185,8 +184,8 @@ class IndirectMap:
         slots = self._slots
         return ext.DIRECT_BLOCKS + slots + slots**2 + slots**3
 
-    def mapped(self, first: int, end: int) -> list[Run]:
-        found: list[Run] = []
+    def mapped(self, first: int, end: int) -> list[Mapped]:
+        found: list[Mapped] = []
         end = min(end, self.limit)
         while first < end:
             numbers, count = self._span(first, end)
@@ -203,7 +202,7 @@ class IndirectMap:
                 if last is not None and is_next:
                     found[-1] = last._replace(blocks=last.blocks + 1)
                 else:
-                    found.append(Run(logical, number, 1, False))
+                    found.append(Mapped(logical, number, 1, False))
             first += count
         return found
 
@@ -322,11 +321,11 @@ class IndirectMap:
         return grown
 
 
-def _clip(run: Run, first: int, end: int) -> Run:
+def _clip(run: Mapped, first: int, end: int) -> Mapped:
     """Return the part of a run between two file blocks."""
     low = max(run.logical, first)
     high = min(run.logical + run.blocks, end)
-    return Run(low, run.start + low - run.logical, high - low, run.is_unwritten)
+    return Mapped(low, run.start + low - run.logical, high - low, run.is_unwritten)
 
 
 def _spans(numbers: Sequence[int]) -> Iterator[Span]:

@@ -2,7 +2,7 @@
 """One editing session on a volume: its parts, operations that succeed or change nothing, commits.
 
 Scope: opening (recovery, what is refused, orphans), the frame around each operation.  What the
-operations are is `editor`'s; the order of writes is `edit_commit`'s.
+operations are is `editor`'s; the order of writes is `edit.commit`'s.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Changes are kept in two layers: those of the operation under way, which `drop` t
 those of finished operations that are not on the medium yet (`pending`).  A `Store` is itself a
 read-only device that shows both, so the readers of this package see the volume as edited.
 
-Not here: when and in which order pending blocks are written (`edit_commit`).
+Not here: when and in which order pending blocks are written (`edit.commit`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Store(GuardedDevice):
         self.blocks_count = device.size // block_size  # those of the volume, once it is known
         self.pending: dict[int, bytearray] = {}
         self.roles: dict[int, Role] = {}
-        self.late_inodes: set[int] = set()  # whose links fall: see `edit_commit`
+        self.late_inodes: set[int] = set()  # whose links fall: see `edit.commit`
         self._changed: dict[int, bytearray] = {}
         self._changed_roles: dict[int, Role] = {}
         self._changed_late: set[int] = set()

@@ -148,6 +148,8 @@ RESTORED_INODE_FLAGS = (
     | InodeFlags.PROJINHERIT
     | InodeFlags.CASEFOLD
 )
+# Linux refuses these on anything but files and directories, and e2fsck takes them for damage.
+FILE_FLAGS_ONLY = int(InodeFlags.IMMUTABLE | InodeFlags.APPEND)
 
 
 class InodeNumber(IntEnum):

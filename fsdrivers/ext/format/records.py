@@ -3,7 +3,7 @@
 
 Source: [kernel-ext4] docs.kernel.org/filesystems/ext4, all chapters; the spec's own field
 name stands in the trailing comment where it differs by more than its prefix.  Everything is
-little-endian but the journal (`format_journal`).  Only records and properties: flags are in
+little-endian but the journal (`format.journal`).  Only records and properties: flags are in
 `flags`, positions of things in `geometry`, checksums in `checksum`.
 
 Hurd's reuse of the `osd1`/`osd2` inode words is not declared: such volumes are not supported.

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fsdrivers.errors import CorruptError, NoSpaceError
+from fsdrivers.ext.extents import tree_blocks_of
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.mkfs import shape as layout
 from fsdrivers.ext.mkfs.directories import ENTRY_SIZES, DirectoryBuilder
-from fsdrivers.ext.mkfs.extents import tree_blocks_of
 from fsdrivers.ext.mkfs.files import clusters_of, dense_map_blocks, map_blocks_of, ranges_of
-from fsdrivers.ext.mkfs.inodes import FAST_SYMLINK_LIMIT
 from fsdrivers.ext.mkfs.internal import DEFAULT_ORPHAN_FILE_SIZE
 from fsdrivers.ext.mkfs.parameters import Parameters
 from fsdrivers.ext.mkfs.quota import OwnerSets
@@ -27,6 +26,7 @@ from fsdrivers.ext.mkfs.tree import (
     lost_and_found_blocks,
     xattr_store,
 )
+from fsdrivers.ext.nodes import FAST_SYMLINK_SIZE
 from fsdrivers.ext.xattrs import project_of
 from fsdrivers.volume import Entry, Kind
 
@@ -140,7 +140,7 @@ def count_demand(
         elif kind == Kind.DIRECTORY:
             # The root, which comes first, may get lost+found too.
             sizes[number] = _DOTS_SIZE if sizes else _DOTS_SIZE + _LOST_AND_FOUND_ENTRY
-        elif kind == Kind.SYMLINK and len(node.target) >= FAST_SYMLINK_LIMIT:
+        elif kind == Kind.SYMLINK and len(node.target) >= FAST_SYMLINK_SIZE:
             links += 1
         if node.xattrs:
             store.add(0, node.xattrs)

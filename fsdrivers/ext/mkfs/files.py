@@ -13,22 +13,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fsdrivers.ext.checksum import inode_seed
-from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.mkfs.extents import (
-    BlockMap,
+from fsdrivers.ext.extents import (
+    INLINE_EXTENTS,
+    Mapped,
     build_extent_tree,
     cut_extents,
     joined,
     tree_blocks_of,
 )
+from fsdrivers.ext.format import records as ext
+from fsdrivers.ext.mkfs.blockmap import BlockMap
 from fsdrivers.ext.mkfs.inodes import (
     BLOCK_OFFSET,
-    INLINE_EXTENTS,
     PACK_SINGLE_EXTENT,
 )
 from fsdrivers.ext.mkfs.parameters import Parameters
 from fsdrivers.ext.mkfs.shape import Run
-from fsdrivers.ext.mkfs.space import Mapped, Space, iter_blocks, map_blocks
+from fsdrivers.ext.mkfs.space import Space, iter_blocks, map_blocks
 from fsdrivers.ext.mkfs.tree import Regions, Tree
 
 FileRange = tuple[int, int, bool]  # first file block, blocks, is unwritten

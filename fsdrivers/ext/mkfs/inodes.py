@@ -10,15 +10,15 @@ Source: [kernel-ext4] "Index Nodes", "Inode Timestamps".
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterable, Iterator
 
 from fsdrivers.errors import UnsupportedError
 from fsdrivers.ext.checksum import crc32c
 from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.format.flags import RESTORED_INODE_FLAGS, InodeFlags
-from fsdrivers.record import Record
+from fsdrivers.ext.format.flags import FILE_FLAGS_ONLY, RESTORED_INODE_FLAGS, InodeFlags
+from fsdrivers.ext.nodes import FORMAT_MASK, TYPE_BITS
+from fsdrivers.record import field_formats, sparse_codec
 from fsdrivers.volume import Kind, Node
 
 _BILLION = 1_000_000_000
@@ -34,44 +34,8 @@ _EXTRA = (
     "extra_isize", "changed_extra", "modified_extra", "accessed_extra", "created_s",
     "created_extra",
 )  # fmt: skip
-# stat(2) file types by Kind; [0] is unused.
-TYPE_BITS = (0, 0o040000, 0o100000, 0o120000, 0o020000, 0o060000, 0o010000, 0o140000)
-_TYPE_MASK = 0o170000
-# Linux refuses these on anything but files and directories, and e2fsck takes them for damage.
-_FILE_FLAGS_ONLY = int(InodeFlags.IMMUTABLE | InodeFlags.APPEND)
 _FEATURE_FLAGS = InodeFlags.PROJINHERIT | InodeFlags.CASEFOLD  # which not all volumes have
 _LINK_BLOCK_FLAGS = (Kind.SYMLINK, Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE, Kind.FIFO, Kind.SOCKET)
-FAST_SYMLINK_LIMIT = 60  # bytes; a target of this length and above needs a block
-
-
-def field_formats(record: type[Record]) -> dict[str, str]:
-    """Return the struct format of each field of a record that has a CODEC."""
-    assert record.CODEC is not None
-    codes = re.findall(r"\d*[a-zA-Z]", record.CODEC.format)
-    return dict(zip(record.OFFSETS, codes, strict=True))
-
-
-def sparse_codec(
-    record: type[Record], names: tuple[str, ...], *, end: int, size: int
-) -> struct.Struct:
-    """Return a codec of some fields of a record, in their order; the others become zeros.
-
-    Args:
-        record: has a CODEC.
-        names: of fields, ascending.
-        end: offset behind the last field that exists.
-        size: of the whole; if more than `end`, one more value fills the rest.
-    """
-    formats = field_formats(record)
-    parts, at = ["<"], 0
-    for name in names:
-        offset = record.OFFSETS[name]
-        parts.append(f"{offset - at}x{formats[name]}")
-        at = offset + struct.calcsize(f"<{formats[name]}")
-    parts.append(f"{end - at}x")
-    if size > end:
-        parts.append(f"{size - end}s")
-    return struct.Struct("".join(parts))
 
 
 _EXTENT_ROOT_FORMAT = "<" + "".join(
@@ -80,7 +44,6 @@ _EXTENT_ROOT_FORMAT = "<" + "".join(
 # i_block of a file that is one run: header and leaf in one call.
 PACK_SINGLE_EXTENT = struct.Struct(_EXTENT_ROOT_FORMAT).pack_into
 BLOCK_OFFSET = ext.Inode.OFFSETS["block"]
-INLINE_EXTENTS = 4
 
 
 class InodeTable:
@@ -142,7 +105,7 @@ class InodeTable:
         kind = node.kind
         if node.flags:
             kept = node.flags & self._kept_flags
-            flags |= kept & ~_FILE_FLAGS_ONLY if kind in _LINK_BLOCK_FLAGS else kept
+            flags |= kept & ~FILE_FLAGS_ONLY if kind in _LINK_BLOCK_FLAGS else kept
         modified = node.modified_ns
         accessed = node.accessed_ns
         changed = node.changed_ns
@@ -260,7 +223,7 @@ class InodeTable:
         return self._get(number, "generation")
 
     def is_file(self, number: int) -> bool:
-        return self._get(number, "mode") & _TYPE_MASK == TYPE_BITS[Kind.FILE]
+        return self._get(number, "mode") & FORMAT_MASK == TYPE_BITS[Kind.FILE]
 
     def map_of(self, number: int) -> bytes:
         """Return the i_block of an inode."""
@@ -297,17 +260,3 @@ _OWNERS = sparse_codec(
     size=ext.OLD_INODE_SIZE,
 )
 _FIELDS = {name: struct.Struct(f"<{code}") for name, code in field_formats(ext.Inode).items()}
-
-
-def device_block(device: tuple[int, int]) -> bytes:
-    """Return the i_block of a device node.
-
-    Source: linux include/linux/kdev_t.h.  Small numbers stand in the first word as they did
-    under 16-bit numbers, others in the second.
-    """
-    major, minor = device
-    if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
-        raise UnsupportedError(f"device number {major}:{minor}")
-    if major < 256 and minor < 256:
-        return struct.pack("<I", major << 8 | minor)
-    return struct.pack("<II", 0, minor & 0xFF | major << 8 | (minor & ~0xFF) << 12)

@@ -2,7 +2,7 @@
 """What a new ext volume is to be like: the recorded description, checked and typed.
 
 Scope: reading the plain dictionary that `description.describe` makes and refusing features the
-writer cannot honour.  Not here: volumes of another size than the recorded one (`mkfs_sizes`).
+writer cannot honour.  Not here: volumes of another size than the recorded one (`mkfs.sizes`).
 """
 
 from __future__ import annotations

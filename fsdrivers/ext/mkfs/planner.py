@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Places everything of one new ext volume; the order is that of `mkfs`'s description.
 
-What comes out is kept by the planner for `mkfs_layout`, which writes it.
+What comes out is kept by the planner for `mkfs.layout`, which writes it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fsdrivers.errors import UnsupportedError
+from fsdrivers.ext.extents import Mapped
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import InodeFlags, InodeNumber, RoCompat
 from fsdrivers.ext.htree import unpack_seed
@@ -26,7 +27,7 @@ from fsdrivers.ext.mkfs.internal import internal_node, put_resize_inode
 from fsdrivers.ext.mkfs.parameters import Parameters
 from fsdrivers.ext.mkfs.quota import QUOTA_INODES, QuotaPlan
 from fsdrivers.ext.mkfs.shape import Run, plan_geometry
-from fsdrivers.ext.mkfs.space import Mapped, Space, iter_blocks
+from fsdrivers.ext.mkfs.space import Space, iter_blocks
 from fsdrivers.ext.mkfs.tree import Regions, Tree
 
 

@@ -8,21 +8,12 @@ behind it only fixed metadata is.  That makes bitmaps and counts a matter of ran
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from fsdrivers.errors import NoSpaceError
+from fsdrivers.ext.extents import Mapped
 from fsdrivers.ext.mkfs.shape import Geometry, Run
 
 Chunk = bytes | bytearray | memoryview
-
-
-class Mapped(NamedTuple):
-    """A run of file blocks on the volume.  All but the flag count blocks."""
-
-    logical: int
-    start: int
-    blocks: int
-    is_unwritten: bool = False
 
 
 class Space:

@@ -22,9 +22,10 @@ from fsdrivers.ext.mkfs.directories import (
     LOST_AND_FOUND_SIZE,
     Directory,
 )
-from fsdrivers.ext.mkfs.inodes import FAST_SYMLINK_LIMIT, InodeTable, device_block
+from fsdrivers.ext.mkfs.inodes import InodeTable
 from fsdrivers.ext.mkfs.parameters import Parameters
 from fsdrivers.ext.mkfs.xattrs import XattrStore
+from fsdrivers.ext.nodes import FAST_SYMLINK_SIZE, pack_device
 from fsdrivers.printable import printable
 from fsdrivers.volume import Entry, Kind, Node
 
@@ -192,7 +193,7 @@ class _Builder:
             self._add_symlink(node, number, tail)
         else:
             is_device = kind in (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
-            block = device_block(node.device) if is_device else b""
+            block = pack_device(node.device) if is_device else b""
             put(number, node, size=0, blocks=0, flags=0, block=block, tail=tail)
         return number
 
@@ -202,7 +203,7 @@ class _Builder:
         if not 0 < size < self._parameters.block_size:
             raise UnsupportedError(f"symbolic link to a target of {size} bytes")
         put = self.tree.inodes.put
-        if size < FAST_SYMLINK_LIMIT:
+        if size < FAST_SYMLINK_SIZE:
             put(number, node, size=size, blocks=0, flags=0, block=target, tail=tail)
             return
         put(number, node, size=size, blocks=self._sectors, flags=self._map_flags, tail=tail)

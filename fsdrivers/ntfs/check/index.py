@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fsdrivers.errors import CorruptError, FilesystemError
 from fsdrivers.ntfs import fixups
+from fsdrivers.ntfs.check.report import Check
 from fsdrivers.ntfs.format.attributes import AttributeType, FileName
 from fsdrivers.ntfs.format.index import (
     SECURITY_BLOCK_SIZE,
@@ -38,9 +39,6 @@ from fsdrivers.ntfs.security import iter_descriptors
 from fsdrivers.ntfs.streams import Content, read_content
 from fsdrivers.ntfs.system import SECURITY_STREAM
 from fsdrivers.printable import printable
-
-if TYPE_CHECKING:
-    from fsdrivers.ntfs.check.volume import Check
 
 _MAXIMUM_DEPTH = 64
 _MAXIMUM_DESCRIPTORS = 256 << 20

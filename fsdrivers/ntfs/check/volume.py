@@ -12,13 +12,14 @@ Not done: content of files, extended attributes, quota, the change journal.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Final
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, FilesystemError
 from fsdrivers.findings import Finding
 from fsdrivers.ntfs.attributes import Attribute, unpack_attribute_list, unpack_attributes
+from fsdrivers.ntfs.check.index import check_indexes
+from fsdrivers.ntfs.check.report import Check
 from fsdrivers.ntfs.format.attributes import (
     ATTRIBUTES_END,
     END_SIZE,
@@ -47,37 +48,11 @@ from fsdrivers.ntfs.format.records import (
 from fsdrivers.ntfs.mft import MAXIMUM_LIST_SIZE, FileRecord
 from fsdrivers.ntfs.streams import content_of, map_parts, read_content
 from fsdrivers.ntfs.upcase import UpCase
-from fsdrivers.ntfs.volume import NtfsVolume, open_volume
+from fsdrivers.ntfs.volume import open_volume
 
-MAXIMUM_FINDINGS: Final = 1000
 _BITS_AT_ONCE: Final = 1 << 16  # clusters of $Bitmap compared at a time
 _DIGITS: Final = bytes.maketrans(b"\0\1", b"01")
 _MAXIMUM_BITMAP: Final = 64 << 20
-
-
-NameKey = tuple[int, int, int, bytes]  # directory, file reference, namespace, units
-
-
-@dataclass(slots=True)
-class Check:
-    """The state of one check."""
-
-    volume: NtfsVolume
-    upcase: UpCase
-    findings: list[Finding] = field(default_factory=list)
-    claimed: bytearray = field(default_factory=bytearray)  # one byte per cluster
-    names: set[NameKey] = field(default_factory=set)  # in records and not yet in an index
-    sizes: dict[int, int] = field(default_factory=dict)  # content by record, of files
-    security_ids: set[int] = field(default_factory=set)
-    object_ids: dict[bytes, int] = field(default_factory=dict)  # record by id
-    reparse_tags: dict[int, int] = field(default_factory=dict)  # tag by file reference
-    directories: list[FileRecord] = field(default_factory=list)
-    system_directories: set[int] = field(default_factory=lambda: {SystemRecord.EXTEND.value})
-
-    def add(self, rule: str, what: str, position: int | None = None) -> None:
-        """Note a finding, if there are not too many."""
-        if len(self.findings) < MAXIMUM_FINDINGS:
-            self.findings.append(Finding(rule, what, position))
 
 
 def check_volume(device: Device) -> list[Finding]:
@@ -87,8 +62,6 @@ def check_volume(device: Device) -> list[Finding]:
         NotRecognisedError: there is none.
         DeviceError: the medium failed.
     """
-    from fsdrivers.ntfs.check.index import check_indexes
-
     try:
         volume = open_volume(device)
         upcase = UpCase(volume.system.upcase())

@@ -3,9 +3,9 @@
 
 An `EditAttribute` is a value or the runs of all its extents.  `pack_resident` and `pack_extent`
 make the bytes that stand in a record; which extents there are, and in which records, is decided
-when the file is saved (`edit_layout`).
+when the file is saved (`edit.layout`).
 
-Source: as `format_attributes`.  Measured: Windows gives the compressed size to the first extent
+Source: as `format.attributes`.  Measured: Windows gives the compressed size to the first extent
 only, and leaves the sizes of all others zero.
 """
 

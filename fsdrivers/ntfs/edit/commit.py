@@ -10,7 +10,7 @@ Before the first change of an editor:
 1. $LogFile is filled with FF from its end to its start, unless it is empty; flush.
 2. $Volume and its copy in $MFTMirr get the dirty flag; flush.
 
-Content is written when it is given (`edit_content`), into clusters that nothing on the medium
+Content is written when it is given (`edit.content`), into clusters that nothing on the medium
 leads to, or into the file that is being written.  Clusters, records and index blocks that were
 freed are not used again before the commit that freed them.
 
@@ -24,7 +24,7 @@ Then, several operations at a time, with a flush after each step that writes any
 7. Base records without an index.
 8. Index blocks, and base records with the root of an index, in rounds: a node that loses a name
    which stands in another node now is not written before that other node; nor one that loses
-   the old name of a renamed object before the node that has the new one.  `edit_rounds` finds
+   the old name of a renamed object before the node that has the new one.  `edit.rounds` finds
    these rounds.
 9. Records that were freed, and records that continue others and lose something.
 10. The bitmaps as they are now.

@@ -2,7 +2,7 @@
 """Changing an NTFS volume in place; see `fsdrivers.editing` for what is promised.
 
 Numbers of nodes are record numbers: they stay when an object is renamed.  The order of writes
-is stated in `edit_commit`.  The editor acts as an administrator would who passes every check:
+is stated in `edit.commit`.  The editor acts as an administrator would who passes every check:
 permissions and the read-only attribute are not looked at.  Changing content sets the archive
 attribute.
 
@@ -14,7 +14,7 @@ Symbolic links become Windows' own reparse points; on the volume they are files,
 where the target is one.  Refused by name: devices, FIFOs, sockets, owners and modes (NTFS has
 security descriptors), changes of content that is compressed, encrypted or kept elsewhere, but
 for cutting it to nothing.  Volumes that Windows has to check first are refused as a whole
-(`edit_session`).
+(`edit.session`).
 
 Not here: the change journal and quotas are not kept up; a new object has the descriptor that
 its directory hands down, or the directory's own if that hands nothing down.
@@ -519,7 +519,7 @@ class NtfsEditor(NtfsVolume):
         self._run(change)
 
     def set_xattr(self, number: int, name: bytes, value: bytes) -> None:
-        """Set an extended attribute; see `edit_xattrs` for which there are."""
+        """Set an extended attribute; see `edit.xattrs` for which there are."""
         self._change_xattr(number, lambda file: self._xattrs.set(file, name, value))
 
     def remove_xattr(self, number: int, name: bytes) -> None:

@@ -2,7 +2,7 @@
 """Files while they are edited: all attributes of a base record and those that continue it.
 
 `Files.open` reads a file once in an operation; `Files.save` puts every changed one into records
-again, in the way that `edit_save` describes.
+again, in the way that `edit.save` describes.
 """
 
 from __future__ import annotations

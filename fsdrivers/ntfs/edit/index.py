@@ -27,84 +27,26 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from itertools import islice
-from typing import Final, Protocol
 
 from fsdrivers.errors import AlreadyExistsError, CorruptError, NotFoundError, UnsupportedError
+from fsdrivers.ntfs.edit.index_nodes import (
+    ROOT,
+    IndexNodes,
+    IndexStorage,
+    Path,
+    Step,
+    check_depth,
+)
 from fsdrivers.ntfs.edit.nodes import (
     LEAF_END_SIZE,
     Entry,
     Node,
     Order,
-    new_block,
-    pack_block,
-    pack_root,
     units_of_key,
-    unpack_block,
-    unpack_root,
 )
-from fsdrivers.ntfs.edit.tree import ROOT, Change, Path, Rebalancing, Step, check_depth
+from fsdrivers.ntfs.edit.tree import Change, Rebalancing
 from fsdrivers.ntfs.format.index import SUBNODE_VCN_SIZE
 from fsdrivers.ntfs.upcase import UpCase
-
-_MAXIMUM_CACHED: Final = 8192  # nodes; some 5 KiB each
-
-
-class IndexStorage(Protocol):
-    """Where the nodes of one index are; nothing in it knows what a tree is."""
-
-    block_size: int  # bytes of a block
-    vcn_step: int  # by how much the VCNs of neighbouring blocks differ
-
-    def root_limit(self) -> int:
-        """Return the bytes that the root's value may have now, its 32 bytes of heads included.
-
-        At least 64.  It may become less when a block is allocated, as the attributes that
-        describe blocks share a record with the root.
-        """
-        ...
-
-    def read_root(self) -> bytes:
-        """Return the value of $INDEX_ROOT."""
-        ...
-
-    def write_root(self, value: bytes) -> None:
-        """Replace the value of $INDEX_ROOT, by one not longer than `root_limit`."""
-        ...
-
-    def read_block(self, vcn: int) -> bytes:
-        """Return a block whose update sequence was opened, `block_size` bytes.
-
-        Raises:
-            CorruptError: there is no such block, or it was written in part.
-        """
-        ...
-
-    def write_block(self, vcn: int, data: bytes) -> None:
-        """Write a block, `block_size` bytes, not sealed; the storage seals it.
-
-        The first write of an allocated block also marks it in the index's $BITMAP, after the
-        block itself, so that no marked block is ever nonsense.
-        """
-        ...
-
-    def allocate_block(self) -> int:
-        """Return the VCN of a block for a new node; no other call returns it until it is freed.
-
-        Makes $INDEX_ALLOCATION and $BITMAP if there are none, or longer.
-
-        Raises:
-            NoSpaceError: there is no room; nothing has changed.
-        """
-        ...
-
-    def free_block(self, vcn: int) -> None:
-        """Give a block back, also one that was allocated and never written."""
-        ...
-
-    def drop_allocation(self) -> None:
-        """Remove $INDEX_ALLOCATION and $BITMAP, of which no block is in use; or do nothing."""
-        ...
 
 
 class IndexEditor:
@@ -117,9 +59,8 @@ class IndexEditor:
             storage: where its nodes are.
             order: `name_order` of the volume's $UpCase for a directory, else `view_order`.
         """
-        self.storage = storage
+        self._nodes = IndexNodes(storage)
         self._order = order
-        self._cache: dict[int, Node] = {}
 
     def find(self, key: bytes) -> Entry | None:
         """Return the entry with a key, None if there is none; of names, case counts."""
@@ -145,13 +86,13 @@ class IndexEditor:
             NoSpaceError: no room for another block; nothing has changed.
             UnsupportedError: the blocks of this index are too small for it.
         """
-        if len(entry.body) + LEAF_END_SIZE + 2 * SUBNODE_VCN_SIZE > self.capacity():
+        if len(entry.body) + LEAF_END_SIZE + 2 * SUBNODE_VCN_SIZE > self._nodes.capacity():
             raise UnsupportedError(f"an entry of {len(entry.body)} bytes in this index")
         path, is_found = self._path_to(entry.key)
         if is_found:
             raise AlreadyExistsError("the index has an entry with this key")
-        is_last = all(step.slot == len(self.node(step.vcn).entries) for step in path)
-        change = Change(self)
+        is_last = all(step.slot == len(self._nodes.node(step.vcn).entries) for step in path)
+        change = Change(self._nodes)
         change.edit(path, len(path) - 1).entries.insert(path[-1].slot, entry)
         change.fit(path, is_lean=is_last)
         change.commit()
@@ -168,13 +109,13 @@ class IndexEditor:
         if not is_found:
             raise NotFoundError("the index has no entry with this key")
         removed = self._entry_at(path[-1])
-        if self.node(path[-1].vcn).is_leaf:
-            change = Change(self)
+        if self._nodes.node(path[-1].vcn).is_leaf:
+            change = Change(self._nodes)
             del change.edit(path, len(path) - 1).entries[path[-1].slot]
             change.commit()
         else:
             path = self._remove_inner(path)
-        Rebalancing(self).run(path)
+        Rebalancing(self._nodes).run(path)
         return removed
 
     def replace(self, entry: Entry) -> None:
@@ -188,55 +129,9 @@ class IndexEditor:
         path, is_found = self._path_to(entry.key)
         if not is_found or len(self._entry_at(path[-1]).body) != len(entry.body):
             raise NotFoundError("the index has no entry with this key and length")
-        change = Change(self)
+        change = Change(self._nodes)
         change.edit(path, len(path) - 1).entries[path[-1].slot] = entry
         change.commit()
-
-    def node(self, vcn: int) -> Node:
-        """Return a node as it is stored; it belongs to the editor.
-
-        Raises:
-            CorruptError: it is none.
-        """
-        found = self._cache.get(vcn)
-        if found is None:
-            if len(self._cache) >= _MAXIMUM_CACHED:
-                for old in list(islice(self._cache, _MAXIMUM_CACHED // 2)):
-                    del self._cache[old]
-            if vcn == ROOT:
-                found = unpack_root(self.storage.read_root())
-            elif vcn % self.storage.vcn_step:
-                raise CorruptError(f"an index leads to block {vcn}, which is none")
-            else:
-                found = unpack_block(self.storage.read_block(vcn), vcn)
-            self._cache[vcn] = found
-        return found
-
-    def capacity(self, node: Node | None = None) -> int:
-        """Return the bytes for entries in a block, a new one unless a node is given."""
-        size = self.storage.block_size
-        return size - (new_block(size) if node is None else node).fixed_size
-
-    def room(self, vcn: int) -> int:
-        """Return the bytes that the entries of a stored node may take."""
-        node = self.node(vcn)
-        if vcn == ROOT:
-            return self.storage.root_limit() - node.fixed_size
-        return self.capacity(node)
-
-    def store(self, vcn: int, node: Node) -> None:
-        """Write a node.  What is known of it is forgotten if that fails."""
-        self._cache.pop(vcn, None)
-        if vcn == ROOT:
-            self.storage.write_root(pack_root(node))
-        else:
-            self.storage.write_block(vcn, pack_block(node, vcn, self.storage.block_size))
-        self._cache[vcn] = node
-
-    def free(self, vcn: int) -> None:
-        """Free a block to which nothing leads."""
-        self._cache.pop(vcn, None)
-        self.storage.free_block(vcn)
 
     def _path_to(self, key: bytes) -> tuple[Path, bool]:
         """Return the way to a key or to the leaf where it belongs, and whether it is there."""
@@ -244,7 +139,7 @@ class IndexEditor:
         path: Path = []
         vcn = ROOT
         while True:
-            node = self.node(vcn)
+            node = self._nodes.node(vcn)
             slot = bisect_left(node.entries, wanted, key=lambda entry: order(entry.key))
             path.append(Step(vcn, slot))
             check_depth(len(path))
@@ -256,15 +151,15 @@ class IndexEditor:
 
     def _entry_at(self, step: Step) -> Entry:
         """Return the entry to which a way leads."""
-        return self.node(step.vcn).entries[step.slot]
+        return self._nodes.node(step.vcn).entries[step.slot]
 
     def _neighbour(self, path: Path, *, is_left: bool) -> Path:
         """Return the way to the leaf right before or after an entry of an inner node."""
         vcn, slot = path[-1]
         made = [*path[:-1], Step(vcn, slot if is_left else slot + 1)]
-        while not (node := self.node(made[-1].vcn)).is_leaf:
+        while not (node := self._nodes.node(made[-1].vcn)).is_leaf:
             vcn = node.children[made[-1].slot]
-            made.append(Step(vcn, len(self.node(vcn).entries) if is_left else 0))
+            made.append(Step(vcn, len(self._nodes.node(vcn).entries) if is_left else 0))
             check_depth(len(made))
         return made
 
@@ -277,19 +172,19 @@ class IndexEditor:
         """
         level = len(path) - 1
         vcn, slot = path[level]
-        node = self.node(vcn)
-        limit = self.room(vcn) - node.size + len(node.entries[slot].body)
+        node = self._nodes.node(vcn)
+        limit = self._nodes.room(vcn) - node.size + len(node.entries[slot].body)
         choices = []
         for is_left in (True, False):
             way = self._neighbour(path, is_left=is_left)
             depth = len(way) - 1
-            while depth > level and not self.node(way[depth].vcn).entries:
+            while depth > level and not self._nodes.node(way[depth].vcn).entries:
                 depth -= 1
-            found = self.node(way[depth].vcn).entries
+            found = self._nodes.node(way[depth].vcn).entries
             size = len(found[-1 if is_left else 0].body) if depth > level else 0
             choices.append((size > limit, depth < len(way) - 1, not is_left, depth, way))
         _, _, is_right, depth, way = min(choices, key=lambda choice: choice[:3])
-        change = Change(self)
+        change = Change(self._nodes)
         changed = change.edit(path, level)
         edge = change.edit(way, depth)
         at = slot if depth == level else 0 if is_right else len(edge.entries) - 1
@@ -340,4 +235,4 @@ class IndexEditor:
         if vcn in seen:
             raise CorruptError(f"index block {vcn} stands in the tree twice")
         seen.add(vcn)
-        return self.node(vcn)
+        return self._nodes.node(vcn)

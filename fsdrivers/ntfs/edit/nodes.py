@@ -4,7 +4,7 @@
 Bytes only, no I/O.  What a node has beyond its entries (reserved fields, the log sequence number,
 where the entries of a block start) stays as it was read.
 
-Source: as `format_index`.
+Source: as `format.index`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 
 As long as all attributes fit, a file has one record.  If not, the largest values leave it for
 clusters of their own, as on Windows; then the file gets an attribute list and further records
-(`edit_layout`).
+(`edit.layout`).
 
 What a crash may leave half done decides how a further record changes: one that only gains goes
 to the medium before the base record, one that only loses after it, and one that does both is

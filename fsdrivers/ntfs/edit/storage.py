@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the nodes of an index are: what `edit_index` calls its storage.
+"""Where the nodes of an index are: what `edit.index_nodes` calls its storage.
 
 The root is an attribute of the base record, blocks are in $INDEX_ALLOCATION, and a bitmap says
 which of them are in use.  Everything goes into the operation under way; what order it takes on
-its way to the medium is `edit_commit`'s.
+its way to the medium is `edit.commit`'s.
 
 A block that is freed is not used again before that is on the medium.
 """
@@ -76,7 +76,7 @@ class BlockUse:
 
 
 class Storage:
-    """The nodes of one index; see `edit_index.IndexStorage` for what its methods promise."""
+    """The nodes of one index; see `edit.index_nodes.IndexStorage` for what its methods promise."""
 
     def __init__(
         self,

@@ -5,10 +5,10 @@ Changes are kept in two layers: those of the operation under way, which `drop` t
 those of finished operations that are not on the medium yet (`pending`).  A `Store` is itself a
 read-only device that shows both, so the readers of this package see the volume as edited.
 
-What is changed together (an MFT record, an index block) is an `Item`: `edit_commit` writes
+What is changed together (an MFT record, an index block) is an `Item`: `edit.commit` writes
 items, in an order that depends on what they are.
 
-Not here: the bitmaps of clusters and records (`edit_bits`), content (`edit_content`).
+Not here: the bitmaps of clusters and records (`edit.bits`), content (`edit.content`).
 """
 
 from __future__ import annotations

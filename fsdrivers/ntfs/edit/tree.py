@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the tree of an index changes shape: nodes split, joined, pushed below the root and back.
 
-`Change` gathers what one step does and carries it out in the order that `edit_index` states.
+`Change` gathers what one step does and carries it out in the order that `edit.index` states.
 `Rebalancing` makes a tree smaller after an entry was removed, in steps that are each complete.
-Source: as `edit_index`.
+Source: as `edit.index`.
 """
 
 from __future__ import annotations
@@ -11,37 +11,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final
 
 from fsdrivers.errors import CorruptError, NoSpaceError
+from fsdrivers.ntfs.edit.index_nodes import ROOT, IndexNodes, Path
 from fsdrivers.ntfs.edit.nodes import LEAF_END_SIZE, Entry, Node, entries_size, new_block
 from fsdrivers.ntfs.format.index import SUBNODE_VCN_SIZE
 
-if TYPE_CHECKING:
-    from fsdrivers.ntfs.edit.index import IndexEditor
-
-ROOT: Final = -1  # stands for the root where blocks have their VCN
 _FIRST_NEW: Final = -2  # from here downwards: blocks whose VCN is not known yet
-_MAXIMUM_DEPTH: Final = 64  # of a tree; more can only be a circle
 _SPARSE: Final = 0.4  # a block filled less is joined with a neighbour
 _DENSE: Final = 0.9  # if one block then holds both, filled no more than this
-
-
-class Step(NamedTuple):
-    """A node on the way from the root."""
-
-    vcn: int
-    slot: int  # of the entry that was found, else of the one before which the key belongs
-
-
-Path = list[Step]
 
 
 class Change:
     """Changed nodes of one step, none of them written before `commit`."""
 
-    def __init__(self, editor: IndexEditor) -> None:
-        self.editor = editor
+    def __init__(self, stored: IndexNodes) -> None:
+        self.stored = stored
         self.nodes: dict[int, Node] = {}
         self.takers: set[int] = set()  # nodes that take over what others give away
         self.freed: list[int] = []
@@ -55,7 +41,7 @@ class Change:
     def edit_node(self, vcn: int, depth: int) -> Node:
         """Return a node for changing it."""
         if vcn not in self.nodes:
-            self.nodes[vcn] = self.editor.node(vcn).copy()
+            self.nodes[vcn] = self.stored.node(vcn).copy()
             self._depths[vcn] = depth
         return self.nodes[vcn]
 
@@ -85,11 +71,11 @@ class Change:
         takers = sorted(self.takers, key=deepest_first)
         rest = self.nodes.keys() - set(new) - self.takers
         for vcn in (*new, *takers, *sorted(rest, key=self._depths.__getitem__)):
-            self.editor.store(places.get(vcn, vcn), self.nodes[vcn])
+            self.stored.store(places.get(vcn, vcn), self.nodes[vcn])
         for vcn in self.freed:
-            self.editor.free(vcn)
-        if self.freed and self.editor.node(ROOT).is_leaf:
-            self.editor.storage.drop_allocation()
+            self.stored.free(vcn)
+        if self.freed and self.stored.node(ROOT).is_leaf:
+            self.stored.storage.drop_allocation()
 
     def _reserve(self) -> dict[int, int]:
         """Return the VCNs of new blocks."""
@@ -98,25 +84,25 @@ class Change:
             while True:
                 for vcn in sorted(self.nodes):
                     if vcn < ROOT and vcn not in places:
-                        places[vcn] = self.editor.storage.allocate_block()
+                        places[vcn] = self.stored.storage.allocate_block()
                 # What describes the blocks may have taken room away from the root.
                 if not self._fit_root():
                     return places
         except NoSpaceError:
             for vcn in places.values():
-                self.editor.storage.free_block(vcn)
+                self.stored.storage.free_block(vcn)
             raise
 
     def _capacity(self, vcn: int) -> int:
         """Return the bytes for entries of a changed node that is a block."""
-        return self.editor.capacity(self.nodes[vcn])
+        return self.stored.capacity(self.nodes[vcn])
 
     def _fit_root(self) -> bool:
         """Push the root's entries down until it fits; return whether that was needed."""
         is_changed = False
         while True:
-            root = self.nodes.get(ROOT) or self.editor.node(ROOT)
-            if root.fixed_size + root.size <= self.editor.storage.root_limit() or (
+            root = self.nodes.get(ROOT) or self.stored.node(ROOT)
+            if root.fixed_size + root.size <= self.stored.storage.root_limit() or (
                 not root.entries and not root.is_leaf
             ):
                 return is_changed
@@ -132,7 +118,7 @@ class Change:
     def _add(self, entries: list[Entry], children: list[int], depth: int) -> int:
         """Make a node for a block that is not reserved yet; return what stands for its VCN."""
         vcn = min(_FIRST_NEW, min(self.nodes, default=0) - 1)
-        node = new_block(self.editor.storage.block_size)
+        node = new_block(self.stored.storage.block_size)
         self.nodes[vcn] = replace(node, entries=entries, children=children)
         self._depths[vcn] = depth
         return vcn
@@ -140,7 +126,7 @@ class Change:
     def _split(self, vcn: int, parent: Node, slot: int) -> None:
         """Split a changed node, to which `parent` leads at `slot`."""
         node = self.nodes[vcn]
-        capacity = min(self._capacity(vcn), self.editor.capacity())
+        capacity = min(self._capacity(vcn), self.stored.capacity())
         cuts = plan_split(node.entries, capacity, is_leaf=node.is_leaf, is_lean=self._is_lean)
         ends = [*cuts[1:], len(node.entries)]
         separators, made = [], []
@@ -157,8 +143,8 @@ class Change:
 class Rebalancing:
     """Joins nodes that have few entries, as far as that needs no further block."""
 
-    def __init__(self, editor: IndexEditor) -> None:
-        self.editor = editor
+    def __init__(self, stored: IndexNodes) -> None:
+        self.stored = stored
 
     def run(self, path: Path) -> None:
         """Make the node at the end of a way fuller or go away, then those above it.
@@ -176,8 +162,8 @@ class Rebalancing:
     def _tidy(self, path: Path, level: int) -> None:
         """Look after one block; what follows for the one above is seen there."""
         slot = path[level - 1].slot
-        node, parent = self.editor.node(path[level].vcn), self.editor.node(path[level - 1].vcn)
-        if node.size > _SPARSE * self.editor.capacity(node):
+        node, parent = self.stored.node(path[level].vcn), self.stored.node(path[level - 1].vcn)
+        if node.size > _SPARSE * self.stored.capacity(node):
             return
         pairs = [at for at in (slot - 1, slot) if 0 <= at < len(parent.entries)]
         if not any(self._join(path, level, at) for at in pairs) and not node.entries:
@@ -185,17 +171,17 @@ class Rebalancing:
 
     def _join(self, path: Path, level: int, at: int) -> bool:
         """Join the blocks on both sides of their parent's entry `at`, if they fit into one."""
-        parent = self.editor.node(path[level - 1].vcn)
+        parent = self.stored.node(path[level - 1].vcn)
         left_vcn, right_vcn = parent.children[at : at + 2]
-        left, right = self.editor.node(left_vcn), self.editor.node(right_vcn)
+        left, right = self.stored.node(left_vcn), self.stored.node(right_vcn)
         entries = [*left.entries, parent.entries[at], *right.entries]
-        room = self.editor.capacity(left)
+        room = self.stored.capacity(left)
         if left.entries and right.entries:
             room = int(_DENSE * room)
         size = entries_size(entries, is_leaf=left.is_leaf)
         if size > room or left.is_leaf is not right.is_leaf:
             return False  # no harm; others make trees whose leaves are not on one level
-        change = Change(self.editor)
+        change = Change(self.stored)
         made = change.edit_node(left_vcn, level)
         made.entries, made.children = entries, left.children + right.children
         change.takers.add(left_vcn)
@@ -208,22 +194,22 @@ class Rebalancing:
     def _share(self, path: Path, level: int, at: int) -> bool:
         """Share entries evenly between an empty block and its neighbour, if that fits above."""
         parent_vcn = path[level - 1].vcn
-        parent = self.editor.node(parent_vcn)
+        parent = self.stored.node(parent_vcn)
         left_vcn, right_vcn = parent.children[at : at + 2]
-        left, right = self.editor.node(left_vcn), self.editor.node(right_vcn)
+        left, right = self.stored.node(left_vcn), self.stored.node(right_vcn)
         entries = [*left.entries, parent.entries[at], *right.entries]
         children = left.children + right.children
-        room = self.editor.room(parent_vcn) - parent.size + len(parent.entries[at].body)
+        room = self.stored.room(parent_vcn) - parent.size + len(parent.entries[at].body)
         middle = len(entries) // 2
         cuts = sorted(range(1, len(entries) - 1), key=lambda cut: abs(cut - middle))
         cut = next((cut for cut in cuts if len(entries[cut].body) <= room), None)
         if cut is None or left.is_leaf is not right.is_leaf:
             return False
-        change = Change(self.editor)
+        change = Change(self.stored)
         made, other = change.edit_node(left_vcn, level), change.edit_node(right_vcn, level)
         made.entries, made.children = entries[:cut], children[: cut + 1]
         other.entries, other.children = entries[cut + 1 :], children[cut + 1 :]
-        if max(made.size, other.size) > min(map(self.editor.capacity, (made, other))):
+        if max(made.size, other.size) > min(map(self.stored.capacity, (made, other))):
             return False
         change.takers.add(right_vcn if left.entries else left_vcn)
         change.edit(path, level - 1).entries[at] = entries[cut]
@@ -235,17 +221,17 @@ class Rebalancing:
 
         Half the room stays free, so that the next names do not push it down again.
         """
-        root = self.editor.node(ROOT)
+        root = self.stored.node(ROOT)
         if root.entries or root.is_leaf:
             return False
         (vcn,) = root.children
-        below = self.editor.node(vcn)
-        limit = self.editor.storage.root_limit()
+        below = self.stored.node(vcn)
+        limit = self.stored.storage.root_limit()
         if below.entries:
             limit = (limit + root.fixed_size) // 2
         if root.fixed_size + below.size > limit:
             return False
-        change = Change(self.editor)
+        change = Change(self.stored)
         made = change.edit_node(ROOT, 0)
         made.entries, made.children = list(below.entries), list(below.children)
         change.freed.append(vcn)
@@ -281,13 +267,3 @@ def plan_split(
     left_cuts = plan_split(entries[:cut], capacity, is_leaf=is_leaf, is_lean=is_lean)
     right_cuts = plan_split(entries[cut + 1 :], capacity, is_leaf=is_leaf, is_lean=is_lean)
     return [*left_cuts, cut, *(cut + 1 + at for at in right_cuts)]
-
-
-def check_depth(depth: int) -> None:
-    """Stop where a tree leads in a circle.
-
-    Raises:
-        CorruptError: it does.
-    """
-    if depth > _MAXIMUM_DEPTH:
-        raise CorruptError("the nodes of an index lead in a circle")

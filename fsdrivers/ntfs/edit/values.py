@@ -4,7 +4,7 @@
 A value in clusters is never changed where it is: the new one goes to other clusters, and the
 record that leads there decides.  Only on a full volume is it overwritten.
 
-Content of files is in `edit_content`.
+Content of files is in `edit.content`.
 """
 
 from __future__ import annotations

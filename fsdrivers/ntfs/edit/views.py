@@ -2,7 +2,7 @@
 """What the views of $Extend list: object ids in $ObjId:$O, reparse points in $Reparse:$R.
 
 Every object id and every reparse point of a volume has an entry there.  Source: as
-`format_index`; [ntfs-3g] libntfs-3g/object_id.c, reparse.c.  Not here: $Quota.
+`format.index`; [ntfs-3g] libntfs-3g/object_id.c, reparse.c.  Not here: $Quota.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ _GUID_SIZE: Final = 16
 
 
 class SecurityContent:
-    """The stream $SDS, as `edit_secure` wants it."""
+    """The stream $SDS, as `edit.secure` wants it."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

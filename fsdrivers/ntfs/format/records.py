@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records, flags and constants of NTFS: boot sector and MFT record; no I/O, no arithmetic.
 
-Attributes are in `format_attributes`, indexes and $Secure in `format_index`.
+Attributes are in `format.attributes`, indexes and $Secure in `format.index`.
 
 Source: [ntfs-3g] include/ntfs-3g/layout.h; [libfsntfs] documentation, New Technologies File
 System (NTFS); [MS-FSCC] for what Windows shows of it.  Field names of the first are in the

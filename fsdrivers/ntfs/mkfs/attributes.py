@@ -4,7 +4,7 @@
 Records are made open; `fixups.seal_all` guards many at once.  The update sequence stands right
 behind the numbered head, as since Windows XP.  Ids count up from 0 within a record.
 
-Source: as `format_attributes`.
+Source: as `format.attributes`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ The copy of the boot sector is in the last sector, behind the last cluster.  Eve
 before the first byte is written, but content that stands in MFT records: it has a place in
 `NtfsLayout.resident`, and its records are made when they are written.
 
-Kept from the description: see `mkfs_description`.  $LogFile is blank, which Windows and ntfs-3g
+Kept from the description: see `mkfs.description`.  $LogFile is blank, which Windows and ntfs-3g
 take for a volume that was never mounted.  What has no descriptor (trees that come from other
 filesystems) gets that of the root.  Times of last access and so on are those of the nodes;
 nothing asks the clock but the id of a change journal that starts anew.

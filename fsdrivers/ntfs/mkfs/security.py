@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """$Secure for a new volume: every descriptor once, with its id, its place and its index entries.
 
-Source: as `security` and `format_index`.
+Source: as `security` and `format.index`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """What a node has beyond a name, a descriptor and content without oddities.
 
 `Gatherer` collects it from extended attributes, streams and regions; where it goes is decided in
-`mkfs_nodes`.
+`mkfs.nodes`.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Gatherer:
         root_flags: int,
         has_own_root_security: bool,
     ) -> None:
-        """Take what is shared; see `mkfs_nodes.NodePlan`."""
+        """Take what is shared; see `mkfs.nodes.NodePlan`."""
         self.named: dict[tuple[int, bytes], Item] = {}  # by node number and name of the stream
         self.object_ids: list[tuple[bytes, int]] = []  # the ids, 64 bytes, and the node's index
         self.reparse_points: list[tuple[int, int]] = []  # tag and index

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Maps of new files: extent trees, and the block maps of ext2 and ext3.
+"""Block maps of new files on ext2 and ext3.
 
-Source: [kernel-ext4] "Extent Tree", "Direct/Indirect Block Addressing".  Pure: block numbers
-in, bytes out; where tree blocks go is the caller's choice.
+Source: [kernel-ext4] "Direct/Indirect Block Addressing".  Pure: block numbers in, bytes out;
+where indirect blocks go is the caller's choice.
 """
 
 from __future__ import annotations
@@ -12,105 +12,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 from fsdrivers.errors import UnsupportedError
-from fsdrivers.ext.checksum import seal_extent_block
+from fsdrivers.ext.extents import Mapped
 from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.mkfs.inodes import INLINE_EXTENTS
-from fsdrivers.ext.mkfs.space import Mapped
-
-_MASK32 = 0xFFFFFFFF
-_UNWRITTEN_MARK = ext.MAX_WRITTEN_LENGTH  # added to the length of an unwritten extent
-
-
-def entries_per_block(block_size: int) -> int:
-    """Return how many extents or index entries a tree block holds.
-
-    The checksum behind them always has room: the header and the entries take multiples of 12
-    bytes and no block size is one.
-    """
-    return (block_size - ext.ExtentHeader.SIZE) // ext.ExtentLeaf.SIZE
-
-
-def joined(runs: Sequence[Mapped]) -> list[Mapped]:
-    """Return runs with neighbours on the volume and in the file made one."""
-    found: list[Mapped] = []
-    for run in runs:
-        if found:
-            last = found[-1]
-            if (
-                last.logical + last.blocks == run.logical
-                and last.start + last.blocks == run.start
-                and last.is_unwritten == run.is_unwritten
-            ):
-                found[-1] = last._replace(blocks=last.blocks + run.blocks)
-                continue
-        found.append(run)
-    return found
-
-
-def cut_extents(runs: Sequence[Mapped]) -> list[Mapped]:
-    """Return runs cut into what one extent can hold, ascending.
-
-    Raises:
-        UnsupportedError: a file block number above 32 bits.
-    """
-    extents = []
-    for logical, start, blocks, is_unwritten in runs:
-        if logical + blocks > _MASK32:
-            raise UnsupportedError("ext file of 2**32 or more blocks")
-        longest = ext.MAX_UNWRITTEN_LENGTH if is_unwritten else ext.MAX_WRITTEN_LENGTH
-        for at in range(0, blocks, longest):
-            part = min(longest, blocks - at)
-            extents.append(Mapped(logical + at, start + at, part, is_unwritten))
-    return extents
-
-
-def tree_blocks_of(extents: int, block_size: int) -> int:
-    """Return the blocks an extent tree needs outside the inode."""
-    total, entries = 0, extents
-    while entries > INLINE_EXTENTS:
-        entries = -(-entries // entries_per_block(block_size))
-        total += entries
-    return total
-
-
-def build_extent_tree(
-    extents: Sequence[Mapped], places: Sequence[int], *, block_size: int, seed: int | None
-) -> tuple[bytes, list[bytearray]]:
-    """Return the i_block and the tree blocks in the order of `places`.
-
-    Args:
-        extents: as `cut_extents` returns them.
-        places: `tree_blocks_of` block numbers; leaves come first, then level on level.
-        block_size: bytes.
-        seed: of the inode's checksums, None without them.
-    """
-    entries = [_pack_leaf(extent) for extent in extents]
-    firsts = [extent.logical for extent in extents]
-    per_block = entries_per_block(block_size)
-    blocks: list[bytearray] = []
-    depth = 0
-    while len(entries) > INLINE_EXTENTS:
-        above, above_firsts = [], []
-        for at in range(0, len(entries), per_block):
-            part = entries[at : at + per_block]
-            header = ext.ExtentHeader(ext.EXTENT_MAGIC, len(part), per_block, depth, 0)
-            block = bytearray((header.pack() + b"".join(part)).ljust(block_size, b"\0"))
-            if seed is not None:
-                seal_extent_block(seed, block, per_block)
-            place = places[len(blocks)]
-            index = ext.ExtentIndex(firsts[at], place & _MASK32, place >> 32, 0)
-            above.append(index.pack())
-            above_firsts.append(firsts[at])
-            blocks.append(block)
-        entries, firsts = above, above_firsts
-        depth += 1
-    header = ext.ExtentHeader(ext.EXTENT_MAGIC, len(entries), INLINE_EXTENTS, depth, 0)
-    return header.pack() + b"".join(entries), blocks
-
-
-def _pack_leaf(extent: Mapped) -> bytes:
-    length = extent.blocks + (_UNWRITTEN_MARK if extent.is_unwritten else 0)
-    return ext.ExtentLeaf(extent.logical, length, extent.start >> 32, extent.start & _MASK32).pack()
 
 
 class BlockMap:
