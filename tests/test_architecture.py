@@ -1,49 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dependencies point one way: the table of docs/architecture.md, enforced."""
+"""Dependencies point one way: the table of docs/architecture.md, read and enforced."""
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
+import tomllib
 from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("backup", "fsdrivers", "imagebuilder", "rebuild", "templates", "vm")
-# Package -> what it may import besides the standard library and itself; longest prefix decides.
-ALLOWED: dict[str, tuple[str, ...]] = {
-    "fsdrivers": ("construct", "crc32c"),
-    "backup.objects": ("msgpack", "zstandard", "blake3", "cryptography"),
-    "backup": ("backup.objects", "cryptography"),
-    "backup.store": ("backup", "sqlalchemy", "alembic"),
-    "backup.agent": ("backup", "fsdrivers", "blake3"),
-    "backup.server": (
-        "backup",
-        "starlette",
-        "uvicorn",
-        "anyio",
-        "cryptography",
-    ),
-    "rebuild": ("fsdrivers", "backup.objects", "regipy", "zstandard"),
-    "templates": ("jinja2",),
-    "imagebuilder": ("backup", "templates", "pycdlib", "pyfatfs", "jinja2", "zstandard"),
-    "imagebuilder.cli": ("backup", "fsdrivers", "rebuild", "vm", "templates", "imagebuilder"),
-    "vm": ("qemu",),
-}
-FORBIDDEN: dict[str, tuple[str, ...]] = {
-    "backup": ("backup.agent", "backup.server"),
-    "backup.agent": ("backup.server",),
-    "backup.store": ("backup.agent", "backup.client", "backup.server"),
-    "backup.server": ("backup.agent",),
-    "imagebuilder": ("backup.agent", "backup.server"),
-}
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+# _typeshed: types of the standard library that only the type checker sees.
+STANDARD_LIBRARY = {*sys.stdlib_module_names, "_typeshed"}
 
 
-def sources() -> list[Path]:
-    """Return every module of the product."""
-    return [path for name in OURS for path in sorted((ROOT / name).rglob("*.py"))]
+def read_table() -> dict[str, list[str]]:
+    """Return the rows of the document: package, and what it may import besides itself."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| `([\w.]+)` \|[^|]*\|([^|]*)\|$", text, re.MULTILINE)
+    return {package: re.findall(r"`([\w.]+)`", names) for package, names in rows}
 
 
 def module_of(path: Path) -> str:
@@ -52,50 +35,116 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports_of(path: Path) -> Iterator[str]:
-    """Yield the dotted names that a module imports at any level, type checking included."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            assert node.module is not None
-            yield node.module
+SOURCES = {module_of(path): path for name in OURS for path in sorted((ROOT / name).rglob("*.py"))}
+TABLE = read_table()
 
 
-def covers(prefix: str, name: str) -> bool:
-    """Tell whether `prefix` is `name` or a package above it."""
-    return name == prefix or name.startswith(prefix + ".")
+@cache
+def imports_of(module: str) -> frozenset[str]:
+    """Return what a module imports: in functions, for type checking, and by name, too."""
+    return frozenset(_iter_imports(module))
 
 
-def rule_of(module: str) -> str:
-    """Return the row of the table that a module falls under."""
-    return max((row for row in ALLOWED if covers(row, module)), key=len)
+def _iter_imports(module: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(SOURCES[module].read_text())):
+        match node:
+            case ast.Import():
+                yield from (alias.name for alias in node.names)
+            case ast.ImportFrom():
+                assert node.level == 0, f"{module}: relative import"
+                assert node.module
+                for alias in node.names:
+                    name = f"{node.module}.{alias.name}"
+                    yield name if name in SOURCES else node.module
+            case ast.Call(
+                func=ast.Attribute(attr="find_spec" | "import_module")
+                | ast.Name(id="find_spec" | "import_module"),
+                args=[ast.Constant(value=str(name)), *_],
+            ):
+                yield name
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_follow_the_table(path: Path) -> None:
-    """A module imports only what its package's row of the table allows."""
-    row = rule_of(module_of(path))
-    own = row if row != "imagebuilder.cli" else "imagebuilder"
-    for name in imports_of(path):
-        # _typeshed: types of the standard library that only the type checker sees.
-        stdlib = {*sys.stdlib_module_names, "_typeshed"}
-        if name.partition(".")[0] in stdlib or covers(own, name):
-            wrong = [bad for bad in FORBIDDEN.get(row, ()) if covers(bad, name)]
-            assert not wrong, f"{name} is out of bounds for {row}"
-            continue
-        assert any(covers(allowed, name) for allowed in ALLOWED[row]), f"{row} imports {name}"
-        wrong = [bad for bad in FORBIDDEN.get(row, ()) if covers(bad, name)]
-        assert not wrong, f"{name} is out of bounds for {row}"
+def row_of(module: str) -> str:
+    """Return the row that a module of ours falls under, or the top package of a foreign one."""
+    rows = [row for row in TABLE if f"{module}.".startswith(f"{row}.")]
+    return max(rows, key=len, default=module.partition(".")[0])
+
+
+def needs_of(module: str) -> set[str]:
+    """Return what the row of a module has to name for its imports."""
+    needed = {row_of(name) for name in imports_of(module)}
+    return needed - STANDARD_LIBRARY - {row_of(module)}
+
+
+def test_the_table_is_read() -> None:
+    """Every module of the product falls under a row, and every row has modules."""
+    assert {row_of(module) for module in SOURCES} == set(TABLE)
+
+
+def test_no_row_runs_up() -> None:
+    """Of our own packages a row names only those above it."""
+    above: list[str] = []
+    for package, names in TABLE.items():
+        assert [name for name in names if name in TABLE and name not in above] == []
+        above.append(package)
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_imports_follow_the_table(module: str) -> None:
+    """A module imports only what its package's row of the table names."""
+    assert needs_of(module) <= set(TABLE[row_of(module)])
+
+
+def test_the_table_names_nothing_that_is_not_needed() -> None:
+    """What a row names, a module of its package imports."""
+    needed: dict[str, set[str]] = {row: set() for row in TABLE}
+    for module in SOURCES:
+        needed[row_of(module)] |= needs_of(module)
+    assert {row: set(names) for row, names in TABLE.items()} == needed
+
+
+def test_no_modules_import_each_other() -> None:
+    """There is no circle of imports, those inside functions and for type checking included."""
+    graph = {
+        module: {name for name in imports_of(module) if name in SOURCES and name != module}
+        for module in SOURCES
+        if row_of(module) != "rebuild"
+    }
+    circle: list[str] = []
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        circle = error.args[1]
+    assert circle == []
+
+
+def test_parts_of_a_driver_stand_side_by_side() -> None:
+    """What makes, changes and checks volumes of a driver does not import one another."""
+
+    def part_of(name: str) -> tuple[str, str] | None:
+        found = re.match(r"fsdrivers\.(\w+)\.(mkfs|edit|check)\b", name)
+        return (found[1], found[2]) if found else None
+
+    crossing = [
+        (module, name)
+        for module in SOURCES
+        if (part := part_of(module))
+        for name in imports_of(module)
+        if (other := part_of(name)) and other != part
+    ]
+    assert crossing == []
+
+
+def test_what_is_imported_is_required() -> None:
+    """The distribution of everything foreign that is imported is a dependency."""
+    declared = SETTINGS["project"]["dependencies"]
+    required = {re.split(r"[^\w.-]", line)[0].lower() for line in declared}
+    foreign = {name for names in TABLE.values() for name in names if name not in TABLE}
+    found = packages_distributions()
+    assert [name for name in foreign if not required & {d.lower() for d in found[name]}] == []
 
 
 def test_every_package_is_shipped() -> None:
     """A package of the tree is in the distribution, and the other way round."""
-    import tomllib
-
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    shipped = set(settings["tool"]["setuptools"]["packages"])
-
-    found = {module_of(path) for path in sources() if path.name == "__init__.py"}
-    assert shipped == found
+    found = {module for module, path in SOURCES.items() if path.name == "__init__.py"}
+    assert set(SETTINGS["tool"]["setuptools"]["packages"]) == found

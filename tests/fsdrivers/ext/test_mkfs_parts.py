@@ -12,29 +12,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsdrivers.errors import NoSpaceError, UnsupportedError
-from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.format.flags import HashVersion, InodeFlags
-from fsdrivers.ext.htree import name_hash
-from fsdrivers.ext.mkfs.directories import (
-    ENTRY_PACKERS,
-    ENTRY_SIZES,
-    Directory,
-    DirectoryBuilder,
-)
-from fsdrivers.ext.mkfs.extents import (
-    BlockMap,
+from fsdrivers.ext.extents import (
+    Mapped,
     build_extent_tree,
     cut_extents,
     entries_per_block,
     joined,
     tree_blocks_of,
 )
+from fsdrivers.ext.format import records as ext
+from fsdrivers.ext.format.flags import HashVersion, InodeFlags
+from fsdrivers.ext.htree import name_hash
+from fsdrivers.ext.mkfs.blockmap import BlockMap
+from fsdrivers.ext.mkfs.directories import (
+    ENTRY_PACKERS,
+    ENTRY_SIZES,
+    Directory,
+    DirectoryBuilder,
+)
 from fsdrivers.ext.mkfs.files import dense_map_blocks, map_blocks_of, ranges_of
 from fsdrivers.ext.mkfs.groups import bitmap_of
 from fsdrivers.ext.mkfs.hashing import name_hashes
-from fsdrivers.ext.mkfs.inodes import InodeTable, device_block
+from fsdrivers.ext.mkfs.inodes import InodeTable
 from fsdrivers.ext.mkfs.shape import Shape, plan_geometry
-from fsdrivers.ext.mkfs.space import ChunkReader, Mapped, Space
+from fsdrivers.ext.mkfs.space import ChunkReader, Space
+from fsdrivers.ext.nodes import pack_device
 from fsdrivers.volume import Kind, Node
 
 SEED = (0x11111111, 0x22222222, 0x33333333, 0x44444444)
@@ -281,12 +283,12 @@ def test_inode_fields() -> None:
 
 def test_device_numbers() -> None:
     """Small numbers use the old encoding, large ones the new, larger ones are refused."""
-    assert device_block((8, 17)) == struct.pack("<I", 0x0811)
-    assert device_block((259, 70000)) == struct.pack("<II", 0, 0x11110370)
-    assert device_block((1, 256)) == struct.pack("<II", 0, 1 << 8 | 1 << 20)
+    assert pack_device((8, 17)) == struct.pack("<I", 0x0811)
+    assert pack_device((259, 70000)) == struct.pack("<II", 0, 0x11110370)
+    assert pack_device((1, 256)) == struct.pack("<II", 0, 1 << 8 | 1 << 20)
     for device in ((4096, 0), (0, 1 << 20), (-1, 0)):
         with pytest.raises(UnsupportedError):
-            device_block(device)
+            pack_device(device)
 
 
 def builder(block_size: int = 1024, **changes: object) -> DirectoryBuilder:
