@@ -25,8 +25,8 @@ from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from fsdrivers.volume import Description, Layout, StreamLayout
+    from imagebuilder.cli.fs.open import Image
     from imagebuilder.cli.fs.source import HostTree
-    from imagebuilder.cli.fs.volume import Mkfs
 
 BUFFER_SIZE = 4 << 20  # bytes written at once
 WIPED_SIZE = 1 << 20  # bytes at the start: no old signature shows while the volume is made
@@ -61,7 +61,7 @@ class Job:
 
 @paused_collector()
 def populate(
-    options: Mkfs,
+    options: Image,
     source: str,
     plan: Callable[..., Layout],
     description: Description,
