@@ -18,7 +18,8 @@ import dataclasses
 import re
 import struct
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Self, TypeVar, dataclass_transform
@@ -47,6 +48,10 @@ u64 = Annotated[int, construct.Int64ul]
 i8 = Annotated[int, construct.Int8sl]
 u32be = Annotated[int, construct.Int32ub]
 
+# Codecs of one integer.
+U16, U32, U64 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")
+U32BE, U64BE = struct.Struct(">I"), struct.Struct(">Q")
+
 
 class Record:
     """Base of all on-disk records.  `SIZE` and `OFFSETS` are in bytes."""
@@ -70,6 +75,12 @@ class Record:
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.OFFSETS)
         return f"{type(self).__qualname__}({fields})"
+
+    @classmethod
+    def codec(cls) -> struct.Struct:
+        """Return CODEC, for hot paths: a record object costs some microseconds more."""
+        assert cls.CODEC is not None, "all fields are of fixed width and one byte order"
+        return cls.CODEC
 
     @classmethod
     def unpack(cls, data: bytes | bytearray | memoryview, offset: int = 0) -> Self:
@@ -200,31 +211,43 @@ def _derive_codec(subcons: list[Any]) -> struct.Struct | None:
     return struct.Struct((orders.pop() if orders else "<") + "".join(codes))
 
 
-def field_formats(record: type[Record]) -> dict[str, str]:
-    """Return the struct format of each field of a record that has a CODEC."""
-    assert record.CODEC is not None
-    codes = re.findall(r"\d*[a-zA-Z]", record.CODEC.format)
-    return dict(zip(record.OFFSETS, codes, strict=True))
-
-
 def sparse_codec(
-    record: type[Record], names: tuple[str, ...], *, end: int, size: int
+    record: type[Record],
+    names: Sequence[str] | None = None,
+    *,
+    start: int = 0,
+    end: int | None = None,
 ) -> struct.Struct:
-    """Return a codec of some fields of a record, in their order; the others become zeros.
+    """Return a codec of some fields of a record, in their order.
+
+    The others are passed over when unpacking and become zeros when packing.
 
     Args:
         record: has a CODEC.
-        names: of fields, ascending.
-        end: offset behind the last field that exists.
-        size: of the whole; if more than `end`, one more value fills the rest.
+        names: of fields, ascending; None for all that are not reserved, to the record's end.
+        start: offset at which the codec begins.
+        end: offset at which it ends; None for the end of the last field.
     """
-    formats = field_formats(record)
-    parts, at = ["<"], 0
+    codec = record.codec()
+    formats = dict(zip(record.OFFSETS, re.findall(r"\d*[a-zA-Z]", codec.format), strict=True))
+    if names is None:
+        names = [name for name in formats if not name.startswith("reserved")]
+        end = end or record.SIZE
+    parts, at = [codec.format[0]], start
     for name in names:
-        offset = record.OFFSETS[name]
-        parts.append(f"{offset - at}x{formats[name]}")
-        at = offset + struct.calcsize(f"<{formats[name]}")
-    parts.append(f"{end - at}x")
-    if size > end:
-        parts.append(f"{size - end}s")
-    return struct.Struct("".join(parts))
+        parts.append(f"{record.OFFSETS[name] - at}x{formats[name]}")
+        at = record.OFFSETS[name] + record.WIRE[name].sizeof()
+    return struct.Struct("".join(parts) + f"{(end or at) - at}x")
+
+
+def joined_codec(*parts: struct.Struct | int) -> struct.Struct:
+    """Return one codec of little-endian parts in sequence; a number stands for as many bytes."""
+    return struct.Struct(
+        "<" + "".join(f"{p}s" if isinstance(p, int) else p.format.removeprefix("<") for p in parts)
+    )
+
+
+@cache
+def words_codec(count: int, order: str = "<") -> struct.Struct:
+    """Return the codec of `count` words of 32 bits, little-endian unless `order` is ">"."""
+    return struct.Struct(f"{order}{count}I")

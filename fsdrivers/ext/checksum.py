@@ -11,7 +11,6 @@ out as it is, so that checksums chain.  Source: [kernel-ext4] "Checksums".
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections.abc import Callable
 from functools import cache
@@ -21,6 +20,7 @@ from importlib.util import module_from_spec
 from fsdrivers.ext.format import journal as jbd2
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import FileType
+from fsdrivers.record import U16, U32, U32BE, U64, words_codec
 
 Buffer = bytes | bytearray | memoryview
 
@@ -45,10 +45,7 @@ def _find_wheel() -> Callable[[Buffer, int], int] | None:
 CRC32C_POLYNOMIAL = 0x82F63B78  # reflected
 CRC16_POLYNOMIAL = 0xA001  # reflected
 ONES = 0xFFFFFFFF
-_U32 = struct.Struct("<I")
-_U32BE = struct.Struct(">I")
-_U64 = struct.Struct("<Q")
-_INODE_IDENTITY = struct.Struct("<II")  # number, generation
+_INODE_IDENTITY = words_codec(2)  # number, generation
 
 
 def python_crc32c(seed: int, data: Buffer) -> int:
@@ -59,7 +56,7 @@ def python_crc32c(seed: int, data: Buffer) -> int:
     byte_table, first, second = _crc32c_tables()
     crc = seed
     whole = len(data) & ~3
-    for (word,) in struct.iter_unpack("<I", memoryview(data)[:whole]):
+    for (word,) in U32.iter_unpack(memoryview(data)[:whole]):
         crc ^= word
         crc = second[crc & 0xFFFF] ^ first[crc >> 16]
     for byte in memoryview(data)[whole:]:
@@ -163,7 +160,7 @@ def superblock_checksum(data: Buffer) -> int:
 
 def seal_superblock(data: bytearray) -> None:
     """Store the checksum of a superblock of 1024 bytes."""
-    _U32.pack_into(data, _SUPERBLOCK_AT, superblock_checksum(data))
+    U32.pack_into(data, _SUPERBLOCK_AT, superblock_checksum(data))
 
 
 # Group descriptor: number, then itself.
@@ -174,14 +171,14 @@ _DESCRIPTOR_AT = ext.GroupDescriptor.OFFSETS["checksum"]
 def group_descriptor_checksum(seed: int, group: int, descriptor: Buffer) -> int:
     """Return the 16-bit checksum with metadata_csum; `descriptor` is as long as on disk."""
     data = bytes(descriptor)
-    covered = _U32.pack(group) + data[:_DESCRIPTOR_AT] + b"\0\0" + data[_DESCRIPTOR_AT + 2 :]
+    covered = U32.pack(group) + data[:_DESCRIPTOR_AT] + b"\0\0" + data[_DESCRIPTOR_AT + 2 :]
     return crc32c(seed, covered) & 0xFFFF
 
 
 def group_descriptor_crc16(uuid: bytes, group: int, descriptor: Buffer) -> int:
     """Return the checksum with uninit_bg alone: here the field is left out, not zeroed."""
     data = bytes(descriptor)
-    covered = uuid + _U32.pack(group) + data[:_DESCRIPTOR_AT] + data[_DESCRIPTOR_AT + 2 :]
+    covered = uuid + U32.pack(group) + data[:_DESCRIPTOR_AT] + data[_DESCRIPTOR_AT + 2 :]
     return crc16(0xFFFF, covered)
 
 
@@ -194,7 +191,7 @@ def seal_group_descriptor(
         if seed is None
         else group_descriptor_checksum(seed, group, descriptor)
     )
-    struct.pack_into("<H", descriptor, _DESCRIPTOR_AT, value)
+    U16.pack_into(descriptor, _DESCRIPTOR_AT, value)
 
 
 def bitmap_checksum(seed: int, bitmap: Buffer, bits: int) -> int:
@@ -273,9 +270,9 @@ def is_inode_valid(seed: int, number: int, inode: bytes) -> bool:
 def seal_inode(seed: int, number: int, inode: bytearray) -> None:
     """Store the checksum of an inode as long as on disk; `seed` is the volume's."""
     value = inode_checksum(seed, number, inode)
-    struct.pack_into("<H", inode, _INODE_LOW_AT, value & 0xFFFF)
+    U16.pack_into(inode, _INODE_LOW_AT, value & 0xFFFF)
     if has_high_inode_checksum(inode):
-        struct.pack_into("<H", inode, _INODE_HIGH_AT, value >> 16)
+        U16.pack_into(inode, _INODE_HIGH_AT, value >> 16)
 
 
 # Extent block: up to its tail, which stands after the last possible entry.
@@ -294,7 +291,7 @@ def extent_block_checksum(seed: int, block: Buffer, max_entries: int) -> int:
 def seal_extent_block(seed: int, block: bytearray, max_entries: int) -> None:
     """Store the checksum of an extent block; `seed` is the inode's."""
     value = extent_block_checksum(seed, block, max_entries)
-    _U32.pack_into(block, extent_tail_offset(max_entries), value)
+    U32.pack_into(block, extent_tail_offset(max_entries), value)
 
 
 # Directory block: all but the tail, which looks like an unused entry.
@@ -314,14 +311,14 @@ def directory_block_checksum(seed: int, block: Buffer) -> int:
 
 def is_directory_block_valid(seed: int, block: Buffer) -> bool:
     """Compare the checksum of a directory block that has a tail; `seed` is the inode's."""
-    (stored,) = _U32.unpack_from(block, len(block) - 4)
+    (stored,) = U32.unpack_from(block, len(block) - 4)
     return bool(stored == directory_block_checksum(seed, block))
 
 
 def seal_directory_block(seed: int, block: bytearray) -> None:
     """Write the tail of a directory block, whose entries end before it; `seed` is the inode's."""
     value = directory_block_checksum(seed, block)
-    block[-ext.DirectoryTail.SIZE :] = _TAIL_PREFIX + _U32.pack(value)
+    block[-ext.DirectoryTail.SIZE :] = _TAIL_PREFIX + U32.pack(value)
 
 
 # Index block of a directory: used slots, then the tail after the last possible slot.
@@ -360,14 +357,14 @@ def is_dx_valid(seed: int, block: Buffer, count_offset: int) -> bool:
     at = dx_tail_offset(block, count_offset)
     if at + 4 > len(block):
         return False
-    (stored,) = _U32.unpack_from(block, at)
+    (stored,) = U32.unpack_from(block, at)
     return bool(stored == dx_checksum(seed, block, count_offset))
 
 
 def seal_dx(seed: int, block: bytearray, count_offset: int) -> None:
     """Store the checksum of an index block; `seed` is the inode's."""
     value = dx_checksum(seed, block, count_offset)
-    _U32.pack_into(block, dx_tail_offset(block, count_offset), value)
+    U32.pack_into(block, dx_tail_offset(block, count_offset), value)
 
 
 # Blocks whose record has the field inside: block number (LE64) where it is bound, then the block.
@@ -384,12 +381,12 @@ _XATTR_AT = ext.XattrBlockHeader.OFFSETS["checksum"]
 
 def xattr_block_checksum(seed: int, block_number: int, block: Buffer) -> int:
     """Return the checksum of an extended attribute block; `seed` is the volume's."""
-    return _checksum_around(crc32c(seed, _U64.pack(block_number)), block, _XATTR_AT)
+    return _checksum_around(crc32c(seed, U64.pack(block_number)), block, _XATTR_AT)
 
 
 def seal_xattr_block(seed: int, block_number: int, block: bytearray) -> None:
     """Store the checksum of an extended attribute block; `seed` is the volume's."""
-    _U32.pack_into(block, _XATTR_AT, xattr_block_checksum(seed, block_number, block))
+    U32.pack_into(block, _XATTR_AT, xattr_block_checksum(seed, block_number, block))
 
 
 _MMP_AT = ext.Mmp.OFFSETS["checksum"]
@@ -402,12 +399,12 @@ def mmp_checksum(seed: int, data: Buffer) -> int:
 
 def seal_mmp(seed: int, data: bytearray) -> None:
     """Store the checksum of a multiple mount protection block; `seed` is the volume's."""
-    _U32.pack_into(data, _MMP_AT, mmp_checksum(seed, data))
+    U32.pack_into(data, _MMP_AT, mmp_checksum(seed, data))
 
 
 def orphan_block_checksum(seed: int, block_number: int, block: Buffer) -> int:
     """Return the checksum of a block of the orphan file; `seed` is that inode's."""
-    bound = crc32c(seed, _U64.pack(block_number))
+    bound = crc32c(seed, U64.pack(block_number))
     return crc32c(bound, memoryview(block)[: -ext.OrphanTail.SIZE])
 
 
@@ -430,7 +427,7 @@ def journal_superblock_checksum(data: Buffer) -> int:
 
 def seal_journal_superblock(data: bytearray) -> None:
     """Store the checksum of a journal superblock of 1024 bytes."""
-    _U32BE.pack_into(data, _JOURNAL_SUPERBLOCK_AT, journal_superblock_checksum(data))
+    U32BE.pack_into(data, _JOURNAL_SUPERBLOCK_AT, journal_superblock_checksum(data))
 
 
 def journal_tail_checksum(seed: int, block: Buffer) -> int:
@@ -445,4 +442,4 @@ def journal_commit_checksum(seed: int, block: Buffer) -> int:
 
 def journal_data_checksum(seed: int, sequence: int, block: Buffer) -> int:
     """Return the checksum of a logged block as it stands in the log; CSUM_V2 keeps 16 bits."""
-    return crc32c(crc32c(seed, _U32BE.pack(sequence)), block)
+    return crc32c(crc32c(seed, U32BE.pack(sequence)), block)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 
 from fsdrivers.device import Device
@@ -12,15 +11,17 @@ from fsdrivers.ext import blockmap, extents, xattrs
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import InodeFlags, XattrIndex
 from fsdrivers.ext.metadata import Metadata, covered_inode, extra_isize_of
+from fsdrivers.record import joined_codec, sparse_codec
 from fsdrivers.volume import Extent
 
 _BLOCK_AT = ext.Inode.OFFSETS["block"]
 _BLOCK_END = _BLOCK_AT + 60
 _EXTENTS = int(InodeFlags.EXTENTS)  # an operation of the enumeration costs 1 us
-_FLAGS = struct.Struct(f"<{ext.Inode.OFFSETS['flags']}xI")
-# An extent tree of one leaf entry in the inode, as nearly all small files have it: header's
-# magic, entries, maximum and depth, then the entry.
-_ONE_LEAF = struct.Struct(f"<{_BLOCK_AT}xHHHH4xIHHI")
+_FLAGS = sparse_codec(ext.Inode, ("flags",))
+# An extent tree of one leaf entry in the inode, as nearly all small files have it.
+_ONE_LEAF = joined_codec(
+    sparse_codec(ext.Inode, (), end=_BLOCK_AT), ext.ExtentHeader.codec(), ext.ExtentLeaf.codec()
+)
 
 
 def extents_of(
@@ -40,7 +41,7 @@ def extents_of(
     size = metadata.geometry.block_size
     (flags,) = _FLAGS.unpack_from(raw)
     if flags & _EXTENTS:
-        magic, entries, slots, depth, logical, length, high, low = _ONE_LEAF.unpack_from(raw)
+        magic, entries, slots, depth, _, logical, length, high, low = _ONE_LEAF.unpack_from(raw)
         if magic == ext.EXTENT_MAGIC and entries == 1 and slots <= 4 and depth == 0:
             start, geometry = low | high << 32, metadata.geometry
             is_inside = geometry.first_data_block < start <= geometry.blocks_count - length

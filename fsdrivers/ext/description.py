@@ -7,7 +7,6 @@ says.  `feature_*` are the raw words without the flags of the moment (`TRANSIENT
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,6 +15,7 @@ from fsdrivers.ext.format.flags import Compat, Incompat, RoCompat
 from fsdrivers.ext.format.journal import JournalSuperblock
 from fsdrivers.ext.geometry import Geometry
 from fsdrivers.ext.quota import QuotaFacts, describe_quota
+from fsdrivers.record import words_codec
 from fsdrivers.volume import Plain
 
 # Plain integers: the complement of an IntFlag forgets the bits that have no name.
@@ -169,6 +169,6 @@ def _journal(superblock: ext.Superblock, journal: JournalSuperblock | None) -> d
         }
     elif superblock.journal_inode and superblock.journal_backup_type == _HAS_JOURNAL_COPY:
         # The journal is damaged; the superblock keeps the size of its inode.
-        high, low = struct.unpack_from("<II", superblock.journal_blocks, _JOURNAL_SIZE_AT)
+        high, low = words_codec(2).unpack_from(superblock.journal_blocks, _JOURNAL_SIZE_AT)
         facts["journal_blocks"] = (high << 32 | low) // superblock.block_size
     return facts

@@ -16,9 +16,7 @@ from fsdrivers.ext.format import records as ext
 from fsdrivers.printable import printable
 
 _HEAD = ext.DirectoryEntryHead.SIZE
-_CODEC = ext.DirectoryEntryHead.CODEC
-assert _CODEC is not None
-_unpack_head = _CODEC.unpack_from
+_unpack_head = ext.DirectoryEntryHead.codec().unpack_from
 
 
 class Name(NamedTuple):

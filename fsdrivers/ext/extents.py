@@ -64,7 +64,7 @@ def iter_runs(
             _check_strictly(node, header, at, None if depth is None else low)
         end = _HEADER + header.entries * _SLOT
         if header.depth == 0:
-            for values in ext.ExtentLeaf.CODEC.iter_unpack(node[_HEADER:end]):  # type: ignore[union-attr]
+            for values in ext.ExtentLeaf.codec().iter_unpack(node[_HEADER:end]):
                 run = _run(values)
                 _check_run(metadata, run, max(reached, low), at)
                 reached = run.logical + run.blocks

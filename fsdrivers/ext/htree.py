@@ -7,10 +7,9 @@ three of eight steps each ("half MD4").  SipHash (casefold with encryption) is n
 
 from __future__ import annotations
 
-import struct
-
 from fsdrivers.errors import UnsupportedError
 from fsdrivers.ext.format.flags import HashVersion
+from fsdrivers.record import words_codec
 
 Words4 = tuple[int, int, int, int]
 
@@ -19,7 +18,6 @@ EOF_HASH = 0xFFFFFFFE  # HTREE_EOF: no name may have it
 _MASK = 0xFFFFFFFF
 _TEA_DELTA = 0x9E3779B9
 _UNSIGNED_OF = 3  # distance from a hash version to its unsigned sister
-_SEED = struct.Struct("<4I")
 _K2, _K3 = 0x5A827999, 0x6ED9EBA1
 # Which words a round takes, and how far each step rotates.
 _ROUND_2_WORDS = (1, 3, 5, 7, 0, 2, 4, 6)
@@ -28,7 +26,7 @@ _ROUND_3_WORDS = (3, 7, 2, 6, 1, 5, 0, 4)
 
 def unpack_seed(hash_seed: bytes) -> Words4:
     """Return the four words of the superblock's `hash_seed` (16 bytes)."""
-    a, b, c, d = _SEED.unpack(hash_seed)
+    a, b, c, d = words_codec(4).unpack(hash_seed)
     return a, b, c, d
 
 
@@ -85,7 +83,7 @@ def _words(chunk: bytes, remaining: int, count: int, signed: bool) -> list[int]:
     """
     pad = remaining * 0x01010101 & _MASK
     if len(chunk) == count * 4 and (not signed or chunk.isascii()):
-        return list(struct.unpack(f">{count}I", chunk))
+        return list(words_codec(count, ">").unpack(chunk))
     words = []
     for at in range(0, len(chunk), 4):
         value = pad

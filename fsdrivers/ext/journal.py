@@ -17,7 +17,6 @@ Source: [kernel-ext4] "Journal (jbd2)"; the ends of a log as linux fs/jbd2/recov
 
 from __future__ import annotations
 
-import struct
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from fsdrivers.ext.format.flags import Compat, Incompat, InodeFlags
 from fsdrivers.ext.format.journal import JournalBlock, JournalCompat, JournalIncompat, TagFlags
 from fsdrivers.ext.metadata import Metadata
 from fsdrivers.ext.overlay import Overlay
+from fsdrivers.record import U32BE, U64BE
 
 _KNOWN_INCOMPAT = int(
     JournalIncompat.REVOKE
@@ -43,8 +43,6 @@ _KNOWN_INCOMPAT = int(
 _DEFAULT_FAST_COMMIT_BLOCKS = 256
 _UUID_SIZE = 16
 _CRC32_CHECKSUM = 1  # JournalCommit.checksum_type
-_WORD_BE = struct.Struct(">I")
-_LONG_BE = struct.Struct(">Q")
 
 
 class Tag(NamedTuple):
@@ -301,7 +299,7 @@ def _unpack_revoked(journal: Journal, at: int) -> Iterator[int]:
     end = len(data) - (jbd2.JournalTail.SIZE if journal.has_checksums else 0)
     if used > end:
         raise CorruptError("journal revoke block", journal.position(at), f"up to {end}", used)
-    word = _LONG_BE if journal.has(JournalIncompat.BIT64) else _WORD_BE
+    word = U64BE if journal.has(JournalIncompat.BIT64) else U32BE
     for offset in range(jbd2.JournalRevoke.SIZE, used - word.size + 1, word.size):
         yield word.unpack_from(data, offset)[0]
 
@@ -318,7 +316,7 @@ def _is_commit_valid(
     journal: Journal, data: bytes, commit: jbd2.JournalCommit, data_crc: int
 ) -> bool:
     """Compare the checksum of a commit block, or with the oldest kind that of its transaction."""
-    (stored,) = _WORD_BE.unpack_from(commit.checksums)
+    (stored,) = U32BE.unpack_from(commit.checksums)
     if journal.has_checksums:
         return bool(stored == checksum.journal_commit_checksum(journal.seed, data))
     if journal.superblock.feature_compat & JournalCompat.CHECKSUM:

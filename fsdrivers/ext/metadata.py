@@ -7,7 +7,6 @@ It only reads; with positional reads and caches that threads may share.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -18,6 +17,7 @@ from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import GroupFlags, Incompat, InodeFlags, RoCompat
 from fsdrivers.ext.geometry import Geometry, check_features, geometry_of
 from fsdrivers.ext.rescue import find_backup
+from fsdrivers.record import words_codec
 
 CHUNK_SIZE = 128 << 10  # bytes of an inode table read at once
 CACHED_CHUNKS = 256
@@ -306,6 +306,6 @@ def group_checksum(superblock: ext.Superblock, seed: int | None, group: int, raw
 BlockReader = Callable[[int], bytes]
 
 
-def unpack_words(block: bytes) -> tuple[int, ...]:
+def unpack_words(block: bytes | bytearray) -> tuple[int, ...]:
     """Return a block of little-endian words: block numbers of a map, orphans."""
-    return struct.unpack(f"<{len(block) // 4}I", block)
+    return words_codec(len(block) // 4).unpack(block)

@@ -6,8 +6,6 @@ Source: [kernel-ext4] "Index Nodes"; device numbers as linux include/linux/kdev_
 
 from __future__ import annotations
 
-import struct
-
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ext import checksum, contents, xattrs
 from fsdrivers.ext.format import records as ext
@@ -19,6 +17,7 @@ from fsdrivers.ext.format.flags import (
     XattrIndex,
 )
 from fsdrivers.ext.metadata import Metadata, covered_inode, extra_isize_of
+from fsdrivers.record import U32, words_codec
 from fsdrivers.volume import Kind, Node
 
 KINDS = {
@@ -44,9 +43,7 @@ _REFUSED = {  # what could not be made again
 }
 REFUSED_FLAGS = int(InodeFlags.ENCRYPT | InodeFlags.COMPRBLK | InodeFlags.VERITY)
 _MIN_EXTRA_CREATED = ext.InodeExtended.OFFSETS["created_extra"] - ext.OLD_INODE_SIZE
-_CODEC = ext.InodeExtended.CODEC
-assert _CODEC is not None
-_unpack_inode = _CODEC.unpack_from
+_unpack_inode = ext.InodeExtended.codec().unpack_from
 _BLOCK_AT = ext.Inode.OFFSETS["block"]
 _HURD = 1  # Superblock.creator_os
 
@@ -58,7 +55,7 @@ def refusal_of(flags: int) -> str:
 
 def unpack_device(words: bytes) -> tuple[int, int]:
     """Return (major, minor) from the first two words of `i_block`; the first is the old form."""
-    old, new = struct.unpack_from("<II", words)
+    old, new = words_codec(2).unpack_from(words)
     if old:
         return old >> 8 & 0xFF, old & 0xFF
     return new >> 8 & 0xFFF, new & 0xFF | new >> 12 & 0xFFF00
@@ -70,8 +67,8 @@ def pack_device(device: tuple[int, int]) -> bytes:
     if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
         raise UnsupportedError(f"device number {major}:{minor}")
     if major < 256 and minor < 256:
-        return struct.pack("<I", major << 8 | minor)
-    return struct.pack("<II", 0, minor & 0xFF | major << 8 | (minor & ~0xFF) << 12)
+        return U32.pack(major << 8 | minor)
+    return words_codec(2).pack(0, minor & 0xFF | major << 8 | (minor & ~0xFF) << 12)
 
 
 class NodeReader:

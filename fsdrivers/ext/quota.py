@@ -12,7 +12,6 @@ that have names (aquota.user), which are files like others.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -32,10 +31,11 @@ from fsdrivers.ext.format.quota import (
     QuotaEntry,
     QuotaHeader,
 )
+from fsdrivers.record import words_codec
 from fsdrivers.volume import Description, Plain
 
 ENTRIES_PER_BLOCK = (QUOTA_BLOCK_SIZE - QuotaDataHeader.SIZE) // QuotaEntry.SIZE
-_REFERENCES = struct.Struct(f"<{QUOTA_BLOCK_SIZE // 4}I")
+_REFERENCES = words_codec(QUOTA_BLOCK_SIZE // 4)
 
 
 class QuotaKind(IntEnum):

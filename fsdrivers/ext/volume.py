@@ -13,7 +13,6 @@ journals that need a replay (refused).
 
 from __future__ import annotations
 
-import struct
 import uuid
 from collections.abc import Iterator
 
@@ -27,6 +26,7 @@ from fsdrivers.ext.nodes import REFUSED_FLAGS, NodeReader, refusal_of
 from fsdrivers.ext.orphans import find_orphans, truncated_extents
 from fsdrivers.ext.quota import QuotaFacts, QuotaFile, QuotaKind, file_inodes, unpack_file
 from fsdrivers.printable import printable
+from fsdrivers.record import sparse_codec
 from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
 
 READ_AHEAD = 256 << 10  # bytes of a directory read at once
@@ -35,8 +35,7 @@ MAX_QUOTA_SIZE = 256 << 20  # bytes: three million owners
 _BLOCK_AT = ext.Inode.OFFSETS["block"]
 _BLOCK_END = _BLOCK_AT + 60
 _DOTS = (b".", b"..")
-_LINKS_AT, _FLAGS_AT = ext.Inode.OFFSETS["links_count"], ext.Inode.OFFSETS["flags"]
-_LINKS_AND_FLAGS = struct.Struct(f"<{_LINKS_AT}xH{_FLAGS_AT - _LINKS_AT - 2}xI")
+_LINKS_AND_FLAGS = sparse_codec(ext.Inode, ("links_count", "flags"))
 
 
 class ExtVolume:

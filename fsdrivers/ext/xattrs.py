@@ -11,7 +11,6 @@ writer puts into the inode and which into the block.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from fsdrivers.errors import CorruptError, InvalidNameError
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import XattrIndex
 from fsdrivers.printable import printable
+from fsdrivers.record import U32
 
 Xattr = tuple[bytes, bytes]  # full name, value
 
@@ -26,7 +26,6 @@ INLINE_DATA_NAME = b"data"  # with XattrIndex.SYSTEM: the rest of an inline file
 # What no list holds: the project an inode belongs to, if it is not 0, as a little-endian word.
 # Linux has no attribute for it; under this name it survives wherever attributes do.
 PROJECT_NAME = b"system.ext4_project"
-_PROJECT = struct.Struct("<I")
 _PREFIXES: dict[int, bytes] = {
     XattrIndex.USER: b"user.",
     XattrIndex.TRUSTED: b"trusted.",
@@ -43,8 +42,7 @@ WHOLE_NAMES: dict[int, bytes] = {
 _ACL_INDEXES = (XattrIndex.POSIX_ACL_ACCESS, XattrIndex.POSIX_ACL_DEFAULT)
 INODE_MAGIC = ext.XattrInodeHeader(ext.XATTR_MAGIC).pack()
 _END = bytes(4)
-_ENTRY = struct.Struct("<BBHIII")
-assert _ENTRY.size == ext.XattrEntry.SIZE
+_ENTRY = ext.XattrEntry.codec()
 
 
 class RawXattr(NamedTuple):
@@ -96,7 +94,7 @@ def split_name(name: bytes) -> tuple[int, bytes]:
 
 def project_xattr(project: int) -> Xattr:
     """Return the attribute that stands for a project number."""
-    return PROJECT_NAME, _PROJECT.pack(project)
+    return PROJECT_NAME, U32.pack(project)
 
 
 def project_of(xattrs: Iterable[Xattr]) -> int:
@@ -107,9 +105,9 @@ def project_of(xattrs: Iterable[Xattr]) -> int:
     """
     for name, value in xattrs:
         if name == PROJECT_NAME:
-            if len(value) != _PROJECT.size:
+            if len(value) != U32.size:
                 raise CorruptError("project number", None, "4 bytes", len(value))
-            return int(_PROJECT.unpack(value)[0])
+            return int(U32.unpack(value)[0])
     return 0
 
 
@@ -281,7 +279,7 @@ def entry_hash(suffix: bytes, value: bytes, *, signed: bool = False) -> int:
             byte -= 256
         total = (total << 5 ^ total >> 27 ^ byte) & 0xFFFFFFFF
     padded = value + bytes(-len(value) % 4)
-    for (word,) in struct.iter_unpack("<I", padded):
+    for (word,) in U32.iter_unpack(padded):
         total = (total << 16 ^ total >> 16 ^ word) & 0xFFFFFFFF
     return total
 
@@ -296,9 +294,7 @@ def block_hash(hashes: Iterable[int]) -> int:
     return total
 
 
-_ACL_VERSION = struct.Struct("<I")
-_ACL_SHORT = struct.Struct("<HH")  # tag, permissions
-_ACL_LONG = struct.Struct("<HHI")  # and a user or group id
+_ACL_SHORT, _ACL_LONG = ext.AclEntry.codec(), ext.AclEntryWithId.codec()
 _EXT_ACL_VERSION, _LINUX_ACL_VERSION = 1, 2
 _ACL_TAGS_WITH_ID = (0x02, 0x08)  # ACL_USER, ACL_GROUP
 _ACL_TAGS_WITHOUT_ID = (0x01, 0x04, 0x10, 0x20)  # owner, owning group, mask, others
@@ -311,24 +307,22 @@ def acl_to_linux(value: bytes) -> bytes:
     Raises:
         CorruptError: wrong version, unknown tag or a cut entry.
     """
-    if len(value) < 4 or _ACL_VERSION.unpack_from(value)[0] != _EXT_ACL_VERSION:
+    if len(value) < 4 or U32.unpack_from(value)[0] != _EXT_ACL_VERSION:
         raise CorruptError("POSIX ACL has no version 1 header")
-    parts = [_ACL_VERSION.pack(_LINUX_ACL_VERSION)]
+    parts = [U32.pack(_LINUX_ACL_VERSION)]
     at = 4
-    while at < len(value):
-        try:
-            tag, permissions = _ACL_SHORT.unpack_from(value, at)
-            if tag in _ACL_TAGS_WITH_ID:
-                parts.append(value[at : at + _ACL_LONG.size])
-                _ACL_LONG.unpack_from(value, at)
-                at += _ACL_LONG.size
-                continue
-        except struct.error as error:
-            raise CorruptError("POSIX ACL ends inside an entry") from error
-        if tag not in _ACL_TAGS_WITHOUT_ID:
+    while at + _ACL_SHORT.size <= len(value):
+        tag, permissions = _ACL_SHORT.unpack_from(value, at)
+        if tag in _ACL_TAGS_WITH_ID:
+            parts.append(value[at : at + _ACL_LONG.size])
+            at += _ACL_LONG.size
+        elif tag in _ACL_TAGS_WITHOUT_ID:
+            parts.append(_ACL_LONG.pack(tag, permissions, _ACL_NO_ID))
+            at += _ACL_SHORT.size
+        else:
             raise CorruptError(f"POSIX ACL entry with unknown tag {tag:#x}")
-        parts.append(_ACL_LONG.pack(tag, permissions, _ACL_NO_ID))
-        at += _ACL_SHORT.size
+    if at != len(value):
+        raise CorruptError("POSIX ACL ends inside an entry")
     return b"".join(parts)
 
 
@@ -338,9 +332,9 @@ def acl_to_ext(value: bytes) -> bytes:
     Raises:
         CorruptError: wrong version, unknown tag or a cut entry.
     """
-    if len(value) % 8 != 4 or _ACL_VERSION.unpack_from(value)[0] != _LINUX_ACL_VERSION:
+    if len(value) % 8 != 4 or U32.unpack_from(value)[0] != _LINUX_ACL_VERSION:
         raise CorruptError("POSIX ACL has no version 2 header or a cut entry")
-    parts = [_ACL_VERSION.pack(_EXT_ACL_VERSION)]
+    parts = [U32.pack(_EXT_ACL_VERSION)]
     for tag, permissions, identity in _ACL_LONG.iter_unpack(value[4:]):
         if tag in _ACL_TAGS_WITH_ID:
             parts.append(_ACL_LONG.pack(tag, permissions, identity))

@@ -218,7 +218,7 @@ UNITS_1_AND_2_SIZE: Final = (
 def pack_long_name_entry(ordinal: int, checksum: int, units: bytes) -> bytes:
     """Return the slot of the part that holds `units`, exactly LONG_NAME_PART_SIZE bytes.
 
-    Straight to CODEC: large directories are made of these (0.7 us each, 2.5 as a record).
+    Straight to the codec: large directories are made of these (0.7 us each, 2.5 as a record).
     """
     return _pack_long_name_entry(
         ordinal,
@@ -232,6 +232,5 @@ def pack_long_name_entry(ordinal: int, checksum: int, units: bytes) -> bytes:
     )
 
 
-assert LongNameEntry.CODEC is not None, "all fields are of fixed width"
-_pack_long_name_entry = LongNameEntry.CODEC.pack
+_pack_long_name_entry = LongNameEntry.codec().pack
 _LONG_NAME: Final = Attribute.LONG_NAME.value

@@ -6,7 +6,6 @@ Source: [libfsntfs] "The attributes", "Attribute list"; [ntfs-3g] libntfs-3g/att
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -18,18 +17,14 @@ from fsdrivers.ntfs.format.attributes import (
     ResidentHead,
 )
 from fsdrivers.ntfs.format.records import RecordHead
+from fsdrivers.record import U32, sparse_codec
 
-_RESIDENT: Final = ResidentHead.CODEC
-_LISTED: Final = AttributeListEntry.CODEC
-assert _RESIDENT is not None
-assert _LISTED is not None
-_unpack_resident = _RESIDENT.unpack_from
-_unpack_listed = _LISTED.unpack_from
+_unpack_resident = ResidentHead.codec().unpack_from
+_unpack_listed = AttributeListEntry.codec().unpack_from
 _RESIDENT_SIZE: Final = ResidentHead.SIZE
 _NON_RESIDENT_SIZE: Final = NonResidentHead.SIZE
-_AT: Final = RecordHead.OFFSETS
-_unpack_span = struct.Struct(f"<{_AT['attributes_offset']}xHHI").unpack_from
-_unpack_type = struct.Struct("<I").unpack_from
+_unpack_span = sparse_codec(RecordHead, ("attributes_offset", "used_size")).unpack_from
+_unpack_type = U32.unpack_from
 
 
 class Attribute(NamedTuple):
@@ -71,7 +66,7 @@ def unpack_attributes(record: bytes | bytearray, position: int | None) -> list[A
     Raises:
         CorruptError: one leaves the record or overlaps its own parts.
     """
-    at, _, used = _unpack_span(record)
+    at, used = _unpack_span(record)
     limit = min(used, len(record))
     made: list[Attribute] = []
     while at + 4 <= limit:

@@ -8,12 +8,11 @@ away.  The stride is 512 bytes whatever the sector size.
 
 from __future__ import annotations
 
-import struct
-
 from fsdrivers.errors import CorruptError
 from fsdrivers.ntfs.format.records import FIXUP_STRIDE, RecordHead
+from fsdrivers.record import sparse_codec
 
-_PLACE = struct.Struct(f"<{RecordHead.OFFSETS['fixups_offset']}xHH")
+_PLACE = sparse_codec(RecordHead, ("fixups_offset", "fixups_count"))
 _LAST = FIXUP_STRIDE - 2
 
 

@@ -8,7 +8,6 @@ a circle.  Source: [libfsntfs] "The index"; [ntfs-3g] libntfs-3g/index.c.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -26,6 +25,7 @@ from fsdrivers.ntfs.format.index import (
 from fsdrivers.ntfs.format.records import INDEX_MAGIC, MAXIMUM_INDEX_BLOCK_SIZE
 from fsdrivers.ntfs.mft import FileRecord, Mft
 from fsdrivers.ntfs.streams import read_content
+from fsdrivers.record import sparse_codec
 
 DIRECTORY_INDEX: Final = INDEX_NAME.encode("utf-16-le")
 _READ_SIZE: Final = 1 << 20
@@ -34,10 +34,10 @@ _END: Final = EntryFlag.END.value
 _ENTRY_SIZE: Final = IndexEntry.SIZE
 _NAME_AT: Final = _ENTRY_SIZE + FileName.SIZE
 _LENGTH_AT: Final = _ENTRY_SIZE + FileName.OFFSETS["name_length"]
-# Of an entry of a directory: reference, length, key length, flags; then of its key: length of
-# the name and namespace.
-_unpack_entry = struct.Struct("<QHHH").unpack_from
-_unpack_name = struct.Struct("<BB").unpack_from
+_unpack_entry = sparse_codec(IndexEntry).unpack_from
+_unpack_name = sparse_codec(
+    FileName, ("name_length", "namespace"), start=FileName.OFFSETS["name_length"]
+).unpack_from
 _HEAD_AT: Final = IndexBlock.SIZE
 
 

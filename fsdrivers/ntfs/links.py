@@ -8,17 +8,19 @@ applications), which have no path.
 
 from __future__ import annotations
 
-import struct
 from typing import Final, NamedTuple
 
-from fsdrivers.ntfs.format.attributes import ReparseHead, ReparseTag
+from fsdrivers.ntfs.format.attributes import (
+    SYMLINK_RELATIVE,
+    MountPointPaths,
+    ReparseHead,
+    ReparseTag,
+    SymlinkPaths,
+)
 from fsdrivers.ntfs.names import name_of
 from fsdrivers.ntfs.nodes import XATTR_REPARSE, reparse_tag_of
 from fsdrivers.volume import Node
 
-_PLACES: Final = struct.Struct("<HHHH")  # offset and length of the path and of the path to show
-_FLAGS: Final = struct.Struct("<I")
-_RELATIVE: Final = 1
 _LINK_VERSION: Final = b"\2\0\0\0"  # of a link of WSL
 _NT_PREFIX: Final = b"\\??\\"
 
@@ -51,14 +53,16 @@ def link_of(node: Node) -> Link | None:
 
 def _link_of_paths(data: bytes, *, has_flags: bool) -> Link | None:
     """Return where a symbolic link or a mount point leads."""
-    start = _PLACES.size + (_FLAGS.size if has_flags else 0)
-    if len(data) < start:
+    record = SymlinkPaths if has_flags else MountPointPaths
+    if len(data) < record.SIZE:
         return None
-    at, length, shown_at, shown_length = _PLACES.unpack_from(data)
-    paths = data[start:]
-    path, shown = paths[at : at + length], paths[shown_at : shown_at + shown_length]
-    if len(path) != length or len(shown) != shown_length or length % 2 or shown_length % 2:
+    head, paths = record.unpack(data), data[record.SIZE :]
+    path = paths[head.path_offset : head.path_offset + head.path_length]
+    shown = paths[head.shown_offset : head.shown_offset + head.shown_length]
+    if (len(path), len(shown)) != (head.path_length, head.shown_length):
         return None
-    if has_flags and _FLAGS.unpack_from(data, _PLACES.size)[0] & _RELATIVE:
+    if len(path) % 2 or len(shown) % 2:
+        return None
+    if isinstance(head, SymlinkPaths) and head.flags & SYMLINK_RELATIVE:
         return Link(name_of(path).replace(b"\\", b"/"), True)
     return Link(name_of(shown) or name_of(path).removeprefix(_NT_PREFIX), False)

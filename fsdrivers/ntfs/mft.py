@@ -15,7 +15,6 @@ from $MFTMirr where they are damaged.
 
 from __future__ import annotations
 
-import struct
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -42,6 +41,7 @@ from fsdrivers.ntfs.streams import (
     read_content,
     read_mapped,
 )
+from fsdrivers.record import sparse_codec
 
 _PIECE_SIZE: Final = 64 << 10
 _KEPT_PIECES: Final = 64
@@ -49,9 +49,8 @@ MAXIMUM_LIST_SIZE: Final = 256 << 10  # bytes of an attribute list; Windows' own
 _IN_USE: Final = RecordFlag.IN_USE.value
 _LIST: Final = AttributeType.ATTRIBUTE_LIST.value
 _DATA: Final = AttributeType.DATA.value
-_AT: Final = RecordHead.OFFSETS
-_unpack_head = struct.Struct(
-    f"<4s{_AT['sequence'] - 4}xHHHHII{_AT['base_reference'] - _AT['allocated_size'] - 4}xQ"
+_unpack_head = sparse_codec(
+    RecordHead, ("magic", "sequence", "links", "flags", "used_size", "base_reference")
 ).unpack_from
 
 
@@ -181,7 +180,7 @@ class Mft:
             self.raw_record(number)  # raises
             raise CorruptError(f"MFT record {number} is damaged", self.record_position(number))
         record = data[slot * size : (slot + 1) * size]
-        magic, sequence, links, _, flags, used, _, base = _unpack_head(record)
+        magic, sequence, links, flags, used, base = _unpack_head(record)
         if magic != FILE_MAGIC or not flags & _IN_USE:
             raise CorruptError(
                 f"MFT record {number} is not in use",
@@ -359,7 +358,7 @@ class Mft:
 
 def _is_sound(record: bytes) -> bool:
     """Tell whether an opened record is a base record in use whose attributes can be told apart."""
-    magic, _, _, _, flags, used, _, base = _unpack_head(record)
+    magic, _, _, flags, used, base = _unpack_head(record)
     if magic != FILE_MAGIC or not flags & _IN_USE or used > len(record) or base:
         return False
     try:

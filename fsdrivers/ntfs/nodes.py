@@ -19,7 +19,6 @@ Not kept: quota charged, update sequence numbers (their journal starts anew), $T
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final
@@ -42,6 +41,7 @@ from fsdrivers.ntfs.format.records import REFERENCE_MASK, FileAttribute, Namespa
 from fsdrivers.ntfs.mft import FileRecord, Mft
 from fsdrivers.ntfs.names import name_of
 from fsdrivers.ntfs.times import EPOCH, UNIT_NS
+from fsdrivers.record import sparse_codec
 from fsdrivers.volume import Kind, Node, Stream
 
 XATTR_ACL: Final = b"system.ntfs_acl"
@@ -50,7 +50,12 @@ XATTR_OBJECT_ID: Final = b"system.ntfs_object_id"
 XATTR_EA: Final = b"system.ntfs_ea"
 XATTR_EFS: Final = b"system.ntfs_efsinfo"
 XATTR_INFORMATION: Final = b"system.ntfs_information"
-INFORMATION: Final = struct.Struct("<IIII")  # value of XATTR_INFORMATION
+# Value of XATTR_INFORMATION: neighbours in $STANDARD_INFORMATION.
+INFORMATION: Final = sparse_codec(
+    StandardInformation3,
+    ("maximum_versions", "version", "class_id", "owner_id"),
+    start=StandardInformation3.OFFSETS["maximum_versions"],
+)
 EFS_STREAM: Final = "$EFS".encode("utf-16-le")
 
 _MODE: Final = 0o777
@@ -81,24 +86,11 @@ _FRAME_KINDS: Final = (_STANDARD_INFORMATION, _FILE_NAME, _DESCRIPTOR)
 _OBJECT_ID_SIZE: Final = ObjectId.OFFSETS["birth_volume_id"]
 _OLD_SIZE: Final = StandardInformation.SIZE
 _NEW_SIZE: Final = StandardInformation3.SIZE
-_NEW_CODEC, _OLD_CODEC, _NAME_CODEC = (
-    StandardInformation3.CODEC,
-    StandardInformation.CODEC,
-    FileName.CODEC,
-)
-assert _NEW_CODEC is not None
-assert _OLD_CODEC is not None
-assert _NAME_CODEC is not None
-_unpack_new, _unpack_old, _unpack_name = (
-    _NEW_CODEC.unpack_from,
-    _OLD_CODEC.unpack_from,
-    _NAME_CODEC.unpack_from,
-)
-
-# Of a non-resident attribute's first extent: lowest VCN, allocated and data size.
-_HEAD: Final = NonResidentHead.OFFSETS
-_unpack_sizes = struct.Struct(
-    f"<{_HEAD['lowest_vcn']}xQ{_HEAD['allocated_size'] - _HEAD['lowest_vcn'] - 8}xQQ"
+_unpack_new = StandardInformation3.codec().unpack_from
+_unpack_old = StandardInformation.codec().unpack_from
+_unpack_name = FileName.codec().unpack_from
+_unpack_sizes = sparse_codec(
+    NonResidentHead, ("lowest_vcn", "allocated_size", "data_size")
 ).unpack_from
 
 Xattr = tuple[bytes, bytes]

@@ -10,7 +10,6 @@ Descriptors are opaque here: self-relative, [MS-DTYP] 2.4.6, and kept to the byt
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from fsdrivers.ntfs.format.index import (
     SECURITY_BLOCK_SIZE,
     SecurityHead,
 )
+from fsdrivers.record import U32
 
 
 class StoredDescriptor(NamedTuple):
@@ -33,7 +33,7 @@ class StoredDescriptor(NamedTuple):
 def descriptor_hash(descriptor: bytes) -> int:
     """Return the 32-bit hash of a self-relative descriptor; odd bytes at its end do not count."""
     value = 0
-    for (word,) in struct.iter_unpack("<I", descriptor[: len(descriptor) & ~3]):
+    for (word,) in U32.iter_unpack(descriptor[: len(descriptor) & ~3]):
         value = ((value << 3 | value >> 29) + word) & 0xFFFFFFFF
     return value
 

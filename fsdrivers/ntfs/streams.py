@@ -14,7 +14,6 @@ Encrypted streams are given as they are stored: their last 512-byte block whole.
 
 from __future__ import annotations
 
-import struct
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from fsdrivers.ntfs.compression.lznt1 import decompress
 from fsdrivers.ntfs.format.attributes import AttributeFlag, NonResidentHead
 from fsdrivers.ntfs.geometry import Geometry
 from fsdrivers.ntfs.runs import HOLE, unpack_runs
+from fsdrivers.record import sparse_codec
 from fsdrivers.volume import Extent
 
 _COMPRESSION: Final = AttributeFlag.COMPRESSION_MASK.value
@@ -34,10 +34,10 @@ _COMPRESSED: Final = AttributeFlag.COMPRESSED.value
 _ENCRYPTED: Final = AttributeFlag.ENCRYPTED.value
 _EFS_BLOCK: Final = 512
 _MAXIMUM_UNIT: Final = 1 << 20  # bytes
-_CODEC: Final = NonResidentHead.CODEC
-assert _CODEC is not None
-_unpack_head = _CODEC.unpack_from
-_unpack_vcns = struct.Struct(f"<{NonResidentHead.OFFSETS['lowest_vcn']}xQqH").unpack_from
+_unpack_head = NonResidentHead.codec().unpack_from
+_unpack_vcns = sparse_codec(
+    NonResidentHead, ("lowest_vcn", "highest_vcn", "runs_offset")
+).unpack_from
 _MAXIMUM_CLUSTERS: Final = 1 << 52
 
 

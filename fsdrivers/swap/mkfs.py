@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fsdrivers.errors import CorruptError, NoSpaceError
+from fsdrivers.record import words_codec
 from fsdrivers.swap.format import (
     BAD_PAGES_LIMIT,
     MAGIC,
@@ -82,7 +82,7 @@ def plan_volume(
     last_page = min(pages - 1, LAST_PAGE_LIMIT)
     bad_pages = [page for page in _bad_pages(description.get("bad_pages")) if page <= last_page]
     header = replace(header, last_page=last_page, bad_pages=len(bad_pages))
-    data = header.pack() + struct.pack(f"<{len(bad_pages)}I", *bad_pages)
+    data = header.pack() + words_codec(len(bad_pages)).pack(*bad_pages)
     return SwapLayout(size, data.ljust(PAGE_SIZE - len(MAGIC), b"\0") + MAGIC)
 
 

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, NotRecognisedError, UnsupportedError
+from fsdrivers.record import words_codec
 from fsdrivers.swap.format import (
     BAD_PAGES_LIMIT,
     HIBERNATED_MAGICS,
@@ -67,7 +67,7 @@ class SwapVolume:
         if header.bad_pages > BAD_PAGES_LIMIT:
             limit = f"at most {BAD_PAGES_LIMIT}"
             raise CorruptError("number of bad pages", version + 8, limit, header.bad_pages)
-        bad_pages = struct.unpack_from(f"<{header.bad_pages}I", page, SwapHeader.SIZE)
+        bad_pages = words_codec(header.bad_pages).unpack_from(page, SwapHeader.SIZE)
         return cls(header, bad_pages, magic, size)
 
     def describe(self) -> dict[str, Plain]:

@@ -11,7 +11,20 @@ import construct
 import pytest
 
 from fsdrivers.errors import CorruptError
-from fsdrivers.record import Record, i8, record, u8, u16, u32, u32be, u64
+from fsdrivers.record import (
+    U16,
+    Record,
+    i8,
+    joined_codec,
+    record,
+    sparse_codec,
+    u8,
+    u16,
+    u32,
+    u32be,
+    u64,
+    words_codec,
+)
 
 
 @record(size=24)
@@ -113,3 +126,33 @@ def test_plain_fields_round_trip() -> None:
     for bad in ({**plain, "low": -1}, {**plain, "name": 7}, {"name": b"abc"}, None):
         with pytest.raises(CorruptError, match="description of a Plain"):
             Plain.from_plain(bad)
+
+
+def test_sparse_codec_is_a_part_of_the_record() -> None:
+    """A codec of some fields takes them where the record has them; what it leaves out is zero."""
+    value = Plain.unpack(random.Random(5).randbytes(Plain.SIZE))
+    some = sparse_codec(Plain, ("kind", "low"))
+    field = sparse_codec(Plain, ("middle",), start=Plain.OFFSETS["middle"])
+    whole = sparse_codec(Plain)
+
+    assert some.unpack_from(value.pack()) == (value.kind, value.low)
+    assert Plain.unpack(some.pack(7, 9).ljust(Plain.SIZE, b"\0")).to_plain() == {
+        **Plain.unpack(bytes(Plain.SIZE)).to_plain(),
+        "kind": 7,
+        "low": 9,
+    }
+    assert field.unpack(value.pack()[5:7]) == (value.middle,)
+    assert sparse_codec(Plain, ("kind",), end=Plain.SIZE).size == Plain.SIZE
+    data = whole.pack(*whole.unpack(value.pack()))
+    assert data == replace(value, reserved_13=bytes(5)).pack()
+
+
+def test_joined_codec_is_its_parts_in_sequence() -> None:
+    """Codecs joined give the bytes of each one behind the other, and take raw bytes between."""
+    plain = Plain.unpack(random.Random(6).randbytes(Plain.SIZE))
+    values = list(plain.to_plain().values())
+    joined = joined_codec(Plain.codec(), 3, U16)
+
+    assert joined.pack(*values, b"ab", 5) == plain.pack() + b"ab\0" + b"\5\0"
+    assert words_codec(2).pack(1, 2) == b"\1\0\0\0\2\0\0\0"
+    assert words_codec(2, ">").pack(1, 2) == b"\0\0\0\1\0\0\0\2"

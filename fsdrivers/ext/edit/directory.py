@@ -25,9 +25,7 @@ from fsdrivers.ext.metadata import Metadata
 from fsdrivers.volume import Kind
 
 _HEAD = ext.DirectoryEntryHead
-_CODEC = _HEAD.CODEC
-assert _CODEC is not None
-_pack_head, _unpack_head = _CODEC.pack_into, _CODEC.unpack_from
+_pack_head, _unpack_head = _HEAD.codec().pack_into, _HEAD.codec().unpack_from
 DOT_SIZE = 12
 MAX_DIRECTORY_SIZE = 1 << 31  # bytes, without large_dir
 FILE_TYPES = {

@@ -16,7 +16,6 @@ Source: [kernel-ext4] "Hash Tree Directories".
 
 from __future__ import annotations
 
-import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -28,9 +27,10 @@ from fsdrivers.ext.edit.directory import DOT_SIZE, EditedDirectory, entry_size, 
 from fsdrivers.ext.folding import hashed_name
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import FileType, HashVersion, InodeFlags, SuperFlags
+from fsdrivers.record import sparse_codec
 
-_SLOT = struct.Struct("<II")  # hash, block
-_COUNTS = struct.Struct("<HH")  # limit, count
+_SLOT = ext.DxEntry.codec()
+_COUNTS = sparse_codec(ext.DxCountLimit, ("limit", "count"))
 _LEVELS_AT = ext.DxRoot.OFFSETS["indirect_levels"]
 _BLOCK_MASK = 0x0FFFFFFF
 

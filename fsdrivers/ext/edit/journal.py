@@ -8,7 +8,6 @@ ever needs to be revoked.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -21,6 +20,7 @@ from fsdrivers.ext.format.flags import Incompat
 from fsdrivers.ext.format.journal import JournalBlock, JournalIncompat, TagFlags
 from fsdrivers.ext.journal import Journal, open_journal, replay
 from fsdrivers.ext.metadata import Metadata, read_superblock
+from fsdrivers.record import U32BE
 
 _UUID_SIZE = 16
 _MASK32 = 0xFFFFFFFF
@@ -119,7 +119,7 @@ def _pack_commit(journal: Journal, sequence: int, now_ns: int) -> bytes:
     data = commit.pack().ljust(journal.superblock.block_size, b"\0")
     if journal.has_checksums:
         value = checksum.journal_commit_checksum(journal.seed, data)
-        commit.checksums = struct.pack(">I", value) + bytes(32 - _CRC_SIZE)
+        commit.checksums = U32BE.pack(value) + bytes(32 - _CRC_SIZE)
         data = commit.pack().ljust(journal.superblock.block_size, b"\0")
     return data
 

@@ -12,7 +12,6 @@ tree: e2fsck/extents.c, "too deep", "could be narrower".
 
 from __future__ import annotations
 
-import struct
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -33,9 +32,9 @@ from fsdrivers.ext.extents import (
 )
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import InodeFlags
-from fsdrivers.ext.metadata import Metadata
+from fsdrivers.ext.metadata import Metadata, unpack_words
+from fsdrivers.record import U32, words_codec
 
-_WORD = struct.Struct("<I")
 MAX_EXTENT_BLOCKS = 0xFFFFFFFF  # blocks of a file with an extent tree
 
 
@@ -173,7 +172,7 @@ class IndirectMap:
         self._store = store
         self._allocator = allocator
         self._inode = inode
-        self._words = list(struct.unpack("<15I", inode.record.block))
+        self._words = list(unpack_words(inode.record.block))
         self._size = metadata.geometry.block_size
         self._slots = metadata.geometry.block_size // 4
         self._blocks_count = metadata.geometry.blocks_count
@@ -224,8 +223,8 @@ class IndirectMap:
             if level == 1:
                 count = min(end - first, self._slots - slot)
                 data = self._store.block(number)
-                return struct.unpack_from(f"<{count}I", data, slot * 4), count
-            (number,) = _WORD.unpack_from(self._store.block(number), slot * 4)
+                return words_codec(count).unpack_from(data, slot * 4), count
+            (number,) = U32.unpack_from(self._store.block(number), slot * 4)
             level -= 1
         return (), min(end - first, span - rest)
 
@@ -256,14 +255,14 @@ class IndirectMap:
         while level > 1:
             level -= 1
             slot, rest = divmod(rest, self._slots**level)
-            (child,) = _WORD.unpack_from(self._store.block(number), slot * 4)
+            (child,) = U32.unpack_from(self._store.block(number), slot * 4)
             if not child:
                 child = self._new_block(start)
-                _WORD.pack_into(self._store.edit(number, Role.MAP), slot * 4, child)
+                U32.pack_into(self._store.edit(number, Role.MAP), slot * 4, child)
             number = child
         done = min(count, self._slots - rest)
         data = self._store.edit(number, Role.MAP)
-        struct.pack_into(f"<{done}I", data, rest * 4, *range(start, start + done))
+        words_codec(done).pack_into(data, rest * 4, *range(start, start + done))
         return done
 
     def _new_block(self, goal: int) -> int:
@@ -292,7 +291,7 @@ class IndirectMap:
         span = self._slots ** (level - 1)
         if first >= span * self._slots:
             return False
-        numbers = struct.unpack(f"<{self._slots}I", self._store.block(number))
+        numbers = unpack_words(self._store.block(number))
         zeroed: list[int] = []
         for slot in range(first // span, self._slots):
             child = numbers[slot]
@@ -311,11 +310,11 @@ class IndirectMap:
         if zeroed:
             data = self._store.edit(number, Role.MAP)
             for slot in zeroed:
-                _WORD.pack_into(data, slot * 4, 0)
+                U32.pack_into(data, slot * 4, 0)
         return False
 
     def finish(self) -> int:
-        self._inode.record.block = struct.pack("<15I", *self._words)
+        self._inode.record.block = words_codec(len(self._words)).pack(*self._words)
         self._inode.is_changed = True
         grown, self._own_blocks = self._own_blocks, 0
         return grown

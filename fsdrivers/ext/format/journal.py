@@ -6,20 +6,19 @@ Source: [kernel-ext4] "Journal (jbd2)".
 
 from __future__ import annotations
 
-import struct
 from enum import IntEnum, IntFlag
 from typing import Annotated
 
 import construct
 
-from fsdrivers.record import Record, record, u8, u16, u32, u32be
+from fsdrivers.record import U32BE, Record, record, u8, u16, u32, u32be
 
 i32be = Annotated[int, construct.Int32sb]
 u16be = Annotated[int, construct.Int16ub]
 u64be = Annotated[int, construct.Int64ub]
 
 JOURNAL_MAGIC = 0xC03B3998
-JOURNAL_MAGIC_BYTES = struct.pack(">I", JOURNAL_MAGIC)
+JOURNAL_MAGIC_BYTES = U32BE.pack(JOURNAL_MAGIC)
 
 
 class JournalBlock(IntEnum):

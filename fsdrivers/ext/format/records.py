@@ -519,6 +519,21 @@ class XattrEntry(Record):
     hash: u32
 
 
+@record(size=4)
+class AclEntry(Record):
+    """Entry of a POSIX ACL; the version (u32) stands before the first."""
+
+    tag: u16
+    permissions: u16
+
+
+@record(size=8)
+class AclEntryWithId(AclEntry):
+    """Entry of a user or group; all entries have this form in Linux's attribute."""
+
+    identity: u32
+
+
 MMP_MAGIC = 0x004D4D50
 MMP_CLEAN = 0xFF4D4D50  # sequence of a volume nobody has mounted
 

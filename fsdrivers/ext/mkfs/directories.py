@@ -14,7 +14,6 @@ for which the tables of the volume's Unicode version would be needed, it becomes
 
 from __future__ import annotations
 
-import struct
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,19 +24,18 @@ from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import FileType, HashVersion
 from fsdrivers.ext.htree import Words4
 from fsdrivers.ext.mkfs.hashing import name_hashes
+from fsdrivers.record import U16, joined_codec
 
 _HEAD = ext.DirectoryEntryHead
-assert _HEAD.CODEC is not None
 _NAME_LENGTH_AT = _HEAD.OFFSETS["name_length"]
 _LENGTH_AT = _HEAD.OFFSETS["raw_length"]
-_PUT_LENGTH = struct.Struct("<H").pack_into
+_PUT_LENGTH = U16.pack_into
 _DOT_SIZE = _HEAD.SIZE + 4
 LOST_AND_FOUND_SIZE = 16 << 10  # bytes; e2fsck must not need to allocate there
 
 # By length of the name: (inode, entry length, name length, file type, name) -> bytes.
 ENTRY_PACKERS = [
-    struct.Struct(f"{_HEAD.CODEC.format}{length + 3 & ~3}s").pack
-    for length in range(ext.MAX_NAME_LENGTH + 1)
+    joined_codec(_HEAD.codec(), length + 3 & ~3).pack for length in range(ext.MAX_NAME_LENGTH + 1)
 ]
 ENTRY_SIZES = [_HEAD.SIZE + (length + 3 & ~3) for length in range(ext.MAX_NAME_LENGTH + 1)]
 

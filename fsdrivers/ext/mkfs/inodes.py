@@ -10,7 +10,6 @@ Source: [kernel-ext4] "Index Nodes", "Inode Timestamps".
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator
 
 from fsdrivers.errors import UnsupportedError
@@ -18,7 +17,7 @@ from fsdrivers.ext.checksum import crc32c
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import FILE_FLAGS_ONLY, RESTORED_INODE_FLAGS, InodeFlags
 from fsdrivers.ext.nodes import FORMAT_MASK, TYPE_BITS
-from fsdrivers.record import field_formats, sparse_codec
+from fsdrivers.record import U16, joined_codec, sparse_codec, words_codec
 from fsdrivers.volume import Kind, Node
 
 _BILLION = 1_000_000_000
@@ -36,14 +35,16 @@ _EXTRA = (
 )  # fmt: skip
 _FEATURE_FLAGS = InodeFlags.PROJINHERIT | InodeFlags.CASEFOLD  # which not all volumes have
 _LINK_BLOCK_FLAGS = (Kind.SYMLINK, Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE, Kind.FIFO, Kind.SOCKET)
-
-
-_EXTENT_ROOT_FORMAT = "<" + "".join(
-    [*field_formats(ext.ExtentHeader).values(), *field_formats(ext.ExtentLeaf).values()]
-)
 # i_block of a file that is one run: header and leaf in one call.
-PACK_SINGLE_EXTENT = struct.Struct(_EXTENT_ROOT_FORMAT).pack_into
-BLOCK_OFFSET = ext.Inode.OFFSETS["block"]
+PACK_SINGLE_EXTENT = joined_codec(ext.ExtentHeader.codec(), ext.ExtentLeaf.codec()).pack_into
+_OWNERS = sparse_codec(
+    ext.Inode, ("uid_low", "gid_low", "blocks_low", "blocks_high", "uid_high", "gid_high")
+)
+_AT = ext.InodeExtended.OFFSETS
+_FIELDS = {
+    name: sparse_codec(ext.InodeExtended, (name,), start=offset) for name, offset in _AT.items()
+}
+BLOCK_OFFSET = _AT["block"]
 
 
 class InodeTable:
@@ -70,13 +71,9 @@ class InodeTable:
         self.has_extra = inode_size > ext.OLD_INODE_SIZE
         end = ext.OLD_INODE_SIZE + (extra_isize if self.has_extra else 0)
         self._has_project = self.has_extra and end >= ext.InodeExtended.SIZE
-        if self.has_extra:
-            names = _BEFORE_EXTRA + _EXTRA
-            codec = sparse_codec(ext.InodeExtended, names, end=end, size=inode_size)
-        else:
-            codec = sparse_codec(ext.Inode, _BEFORE_EXTRA, end=end, size=inode_size)
-        assert codec.size == inode_size, "the codec covers an inode"
-        self._pack = codec.pack_into
+        names = _BEFORE_EXTRA + (_EXTRA if self.has_extra else ())
+        codec = sparse_codec(ext.InodeExtended, names, end=end)
+        self._pack = joined_codec(codec, inode_size - end).pack_into
 
     def put(
         self,
@@ -128,7 +125,7 @@ class InodeTable:
                 self.data, at, TYPE_BITS[kind] | node.mode & 0o7777, uid & 0xFFFF,
                 size & _MASK32, accessed_s, changed_s, modified_s, gid & 0xFFFF, 1, blocks,
                 flags, block, self.generation if generation is None else generation,
-                size >> 32, uid >> 16, gid >> 16,
+                size >> 32, uid >> 16, gid >> 16, tail,
             )  # fmt: skip
             return
         created_s, created_x = divmod(node.created_ns or 0, _BILLION)
@@ -183,8 +180,7 @@ class InodeTable:
 
     def set_project(self, number: int, project: int) -> None:
         """Set the project an inode belongs to; it must have the field."""
-        offset = (number - 1) * self.inode_size + ext.InodeExtended.OFFSETS["project"]
-        _PROJECT.pack_into(self.data, offset, project)
+        self._set(number, "project", project)
 
     def iter_owners(self, numbers: Iterable[int]) -> Iterator[tuple[int, int, int, int, int]]:
         """Yield (inode, user, group, project, sectors) of inodes."""
@@ -192,7 +188,7 @@ class InodeTable:
         for number in numbers:
             at = (number - 1) * size
             uid, gid, blocks, high, uid_high, gid_high = _OWNERS.unpack_from(data, at)
-            project = _PROJECT.unpack_from(data, at + _PROJECT_AT)[0] if self._has_project else 0
+            project = self._get(number, "project") if self._has_project else 0
             yield (
                 number, uid | uid_high << 16, gid | gid_high << 16, project, blocks | high << 32
             )  # fmt: skip
@@ -211,11 +207,11 @@ class InodeTable:
         self._set(number, "blocks_high", total >> 32)
 
     def _set(self, number: int, name: str, value: int | bytes) -> None:
-        offset = (number - 1) * self.inode_size + ext.Inode.OFFSETS[name]
+        offset = (number - 1) * self.inode_size + _AT[name]
         _FIELDS[name].pack_into(self.data, offset, value)
 
     def _get(self, number: int, name: str) -> int:
-        offset = (number - 1) * self.inode_size + ext.Inode.OFFSETS[name]
+        offset = (number - 1) * self.inode_size + _AT[name]
         return int(_FIELDS[name].unpack_from(self.data, offset)[0])
 
     def generation_of(self, number: int) -> int:
@@ -233,12 +229,11 @@ class InodeTable:
     def seal(self, volume_seed: int, numbers: Iterable[int]) -> None:
         """Store the checksums of some inodes.  Measured: 1 us an inode."""
         size = self.inode_size
-        pack_identity = struct.Struct("<II").pack
-        put_half = struct.Struct("<H").pack_into
-        low = ext.InodeExtended.OFFSETS["checksum_low"]
-        high = ext.InodeExtended.OFFSETS["checksum_high"]
+        pack_identity, put_half = words_codec(2).pack, U16.pack_into
+        low = _AT["checksum_low"]
+        high = _AT["checksum_high"]
         get_generation = _FIELDS["generation"].unpack_from
-        generation_at = ext.Inode.OFFSETS["generation"]
+        generation_at = _AT["generation"]
         data, has_extra = self.data, self.has_extra
         with memoryview(data) as view:
             for number in numbers:
@@ -249,14 +244,3 @@ class InodeTable:
                 put_half(data, at + low, value & 0xFFFF)
                 if has_extra:
                     put_half(data, at + high, value >> 16)
-
-
-_PROJECT = struct.Struct("<I")
-_PROJECT_AT = ext.InodeExtended.OFFSETS["project"]
-_OWNERS = sparse_codec(
-    ext.Inode,
-    ("uid_low", "gid_low", "blocks_low", "blocks_high", "uid_high", "gid_high"),
-    end=ext.OLD_INODE_SIZE,
-    size=ext.OLD_INODE_SIZE,
-)
-_FIELDS = {name: struct.Struct(f"<{code}") for name, code in field_formats(ext.Inode).items()}

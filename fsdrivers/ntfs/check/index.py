@@ -6,7 +6,6 @@ Source: as `index`.  Each block is visited at most once, so a circle ends.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from fsdrivers.ntfs.check.report import Check
 from fsdrivers.ntfs.format.attributes import AttributeType, FileName
 from fsdrivers.ntfs.format.index import (
     SECURITY_BLOCK_SIZE,
+    SUBNODE_VCN_SIZE,
     EntryFlag,
     IndexBlock,
     IndexEntry,
@@ -39,6 +39,7 @@ from fsdrivers.ntfs.security import iter_descriptors
 from fsdrivers.ntfs.streams import Content, read_content
 from fsdrivers.ntfs.system import SECURITY_STREAM
 from fsdrivers.printable import printable
+from fsdrivers.record import U64, words_codec
 
 _MAXIMUM_DEPTH = 64
 _MAXIMUM_DESCRIPTORS = 256 << 20
@@ -109,7 +110,7 @@ class _Tree:
             if has_subnode != bool(head.flags & NodeFlag.HAS_SUBNODES.value):
                 self.add("index-node", "an entry has a node below it in a leaf, or has none")
             if has_subnode:
-                (vcn,) = struct.unpack_from("<Q", data, at + entry.length - 8)
+                (vcn,) = U64.unpack_from(data, at + entry.length - SUBNODE_VCN_SIZE)
                 self.block(vcn, depth + 1)
             if entry.flags & EntryFlag.END.value:
                 break
@@ -207,7 +208,7 @@ def _words_of(key: bytes) -> Key:
     """Return the 32-bit words by which views are ordered."""
     if len(key) % 4:
         raise CorruptError("length of a key", None, "a multiple of 4", len(key))
-    return struct.unpack(f"<{len(key) // 4}I", key)
+    return words_codec(len(key) // 4).unpack(key)
 
 
 def _check_secure(check: Check) -> None:

@@ -8,11 +8,11 @@ the target of an x86 CALL is translated always, with 12000000 as the size of the
 
 from __future__ import annotations
 
-import struct
 from typing import Final
 
 from fsdrivers.errors import CorruptError
 from fsdrivers.ntfs.compression.huffman import BitReader, DecodeTable, copy_match
+from fsdrivers.record import words_codec
 
 _VERBATIM, _ALIGNED, _UNCOMPRESSED = 1, 2, 3
 _DEFAULT_BLOCK: Final = 32768
@@ -53,7 +53,7 @@ def decompress(data: bytes, size: int) -> bytes:
             raise CorruptError("size of a compressed block", bits.at, size - len(made), block)
         if kind == _UNCOMPRESSED:
             bits.align()
-            recent = list(struct.unpack("<3I", bits.take_bytes(12)))
+            recent = list(words_codec(3).unpack(bits.take_bytes(12)))
             made += bits.take_bytes(block)
             if block & 1:
                 bits.at += 1
@@ -141,8 +141,8 @@ def _translate_calls(made: bytearray) -> None:
     """Turn absolute targets after E8 bytes back into distances, in place."""
     at, end = 0, len(made) - _TRANSLATED_TAIL
     while (at := made.find(0xE8, at, max(end, 0))) >= 0:
-        (target,) = struct.unpack_from("<i", made, at + 1)
+        target = int.from_bytes(made[at + 1 : at + 5], "little", signed=True)
         if -at <= target < _TRANSLATED_SIZE:
             distance = target - at if target >= 0 else target + _TRANSLATED_SIZE
-            struct.pack_into("<i", made, at + 1, distance)
+            made[at + 1 : at + 5] = distance.to_bytes(4, "little", signed=True)
         at += 5

@@ -13,7 +13,6 @@ Not here: files in a WIM image (provider 1), whose content is not on the volume.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,14 +21,14 @@ from typing import Final
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ntfs.compression import lzx, xpress
-from fsdrivers.ntfs.format.attributes import AttributeType, ReparseHead, ReparseTag
+from fsdrivers.ntfs.format.attributes import AttributeType, ReparseHead, ReparseTag, WofInformation
 from fsdrivers.ntfs.mft import FileRecord, Mft
 from fsdrivers.ntfs.nodes import XATTR_REPARSE, reparse_tag_of
 from fsdrivers.ntfs.streams import Content, read_content
+from fsdrivers.record import U32, U64
 from fsdrivers.volume import Node
 
 STREAM_NAME: Final = "WofCompressedData".encode("utf-16-le")
-_INFORMATION: Final = struct.Struct("<IIII")  # version, provider; version, method
 _FILE_PROVIDER: Final = 2
 _LARGE: Final = 1 << 32
 
@@ -84,9 +83,8 @@ class WofFile:
         data = read_content(device, self.stored, low * width, (high - low) * width)
         if len(data) != (high - low) * width:
             raise CorruptError("table of compressed chunks", None, table, self.stored.size)
-        ends = [
-            table + value for (value,) in struct.iter_unpack("<Q" if width == 8 else "<I", data)
-        ]
+        codec = U64 if width == U64.size else U32
+        ends = [table + value for (value,) in codec.iter_unpack(data)]
         if first == 0:
             ends.insert(0, table)
         if last + 1 == chunks:
@@ -106,13 +104,15 @@ def open_wof(mft: Mft, file: FileRecord, node: Node, content: Content) -> WofFil
     if reparse_tag_of(node) != ReparseTag.WOF:
         return None
     data = dict(node.xattrs)[XATTR_REPARSE][ReparseHead.SIZE :]
-    if len(data) < _INFORMATION.size:
+    if len(data) < WofInformation.SIZE:
         raise UnsupportedError("a file kept by another provider of the Windows Overlay Filter")
-    _, provider, _, method = _INFORMATION.unpack_from(data)
+    information = WofInformation.unpack(data)
     stored = mft.content_of(file, AttributeType.DATA, STREAM_NAME)
-    if provider != _FILE_PROVIDER or stored is None:
+    if information.provider != _FILE_PROVIDER or stored is None:
         raise UnsupportedError("a file kept in an image by the Windows Overlay Filter")
-    if method not in METHODS:
-        raise UnsupportedError(f"compression method {method} of the Windows Overlay Filter")
-    chunk_size, decode = METHODS[method]
+    if information.method not in METHODS:
+        raise UnsupportedError(
+            f"compression method {information.method} of the Windows Overlay Filter"
+        )
+    chunk_size, decode = METHODS[information.method]
     return WofFile(content.size, chunk_size, decode, stored)

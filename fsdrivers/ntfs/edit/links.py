@@ -7,16 +7,16 @@ link is on.  Source: [MS-FSCC] 2.1.2.4.
 
 from __future__ import annotations
 
-import struct
-from typing import Final
-
 from fsdrivers.errors import InvalidNameError
-from fsdrivers.ntfs.format.attributes import MAXIMUM_REPARSE_SIZE, ReparseHead, ReparseTag
+from fsdrivers.ntfs.format.attributes import (
+    MAXIMUM_REPARSE_SIZE,
+    SYMLINK_RELATIVE,
+    ReparseHead,
+    ReparseTag,
+    SymlinkPaths,
+)
 from fsdrivers.ntfs.names import units_of
 from fsdrivers.printable import printable
-
-_PATHS: Final = struct.Struct("<HHHHI")  # offset and length of both paths, flags
-_RELATIVE: Final = 1
 
 
 def link_point(target: bytes) -> bytes:
@@ -26,9 +26,9 @@ def link_point(target: bytes) -> bytes:
         InvalidNameError: it is empty, too long, or no text.
     """
     path = units_of(target.replace(b"/", b"\\"))
-    size = ReparseHead.SIZE + _PATHS.size + 2 * len(path)
+    size = ReparseHead.SIZE + SymlinkPaths.SIZE + 2 * len(path)
     if not path or b"\0" in target or size > MAXIMUM_REPARSE_SIZE:
         raise InvalidNameError(f"a link cannot lead to {printable(target[:80])}")
-    paths = _PATHS.pack(len(path), len(path), 0, len(path), _RELATIVE)
-    data = paths + path + path
+    paths = SymlinkPaths(len(path), len(path), 0, len(path), SYMLINK_RELATIVE)
+    data = paths.pack() + path + path
     return ReparseHead(ReparseTag.SYMLINK, len(data), 0).pack() + data

@@ -14,7 +14,6 @@ left.  If no node is left that can (two that exchange entries), one is written a
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -24,11 +23,12 @@ from fsdrivers.ntfs.edit.store import Item, ItemKind, Place, Store
 from fsdrivers.ntfs.fixups import open_record
 from fsdrivers.ntfs.format.attributes import INDEX_NAME, AttributeType, FileName
 from fsdrivers.ntfs.format.index import EntryFlag, IndexBlock, IndexEntry, IndexHead, IndexRoot
+from fsdrivers.record import sparse_codec
 
 _ROOT: Final = AttributeType.INDEX_ROOT.value
 _DIRECTORY: Final = INDEX_NAME.encode("utf-16-le")
 _END: Final = EntryFlag.END.value
-_unpack = struct.Struct("<QHHH").unpack_from
+_unpack = sparse_codec(IndexEntry).unpack_from
 
 Key = tuple[int, bytes, int, bytes]  # record and name of the index, file reference, key
 
@@ -137,7 +137,7 @@ def keys_of(item: Item, data: bytes) -> set[Key]:
             if part.type == _ROOT and part.is_resident:
                 made.update(_iter_keys(item.number, part.name, part.value, IndexRoot.SIZE))
         return made
-    except (CorruptError, struct.error):
+    except CorruptError:
         return set()
 
 

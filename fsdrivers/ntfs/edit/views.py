@@ -7,17 +7,16 @@ Every object id and every reparse point of a volume has an entry there.  Source:
 
 from __future__ import annotations
 
-import struct
 from typing import Final
 
 from fsdrivers.errors import AlreadyExistsError, NotFoundError
 from fsdrivers.ntfs.edit.index import IndexEditor
 from fsdrivers.ntfs.edit.nodes import Entry
 from fsdrivers.ntfs.format.index import ObjectIdData, ReparseKey
+from fsdrivers.record import U32
 
 OBJECT_ID_SIZE: Final = 16  # bytes, the first of the attribute's value
 _BIRTH_SIZE: Final = ObjectIdData.SIZE - 8
-_TAG: Final = struct.Struct("<I")
 
 
 class ObjectIdView:
@@ -97,5 +96,5 @@ class ReparseView:
 
 def _reparse_key(value: bytes, reference: int) -> bytes:
     """Return the key of a reparse point."""
-    (tag,) = _TAG.unpack_from(value)
+    (tag,) = U32.unpack_from(value)
     return ReparseKey(tag, reference).pack()

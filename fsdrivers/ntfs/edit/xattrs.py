@@ -13,7 +13,6 @@ Refused: system.ntfs_efsinfo, without which the content could not be decrypted; 
 
 from __future__ import annotations
 
-import struct
 from typing import Final
 
 from fsdrivers.errors import CorruptError, NotFoundError, UnsupportedError
@@ -285,10 +284,9 @@ class Xattrs:
         return found.maximum_versions, found.version, found.class_id, found.owner_id
 
     def _set_fields(self, file: OpenFile, value: bytes) -> None:
-        try:
-            fields = INFORMATION.unpack(value)
-        except struct.error:
-            raise CorruptError("size of the fields", None, INFORMATION.size, len(value)) from None
+        if len(value) != INFORMATION.size:
+            raise CorruptError("size of the fields", None, INFORMATION.size, len(value))
+        fields = INFORMATION.unpack(value)
         information = self._objects.information(file)
         information.maximum_versions, information.version, information.class_id = fields[:3]
         if isinstance(information, StandardInformation3):

@@ -24,6 +24,7 @@ COMPRESSION_UNIT_SHIFT: Final = 4  # 16 clusters, of every compressed stream
 MAXIMUM_COMPRESSED_CLUSTER_SIZE: Final = 4096
 MAXIMUM_REPARSE_SIZE: Final = 16 << 10  # bytes
 MAXIMUM_EA_SIZE: Final = 64 << 10  # bytes
+SYMLINK_RELATIVE: Final = 1
 
 
 class AttributeType(IntEnum):
@@ -187,6 +188,33 @@ class ReparseHead(Record):
     tag: u32
     length: u16  # of the data
     reserved_06: u16
+
+
+@record(size=8)
+class MountPointPaths(Record):
+    """Behind the ReparseHead of a mount point; the paths (UTF-16LE) follow.  [MS-FSCC] 2.1.2.5."""
+
+    path_offset: u16  # bytes from the end of this
+    path_length: u16  # bytes
+    shown_offset: u16  # likewise of the path to show
+    shown_length: u16
+
+
+@record(size=12)
+class SymlinkPaths(MountPointPaths):
+    """Behind the ReparseHead of a symbolic link.  Source: [MS-FSCC] 2.1.2.4."""
+
+    flags: u32  # SYMLINK_RELATIVE
+
+
+@record(size=16)
+class WofInformation(Record):
+    """Behind the ReparseHead of a file of the Windows Overlay Filter."""
+
+    version: u32
+    provider: u32
+    provider_version: u32
+    method: u32
 
 
 @record(size=8)

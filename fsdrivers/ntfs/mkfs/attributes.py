@@ -9,7 +9,6 @@ Source: as `format.attributes`.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -28,18 +27,16 @@ from fsdrivers.ntfs.format.attributes import (
 )
 from fsdrivers.ntfs.format.records import FILE_MAGIC, NumberedRecordHead, RecordFlag
 from fsdrivers.ntfs.runs import HOLE, Run, pack_runs
+from fsdrivers.record import U32, U64, sparse_codec
 
 _PACKED_FLAGS: Final = (AttributeFlag.COMPRESSED | AttributeFlag.SPARSE).value
 _MAXIMUM_UNIT: Final = 64 << 10  # bytes
 _INDEXED: Final = ResidentFlag.INDEXED.value
-_pack_resident = struct.Struct("<IIBBHHHIHBx").pack
-_pack_non_resident = struct.Struct("<IIBBHHHQqHB5xQQQ").pack
-_pack_size = struct.Struct("<Q").pack
-_HEAD_CODEC = NumberedRecordHead.CODEC
-assert _HEAD_CODEC is not None
-_pack_head = _HEAD_CODEC.pack
-END: Final = struct.pack("<II", ATTRIBUTES_END, 0)
-assert len(END) == END_SIZE
+_pack_resident = sparse_codec(ResidentHead).pack
+_pack_non_resident = sparse_codec(NonResidentHead).pack
+pack_name = FileName.codec().pack
+_pack_head = sparse_codec(NumberedRecordHead).pack
+END: Final = U32.pack(ATTRIBUTES_END).ljust(END_SIZE, b"\0")
 RESIDENT_SIZE: Final = ResidentHead.SIZE
 NON_RESIDENT_SIZE: Final = NonResidentHead.SIZE
 INFORMATION_SIZE: Final = RESIDENT_SIZE + StandardInformation3.SIZE
@@ -154,7 +151,7 @@ def pack_non_resident(
         sizes.data if is_first else 0,
         sizes.initialised if is_first else 0,
     )  # fmt: skip
-    stored = _pack_size(sizes.stored) if is_long else b""
+    stored = U64.pack(sizes.stored) if is_long else b""
     return b"".join((head, stored, name.ljust(runs_at - name_at, b"\0"), pairs)).ljust(
         length, b"\0"
     )
@@ -184,11 +181,6 @@ class NameFields(NamedTuple):
     data_size: int
     flags: int
     reparse_tag: int
-
-
-_NAME_CODEC = FileName.CODEC
-assert _NAME_CODEC is not None
-pack_name = _NAME_CODEC.pack
 
 
 def file_name(fields: NameFields, units: bytes, namespace: int) -> bytes:
@@ -228,7 +220,6 @@ def pack_record(
         record_size,
         base_reference,
         len(attributes),
-        0,
         number & 0xFFFFFFFF,
     )
     return b"".join((head.ljust(start, b"\0"), body)).ljust(record_size, b"\0")

@@ -11,7 +11,6 @@ The boot sector holds no Windows: its code says that the disk cannot be started 
 from __future__ import annotations
 
 import secrets
-import struct
 import time
 from typing import Final
 
@@ -29,12 +28,14 @@ from fsdrivers.ntfs.format.records import (
     RecordFlag,
     SystemRecord,
 )
+from fsdrivers.ntfs.format.security import AceFlag, SidHead, pack_ace, pack_descriptor
 from fsdrivers.ntfs.geometry import code_of_size, sectors_code_of
 from fsdrivers.ntfs.mkfs.description import MAXIMUM_LABEL
 from fsdrivers.ntfs.mkfs.plan import usual_log_size
 from fsdrivers.ntfs.mkfs.tables import UPCASE_INFO, attribute_definitions, upcase_table
 from fsdrivers.ntfs.names import units_of
 from fsdrivers.ntfs.times import filetime_of
+from fsdrivers.record import words_codec
 from fsdrivers.volume import Plain
 
 _INDEX_BLOCK_SIZE: Final = 4096
@@ -51,7 +52,10 @@ _SYSTEM: Final = (18,)  # S-1-5-18
 _ADMINISTRATORS: Final = (32, 544)
 _USERS: Final = (32, 545)
 _AUTHENTICATED: Final = (11,)
-_INHERITED_ONLY: Final = 0x0B  # by objects and containers, not for this object
+# By objects and containers, not for this object.
+_INHERITED_ONLY: Final = (
+    AceFlag.OBJECT_INHERIT | AceFlag.CONTAINER_INHERIT | AceFlag.INHERIT_ONLY
+).value
 _READ: Final = 0x120089
 _READ_WRITE: Final = 0x12019F
 _ALL: Final = 0x1F01FF
@@ -193,8 +197,8 @@ def _frame(number: int, now: int) -> Plain:
 
 def _sid(authorities: tuple[int, ...]) -> bytes:
     """Return a SID of the NT authority."""
-    head = struct.pack("<BB6s", 1, len(authorities), (5).to_bytes(6, "big"))
-    return head + struct.pack(f"<{len(authorities)}I", *authorities)
+    head = SidHead(1, len(authorities), (5).to_bytes(6, "big"))
+    return head.pack() + words_codec(len(authorities)).pack(*authorities)
 
 
 def _descriptor(
@@ -202,16 +206,9 @@ def _descriptor(
     owner: tuple[int, ...],
     group: tuple[int, ...],
 ) -> bytes:
-    """Return a self-relative descriptor: head, DACL, owner, group."""
-    entries = b"".join(
-        struct.pack("<BBHI", 0, inherited, 8 + len(_sid(who)), rights) + _sid(who)
-        for inherited, rights, who in acl
-    )
-    dacl = struct.pack("<BBHHH", 2, 0, 8 + len(entries), len(acl), 0) + entries
-    owner_at = 20 + len(dacl)
-    group_at = owner_at + len(_sid(owner))
-    head = struct.pack("<BBHIIII", 1, 0, 0x8004, owner_at, group_at, 0, 20)
-    return head + dacl + _sid(owner) + _sid(group)
+    """Return a self-relative descriptor of entries that allow access."""
+    entries = [pack_ace(0, inherited, rights, _sid(who)) for inherited, rights, who in acl]
+    return pack_descriptor(entries, _sid(owner), _sid(group))
 
 
 def _quota(now: int) -> dict[str, Plain]:

@@ -12,7 +12,6 @@ above it.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -29,6 +28,7 @@ from fsdrivers.ntfs.format.index import (
     ViewEntry,
 )
 from fsdrivers.ntfs.format.records import INDEX_MAGIC
+from fsdrivers.record import U16, U64, joined_codec, sparse_codec
 
 END_SIZE: Final = IndexEntry.SIZE  # bytes of the entry that ends a leaf
 INNER_END_SIZE: Final = END_SIZE + SUBNODE_VCN_SIZE
@@ -38,10 +38,8 @@ _LENGTH_AT: Final = IndexEntry.OFFSETS["length"]
 _FLAGS_AT: Final = IndexEntry.OFFSETS["flags"]
 _END: Final = EntryFlag.END.value
 _HAS_SUBNODE: Final = EntryFlag.HAS_SUBNODE.value
-_pack_length = struct.Struct("<H").pack
-_pack_vcn = struct.Struct("<Q").pack
-_HEAD: Final = struct.Struct("<4sHHQQIIIB3x")  # IndexBlock, then IndexHead
-assert _HEAD.size == IndexBlock.SIZE + IndexHead.SIZE
+_pack_length, _pack_vcn = U16.pack, U64.pack
+_HEAD: Final = joined_codec(IndexBlock.codec(), sparse_codec(IndexHead))
 _LEAF_END: Final = IndexEntry(0, END_SIZE, 0, _END, 0).pack()
 _INNER_END: Final = IndexEntry(0, INNER_END_SIZE, 0, _END | _HAS_SUBNODE, 0).pack()
 

@@ -10,24 +10,24 @@ special one.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from fsdrivers.ntfs import fixups
 from fsdrivers.ntfs.format.attributes import (
-    ATTRIBUTES_END,
+    END_SIZE,
     INDEX_NAME,
     AttributeFlag,
     AttributeListEntry,
     AttributeType,
     FileName,
+    NonResidentHead,
     ResidentFlag,
     ResidentHead,
     StandardInformation,
     StandardInformation3,
 )
-from fsdrivers.ntfs.format.index import Collation
+from fsdrivers.ntfs.format.index import Collation, IndexEntry
 from fsdrivers.ntfs.format.records import (
     FILE_MAGIC,
     SEQUENCE_SHIFT,
@@ -39,7 +39,9 @@ from fsdrivers.ntfs.format.records import (
     reference_of,
 )
 from fsdrivers.ntfs.mkfs.attributes import (
+    END,
     INFORMATION_SIZE,
+    NON_RESIDENT_SIZE,
     NameFields,
     aligned,
     attributes_start,
@@ -63,6 +65,7 @@ from fsdrivers.ntfs.mkfs.special import Part, Special
 from fsdrivers.ntfs.names import units_of
 from fsdrivers.ntfs.runs import pack_runs
 from fsdrivers.ntfs.times import EPOCH, MAXIMUM, UNIT_NS
+from fsdrivers.record import joined_codec, sparse_codec
 from fsdrivers.volume import Entry, Node
 
 _RECORDS_AT_ONCE: Final = 1024
@@ -82,20 +85,13 @@ _NAME_KIND: Final = AttributeType.FILE_NAME.value
 _DATA: Final = AttributeType.DATA.value
 _NAME_SIZE: Final = FileName.SIZE
 _HEAD_SIZE: Final = ResidentHead.SIZE
-_RESIDENT: Final = "IIBBHHHIHBx"
-_NAME: Final = "7Q2I2B"
-_pack_name_into = struct.Struct(f"<{_RESIDENT}{_NAME}").pack_into
-_pack_resident_into = struct.Struct(f"<{_RESIDENT}").pack_into
-_pack_non_resident_into = struct.Struct("<IIBBHHHQqHB5xQQQ").pack_into
-_pack_entry = struct.Struct(f"<QHHHH{_NAME}").pack
-_ENTRY_SIZE: Final = 16 + _NAME_SIZE
-_pack_end_into = struct.Struct("<II").pack_into
-_LIST_CODEC = AttributeListEntry.CODEC
-assert _LIST_CODEC is not None
-_pack_listed = _LIST_CODEC.pack
-_INFORMATION_CODEC = StandardInformation3.CODEC
-assert _INFORMATION_CODEC is not None
-_pack_information = _INFORMATION_CODEC.pack
+_pack_resident_into = sparse_codec(ResidentHead).pack_into
+_pack_name_into = joined_codec(sparse_codec(ResidentHead), FileName.codec()).pack_into
+_pack_non_resident_into = sparse_codec(NonResidentHead).pack_into
+_pack_entry = joined_codec(sparse_codec(IndexEntry), FileName.codec()).pack
+_ENTRY_SIZE: Final = IndexEntry.SIZE + _NAME_SIZE
+_pack_listed = AttributeListEntry.codec().pack
+_pack_information = StandardInformation3.codec().pack
 _DIRECTORY_INDEX: Final = INDEX_NAME.encode("utf-16-le")
 
 
@@ -140,8 +136,11 @@ class RecordWriter:
         self.extra: Sequence[bytes] = ()  # entries of the root's index for the system files
         self._extra_code = 2 * len(self._entries)
         self._start = attributes_start(record_size)
-        pad = self._start - NumberedRecordHead.SIZE
-        self._pack_head_into = struct.Struct(f"<4sHHQHHHHIIQHHI{pad}x{_RESIDENT}4Q4I2I2Q").pack_into
+        self._pack_head_into = joined_codec(
+            sparse_codec(NumberedRecordHead, end=self._start),
+            sparse_codec(ResidentHead),
+            StandardInformation3.codec(),
+        ).pack_into
 
     @property
     def end(self) -> int:
@@ -226,7 +225,6 @@ class RecordWriter:
             (_ENTRY_SIZE + length + 7) & ~7,
             _NAME_SIZE + length,
             0,
-            0,
             _USER | self._first + parent if parent else ROOT_REFERENCE,
             *self._node_times(node),
             allocated,
@@ -286,11 +284,11 @@ class RecordWriter:
                 else:
                     end = self._put_name(buffer, end, 2 * ordinal, links)
                 end = self._put_content(buffer, end, plan.places[index], node.size, links + 1)
-                _pack_end_into(buffer, end, ATTRIBUTES_END, 0)
+                buffer[end : end + END_SIZE] = END
                 shape = shapes[shape_of[index]]
                 pack_head_into(
                     buffer, at, FILE_MAGIC, NumberedRecordHead.SIZE, fixups_count, 0, 1, links,
-                    start, _IN_USE, end + 8 - at, size, 0, links + 2, 0,
+                    start, _IN_USE, end + END_SIZE - at, size, 0, links + 2,
                     self._first + index & 0xFFFFFFFF,
                     _INFORMATION_KIND, INFORMATION_SIZE, 0, 0, _HEAD_SIZE, 0, 0,
                     StandardInformation3.SIZE, _HEAD_SIZE, 0,
@@ -342,13 +340,14 @@ class RecordWriter:
         cluster_size = self._plan.cluster_size
         clusters = -(-size // cluster_size)
         pairs = pack_runs(((place, clusters),))
-        end = at + aligned(64 + len(pairs))
+        end = at + aligned(NON_RESIDENT_SIZE + len(pairs))
         allocated = clusters * cluster_size
         _pack_non_resident_into(
-            buffer, at, _DATA, end - at, 1, 0, 64, 0, identifier, 0, clusters - 1, 64, 0,
-            allocated, size, size,
+            buffer, at, _DATA, end - at, 1, 0, NON_RESIDENT_SIZE, 0, identifier, 0, clusters - 1,
+            NON_RESIDENT_SIZE, 0, allocated, size, size,
         )  # fmt: skip
-        buffer[at + 64 : at + 64 + len(pairs)] = pairs
+        at += NON_RESIDENT_SIZE
+        buffer[at : at + len(pairs)] = pairs
         return end
 
     def special_records(self, special: Special) -> list[bytes]:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -247,7 +246,7 @@ def ea_information(value: bytes) -> EaInformation:
     while at < len(value):
         try:
             head = EaHead.unpack(value, at)
-        except (CorruptError, struct.error) as error:
+        except CorruptError as error:
             raise CorruptError("extended attributes are cut off") from error
         packed += 5 + head.name_length + head.value_length
         needed += head.flags >> 7
