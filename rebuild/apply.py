@@ -196,7 +196,8 @@ def _layout_of(
         if tree.volume.type == "ntfs" and work.device.size != work.plan.disk.size:
             geometry = geometry or bios_geometry(work.device.size)
         options = layout_options(
-            *(tree, work.plan.disk),
+            tree,
+            work.plan.disk,
             start=part.new_start,
             sector_size=sector_size,
             geometry=geometry,

@@ -163,8 +163,12 @@ def plan_restore(
         raise LayoutUnsupportedError("no target disk was chosen")
     plans = [
         _plan_disk(
-            *(machine, disk, targets[disk.number], minimum_sizes or {}),
-            *(grow, "" if is_single else f"{printable(disk.name)} "),
+            machine,
+            disk,
+            targets[disk.number],
+            minimum_sizes or {},
+            grow,
+            "" if is_single else f"{printable(disk.name)} ",
         )
         for disk in chosen
     ]

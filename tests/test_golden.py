@@ -179,8 +179,12 @@ def test_old_store_is_served(golden: GoldenSet) -> None:
         new_password = golden.directory / "new"
         new_password.write_text("another one")
         golden.run(
-            *("key", "passwd", *remote, *golden.credentials()),
-            *("--new-password-file", new_password),
+            "key",
+            "passwd",
+            *remote,
+            *golden.credentials(),
+            "--new-password-file",
+            new_password,
         )
         new = ("--user", golden.expected["user"], "--password-file", new_password)
         again = json.loads(golden.run("snapshots", *remote, *new, "--json"))

@@ -118,8 +118,10 @@ def _firmware_arguments(config: MachineConfig) -> list[str]:
         return []
     code = OVMF_DIRECTORY / FIRMWARE_FILES[config.firmware][0]
     arguments = [
-        *("-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={code}"),
-        *("-drive", f"if=pflash,format=raw,unit=1,file={config.variables}"),
+        "-drive",
+        f"if=pflash,format=raw,unit=0,readonly=on,file={code}",
+        "-drive",
+        f"if=pflash,format=raw,unit=1,file={config.variables}",
     ]
     if config.firmware == "secure-boot":
         arguments += ["-global", "driver=cfi.pflash01,property=secure,value=on"]

@@ -20,10 +20,10 @@ from fsdrivers.errors import UnsupportedError
 DEFAULT_CODE_PAGE: Final = "cp437"
 # The single-byte pages that DOS and Windows have used for 8.3 names.
 CODE_PAGES: Final = (
-    *("cp437", "cp737", "cp775", "cp850", "cp852", "cp855", "cp857", "cp858", "cp860", "cp861"),
-    *("cp862", "cp863", "cp864", "cp865", "cp866", "cp869", "cp874"),
-    *("cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1257"),
-)
+    "cp437", "cp737", "cp775", "cp850", "cp852", "cp855", "cp857", "cp858", "cp860", "cp861",
+    "cp862", "cp863", "cp864", "cp865", "cp866", "cp869", "cp874",
+    "cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1257",
+)  # fmt: skip
 # The double-byte pages of Japan, China, Korea and Taiwan: which bytes are the first of a pair.
 DOUBLE_BYTE_PAGES: Final = {
     "cp932": (*range(0x81, 0xA0), *range(0xE0, 0xFD)),

@@ -378,13 +378,17 @@ COMMANDS: Sequence[Command | Group] = (
     command("server", "serve a directory to agents and image builders", Server, run_server),
     command("register", "register an id on a server", Place, run_register),
     command(
-        *("backup", "back up a machine or its disks", Backup, run_backup),
+        "backup",
+        "back up a machine or its disks",
+        Backup,
+        run_backup,
         "Without --disk it backs up this machine.",
     ),
     command("snapshots", "list data sets", Snapshots, run_snapshots),
     command("ls", "list what is in a data set", Listing, run_ls),
     Group(
-        *("key", "manage recovery keys and passwords"),
+        "key",
+        "manage recovery keys and passwords",
         (
             command(
                 "export",

@@ -158,7 +158,8 @@ def run_environment(options: Environment) -> int:
 
 COMMANDS: Sequence[Command | Group] = (
     Group(
-        *("image", "build and check recovery discs"),
+        "image",
+        "build and check recovery discs",
         (
             command("build", "build the recovery disc of a data set", Build, run_build),
             command("verify", "check every file of a disc; needs no password", Verify, run_verify),

@@ -37,15 +37,28 @@ _SHOWN_WIDTH: Final = 80  # columns of a value
 # and identities, which are compared with the volume.
 _PLANNED_BY_FAT: Final = frozenset(
     (
-        *("sector_size", "sectors_per_cluster", "root_entries", "total_sectors_16"),
-        *("total_sectors_32", "fat_sectors_16", "fat_sectors_32", "root_cluster"),
-        *("oem_name", "media"),
+        "sector_size",
+        "sectors_per_cluster",
+        "root_entries",
+        "total_sectors_16",
+        "total_sectors_32",
+        "fat_sectors_16",
+        "fat_sectors_32",
+        "root_cluster",
+        "oem_name",
+        "media",
     )
 )
 _PLANNED_BY_NTFS: Final = frozenset(
     (
-        *("sector_size", "sectors_per_cluster", "total_sectors", "mft_lcn", "mft_mirror_lcn"),
-        *("record_size_code", "index_block_size_code", "serial"),
+        "sector_size",
+        "sectors_per_cluster",
+        "total_sectors",
+        "mft_lcn",
+        "mft_mirror_lcn",
+        "record_size_code",
+        "index_block_size_code",
+        "serial",
     )
 )
 _GEOMETRY: Final = frozenset(("heads", "sectors_per_track"))

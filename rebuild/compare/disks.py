@@ -42,8 +42,17 @@ from rebuild.text import cut
 READ_SIZE = 1 << 20  # bytes
 # What of an ext volume's description must be as it was whatever the size of the new volume.
 FORMAT_KEYS = (
-    *("block_size", "inode_size", "compat", "incompat", "ro_compat", "hash_seed"),
-    *("default_hash_version", "checksum_seed", "fat_type", "oem_name", "media"),
+    "block_size",
+    "inode_size",
+    "compat",
+    "incompat",
+    "ro_compat",
+    "hash_seed",
+    "default_hash_version",
+    "checksum_seed",
+    "fat_type",
+    "oem_name",
+    "media",
 )
 
 

@@ -18,8 +18,14 @@ Parts = list[tuple[int, int, bool]]
 
 # What of an NTFS volume's description must be as it was whatever the size of the new volume.
 NTFS_FORMAT_KEYS = (
-    *("serial", "cluster_size", "index_block_size", "version", "object_id", "upcase"),
-    *("upcase_info", "attribute_definitions"),
+    "serial",
+    "cluster_size",
+    "index_block_size",
+    "version",
+    "object_id",
+    "upcase",
+    "upcase_info",
+    "attribute_definitions",
 )
 
 

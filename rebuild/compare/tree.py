@@ -25,8 +25,20 @@ from rebuild.progress import Progress
 from rebuild.text import cut, printable
 
 NODE_FIELDS = (
-    *("kind", "size", "mode", "uid", "gid", "modified_ns", "accessed_ns", "changed_ns"),
-    *("created_ns", "device", "target", "flags", "xattrs", "streams"),
+    "kind",
+    "size",
+    "mode",
+    "uid",
+    "gid",
+    "modified_ns",
+    "accessed_ns",
+    "changed_ns",
+    "created_ns",
+    "device",
+    "target",
+    "flags",
+    "xattrs",
+    "streams",
 )
 SHOWN_WIDTH: Final = 200  # columns of a value
 
@@ -125,7 +137,7 @@ class TreeComparison:
             return  # reported already, and there is nothing to read
         volume = cast(StreamVolume, self._volume)
         for text in content_differences(
-            *(item, there.node, volume, self._master, self._before_moves(item, there.node))
+            item, there.node, volume, self._master, self._before_moves(item, there.node)
         ):
             self._differs(item, text)
         size = content_size(item)

@@ -27,8 +27,14 @@ from tests.fsdrivers.ext.editing import (
 
 SIZE = 4 << 20
 KINDS = (
-    *("ext2", "ext3", "ext4-no-csum", "ext4-no-journal", "ext4-inline", "ext4-meta-bg"),
-    *("ext4-bigalloc", "ext4-quota"),
+    "ext2",
+    "ext3",
+    "ext4-no-csum",
+    "ext4-no-journal",
+    "ext4-inline",
+    "ext4-meta-bg",
+    "ext4-bigalloc",
+    "ext4-quota",
 )
 
 

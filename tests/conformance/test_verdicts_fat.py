@@ -58,7 +58,11 @@ def check_verdicts(
     geometry = geometry_for(bits, CLUSTERS[bits], sector_size=sector_size)
     device = volume_in_memory(geometry, tree_entries(TREE))
     assert_nothing_missed(
-        *(device, open_volume(device), image, complaints, check_volume),
+        device,
+        open_volume(device),
+        image,
+        complaints,
+        check_volume,
         count=count,
         seed=seed,
         is_legal=lambda theirs: is_legal(device, theirs),

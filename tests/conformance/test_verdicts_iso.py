@@ -88,7 +88,11 @@ def complaints(path: Path) -> list[str]:
 def check_verdicts(count: int, seed: int, image: Path) -> None:
     device = MemoryDevice.of(image.read_bytes(), 2048)
     assert_nothing_missed(
-        *(device, open_volume(device), image, complaints, check_volume),
+        device,
+        open_volume(device),
+        image,
+        complaints,
+        check_volume,
         count=count,
         seed=seed,
         share=50,

@@ -88,7 +88,11 @@ def check_verdicts(count: int, seed: int, image: Path, *, cluster_size: int = 51
         return any(device.read(at, record_size) != was for at, was in free.items())
 
     assert_nothing_missed(
-        *(device, volume, image, complaints, check_volume),
+        device,
+        volume,
+        image,
+        complaints,
+        check_volume,
         count=count,
         seed=seed,
         share=10,

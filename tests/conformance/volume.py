@@ -321,8 +321,12 @@ class PlanningConformance(ReadingConformance):
         volume = open_volume(device)
         entries = [
             Entry(
-                *(entry.parent, entry.name, entry.node),
-                *(entry.short_name, entry.name_flags, entry.name_times),
+                entry.parent,
+                entry.name,
+                entry.node,
+                entry.short_name,
+                entry.name_flags,
+                entry.name_times,
             )
             for entry in volume.walk()
             if entry.name not in self.hidden
@@ -353,7 +357,10 @@ class PlanningConformance(ReadingConformance):
 def file_node(number: int = 0, size: int = 0) -> Node:
     """Return a file to be made."""
     return Node(
-        *(number, Kind.FILE, size, 0o644),
+        number,
+        Kind.FILE,
+        size,
+        0o644,
         modified_ns=NOW_NS,
         accessed_ns=NOW_NS,
         changed_ns=NOW_NS,
@@ -365,7 +372,10 @@ def file_node(number: int = 0, size: int = 0) -> Node:
 def directory_node(number: int = 0) -> Node:
     """Return a directory to be made."""
     return Node(
-        *(number, Kind.DIRECTORY, 0, 0o755),
+        number,
+        Kind.DIRECTORY,
+        0,
+        0o755,
         modified_ns=NOW_NS,
         accessed_ns=NOW_NS,
         changed_ns=NOW_NS,

@@ -41,8 +41,21 @@ def make_disk(directory: Path) -> Path:
     command(["mkfs.fat", "-F", "12", "-n", "ESP", "--offset", "2048", str(disk), "8192"])
     command(
         [
-            *("mke2fs", "-q", "-F", "-t", "ext4", "-b", "1024", "-L", "root", "-d", str(tree)),
-            *("-E", f"offset={9 * MIB},root_owner=0:0", str(disk), "24576"),
+            "mke2fs",
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-b",
+            "1024",
+            "-L",
+            "root",
+            "-d",
+            str(tree),
+            "-E",
+            f"offset={9 * MIB},root_owner=0:0",
+            str(disk),
+            "24576",
         ]
     )
     swap = directory / "swap.img"

@@ -184,8 +184,12 @@ def make_mbr_machine(directory: Path, password: str = PASSWORD) -> SmallMachine:
     """A machine with one MBR disk: a small FAT volume, ext4, swap."""
     tree = make_tree(directory / "tree")
     disk = make_disk(
-        *(directory / "sda.img", "dos", tree),
-        *(Partition("c", "fat", 4), Partition("83", "ext4", 48), Partition("82", "swap", 8)),
+        directory / "sda.img",
+        "dos",
+        tree,
+        Partition("c", "fat", 4),
+        Partition("83", "ext4", 48),
+        Partition("82", "swap", 8),
     )
     return back_up(directory, [disk], password)
 
@@ -194,8 +198,12 @@ def make_gpt_machine(directory: Path) -> SmallMachine:
     """A machine with one GPT disk: an ESP, ext4, and behind it swap and a BIOS boot partition."""
     tree = make_tree(directory / "tree")
     disk = make_disk(
-        *(directory / "sda.img", "gpt", tree, Partition(ESP, "fat", 4)),
-        *(Partition(LINUX, "ext4", 48), Partition(BIOS_BOOT, "raw", 1)),
+        directory / "sda.img",
+        "gpt",
+        tree,
+        Partition(ESP, "fat", 4),
+        Partition(LINUX, "ext4", 48),
+        Partition(BIOS_BOOT, "raw", 1),
     )
     return back_up(directory, [disk])
 

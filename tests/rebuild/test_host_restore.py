@@ -129,8 +129,13 @@ def test_source_is_no_target(
 
     for target in (table, link):
         outcome = run(
-            *("restore", "--from", mbr_machine.medium_path, *credentials),
-            *("--disk", target, "--yes"),
+            "restore",
+            "--from",
+            mbr_machine.medium_path,
+            *credentials,
+            "--disk",
+            target,
+            "--yes",
         )
         assert outcome.code == 24
         assert "is what the restore would read from" in sentence(outcome)
@@ -142,7 +147,7 @@ def test_directory_is_no_disk(
 ) -> None:
     """A directory as target is a usage error."""
     outcome = run(
-        *("restore", "--from", mbr_machine.medium_path, *credentials, "--disk", tmp_path, "--yes")
+        "restore", "--from", mbr_machine.medium_path, *credentials, "--disk", tmp_path, "--yes"
     )
 
     assert outcome.code == 2
@@ -169,8 +174,18 @@ def test_target_that_fails_half_way_is_removed(
     """A target that takes no more bytes: one sentence, no image that looks like a disk."""
     image = tmp_path / "new.img"
     command = (
-        *("prlimit", f"--fsize={8 * MIB}", sys.executable, "-m", "imagebuilder.cli"),
-        *("restore", "--from", mbr_machine.medium_path, *credentials, "--disk", image, "--yes"),
+        "prlimit",
+        f"--fsize={8 * MIB}",
+        sys.executable,
+        "-m",
+        "imagebuilder.cli",
+        "restore",
+        "--from",
+        mbr_machine.medium_path,
+        *credentials,
+        "--disk",
+        image,
+        "--yes",
     )
     # The image is made before the limit counts: making it is no write.
     image.touch()
@@ -218,8 +233,13 @@ def test_full_filesystem_is_22(
     with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=6m", "none") as place:
         image = place / "new.img"
         outcome = run(
-            *("restore", "--from", mbr_machine.medium_path, *credentials),
-            *("--disk", image, "--yes"),
+            "restore",
+            "--from",
+            mbr_machine.medium_path,
+            *credentials,
+            "--disk",
+            image,
+            "--yes",
         )
 
         assert outcome.code == 22
@@ -259,8 +279,13 @@ def test_whole_device_in_use_is_24(
     subprocess.run(["mke2fs", "-q", "-F", str(image)], check=True)
     with loop_device(image) as device, mounted(tmp_path / "mount", device):
         outcome = run(
-            *("restore", "--from", mbr_machine.medium_path, *credentials),
-            *("--disk", device, "--yes"),
+            "restore",
+            "--from",
+            mbr_machine.medium_path,
+            *credentials,
+            "--disk",
+            device,
+            "--yes",
         )
     assert outcome.code == 24
     assert f"{device} is in use" in sentence(outcome)
@@ -277,8 +302,13 @@ def test_image_in_use_is_24(
     place = int(subprocess.check_output(["partx", "-rgo", "START", "-n", "2", image])) * 512
     with mounted(point, "-o", f"ro,loop,offset={place}", str(image)):
         outcome = run(
-            *("restore", "--from", mbr_machine.medium_path, *credentials),
-            *("--disk", image, "--yes"),
+            "restore",
+            "--from",
+            mbr_machine.medium_path,
+            *credentials,
+            "--disk",
+            image,
+            "--yes",
         )
     assert outcome.code == 24
     words = sentence(outcome)

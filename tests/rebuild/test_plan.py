@@ -35,7 +35,11 @@ def plan_lines(unlocked: Unlocked, target: TargetDisk, grow: int | None = None) 
 def test_plan_for_a_larger_disk_reads_so(gpt_machine: SmallMachine) -> None:
     """Old and new layout side by side, with what is on the disk now."""
     target = TargetDisk(
-        *("/dev/sda", 118 * MIB, 512, "ATA Disk", "SN-7"),
+        "/dev/sda",
+        118 * MIB,
+        512,
+        "ATA Disk",
+        "SN-7",
         content='gpt: 1 ntfs "Win" 100.0 MiB',
     )
 
@@ -149,7 +153,10 @@ def test_large_sectors_are_used_where_the_format_can(gpt_machine: SmallMachine) 
     plan = make_plan(unlocked, {disk.number: TargetDisk("/dev/sda", device.size, 4096)})
 
     apply_plan(
-        *(unlocked.machine, plan, {disk.number: device}, gpt_machine.medium()),
+        unlocked.machine,
+        plan,
+        {disk.number: device},
+        gpt_machine.medium(),
         PieceOpener(unlocked.master, unlocked.header.packs),
     )
 

@@ -70,7 +70,9 @@ def test_progress_counts_each_volume(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
     made = Progress(shown.append)
     made.begin(
-        *("Restoring", 400 * MIB, 20),
+        "Restoring",
+        400 * MIB,
+        20,
         {"a": Part("1 fat32 ESP", 100 * MIB, 5), "b": Part("2 ext4 root", 300 * MIB, 15)},
     )
     now += 10

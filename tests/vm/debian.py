@@ -35,26 +35,44 @@ UP = "MACHINE-UP"
 CLOUD_KERNEL = "linux-image-cloud-amd64"  # virtio, NVMe and IDE disks
 FULL_KERNEL = "linux-image-amd64"  # every disk there is
 PACKAGES = (
-    *("systemd-sysv", "udev", "dbus", "kmod", "mount", "util-linux", "e2fsprogs"),
-    *("initramfs-tools", "zstd", "iproute2", "passwd", "grub2-common", "grub-common"),
-    *("grub-pc-bin", "grub-efi-amd64-bin", "grub-efi-amd64-signed", "shim-signed"),
+    "systemd-sysv",
+    "udev",
+    "dbus",
+    "kmod",
+    "mount",
+    "util-linux",
+    "e2fsprogs",
+    "initramfs-tools",
+    "zstd",
+    "iproute2",
+    "passwd",
+    "grub2-common",
+    "grub-common",
+    "grub-pc-bin",
+    "grub-efi-amd64-bin",
+    "grub-efi-amd64-signed",
+    "shim-signed",
 )
 # What a recovery test gains nothing from: documentation and translations.
 EXCLUDED = (
-    *("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*"),
-    *("/usr/share/bash-completion/*", "/usr/lib/python3/dist-packages/*/tests/*"),
+    "/usr/share/doc/*",
+    "/usr/share/man/*",
+    "/usr/share/info/*",
+    "/usr/share/locale/*",
+    "/usr/share/bash-completion/*",
+    "/usr/lib/python3/dist-packages/*/tests/*",
 )
 # What a small machine under emulation has no use for, half of its size.
 EXCLUDED_WHEN_SMALL = (
     *(f"/lib/modules/*/kernel/{name}/*" for name in (
-        *("drivers/comedi", "drivers/gpu", "drivers/hid", "drivers/infiniband", "drivers/md"),
-        *("drivers/net/ethernet", "drivers/scsi", "drivers/target", "fs/btrfs", "fs/ceph"),
-        *("fs/nfs", "fs/nfsd", "fs/ocfs2", "fs/smb", "fs/xfs", "net/bridge", "net/ceph"),
-        *("net/netfilter", "net/sched", "net/sctp", "net/sunrpc", "net/tipc", "sound"),
+        "drivers/comedi", "drivers/gpu", "drivers/hid", "drivers/infiniband", "drivers/md",
+        "drivers/net/ethernet", "drivers/scsi", "drivers/target", "fs/btrfs", "fs/ceph",
+        "fs/nfs", "fs/nfsd", "fs/ocfs2", "fs/smb", "fs/xfs", "net/bridge", "net/ceph",
+        "net/netfilter", "net/sched", "net/sctp", "net/sunrpc", "net/tipc", "sound",
     )),
-    *("/lib/udev/hwdb.d/*", "/usr/lib/grub/x86_64-efi/*", "/usr/lib/grub/i386-pc/*"),
-    *("/usr/lib/grub/x86_64-efi-signed/gcd*", "/usr/lib/grub/x86_64-efi-signed/grubnet*"),
-    *("/usr/share/perl/5*/unicore/*", "/usr/share/perl/5*/Unicode/*", "/usr/share/zoneinfo/*"),
+    "/lib/udev/hwdb.d/*", "/usr/lib/grub/x86_64-efi/*", "/usr/lib/grub/i386-pc/*",
+    "/usr/lib/grub/x86_64-efi-signed/gcd*", "/usr/lib/grub/x86_64-efi-signed/grubnet*",
+    "/usr/share/perl/5*/unicore/*", "/usr/share/perl/5*/Unicode/*", "/usr/share/zoneinfo/*",
     "/usr/lib/x86_64-linux-gnu/perl/5*/CORE/*",
 )  # fmt: skip
 MIB = 1 << 20
@@ -63,8 +81,17 @@ LINUX_TYPE = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"
 SWAP_TYPE = "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F"
 # Those that the kernel does not have, or has built in, are passed over.
 INITRD_MODULES = (
-    *("ext4", "ata_piix", "ahci", "sd_mod", "virtio_pci", "virtio_blk", "virtio_scsi", "nvme"),
-    *("xhci_pci", "uas", "usb_storage"),
+    "ext4",
+    "ata_piix",
+    "ahci",
+    "sd_mod",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_scsi",
+    "nvme",
+    "xhci_pci",
+    "uas",
+    "usb_storage",
 )
 
 

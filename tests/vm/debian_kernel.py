@@ -64,9 +64,16 @@ def _fetch(work: Path) -> None:
     (work / "lists/partial").mkdir(parents=True)
     (work / "other.sources").write_text("\n\n".join(_stanzas()) + "\n")
     options = [
-        *("-o", f"Dir::Etc::sourcelist={work}/other.sources", "-o", "Dir::Etc::sourceparts=-"),
-        *("-o", f"Dir::State::lists={work}/lists", "-o", f"Dir::Cache={work}/cache"),
-        *("-o", "APT::Sandbox::User=root"),
+        "-o",
+        f"Dir::Etc::sourcelist={work}/other.sources",
+        "-o",
+        "Dir::Etc::sourceparts=-",
+        "-o",
+        f"Dir::State::lists={work}/lists",
+        "-o",
+        f"Dir::Cache={work}/cache",
+        "-o",
+        "APT::Sandbox::User=root",
     ]
     _run(work, "apt-get", *options, "-q", "update")
     about = _run(work, "apt-cache", *options, "show", "--no-all-versions", METAPACKAGE)

@@ -52,8 +52,15 @@ def main() -> int:
         rows.append(("recovery disc", size, built.elapsed_s))
     say("Rehearsing: the disc in QEMU with an empty disk, under UEFI")
     rehearsed = scenario.rehearse(
-        *(disc, "--firmware", "uefi", "--screenshots", directory / "screenshots"),
-        *("--expect", "login: ", "--disk-size", "1G"),
+        disc,
+        "--firmware",
+        "uefi",
+        "--screenshots",
+        directory / "screenshots",
+        "--expect",
+        "login: ",
+        "--disk-size",
+        "1G",
     )
     (directory / "report.json").write_text(rehearsed.out)
     report = json.loads(rehearsed.out) if rehearsed.out else {"failure": rehearsed.err}

@@ -71,9 +71,23 @@ def make_disk(path: Path, bits: int) -> None:
     ext = ("mke2fs", "-q", "-F", "-t", "ext4", "-b", "1024", "-E", f"offset={EXT_START * SECTOR}")
     _tool(*ext, str(path), str(EXT_SECTORS // 2))
     _tool(
-        *("mkfs.fat", "-F", str(bits), "-R", "32" if bits == 32 else "1", "-a", "-n", "DOS"),
-        *("-g", f"{GEOMETRY.heads}/{GEOMETRY.sectors}", "-h", str(DOS_START)),
-        *("-s", {12: "8", 16: "1", 32: "2"}[bits], "--offset", str(DOS_START), str(path)),
+        "mkfs.fat",
+        "-F",
+        str(bits),
+        "-R",
+        "32" if bits == 32 else "1",
+        "-a",
+        "-n",
+        "DOS",
+        "-g",
+        f"{GEOMETRY.heads}/{GEOMETRY.sectors}",
+        "-h",
+        str(DOS_START),
+        "-s",
+        {12: "8", 16: "1", 32: "2"}[bits],
+        "--offset",
+        str(DOS_START),
+        str(path),
         str(DOS_SECTORS[bits] // 2),
     )
     editor, device = open_dos(path)

@@ -148,7 +148,11 @@ def _facts_of(path: bytes, name: bytes, first_names: dict[int, bytes]) -> tuple[
     mode = status.st_mode
     is_directory = stat.S_ISDIR(mode)
     facts: tuple[object, ...] = (
-        *(oct(mode), status.st_uid, status.st_gid, status.st_mtime_ns, xattrs),
+        oct(mode),
+        status.st_uid,
+        status.st_gid,
+        status.st_mtime_ns,
+        xattrs,
         0 if is_directory else status.st_size,
         status.st_nlink,
         status.st_rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0,

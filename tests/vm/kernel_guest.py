@@ -82,11 +82,30 @@ def views_of(mounts: Sequence[Mount]) -> list[View]:
         initrd.write_bytes(_system() + _jobs(mounts))
         console = Path(temporary, "console")
         command = [
-            *("qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-smp", "1", "-m", "512"),
-            *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-            *("-kernel", str(newer_kernel().image), "-initrd", str(initrd)),
-            *("-append", "console=ttyS1 quiet panic=-1 mitigations=off no_timer_check"),
-            *("-serial", f"file:{said}", "-serial", f"file:{console}"),
+            "qemu-system-x86_64",
+            "-machine",
+            "q35",
+            "-accel",
+            "tcg",
+            "-smp",
+            "1",
+            "-m",
+            "512",
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-kernel",
+            str(newer_kernel().image),
+            "-initrd",
+            str(initrd),
+            "-append",
+            "console=ttyS1 quiet panic=-1 mitigations=off no_timer_check",
+            "-serial",
+            f"file:{said}",
+            "-serial",
+            f"file:{console}",
         ]
         for number, mount in enumerate(mounts):
             command += _drive(number, mount)

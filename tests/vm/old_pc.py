@@ -49,11 +49,29 @@ def start(
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory, "log")
         command = [
-            *("qemu-system-x86_64", "-machine", "pc", "-accel", "tcg", "-m", str(memory_mib)),
-            *("-nodefaults", "-display", "none", "-vga", "std", "-no-reboot", "-boot", "c"),
-            *("-drive", f"file={path},format=raw,if=none,id=disk,snapshot=on"),
-            *("-device", f"ide-hd,drive=disk,{shape}", port, f"file:{log}"),
-            *("-device", "isa-debug-exit,iobase=0xf4,iosize=4"),
+            "qemu-system-x86_64",
+            "-machine",
+            "pc",
+            "-accel",
+            "tcg",
+            "-m",
+            str(memory_mib),
+            "-nodefaults",
+            "-display",
+            "none",
+            "-vga",
+            "std",
+            "-no-reboot",
+            "-boot",
+            "c",
+            "-drive",
+            f"file={path},format=raw,if=none,id=disk,snapshot=on",
+            "-device",
+            f"ide-hd,drive=disk,{shape}",
+            port,
+            f"file:{log}",
+            "-device",
+            "isa-debug-exit,iobase=0xf4,iosize=4",
         ]
         try:
             subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)

@@ -128,8 +128,14 @@ class Server:
         with self._data.with_suffix(".log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "imagebuilder.cli", "server"),
-                    *("--data", str(self._data), "--listen", self._address),
+                    sys.executable,
+                    "-m",
+                    "imagebuilder.cli",
+                    "server",
+                    "--data",
+                    str(self._data),
+                    "--listen",
+                    self._address,
                 ],
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -205,8 +211,16 @@ class Scenario:
     def build(self, machine: str, disc: Path, *options: str) -> Outcome:
         """Build the disc of the newest data set of `machine`."""
         return run(
-            *("image", "build", *self.repository, "--machine", machine, "-o", disc),
-            *("--fast", "--json", *options),
+            "image",
+            "build",
+            *self.repository,
+            "--machine",
+            machine,
+            "-o",
+            disc,
+            "--fast",
+            "--json",
+            *options,
         )
 
     def rehearse(self, disc: Path, *options: str | Path) -> Outcome:

@@ -45,7 +45,18 @@ CONFIRM, END = map(marks.pattern, ("ask-confirm", "ask-end"))
 # Typed by where the keys are: French caps say other letters than American ones.
 PASSWORD = "Aqwzm1&é_@"
 FRENCH_ID = ("q", "n", "n", "q")
-FRENCH_PASSWORD = (*("shift-q", "a", "z", "w", "semicolon", "shift-1", "1", "2", "8", "alt_r-0"),)
+FRENCH_PASSWORD = (
+    "shift-q",
+    "a",
+    "z",
+    "w",
+    "semicolon",
+    "shift-1",
+    "1",
+    "2",
+    "8",
+    "alt_r-0",
+)
 
 
 @dataclass(frozen=True)
@@ -67,8 +78,19 @@ def build(machine: SmallMachine, disc: Path, *options: str | Path) -> Path:
     password_file.write_text(machine.password + "\n")
     must(
         run(
-            *("image", "build", "--store", machine.store, "--user", USER),
-            *("--password-file", password_file, "--machine", MACHINE, "-o", disc, "--fast"),
+            "image",
+            "build",
+            "--store",
+            machine.store,
+            "--user",
+            USER,
+            "--password-file",
+            password_file,
+            "--machine",
+            MACHINE,
+            "-o",
+            disc,
+            "--fast",
             *options,
         )
     )
@@ -326,7 +348,10 @@ def test_answers_on_the_disc_leave_only_id_and_password(case: Case, tmp_path: Pa
     disc = build(
         case.machine,
         tmp_path / "disc.iso",
-        *("--answers", answers, "--argument", "rebuildkit.after=poweroff"),
+        "--answers",
+        answers,
+        "--argument",
+        "rebuildkit.after=poweroff",
     )
     other, disk = blank(tmp_path / "other.img", case.size), blank(tmp_path / "disk.img", case.size)
     config = MachineConfig(disks=(Disk(other), Disk(disk, bus="nvme")), disc=disc)

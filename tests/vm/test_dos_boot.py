@@ -209,8 +209,14 @@ def wrong_chs(path: Path) -> None:
 
 
 BREAKS: list[Callable[[Path], None]] = [
-    *(swap_entries, move_io, break_io, move_msdos, shift_hidden_sectors),
-    *(wrong_heads, clear_active, wrong_chs),
+    swap_entries,
+    move_io,
+    break_io,
+    move_msdos,
+    shift_hidden_sectors,
+    wrong_heads,
+    clear_active,
+    wrong_chs,
 ]
 
 
@@ -306,9 +312,20 @@ def serial_output(path: Path, timeout_s: int = 30) -> str:
     """Start a disk; return what it said on the serial line in the time syslinux needs."""
     log = path.with_suffix(".log")
     command = [
-        *("qemu-system-x86_64", "-machine", "pc", "-accel", "tcg", "-m", "64", "-nodefaults"),
-        *("-display", "none", "-drive", f"file={path},format=raw,if=ide,snapshot=on"),
-        *("-serial", f"file:{log}"),
+        "qemu-system-x86_64",
+        "-machine",
+        "pc",
+        "-accel",
+        "tcg",
+        "-m",
+        "64",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-drive",
+        f"file={path},format=raw,if=ide,snapshot=on",
+        "-serial",
+        f"file:{log}",
     ]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:

@@ -56,10 +56,22 @@ FAT_SHAPES = {
     "fat32-4096": (32, 65525, 4096, 1),
 }
 FAT_TREE = [
-    *(("A.TXT", 700), ("EMPTY", 0), ("lower.txt", 1), ("Mixed Case.Text", 30_000)),
-    *(("dir/", 0), ("dir/sub/", 0), ("dir/sub/deeper/", 0), ("dir/sub/deeper/big.bin", 90_000)),
-    *(("dir/café naïve.txt", 513), ("dir/日本語のファイル.txt", 4097), ("dir/𐍈.txt", 2)),
-    *(("n" * 251 + ".txt", 10), ("many/", 0), ("a.b.c.d", 5), (" leading", 6), ("+,;=[]", 7)),
+    ("A.TXT", 700),
+    ("EMPTY", 0),
+    ("lower.txt", 1),
+    ("Mixed Case.Text", 30_000),
+    ("dir/", 0),
+    ("dir/sub/", 0),
+    ("dir/sub/deeper/", 0),
+    ("dir/sub/deeper/big.bin", 90_000),
+    ("dir/café naïve.txt", 513),
+    ("dir/日本語のファイル.txt", 4097),
+    ("dir/𐍈.txt", 2),
+    ("n" * 251 + ".txt", 10),
+    ("many/", 0),
+    ("a.b.c.d", 5),
+    (" leading", 6),
+    ("+,;=[]", 7),
     *((f"many/a rather long name {number:03}.data", number) for number in range(70)),
 ]
 GENISOIMAGE = {

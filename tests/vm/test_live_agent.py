@@ -103,8 +103,10 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRun]:
             variables=variables,
             network=True,
             extra=(
-                *("-drive", f"if=none,id=tools,format=raw,readonly=on,file={drive}"),
-                *("-device", "virtio-blk-pci,drive=tools"),
+                "-drive",
+                f"if=none,id=tools,format=raw,readonly=on,file={drive}",
+                "-device",
+                "virtio-blk-pci,drive=tools",
             ),
         )
         with Machine(config) as machine:
@@ -124,8 +126,16 @@ def rehearsal(live: LiveRun) -> tuple[Outcome, Path]:
     disc, work = live.scenario.directory / "live.iso", live.scenario.directory / "work"
     must(live.scenario.build("live", disc))
     outcome = live.scenario.rehearse(
-        *(disc, "--firmware", "uefi", "--disk-size", f"{LAYOUT.size_mib}M", "--work", work),
-        *("--expect-pattern", UP, *pictures("live")),
+        disc,
+        "--firmware",
+        "uefi",
+        "--disk-size",
+        f"{LAYOUT.size_mib}M",
+        "--work",
+        work,
+        "--expect-pattern",
+        UP,
+        *pictures("live"),
     )
     return outcome, work / "disk0.img"
 

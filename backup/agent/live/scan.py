@@ -106,7 +106,10 @@ class LiveScan:
             local.add(marker)
         for target, extents in self.placed_files.items():
             marker = MarkerObject(
-                *(local.next_number(), self.scan.volume, PLACED_FILE, target),
+                local.next_number(),
+                self.scan.volume,
+                PLACED_FILE,
+                target,
                 {"extents": extents},
             )
             local.add(marker)

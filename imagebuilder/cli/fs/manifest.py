@@ -105,7 +105,10 @@ def print_manifest(
     weight = sum(run.weight for run in runs)
     sys.stdout.flush()  # a forked process would print it once more
     share(
-        *(runs, work, take, lambda some: None),
+        runs,
+        work,
+        take,
+        lambda some: None,
         useful_processes() if weight > SHARED_WEIGHT else 1,
         lambda run: run.weight,
     )

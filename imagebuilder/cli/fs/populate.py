@@ -149,7 +149,11 @@ def write_volume(
 
     count = useful_processes()
     share(
-        *(cut_stretches(tree.sizes), work, take, lambda stretches: None, count),
+        cut_stretches(tree.sizes),
+        work,
+        take,
+        lambda stretches: None,
+        count,
         lambda stretch: stretch.weight,
     )
     for position, data in layout.iter_metadata():

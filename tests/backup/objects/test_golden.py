@@ -325,10 +325,27 @@ def test_the_document_describes_signatures_of_streams() -> None:
         ),
     )  # fmt: skip
     array = [
-        *(2, 100, 0o777, 0, 0, 0, None, None, None, 0, [0, 0], b"", b"", 3, b"", b"", None),
+        2,
+        100,
+        0o777,
+        0,
+        0,
+        0,
+        None,
+        None,
+        None,
+        0,
+        [0, 0],
+        b"",
+        b"",
+        3,
+        b"",
+        b"",
+        None,
         [[0, 100, b"C" * 32]],
         [[b"", 100, [], 0x4000, 12], [b"a", 9, [[0, 9, b"D" * 32]]], [b"b", 9, [], 1, 0, []]],
-        *([4, 3, 2, 1], [[b"system.ntfs_ea", b"x"]]),
+        [4, 3, 2, 1],
+        [[b"system.ntfs_ea", b"x"]],
     ]
     made = Signer(MasterKey(MASTER), {}.__getitem__).signature_of(node)
 

@@ -105,7 +105,7 @@ def make_set(work: Path) -> dict[str, Any]:
                 change(images, work, number)
             disks = [word for image in images for word in ("--disk", image)]
             said = rebuildkit(
-                *("backup", *place, *credentials, "--machine", MACHINE, *disks, "--json")
+                "backup", *place, *credentials, "--machine", MACHINE, *disks, "--json"
             )
             data_sets.append(json.loads(said)["data_set"]["id"])
         said = rebuildkit("key", "export", *place, *credentials)
@@ -196,8 +196,21 @@ def make_ext(work: Path) -> Path:
     """Make an ext4 volume with most of what a Linux machine has."""
     image = work / "ext4"
     run(
-        *("mke2fs", "-q", "-F", "-t", "ext4", "-b", "1024", "-L", "root", "-O", "metadata_csum"),
-        *("-U", "60d1de42-0000-4000-8000-000000000002", image, ROOT[1] // 2),
+        "mke2fs",
+        "-q",
+        "-F",
+        "-t",
+        "ext4",
+        "-b",
+        "1024",
+        "-L",
+        "root",
+        "-O",
+        "metadata_csum",
+        "-U",
+        "60d1de42-0000-4000-8000-000000000002",
+        image,
+        ROOT[1] // 2,
     )
     noise = random.Random("ext")
     with mounted(image, work, "ext4") as root:
@@ -237,8 +250,23 @@ def make_ntfs(work: Path) -> Path:
     image, noise = work / "ntfs", random.Random("ntfs")
     image.write_bytes(bytes(NTFS[1] * SECTOR))
     run(
-        *("mkntfs", "-q", "-F", "-T", "-L", "golden", "-p", NTFS[0], "-H", 16, "-S", 63, "-s", 512),
-        *("-c", 4096, image),
+        "mkntfs",
+        "-q",
+        "-F",
+        "-T",
+        "-L",
+        "golden",
+        "-p",
+        NTFS[0],
+        "-H",
+        16,
+        "-S",
+        63,
+        "-s",
+        512,
+        "-c",
+        4096,
+        image,
     )
     with mounted(image, work, "ntfs") as root:
         home = root / "Users" / "anna"

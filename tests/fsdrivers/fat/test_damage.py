@@ -51,8 +51,10 @@ def test_every_byte_flipped(bits: int, flip: int) -> None:
     fat = geometry.fat_position(0)
     root = geometry.root_position if bits != 32 else geometry.data_position
     spans = [
-        *(range(0, 512), range(fat, fat + 96), range(root, root + 160)),
-        *(range(geometry.data_position, geometry.data_position + 1200, 3),),
+        range(0, 512),
+        range(fat, fat + 96),
+        range(root, root + 160),
+        range(geometry.data_position, geometry.data_position + 1200, 3),
     ]
     if bits == 32:
         spans.append(range(512, 1024, 5))

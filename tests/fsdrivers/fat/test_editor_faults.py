@@ -37,8 +37,19 @@ CLUSTERS = {12: 300, 16: 4200, 32: 65600}
 FILE, DIRECTORY = Node(0, Kind.FILE), Node(0, Kind.DIRECTORY)
 NAMES = st.sampled_from(
     [
-        *("A", "b.txt", "B.TXT", "Mixed.Txt", "a longer name.text", "a longer name.texture"),
-        *("ALONGE~1.TEX", "äöü.é", "x" * 60, "日本語", "no extension at all", ".hidden", "ß"),
+        "A",
+        "b.txt",
+        "B.TXT",
+        "Mixed.Txt",
+        "a longer name.text",
+        "a longer name.texture",
+        "ALONGE~1.TEX",
+        "äöü.é",
+        "x" * 60,
+        "日本語",
+        "no extension at all",
+        ".hidden",
+        "ß",
     ]
 )
 

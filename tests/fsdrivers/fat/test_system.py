@@ -38,9 +38,17 @@ from tests.fsdrivers.fat.test_editor_faults import save
 
 CLUSTERS = {12: 500, 16: 4200, 32: 66000}
 NAMES = [
-    *(("A long name first.txt", 700), ("dir/", 0), ("dir/inner/", 0), ("dir/inner/x", 3000)),
-    *(("COMMAND.COM", 5000), ("CONFIG.SYS", 100), ("MSDOS.SYS", 2000), ("AUTOEXEC.BAT", 99)),
-    *(("dir/y", 600), ("IO.SYS", 4000), ("last one", 50)),
+    ("A long name first.txt", 700),
+    ("dir/", 0),
+    ("dir/inner/", 0),
+    ("dir/inner/x", 3000),
+    ("COMMAND.COM", 5000),
+    ("CONFIG.SYS", 100),
+    ("MSDOS.SYS", 2000),
+    ("AUTOEXEC.BAT", 99),
+    ("dir/y", 600),
+    ("IO.SYS", 4000),
+    ("last one", 50),
 ]
 
 

@@ -148,8 +148,17 @@ def test_joliet_names(image: Path, tmp_path: Path) -> None:
     for name in names:
         (tree / name).write_bytes(os.fsencode(name))
     run(
-        *("xorriso", "-compliance", "joliet_long_names:joliet_utf16", "-joliet", "on"),
-        *("-outdev", image, "-map", tree, "/", "-commit"),
+        "xorriso",
+        "-compliance",
+        "joliet_long_names:joliet_utf16",
+        "-joliet",
+        "on",
+        "-outdev",
+        image,
+        "-map",
+        tree,
+        "/",
+        "-commit",
     )
     with FileDevice.open(image) as device:
         volume = open_volume(device, prefer="joliet")
@@ -257,10 +266,29 @@ def test_el_torito_and_hybrid(tree: Path, image: Path, tmp_path: Path) -> None:
     mbr = tmp_path / "mbr.bin"
     mbr.write_bytes(b"\x33\xed".ljust(432, b"\x90"))
     run(
-        *("xorriso", "-as", "mkisofs", "-quiet", "-R", "-J", "-o", image),
-        *("-isohybrid-mbr", mbr, "-c", "boot.cat", "-b", "bios.img", "-no-emul-boot"),
-        *("-boot-load-size", "4", "-eltorito-alt-boot", "-e", "efi.img", "-no-emul-boot"),
-        *("-isohybrid-gpt-basdat", boot),
+        "xorriso",
+        "-as",
+        "mkisofs",
+        "-quiet",
+        "-R",
+        "-J",
+        "-o",
+        image,
+        "-isohybrid-mbr",
+        mbr,
+        "-c",
+        "boot.cat",
+        "-b",
+        "bios.img",
+        "-no-emul-boot",
+        "-boot-load-size",
+        "4",
+        "-eltorito-alt-boot",
+        "-e",
+        "efi.img",
+        "-no-emul-boot",
+        "-isohybrid-gpt-basdat",
+        boot,
     )
     with FileDevice.open(image) as device:
         assert probe(device) == "iso9660"
@@ -347,8 +375,17 @@ def test_compressed_files(image: Path, tmp_path: Path) -> None:
     content = b"".join(b"line %d\n" % number for number in range(20_000)) + bytes(100_000)
     (tree / "text").write_bytes(content)
     run(
-        *("xorriso", "-outdev", image, "-map", tree, "/"),
-        *("-set_filter_r", "--zisofs", "/", "--", "-commit"),
+        "xorriso",
+        "-outdev",
+        image,
+        "-map",
+        tree,
+        "/",
+        "-set_filter_r",
+        "--zisofs",
+        "/",
+        "--",
+        "-commit",
     )
     with FileDevice.open(image) as device:
         volume = open_volume(device)

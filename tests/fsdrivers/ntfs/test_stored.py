@@ -26,7 +26,9 @@ def compressed(*mapped: tuple[int, int, int], size: int, initialised: int) -> Co
 def test_units_keep_their_places() -> None:
     """What follows in the stream and on the medium is one extent; the rest stays apart."""
     content = compressed(
-        *((0, UNIT, 0x10000), (UNIT, 2 * CLUSTER, 0x20000), (2 * UNIT, CLUSTER, 0x30000)),
+        (0, UNIT, 0x10000),
+        (UNIT, 2 * CLUSTER, 0x20000),
+        (2 * UNIT, CLUSTER, 0x30000),
         size=2 * UNIT + 5,
         initialised=2 * UNIT + 5,
     )

@@ -62,8 +62,16 @@ def test_restore_to_images_of_three_sizes_compares_equal(
         image = tmp_path / f"{size}.img"
         done = must(
             run(
-                *("restore", "--from", *source(scenario), "--disk", image, "--yes"),
-                *("--disk-size", size, "--verify", "--json"),
+                "restore",
+                "--from",
+                *source(scenario),
+                "--disk",
+                image,
+                "--yes",
+                "--disk-size",
+                size,
+                "--verify",
+                "--json",
             )
         )
 
@@ -227,8 +235,14 @@ def test_stand_alone_store_needs_no_server(scenario: Scenario, disk: Path, tmp_p
     image = tmp_path / "new.img"
     must(
         run(
-            *("restore", "--from", tmp_path / "store", *scenario.credentials, "--disk", image),
-            *("--yes", "--verify"),
+            "restore",
+            "--from",
+            tmp_path / "store",
+            *scenario.credentials,
+            "--disk",
+            image,
+            "--yes",
+            "--verify",
         )
     )
 

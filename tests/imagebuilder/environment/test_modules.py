@@ -24,7 +24,19 @@ def make_module(*info: str) -> bytes:
     header = struct.pack(
         "<16sHHIQQQIHHHHHH",
         b"\x7fELF\x02\x01\x01",
-        *(1, 62, 1, 0, 0, start + len(body), 0, 64, 0, 0, 64, 3, 2),
+        1,
+        62,
+        1,
+        0,
+        0,
+        start + len(body),
+        0,
+        64,
+        0,
+        0,
+        64,
+        3,
+        2,
     )
     sections = [
         struct.pack("<IIQQQQIIQQ", 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),

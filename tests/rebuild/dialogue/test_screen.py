@@ -224,7 +224,12 @@ def test_text_keeps_to_its_columns(width: int) -> None:
 def test_sizes_read_well() -> None:
     """A size never has more than four digits before its unit."""
     assert [size_text(n) for n in (0, 1023, 1024, (1 << 20) - 1, 1 << 40, 3 << 50)] == [
-        *("0 B", "1023 B", "1.0 KiB", "1.0 MiB", "1.0 TiB", "3,072.0 TiB"),
+        "0 B",
+        "1023 B",
+        "1.0 KiB",
+        "1.0 MiB",
+        "1.0 TiB",
+        "3,072.0 TiB",
     ]
     assert COLUMNS == WIDTH + 1
 

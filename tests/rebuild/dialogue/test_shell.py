@@ -625,7 +625,10 @@ def test_medium_errors_have_a_next_step() -> None:
     untold = [kind for kind in EXIT_CODES if not issubclass(kind, told)]
 
     assert {kind.__name__ for kind in untold} <= {
-        *("WrongPasswordError", "InvalidCredentialsError", "InvalidRecoveryKeyError"),
-        *("NoSpaceError", "UnsupportedError"),
+        "WrongPasswordError",
+        "InvalidCredentialsError",
+        "InvalidRecoveryKeyError",
+        "NoSpaceError",
+        "UnsupportedError",
     }
     assert EXIT_CODES[MediumError] == 20

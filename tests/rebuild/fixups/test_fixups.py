@@ -93,8 +93,11 @@ def paths_of(tree: VolumeTree) -> set[str]:
 def test_fallback_loader_is_added_with_what_shim_needs() -> None:
     """A distribution's shim, its GRUB and its key tool become the fallback; fbx64 does not."""
     tree = tree_of(
-        *("EFI/debian/shimx64.efi", "EFI/debian/grubx64.efi", "EFI/debian/mmx64.efi"),
-        *("EFI/debian/fbx64.efi", "EFI/debian/grub.cfg"),
+        "EFI/debian/shimx64.efi",
+        "EFI/debian/grubx64.efi",
+        "EFI/debian/mmx64.efi",
+        "EFI/debian/fbx64.efi",
+        "EFI/debian/grub.cfg",
     )
     before = paths_of(tree)
 
@@ -103,7 +106,10 @@ def test_fallback_loader_is_added_with_what_shim_needs() -> None:
 
     assert notes == ["Added \\EFI\\BOOT\\BOOTX64.EFI, a copy of the loader in \\EFI\\debian."]
     assert paths_of(tree) - before == {
-        *("EFI/BOOT", "EFI/BOOT/BOOTX64.EFI", "EFI/BOOT/grubx64.efi", "EFI/BOOT/mmx64.efi"),
+        "EFI/BOOT",
+        "EFI/BOOT/BOOTX64.EFI",
+        "EFI/BOOT/grubx64.efi",
+        "EFI/BOOT/mmx64.efi",
     }
     assert has_fallback_loader(tree)
     assert all(node.number >= ADDED_NUMBERS_START for node in tree.nodes[len(before) :])
@@ -249,7 +255,9 @@ def test_grub_numbers_follow_a_move_and_come_back() -> None:
 
     assert core_sector_of(moved) == 300_000
     assert struct.unpack_from("<QHH", moved_core(bytes(core), [move], 512), 0x1F4) == (
-        *(300_001, 200, 0x820),
+        300_001,
+        200,
+        0x820,
     )
     assert moved_boot_code(moved, [move.back], 512) == bytes(code)
     assert moved_core(moved_core(bytes(core), [move], 512), [move.back], 512) == bytes(core)
@@ -272,7 +280,10 @@ def test_bios_boot_partition_that_moves_is_found_again(tmp_path: Path) -> None:
     """GRUB installed behind a volume that grows: boot code and core point to the new place."""
     tree = make_tree(tmp_path / "tree", 5)
     disk = make_disk(
-        *(tmp_path / "sda.img", "gpt", tree, Partition(LINUX, "ext4", 24)),
+        tmp_path / "sda.img",
+        "gpt",
+        tree,
+        Partition(LINUX, "ext4", 24),
         Partition(BIOS_BOOT, "raw", 1),
     )
     start = 25 * MIB // 512
@@ -291,7 +302,10 @@ def test_bios_boot_partition_that_moves_is_found_again(tmp_path: Path) -> None:
     plan = make_plan(unlocked, {recorded.number: TargetDisk("memory", device.size, 512)})
 
     report = apply_plan(
-        *(unlocked.machine, plan, {recorded.number: device}, machine.medium()),
+        unlocked.machine,
+        plan,
+        {recorded.number: device},
+        machine.medium(),
         PieceOpener(unlocked.master, unlocked.header.packs),
     )
 
@@ -313,7 +327,10 @@ def test_swap_is_blank_under_its_old_identity(mbr_machine: SmallMachine, tmp_pat
     device = MemoryDevice(disk.size)
     plan = make_plan(unlocked, {disk.number: TargetDisk("memory", device.size, 512)})
     apply_plan(
-        *(unlocked.machine, plan, {disk.number: device}, mbr_machine.medium()),
+        unlocked.machine,
+        plan,
+        {disk.number: device},
+        mbr_machine.medium(),
         PieceOpener(unlocked.master, unlocked.header.packs),
     )
     part = plan.disks[0].partitions[2]

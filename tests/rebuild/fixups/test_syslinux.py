@@ -281,7 +281,9 @@ def make_machine(directory: Path, kind: str) -> SmallMachine:
         stream.truncate(START + SIZE + MIB)
     type = 7 if kind == "ntfs" else 83
     run(
-        *("sfdisk", "-q", disk),
+        "sfdisk",
+        "-q",
+        disk,
         text=f"label: dos\nstart={START // 512}, size={SIZE // 512}, type={type}, bootable\n",
     )
     with disk.open("r+b") as stream:
@@ -300,7 +302,11 @@ def restored(machine: SmallMachine, path: Path, size: int) -> tuple[RestoreRepor
     with FileDevice.open(str(path), writable=True) as device:
         opener = PieceOpener(unlocked.master, unlocked.header.packs)
         report = apply_plan(
-            *(unlocked.machine, plan, {disk.number: device}, machine.medium(), opener),
+            unlocked.machine,
+            plan,
+            {disk.number: device},
+            machine.medium(),
+            opener,
             is_blank=True,
         )
         again = machine.unlocked().machine

@@ -190,9 +190,14 @@ def test_hives_are_found_whatever_their_case() -> None:
     """Hives are found in any Windows directory, in both places of the boot configuration."""
     tree = tree_of(
         "ntfs",
-        *("WINDOWS/system32/CONFIG/System.", "Boot/bcd.", "EFI/Microsoft/BOOT/BCD."),
-        *("Windows/System32/config/SYSTEM.LOG", "a/b/System32/config/SYSTEM.", "winnt/boot/bcd."),
-        *("bootmgr/file.", "ntldr/x."),
+        "WINDOWS/system32/CONFIG/System.",
+        "Boot/bcd.",
+        "EFI/Microsoft/BOOT/BCD.",
+        "Windows/System32/config/SYSTEM.LOG",
+        "a/b/System32/config/SYSTEM.",
+        "winnt/boot/bcd.",
+        "bootmgr/file.",
+        "ntldr/x.",
     )
 
     assert [(hive, path) for hive, _, path in find_hives(tree)] == [

@@ -97,7 +97,7 @@ def restored(
         medium = machine.medium()
         opener = PieceOpener(unlocked.master, unlocked.header.packs)
         report = apply_plan(
-            *(unlocked.machine, plan, {disk.number: device}, medium, opener), is_blank=True
+            unlocked.machine, plan, {disk.number: device}, medium, opener, is_blank=True
         )
         again = machine.unlocked().machine
         compared = compare_machine(again, {disk.number: device}, unlocked.master)

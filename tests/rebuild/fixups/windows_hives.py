@@ -33,8 +33,27 @@ def empty_hive(path: Path) -> Path:
     security_at = 0x20 + 0x60
     root = struct.pack(
         "<2sHQIIIIIIIIIIIIIIIHH4s",
-        *(b"nk", 0x2C, 132_000_000_000_000_000, 0, 0, 0, 0, _NONE, _NONE, 0, _NONE),
-        *(security_at, _NONE, 0, 0, 0, 0, 0, 4, 0, b"ROOT"),
+        b"nk",
+        0x2C,
+        132_000_000_000_000_000,
+        0,
+        0,
+        0,
+        0,
+        _NONE,
+        _NONE,
+        0,
+        _NONE,
+        security_at,
+        _NONE,
+        0,
+        0,
+        0,
+        0,
+        0,
+        4,
+        0,
+        b"ROOT",
     )
     security = struct.pack("<2sHIIII", b"sk", 0, security_at, security_at, 1, len(descriptor))
     page = bytearray(struct.pack("<4sII8xQI", b"hbin", 0, 4096, 0, 0))
@@ -127,8 +146,14 @@ def set_elements(path: Path, elements: dict[tuple[str, str], bytes]) -> None:
     for (item, number), data in elements.items():
         edit(
             path,
-            *("cd Objects", f"add {item}", f"cd {item}", "add Elements", "cd Elements"),
-            *(f"add {number}", f"cd {number}", *_setval({"Element": data})),
+            "cd Objects",
+            f"add {item}",
+            f"cd {item}",
+            "add Elements",
+            "cd Elements",
+            f"add {number}",
+            f"cd {number}",
+            *_setval({"Element": data}),
         )
 
 

@@ -37,10 +37,30 @@ def hybrid(tmp_path: Path) -> Path:
     (tmp_path / "mbr.bin").write_bytes(b"\x33\xed".ljust(432, b"\x90"))
     image = tmp_path / "hybrid.iso"
     run(
-        *("xorriso", "-as", "mkisofs", "-quiet", "-R", "-V", "HYBRID", "-o", image),
-        *("-isohybrid-mbr", tmp_path / "mbr.bin", "-c", "boot.cat", "-b", "bios.img"),
-        *("-no-emul-boot", "-boot-load-size", "4", "-eltorito-alt-boot", "-e", "efi.img"),
-        *("-no-emul-boot", "-isohybrid-gpt-basdat", boot),
+        "xorriso",
+        "-as",
+        "mkisofs",
+        "-quiet",
+        "-R",
+        "-V",
+        "HYBRID",
+        "-o",
+        image,
+        "-isohybrid-mbr",
+        tmp_path / "mbr.bin",
+        "-c",
+        "boot.cat",
+        "-b",
+        "bios.img",
+        "-no-emul-boot",
+        "-boot-load-size",
+        "4",
+        "-eltorito-alt-boot",
+        "-e",
+        "efi.img",
+        "-no-emul-boot",
+        "-isohybrid-gpt-basdat",
+        boot,
     )
     return image
 
@@ -72,8 +92,17 @@ def test_compressed_files(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     (tmp_path / "tree" / "text").write_bytes(content)
     image = tmp_path / "image.iso"
     run(
-        *("xorriso", "-outdev", image, "-map", tmp_path / "tree", "/"),
-        *("-set_filter_r", "--zisofs", "/", "--", "-commit"),
+        "xorriso",
+        "-outdev",
+        image,
+        "-map",
+        tmp_path / "tree",
+        "/",
+        "-set_filter_r",
+        "--zisofs",
+        "/",
+        "--",
+        "-commit",
     )
     assert fs("stat", image, "/text") == 0
     assert f"Size: {len(content)}" in capfd.readouterr().out

@@ -24,8 +24,21 @@ WHEN_NS = 1_600_000_002_123_456_789
 ACL = struct.pack(
     "<I" + "HHI" * 5,
     2,
-    *(0x01, 7, 0xFFFFFFFF, 0x02, 4, 1000, 0x04, 5, 0xFFFFFFFF, 0x10, 7, 0xFFFFFFFF),
-    *(0x20, 0, 0xFFFFFFFF),
+    0x01,
+    7,
+    0xFFFFFFFF,
+    0x02,
+    4,
+    1000,
+    0x04,
+    5,
+    0xFFFFFFFF,
+    0x10,
+    7,
+    0xFFFFFFFF,
+    0x20,
+    0,
+    0xFFFFFFFF,
 )
 pytestmark = pytest.mark.tools
 
