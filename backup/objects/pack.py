@@ -158,11 +158,6 @@ class PackWriter:
         """Whether the pack has reached its target size and should be finished."""
         return self._end >= TARGET_SIZE
 
-    @property
-    def piece_count(self) -> int:
-        """Pieces in the pack so far."""
-        return len(self._pieces)
-
     def add(self, plain: Buffer, content_id: bytes) -> tuple[int, int]:
         """Compress and seal a piece; return (pack offset, sealed length).
 

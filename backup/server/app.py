@@ -143,8 +143,6 @@ class Api:
             self._report(f"error: {request.method} {request.url.path}: {name}{reason}")
         return Response(body, status, headers, media_type="application/json")
 
-    # Before login
-
     async def health(self, request: Request) -> Response:
         """Say that the server runs."""
         return json_response({"status": "ok", "api": 1})
@@ -180,8 +178,6 @@ class Api:
         user = normalise_name(user, "user")
         async with self._refusals.attempt(user):
             return await to_thread.run_sync(self._store.check_login, user, secret)
-
-    # After login
 
     def _session(self, request: Request) -> tuple[Session, str]:
         """Return the session a request belongs to, and its token."""

@@ -105,8 +105,6 @@ class Catalogue:
             raise StoreDamagedError("the catalogue has lost its secret")
         return value
 
-    # Users
-
     def add_user(self, name: str, key_file: bytes, login_salt: bytes, login_hash: bytes) -> None:
         """Add a user.
 
@@ -165,8 +163,6 @@ class Catalogue:
             check(connection.scalars(select(users.c.key_file).where(users.c.id == user_id)).one())
             connection.execute(update(users).where(users.c.id == user_id).values(values))
 
-    # Packs
-
     def machines(self, user_id: int) -> list[str]:
         """Return the names of a user's machines, sorted by code point."""
         query = select(machines.c.name).where(machines.c.user_id == user_id)
@@ -223,8 +219,6 @@ class Catalogue:
         with self._writing(user_id) as connection:
             return connection.execute(delete(packs).where(stale)).rowcount
 
-    # Data sets
-
     def data_sets(self, user_id: int, machine: str | None = None) -> list[DataSetInfo]:
         """Return a user's data sets, oldest first."""
         query = _select_info().where(data_sets.c.user_id == user_id)
@@ -263,8 +257,6 @@ class Catalogue:
         """Insert a data set, drop what no kept data set lists; see `backup.store.commit`."""
         with self._writing(user_id) as connection:
             return commit_data_set(connection, user_id, new)
-
-    # Inside
 
     def _find_user(self, condition: ColumnElement[bool]) -> UserRecord | None:
         query = select(

@@ -5,6 +5,17 @@
 are pure.  A "volume seed" comes from `volume_seed`, an "inode seed" from `inode_seed`; wherever
 a checksum covers its own field, that field counts as zeros.
 
+What is covered:
+
+    superblock         everything before its last word, not seeded
+    group descriptor   its number, then itself
+    inode              number, generation, then its record; 32 bits where extra_isize has room
+    extent block       up to its tail, which stands behind the last possible entry
+    directory block    all but the tail, which looks like an unused entry
+    index block        the used slots, then the tail behind the last possible slot
+    other blocks       the block's number (u64) where it is bound to it, then the block
+    journal            seeded by the journal's own UUID, stored big-endian
+
 ext4 runs crc32c without the usual inversions: the seed goes in as it is and the register comes
 out as it is, so that checksums chain.  Source: [kernel-ext4] "Checksums".
 """
@@ -148,8 +159,6 @@ def inode_seed(seed: int, number: int, generation: int) -> int:
     return crc32c(seed, _INODE_IDENTITY.pack(number, generation))
 
 
-# Superblock: everything before its last word, not seeded.
-
 _SUPERBLOCK_AT = ext.Superblock.OFFSETS["checksum"]
 
 
@@ -162,8 +171,6 @@ def seal_superblock(data: bytearray) -> None:
     """Store the checksum of a superblock of 1024 bytes."""
     U32.pack_into(data, _SUPERBLOCK_AT, superblock_checksum(data))
 
-
-# Group descriptor: number, then itself.
 
 _DESCRIPTOR_AT = ext.GroupDescriptor.OFFSETS["checksum"]
 
@@ -201,8 +208,6 @@ def bitmap_checksum(seed: int, bitmap: Buffer, bits: int) -> int:
     """
     return crc32c(seed, memoryview(bitmap)[: bits // 8])
 
-
-# Inode: number, generation, then all of its record; the high half only if extra_isize has it.
 
 _INODE_LOW_AT = ext.Inode.OFFSETS["checksum_low"]
 _INODE_GENERATION_AT = ext.Inode.OFFSETS["generation"]
@@ -275,9 +280,6 @@ def seal_inode(seed: int, number: int, inode: bytearray) -> None:
         U16.pack_into(inode, _INODE_HIGH_AT, value >> 16)
 
 
-# Extent block: up to its tail, which stands after the last possible entry.
-
-
 def extent_tail_offset(max_entries: int) -> int:
     """Return where the checksum of an extent block with `max_entries` slots is."""
     return ext.ExtentHeader.SIZE + max_entries * ext.ExtentLeaf.SIZE
@@ -293,8 +295,6 @@ def seal_extent_block(seed: int, block: bytearray, max_entries: int) -> None:
     value = extent_block_checksum(seed, block, max_entries)
     U32.pack_into(block, extent_tail_offset(max_entries), value)
 
-
-# Directory block: all but the tail, which looks like an unused entry.
 
 _TAIL_PREFIX = ext.DirectoryTail(0, ext.DirectoryTail.SIZE, 0, FileType.CHECKSUM, 0).pack()[:8]
 
@@ -319,9 +319,6 @@ def seal_directory_block(seed: int, block: bytearray) -> None:
     """Write the tail of a directory block, whose entries end before it; `seed` is the inode's."""
     value = directory_block_checksum(seed, block)
     block[-ext.DirectoryTail.SIZE :] = _TAIL_PREFIX + U32.pack(value)
-
-
-# Index block of a directory: used slots, then the tail after the last possible slot.
 
 
 def dx_count_offset(block: Buffer) -> int | None:
@@ -367,9 +364,6 @@ def seal_dx(seed: int, block: bytearray, count_offset: int) -> None:
     U32.pack_into(block, dx_tail_offset(block, count_offset), value)
 
 
-# Blocks whose record has the field inside: block number (LE64) where it is bound, then the block.
-
-
 def _checksum_around(seed: int, data: Buffer, at: int) -> int:
     """Return the checksum of `data` with the word at `at` counted as zero."""
     view = memoryview(data)
@@ -413,8 +407,6 @@ def seal_orphan_block(seed: int, block_number: int, block: bytearray) -> None:
     value = orphan_block_checksum(seed, block_number, block)
     block[-ext.OrphanTail.SIZE :] = ext.OrphanTail(ext.ORPHAN_MAGIC, value).pack()
 
-
-# Journal: seeded by the journal's own UUID, stored big-endian.
 
 _JOURNAL_SUPERBLOCK_AT = jbd2.JournalSuperblock.OFFSETS["checksum"]
 _COMMIT_AT = jbd2.JournalCommit.OFFSETS["checksums"]

@@ -7,7 +7,6 @@ It only reads; with positional reads and caches that threads may share.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fsdrivers.device import Device
@@ -170,10 +169,6 @@ class Metadata:
                     f"{what} of group {group}", position, f"up to {end - count}", block
                 )
 
-    @property
-    def has_inline_data(self) -> bool:
-        return bool(self.superblock.feature_incompat & Incompat.INLINE_DATA)
-
     def read_block(self, block: int) -> bytes:
         """Return a block; it must be on the volume (callers check what they read numbers from)."""
         size = self.geometry.block_size
@@ -301,9 +296,6 @@ def group_checksum(superblock: ext.Superblock, seed: int | None, group: int, raw
     if seed is None:
         return checksum.group_descriptor_crc16(superblock.uuid, group, raw)
     return checksum.group_descriptor_checksum(seed, group, raw)
-
-
-BlockReader = Callable[[int], bytes]
 
 
 def unpack_words(block: bytes | bytearray) -> tuple[int, ...]:

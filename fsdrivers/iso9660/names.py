@@ -11,7 +11,6 @@ from __future__ import annotations
 from fsdrivers.errors import CorruptError
 from fsdrivers.printable import printable
 
-VERSION_MARK = b";"
 FIRST_VERSION = b";1"
 _FORBIDDEN = (b"", b".", b"..")
 

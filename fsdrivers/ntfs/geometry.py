@@ -50,11 +50,6 @@ class Geometry:
         """Where the copy of the boot sector is."""
         return self.total_sectors * self.sector_size
 
-    @property
-    def index_vcn_size(self) -> int:
-        """Bytes that the VCN of a directory's index blocks counts."""
-        return vcn_size_of(self.cluster_size, self.index_block_size)
-
     def position(self, lcn: int) -> int:
         """Return where a cluster is."""
         return lcn * self.cluster_size

@@ -80,9 +80,6 @@ def repository(host: RepositoryHost) -> Iterator[Repository]:
         yield repository
 
 
-# Users
-
-
 def test_registered_user_logs_in(host: RepositoryHost) -> None:
     """Who registered logs in with the same secret and finds the key file."""
     user = new_user()
@@ -177,9 +174,6 @@ def test_login_secret_has_32_bytes(host: RepositoryHost) -> None:
         host.login(new_user(), b"short")
 
 
-# Key file
-
-
 def test_replace_key_file_with_the_same_salt(host: RepositoryHost) -> None:
     """A recovery slot can be added without another login secret."""
     made = keys.create_key_file("anyone", "password")
@@ -215,9 +209,6 @@ def test_change_of_password(host: RepositoryHost) -> None:
     assert host.login(user, bytes(32)).key_file() == other_key_file()
     assert repository.key_file() == other_key_file()
     assert host.login_parameters(user) == keys.login_parameters(other_key_file())
-
-
-# Packs
 
 
 @pytest.mark.parametrize("size", [1, 1000, (1 << 20) - 1, 1 << 20, (3 << 20) + 1])
@@ -282,9 +273,6 @@ def test_pending_packs_are_listed_oldest_first(repository: Repository) -> None:
     assert repository.pending_packs("host") == expected
     assert repository.pending_packs("unheard-of") == []
     assert repository.machines() == ["host", "other"]
-
-
-# Data sets
 
 
 def test_commit_makes_a_data_set(repository: Repository) -> None:
@@ -453,9 +441,6 @@ def test_impossible_commits(repository: Repository) -> None:
     assert repository.data_sets() == []
 
 
-# Names
-
-
 @pytest.mark.parametrize(
     "name", ["a", "web 01", "50%", "a?b#c&d=e+f", "köln", "機械", "'\"<>", "%2e%2e", "x" * 128, "🖥"]
 )
@@ -492,9 +477,6 @@ def test_normalised_names_are_stable() -> None:
     for name in (" a ", "é", "ab c"):
         once = normalise_name(name, "machine")
         assert normalise_name(once, "machine") == once
-
-
-# Users among each other
 
 
 def test_users_cannot_see_each_other(host: RepositoryHost) -> None:
@@ -537,9 +519,6 @@ def test_users_do_not_share_packs(host: RepositoryHost) -> None:
     assert repositories[1].read_pack(digest, 0, len(data)) == data
     with repositories[1].open_table(table[8:24].hex()) as file:
         assert file.read() == table
-
-
-# Threads and processes
 
 
 def test_threads_share_a_repository(repository: Repository) -> None:

@@ -103,8 +103,6 @@ class _Checker:
         self._has_quota = bool(volume.metadata.superblock.feature_ro_compat & RoCompat.QUOTA)
         self.usage: dict[QuotaKind, dict[int, Usage]] = {kind: {} for kind in QuotaKind}
 
-    # The frame.
-
     def check_frame(self) -> None:
         """Check superblock, its copies and the descriptors' copies; account for their blocks."""
         superblock, report = self.metadata.superblock, self.report
@@ -196,8 +194,6 @@ class _Checker:
             self.report.add(f"{what} uses block {taken * ratio + first}, which is used", position)
         self.used[start:end] = b"\1" * (end - start)
         return end - start
-
-    # Inodes and what they map.
 
     def check_inodes(self) -> None:
         """Check every inode in use and account for its blocks."""
@@ -375,8 +371,6 @@ class _Checker:
         """Return the clusters of values in inodes of their own."""
         size = self.geometry.cluster_size
         return sum(-(-raw.value_size // size) for raw in listed if raw.value_inode)
-
-    # Bitmaps and counts.
 
     def check_maps(self) -> None:
         """Compare bitmaps and counts with what is used."""

@@ -55,8 +55,6 @@ class EditBase(FatVolume):
         """Whether a write has failed, so that nothing more may be written."""
         return self._failure is not None
 
-    # Writing
-
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Refuse to change anything after a write has failed.
@@ -93,8 +91,6 @@ class EditBase(FatVolume):
         """Carry out the writes of a directory, in their order."""
         for position, data in writes:
             self.write_at(position, data)
-
-    # Directories
 
     def directory(self, number: int) -> DirectoryState:
         """Return a directory.
@@ -265,8 +261,6 @@ class EditBase(FatVolume):
             limit = self.geometry.clusters_of(MAXIMUM_DIRECTORY_ENTRIES * SLOT_SIZE)
             for start, count in self.table.runs(first, limit, is_whole=True):
                 self._owners.update(dict.fromkeys(range(start, start + count), number))
-
-    # Chains
 
     def chain(self, group: Group) -> list[Run]:
         """Return all clusters of an object, also those past its size."""

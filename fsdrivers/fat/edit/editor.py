@@ -339,8 +339,6 @@ class FatEditor(EditBase):
             self.flush()
         self._is_closed = True
 
-    # Content
-
     def _room_for(self, group: Group, size: int) -> tuple[list[Run], list[Run]]:
         """Return the clusters of a file and those it needs more for `size` bytes, unlinked.
 
@@ -402,8 +400,6 @@ class FatEditor(EditBase):
                 places.append((position, stop - start))
             base += count * size
         return places
-
-    # Names
 
     def _check_attributes(self, node: Node) -> None:
         """Raise UnsupportedError if FAT has no place for an attribute of a new object."""
@@ -525,8 +521,6 @@ class FatEditor(EditBase):
             above = 0 if target.number == ROOT_NUMBER else target.first_cluster
             self.set_dots(group.number, DOT_DOT, above)
         self.write_slots(source.remove(group))
-
-    # Label and boot sector
 
     def _set_root_label(self, label: bytes) -> None:
         """Set, make or remove the label entry of the root directory."""

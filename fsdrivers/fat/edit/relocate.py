@@ -74,8 +74,6 @@ class _Mover:
         self._firsts: dict[int, int] = {}  # number of the node by first cluster
         self._names: dict[int, str] = {}  # by number
 
-    # Entries of the root directory
-
     def arrange(self, wanted: Sequence[int | None]) -> dict[int, int]:
         """Put entries into the first slots; return the new numbers of those that moved."""
         numbers: dict[int, int] = {}
@@ -131,8 +129,6 @@ class _Mover:
         editor.forget_all()
         self.done.append(f"{shown} is entry {index + 1} of the root directory.")
         return number
-
-    # Clusters
 
     def gather(self, numbers: Sequence[int]) -> None:
         """Make files lie one behind the other from the first cluster of the data area on."""

@@ -138,8 +138,6 @@ class NtfsEditor(NtfsVolume):
         bits = self._session.clusters
         return (bits.count - bits.free_count() - bits.withheld_count) * self.block_size
 
-    # Looking
-
     def node(self, number: int) -> Node:
         """Return the object with this number as it is now."""
         self._session.look(lambda: self._objects.open(number))
@@ -164,8 +162,6 @@ class NtfsEditor(NtfsVolume):
             if number >= _HIDDEN and FileName.unpack(entry.key).namespace != Namespace.DOS:
                 made.append((name_of(units_of_key(entry.key)), number))
         return made
-
-    # Names
 
     def create(self, parent: int, name: bytes, node: Node) -> Node:
         """Make a new object."""
@@ -402,8 +398,6 @@ class NtfsEditor(NtfsVolume):
             objects.add_name(file, where, units, Namespace.DOS.value)
         objects.sync(file)
 
-    # Content
-
     def write(self, number: int, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write content into a file."""
         self.write_stream(number, b"", offset, data)
@@ -479,8 +473,6 @@ class NtfsEditor(NtfsVolume):
 
         self._run(change)
 
-    # Attributes
-
     def set_attributes(
         self,
         number: int,
@@ -534,8 +526,6 @@ class NtfsEditor(NtfsVolume):
             self._objects.sync(file)
 
         self._run(change)
-
-    # The volume
 
     def set_label(self, label: bytes) -> None:
         """Set the volume's label, at most 32 UTF-16 units."""

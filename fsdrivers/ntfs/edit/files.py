@@ -208,8 +208,6 @@ class Files:
         if file.number != SystemRecord.MFT:
             self._saver.move_values_out(file)
 
-    # Saving
-
     def save(self) -> None:
         """Put all changed files into records, $MFT itself last: saving may make it grow."""
         while changed := [item for item in self._open.values() if item.is_changed]:

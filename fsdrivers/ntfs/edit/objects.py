@@ -51,7 +51,7 @@ from fsdrivers.ntfs.format.records import (
 )
 from fsdrivers.ntfs.geometry import Geometry, vcn_size_of
 from fsdrivers.ntfs.index import DIRECTORY_INDEX
-from fsdrivers.ntfs.names import name_of, units_of
+from fsdrivers.ntfs.names import units_of
 from fsdrivers.ntfs.times import filetime_of
 from fsdrivers.printable import printable
 
@@ -186,8 +186,6 @@ class Objects:
             raise CorruptError(f"directory {file.number} has no name")
         return names[0].parent
 
-    # Standard information
-
     def information(self, file: OpenFile) -> StandardInformation:
         """Return times and attributes."""
         value = file.get(_INFORMATION).value or b""
@@ -230,8 +228,6 @@ class Objects:
         if flags != information.file_attributes:
             information.file_attributes = int(flags)
             self.set_information(file, information)
-
-    # Names
 
     def value_of(self, file: OpenFile, parent: int, units: bytes, namespace: int) -> bytes:
         """Return the value of $FILE_NAME with an object's data as they are now.
@@ -334,8 +330,3 @@ def exists(name: bytes) -> AlreadyExistsError:
 def shown(name: bytes) -> str:
     """Return a name for a message."""
     return name.decode("utf-8", "backslashreplace")
-
-
-def shown_units(units: bytes) -> str:
-    """Return UTF-16LE units for a message."""
-    return shown(name_of(units))

@@ -197,8 +197,6 @@ class Xattrs:
         information.file_attributes = flags | (flag.value if is_set else 0)
         self._objects.set_information(file, information)
 
-    # Security
-
     def _set_acl(self, file: OpenFile, value: bytes) -> None:
         if len(value) < 20 or value[0] != 1 or not value[3] & 0x80:
             raise CorruptError("a security descriptor that is not self-relative")
@@ -208,8 +206,6 @@ class Xattrs:
         information.security_id = identifier
         self._objects.set_information(file, information)
         self._remove(file, _DESCRIPTOR)
-
-    # Reparse points
 
     def _view(self, file_name: str, index: str) -> tuple[int, bytes]:
         found = self._system.extend_file(file_name)
@@ -239,8 +235,6 @@ class Xattrs:
         if len(value) >= ReparseHead.SIZE and self._system.extend_file("$Reparse") is not None:
             self._reparse_view().remove(value, file.reference)
 
-    # Object ids
-
     def _id_view(self) -> ObjectIdView:
         return ObjectIdView(self._session.index(*self._view("$ObjId", "$O")))
 
@@ -260,9 +254,8 @@ class Xattrs:
             self._id_view().remove(value, file.reference)
         self.are_ids_changed = True
 
-    # Extended attributes of OS/2's kind
-
     def _set_ea(self, file: OpenFile, value: bytes) -> None:
+        """Set the extended attributes of OS/2's kind, all at once."""
         at = packed = needed = 0
         while at < len(value):
             head = EaHead.unpack(value, at)
@@ -276,8 +269,6 @@ class Xattrs:
             raise CorruptError("size of the extended attributes", None, at, len(value))
         self._put(file, _EA, value)
         self._put(file, _EA_INFORMATION, EaInformation(packed, needed, len(value)).pack())
-
-    # Fields
 
     def _fields(self, file: OpenFile) -> tuple[int, int, int, int]:
         found = self._objects.extended_information(file)

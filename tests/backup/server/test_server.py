@@ -132,9 +132,6 @@ def pack_headers(digest: bytes) -> dict[str, str]:
     return {wire.DIGEST_HEADER: wire.digest_header(digest)}
 
 
-# Bad requests
-
-
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
@@ -371,9 +368,6 @@ def test_noise(client: Client, server: ServerProcess) -> None:
     assert client.send("GET", "/v1/health")[0] == 200
 
 
-# Logins
-
-
 def test_wrong_passwords_wait_longer_and_longer() -> None:
     """The delay doubles up to a bound, is kept for each name, and is forgotten in time."""
     now_s = 0.0
@@ -466,9 +460,6 @@ def test_secrets_are_not_stored(tmp_path: Path) -> None:
     assert SECRET not in stored
     assert SECRET.hex().encode() not in stored
     assert token not in stored
-
-
-# Start and end
 
 
 def test_certificate_is_made_once(tmp_path: Path) -> None:

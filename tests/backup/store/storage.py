@@ -85,8 +85,6 @@ class StorageSuite(ABC):
     def locks(self, storage: Storage, files: UserFiles) -> UserLocks:
         return storage.locks(USER)
 
-    # Files
-
     @pytest.mark.parametrize("kind", Kind)
     @pytest.mark.parametrize("size", [0, 1, 4095, 4096, MIB - 1, MIB, MIB + 1, 3 * MIB + 7])
     def test_file_reads_back(self, files: UserFiles, kind: Kind, size: int) -> None:
@@ -244,8 +242,6 @@ class StorageSuite(ABC):
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(work, range(48)))
         assert len(list(files.names(Kind.PACK))) == 3
-
-    # Locks
 
     def test_shared_locks_go_together(self, locks: UserLocks) -> None:
         """Several may place files at once."""

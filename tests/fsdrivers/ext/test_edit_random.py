@@ -59,8 +59,6 @@ class ExtMachine(EditMachine):
         self._compare()
         shutil.rmtree(self.directory)
 
-    # Operations.
-
     @rule(where=INDEXES, name=NAMES, kind=st.sampled_from([Kind.FILE, Kind.DIRECTORY, Kind.FIFO]))
     def create(self, where: int, name: bytes, kind: Kind) -> None:
         parent = self.a_directory(where)

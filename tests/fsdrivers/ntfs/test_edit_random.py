@@ -67,8 +67,6 @@ class NtfsMachine(EditMachine):
             path = dump(self.device, Path(directory, "image"))
             assert_accepted(path, Path(directory, "mount"))
 
-    # Operations.
-
     @rule(where=INDEXES, name=NAMES, kind=st.sampled_from([Kind.FILE, Kind.DIRECTORY]))
     def create(self, where: int, name: bytes, kind: Kind) -> None:
         parent = self.a_directory(where)
