@@ -19,7 +19,7 @@ TEST_PACKAGES := acl attr dosfstools e2fsprogs extlinux fatcat fdisk file forens
 # Peers that the benchmarks run beside us.
 BENCH_PACKAGES := borgbackup partclone restic
 
-.PHONY: help setup demo test check lint types unit vm matrix bench clean
+.PHONY: help setup demo pictures test check lint types unit vm matrix bench clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ $(VENV)/.ready: pyproject.toml Makefile
 
 demo: setup ## Lose a small Debian machine and get it back from its disc, in QEMU
 	$(SUDO) $(BIN)/python -m tests.vm.demo $(DEMO)
+
+pictures: demo ## The demonstration, and from its screenshots the pictures of the README
+	$(BIN)/python -m tests.vm.pictures $(DEMO)/screenshots docs/pictures
 
 test: setup check ## Set everything up, then run the checks and tests that CI runs
 

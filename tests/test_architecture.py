@@ -81,6 +81,21 @@ def test_the_table_is_read() -> None:
     assert {row_of(module) for module in SOURCES} == set(TABLE)
 
 
+def test_the_drawing_shows_the_table() -> None:
+    """The drawing has an arrow for each of our packages that a row names; that of the command,
+    which stands above all others, shows some of them only."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    names = dict(re.findall(r"^ *(\w+)\[\"<b>([\w.]+)</b>", page, re.MULTILINE))
+    arrows = re.findall(r"^ *(\w+) --> (.*)$", page.partition("```\n")[0], re.MULTILINE)
+
+    drawn = {names[left]: {names[right] for right in rest.split(" & ")} for left, rest in arrows}
+
+    assert names.keys() and set(names.values()) == TABLE.keys()
+    *rows, top = TABLE
+    assert drawn.pop(top) < set(TABLE[top])
+    assert drawn == {row: ours for row in rows if (ours := TABLE.keys() & TABLE[row])}
+
+
 def test_no_row_runs_up() -> None:
     """Of our own packages a row names only those above it."""
     above: list[str] = []

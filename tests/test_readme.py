@@ -25,6 +25,19 @@ def test_packages_are_named(variable: str) -> None:
     assert set(listed[1].split()) - named == set()
 
 
+def test_pictures_are_small() -> None:
+    """The README shows every picture of docs/pictures; they have palettes and are below 60 KB."""
+    pictures = sorted((ROOT / "docs" / "pictures").glob("*.png"))
+    with_palette = 3  # colour type, the tenth byte of the header's body
+
+    assert pictures
+    for path in pictures:
+        assert f"docs/pictures/{path.name}" in (ROOT / "README.md").read_text()
+        data = path.read_bytes()
+        assert data[25] == with_palette
+        assert len(data) < 60_000
+
+
 def test_commands_exist() -> None:
     """Every `make` command that the README shows is a target."""
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
