@@ -4,10 +4,16 @@ SHELL := /bin/bash
 PYTHON ?= $(shell test -x /usr/bin/python3 && echo /usr/bin/python3 || echo python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
+SETUP_LOG := $(VENV)/setup.log
 # Making and mounting real disks takes root.
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo --preserve-env=REBUILDKIT_CACHE)
 WORKERS ?= 2
 DEMO ?= demo
+# `make test` runs the same way every time, `make matrix` as a new seed says.
+SAME_ORDER := env PYTHONHASHSEED=0
+ifndef SEED
+SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+endif
 
 # Programs the product uses on the machine that builds and rehearses discs.
 PACKAGES := python3-venv binutils qemu-system-x86 ovmf
@@ -26,15 +32,22 @@ help: ## Show this help
 
 setup: $(VENV)/.ready ## Install Debian packages and the virtual environment
 
+# What apt and pip print is in a file; it is shown when they fail.
 $(VENV)/.ready: pyproject.toml Makefile
-	@missing=$$(dpkg-query -W -f '$${Package} $${db:Status-Status}\n' $(PACKAGES) $(TEST_PACKAGES) \
+	@mkdir -p $(VENV)
+	@installed=$$(dpkg-query -W -f '$${Package} $${db:Status-Status}\n' $(PACKAGES) $(TEST_PACKAGES) \
 		2>/dev/null | awk '$$2=="installed"{n++} END{print n+0}'); \
-	if [ "$$missing" -lt $(words $(PACKAGES) $(TEST_PACKAGES)) ]; then \
-		$(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install \
-		-y -qq --no-install-recommends $(PACKAGES) $(TEST_PACKAGES); fi
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	touch $@
+	missing=$$(($(words $(PACKAGES) $(TEST_PACKAGES)) - installed)); \
+	if [ "$$missing" -gt 0 ]; then \
+		echo "Installing $$missing Debian packages, see $(SETUP_LOG)"; \
+		{ $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install \
+		-y -qq --no-install-recommends $(PACKAGES) $(TEST_PACKAGES); } >$(SETUP_LOG) 2>&1 \
+		|| { cat $(SETUP_LOG); exit 1; }; fi
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing Python packages, see $(SETUP_LOG)"
+	@$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]' >>$(SETUP_LOG) 2>&1 \
+		|| { cat $(SETUP_LOG); exit 1; }
+	@touch $@
 
 demo: setup ## Lose a small Debian machine and get it back from its disc, in QEMU
 	$(SUDO) $(BIN)/python -m tests.vm.demo $(DEMO)
@@ -46,22 +59,26 @@ test: setup check ## Set everything up, then run the checks and tests that CI ru
 
 check: lint types unit vm ## Linters, types and tests; what CI runs
 
-lint: ## Linters
+lint: setup ## Linters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell backup docs fsdrivers imagebuilder rebuild templates tests vm *.md
 
-types: ## Strict type check
+types: setup ## Strict type check
 	$(BIN)/mypy
 
-unit: ## Tests that start no virtual machine
-	$(SUDO) $(BIN)/pytest -q -n $(WORKERS) -m 'not vm and not slow'
+# With AREA=fsdrivers/fat only the tests below tests/fsdrivers/fat, as root only if some need it.
+unit: setup ## Tests that start no virtual machine; AREA=fsdrivers/fat for those of one folder
+	$(if $(AREA),$(if $(shell grep -rl 'mark\.root' tests/$(AREA)),$(SUDO)),$(SUDO)) $(SAME_ORDER) \
+		$(BIN)/pytest -q -n $(WORKERS) -m 'not vm and not slow' tests/$(AREA)
 
-vm: ## Tests in virtual machines: the main job, end to end
-	$(SUDO) $(BIN)/pytest -q -n $(WORKERS) --dist loadscope -m 'vm and not slow'
+vm: setup ## Tests in virtual machines: the main job, end to end
+	$(SUDO) $(SAME_ORDER) $(BIN)/pytest -q -n $(WORKERS) --dist loadscope -m 'vm and not slow'
 
 matrix: setup ## The slow ones: more firmware, disks, media, filesystems and random trees; hours
-	$(SUDO) $(BIN)/pytest -q -n $(WORKERS) --dist loadscope -m slow
+	@echo "Drawn at random; the same once more: make matrix SEED=$(SEED)"
+	$(SUDO) env PYTHONHASHSEED=$(SEED) $(BIN)/pytest -q -n $(WORKERS) --dist loadscope -m slow \
+		--hypothesis-profile=drawn --hypothesis-seed=$(SEED)
 
 bench: setup ## Measure against the peers, side by side
 	$(SUDO) apt-get install -y -qq --no-install-recommends $(BENCH_PACKAGES)

@@ -1,11 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all tests start from."""
+"""What all tests start from: examples drawn alike, the memory they take, a state of their own."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run; `make matrix` loads the other one and names a seed.
+settings.register_profile("fixed", derandomize=True, database=None, print_blob=True)
+settings.register_profile("drawn", derandomize=False, database=None, print_blob=True)
+settings.load_profile("fixed")
+
+
+@pytest.fixture(scope="session")
+def run_seed(request: pytest.FixtureRequest) -> int:
+    """Return the seed of this run, for tests that draw without hypothesis; 0 unless one is given
+    with --hypothesis-seed."""
+    return int(request.config.getoption("--hypothesis-seed") or 0)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,3 +30,19 @@ def remembered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REBUILDKIT_STATE", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def peak_memory(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Note what memory this process held at most during a test; the report of --junitxml has it."""
+    # Sets the peak back to what is held now.  Source: linux Documentation/filesystems/proc.rst
+    Path("/proc/self/clear_refs").write_text("5")
+    yield
+    peak = _memory("VmHWM")
+    request.node.user_properties.append(("peak_mib", peak >> 20))
+
+
+def _memory(field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
+    assert found is not None
+    return int(found[1]) << 10

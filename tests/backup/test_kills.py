@@ -33,6 +33,7 @@ from tests.vm.scenario import run as rebuildkit
 
 pytestmark = [pytest.mark.tools, pytest.mark.root]
 KILLS = 25  # of each sort
+KEEP = 2  # data sets that stay
 RESTORED = 10  # every so many kills the data set is restored
 MACHINE = "box"
 MIB = 1 << 20
@@ -87,7 +88,7 @@ class Victim:
     def start(self, image: Path) -> subprocess.Popen[bytes]:
         """Start an agent."""
         command = [sys.executable, "-m", "imagebuilder.cli", "backup", *self.scenario.repository]
-        command += ["--machine", MACHINE, "--disk", str(image), "--keep", "2"]
+        command += ["--machine", MACHINE, "--disk", str(image), "--keep", str(KEEP)]
         with (self.directory / "agent.log").open("wb") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
@@ -112,15 +113,19 @@ class Victim:
     def check(self, image: Path) -> int:
         """Check the newest data set; return the bytes received that it does not list.
 
+        What is listed are the last data sets that were committed, in order, and none but the
+        newest can be one that was not seen before.
         `image`: what was being backed up, which may have been committed at the last moment.
         """
         with open_repository(self.data, USER) as repository:
-            infos = repository.data_sets(MACHINE)
-            newest = infos[-1]
-            assert newest.id in self.committed or len(infos) <= 2
-            if self.committed.setdefault(newest.id, image) is image:
+            listed = [info.id for info in repository.data_sets(MACHINE)]
+            known, newest = list(self.committed), listed[-1]
+            if newest not in self.committed:
+                known.append(newest)
+                self.committed[newest] = image
                 self.points["committed"] += 1
-            with repository.open_table(newest.id) as stream:
+            assert listed == known[-KEEP:]
+            with repository.open_table(newest) as stream:
                 reader = TableReader(self.master, stream)
                 pieces = [p for o in reader if isinstance(o, NodeObject) for p in o.pieces]
                 packs = reader.summary.packs
@@ -148,7 +153,7 @@ class Victim:
     def complete(self, image: Path, pending: int) -> None:
         """Have the next run complete, sending only what was not received."""
         started = time.monotonic()
-        outcome = must(self.scenario.backup(MACHINE, image, options=("--keep", "2")))
+        outcome = must(self.scenario.backup(MACHINE, image, options=("--keep", str(KEEP))))
         self.duration_s = (self.duration_s + time.monotonic() - started) / 2
         result = outcome.json
         was_committed = image in list(self.committed.values())[-1:]

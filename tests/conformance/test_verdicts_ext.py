@@ -92,6 +92,6 @@ def test_a_sample(features: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 5))
 @pytest.mark.parametrize("features", [*KINDS, "ext2-1k", "ext4-uninit-bg"])
-def test_a_large_corpus(features: str, seed: int, tmp_path: Path) -> None:
+def test_a_large_corpus(features: str, seed: int, run_seed: int, tmp_path: Path) -> None:
     """The same for thousands."""
-    check_verdicts(features, 3000, seed, tmp_path / "image")
+    check_verdicts(features, 3000, run_seed + seed, tmp_path / "image")

@@ -108,6 +108,6 @@ def test_a_sample(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 6))
 @pytest.mark.parametrize("cluster_size", [512, 4096])
-def test_a_large_corpus(cluster_size: int, seed: int, tmp_path: Path) -> None:
+def test_a_large_corpus(cluster_size: int, seed: int, run_seed: int, tmp_path: Path) -> None:
     """The same for thousands."""
-    check_verdicts(1500, seed, tmp_path / "image", cluster_size=cluster_size)
+    check_verdicts(1500, run_seed + seed, tmp_path / "image", cluster_size=cluster_size)

@@ -187,14 +187,12 @@ class EditMachine(RuleBasedStateMachine):
         return None
 
 
-def run_machine(machine: type[EditMachine], examples: int, steps: int, *, is_fixed: bool) -> None:
-    """Run a machine; the same steps each time if `is_fixed`."""
+def run_machine(machine: type[EditMachine], examples: int, steps: int) -> None:
+    """Run a machine with so many examples of so many steps."""
     machine.TestCase.settings = settings(
         max_examples=examples,
         stateful_step_count=steps,
         deadline=None,
-        database=None,
-        derandomize=is_fixed,
         phases=(Phase.generate,),  # steps are few; shrinking them costs minutes
         suppress_health_check=list(HealthCheck),
     )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 from pathlib import Path
 
@@ -17,12 +18,13 @@ LAYOUT = """label: gpt
 
 def make_tree(directory: Path) -> None:
     """Fill a directory with a little of everything that needs no root."""
+    noise = random.Random("small disk")
     (directory / "etc").mkdir(parents=True)
     (directory / "etc/hostname").write_text("small\n")
     (directory / "etc/os-release").write_text('PRETTY_NAME="Small Linux 1"\nID=small\n')
     for number in range(300):
-        (directory / f"file{number}").write_bytes(os.urandom(200) * (1 + number % 30))
-    (directory / "big").write_bytes(os.urandom(3 * MIB + 17))
+        (directory / f"file{number}").write_bytes(noise.randbytes(200) * (1 + number % 30))
+    (directory / "big").write_bytes(noise.randbytes(3 * MIB + 17))
     os.link(directory / "big", directory / "same")
     (directory / "link").symlink_to("etc/hostname")
     with (directory / "sparse").open("wb") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -268,7 +269,7 @@ def test_orphans_are_finished(tmp_path: Path) -> None:
 def test_attribute_blocks_are_shared_until_one_changes(features: str, tmp_path: Path) -> None:
     """Changing an attribute of one file leaves those of the others that share its block."""
     path = make_image(tmp_path / "image", SIZE, "-t", features, "-I", "128")
-    big = os.urandom(500)
+    big = random.Random("content").randbytes(500)
     with mounted(path) as root:
         for name in ("one", "two", "three"):
             (root / name).touch()
@@ -294,7 +295,7 @@ def test_values_in_inodes_of_their_own(tmp_path: Path) -> None:
     device, editor = edited("ext4-inline")
     free = editor.metadata.superblock.free_inodes_count
     number = editor.create(editor.root, b"file", file_node()).number
-    value = os.urandom(20_000)
+    value = random.Random("content").randbytes(20_000)
     editor.set_xattr(number, b"user.huge", value)
     editor.set_xattr(number, b"user.small", b"s")
     editor.flush()

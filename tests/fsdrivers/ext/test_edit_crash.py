@@ -142,7 +142,7 @@ def _cut_power(features: str, operation: str, tmp_path: Path, *, most: int) -> N
 @pytest.mark.parametrize("features", ["ext4", "ext4-1k", "ext3", "ext2", "ext4-no-journal"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_any_writes_between_two_flushes_may_be_lost(
-    features: str, operation: str, tmp_path: Path
+    features: str, operation: str, run_seed: int, tmp_path: Path
 ) -> None:
     """Whichever of the writes since the last flush reached the medium, nothing else is damaged."""
     start = _prepared(features)
@@ -150,7 +150,7 @@ def test_any_writes_between_two_flushes_may_be_lost(
     editor = open_editor(recorder, clock=clock)
     OPERATIONS[operation](editor)
     editor.close()
-    chance = random.Random(operation + features)
+    chance = random.Random(f"{operation} {features} {run_seed}")
     durable = _copy(start)
     epoch: list[tuple[int, bytes]] = []
     for entry in recorder.log:

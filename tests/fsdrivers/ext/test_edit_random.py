@@ -188,7 +188,7 @@ class ExtMachine(EditMachine):
 def _run(features: str, profile: str) -> None:
     examples, steps = PROFILES[profile]
     made = type(f"Edit_{features}", (ExtMachine,), {"features": features})
-    run_machine(made, examples, steps, is_fixed=profile == "quick")
+    run_machine(made, examples, steps)
 
 
 @pytest.mark.parametrize("features", sorted(FEATURES))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,7 +133,7 @@ def test_volume_is_edited(image: Path, tmp_path: Path) -> None:
         editor = open_editor(device, clock=clock)
         file = editor.create(editor.root, b"made", file_node(uid=1234, gid=77)).number
         content = bytearray(300_000)
-        content[:100_000] = os.urandom(100_000)
+        content[:100_000] = random.Random("content").randbytes(100_000)
         content[250_000:] = b"x" * 50_000
         editor.write(file, 0, bytes(content[:100_000]))
         editor.write(file, 250_000, b"x" * 70_000)
@@ -160,7 +160,7 @@ def test_volume_is_edited(image: Path, tmp_path: Path) -> None:
 def test_blocks_of_a_sparse_file_share_clusters(tmp_path: Path) -> None:
     """Pieces of a file in one cluster take one, also when it is cut, and stay apart from others."""
     drawing = Drawing()
-    content = os.urandom(400_000)
+    content = random.Random("content").randbytes(400_000)
     number = drawing.file(2, b"sparse", content)
     pieces = [(0, 4096, False), (8192, 4096, True), (24576, 4096, False), (380_928, 20_480, False)]
     drawing.regions[number] = pieces

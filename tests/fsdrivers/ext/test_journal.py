@@ -270,7 +270,7 @@ def test_interrupted_truncation_ends_at_the_new_size(tmp_path: Path) -> None:
     """Blocks past the size of a file on the orphan list are not shown as its extents."""
     image = make_image(tmp_path / "image", 16 * MIB, "-t", "ext4", "-b", 1024)
     content = tmp_path / "content"
-    content.write_bytes(os.urandom(50_000))
+    content.write_bytes(random.Random("content").randbytes(50_000))
     debugfs(image, f"write {content} file")
     node = paths_of(open_image(image))[b"file"]
     debugfs(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import re
 import subprocess
 from dataclasses import replace
@@ -129,7 +129,7 @@ def test_stale_bytes_of_the_disk_do_not_matter(tmp_path: Path, description: dict
     for index in range(300):
         drawing.file(2, b"a name of some length, %d" % index, bytes([index % 256]) * index * 40)
     target = tmp_path / "target"
-    target.write_bytes(os.urandom(MIB) * 48)
+    target.write_bytes(random.Random("content").randbytes(MIB) * 48)
     drawing.write(target, drawing.plan(description, 48 * MIB, is_blank=False))
 
     assert_clean(target)

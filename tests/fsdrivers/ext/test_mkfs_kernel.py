@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def test_attribute_values_in_inodes(tmp_path: Path, block_size: int) -> None:
             os.setxattr(path, "user.shared", b"S" * 30_000)
             os.setxattr(path, "user.own", b"%d" % index * 9_000)
             os.setxattr(path, "user.small", b"s" * index)
-        os.setxattr(root, "user.directory", os.urandom(60_000))
+        os.setxattr(root, "user.directory", random.Random("content").randbytes(60_000))
     target = tmp_path / "target"
     copy_volume(source, target)
 

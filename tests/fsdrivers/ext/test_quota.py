@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import struct
 from contextlib import suppress
 from dataclasses import replace
@@ -121,7 +121,7 @@ def test_many_owners_of_a_new_volume(tmp_path: Path) -> None:
     for index in range(3000):
         owner = index * 7919 % 2**32
         drawing.file(2, b"%d" % index, b"x" * (index % 9000), uid=owner, gid=index % 50)
-    value = (b"user.large", os.urandom(30_000))
+    value = (b"user.large", random.Random("content").randbytes(30_000))
     for index in range(30):
         xattrs = (project_xattr(index % 3 + 1), value, (b"user.own", b"%d" % index * 3000))
         drawing.file(2, b"a%d" % index, b"y", uid=index, xattrs=xattrs)

@@ -246,7 +246,7 @@ def test_walk_shares_nodes_of_hard_links_and_keeps_parents_first(image: Path) ->
 def test_large_attribute_values_come_from_their_own_inodes(tmp_path: Path) -> None:
     """With ea_inode a value larger than a block is read whole."""
     image = make_image(tmp_path / "image", 16 * MIB, "-t", "ext4", "-b", 4096, "-O", "ea_inode")
-    value = os.urandom(30_000)
+    value = random.Random("content").randbytes(30_000)
     with mounted(image) as root:
         (root / "file").write_bytes(b"x")
         os.setxattr(root / "file", "user.large", value)

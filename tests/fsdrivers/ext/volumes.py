@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import socket
 import stat
 import subprocess
@@ -91,7 +92,7 @@ def plain_tree(root: Path) -> Path:
         (root / "many" / f"a rather long name of a file {index:04}").write_bytes(b"")
     (root / "small").write_bytes(b"12345")
     (root / "empty").write_bytes(b"")
-    (root / "large").write_bytes(os.urandom(700_001))
+    (root / "large").write_bytes(random.Random("large").randbytes(700_001))
     (root / "short link").symlink_to("small")
     (root / "link of 59").symlink_to("b" * 59)
     (root / "link of 60").symlink_to("c" * 60)
@@ -135,10 +136,11 @@ def rich_tree(root: Path, *, has_unwritten: bool) -> None:
     os.utime(root / "new\nline", ns=(0, 2_100_000_000 * NS + 5))
     os.chown(root / "new\nline", 4_000_000_000, 123_456)
     os.chmod(root / "new\nline", 0o7777)
+    noise = random.Random("pieces")
     for block in range(0, 60, 2):  # more pieces than an inode holds
         with open(root / "pieces", "r+b" if block else "wb") as file:
             file.seek(block * 8192)
-            file.write(os.urandom(4096))
+            file.write(noise.randbytes(4096))
             os.fsync(file.fileno())
     if has_unwritten:
         run("fallocate", "-l", 2 << 20, root / "allocated")

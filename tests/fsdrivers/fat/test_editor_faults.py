@@ -280,7 +280,9 @@ def test_power_cut_at_each_write(bits: int, tmp_path: Path) -> None:
 @pytest.mark.tools
 @pytest.mark.parametrize("bits", [12, 16, 32])
 @pytest.mark.parametrize("rounds", [3, pytest.param(60, marks=pytest.mark.slow)])
-def test_any_writes_between_two_flushes_may_be_lost(bits: int, rounds: int, tmp_path: Path) -> None:
+def test_any_writes_between_two_flushes_may_be_lost(
+    bits: int, rounds: int, run_seed: int, tmp_path: Path
+) -> None:
     """Whichever of the writes since the last flush reached the medium, no other file is hurt."""
     entries = tree_entries([*KEPT, *MOVED])
     made = volume_in_memory(geometry_for(bits, CLUSTERS[bits]), entries)
@@ -288,7 +290,7 @@ def test_any_writes_between_two_flushes_may_be_lost(bits: int, rounds: int, tmp_
     inside = content_of(entries[-1].node)
     recorder = RecordingDevice(copy.deepcopy(made))
     scenario(editor_on(recorder))
-    chance = random.Random(bits + rounds)
+    chance = random.Random(bits + rounds + run_seed)
     epoch: list[tuple[int, bytes]] = []
     image = tmp_path / "image"
     for entry in recorder.log:

@@ -216,14 +216,16 @@ def _cut_power(geometry: str, operation: str, tmp_path: Path, *, most: int) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("geometry", ["4k", "1k"])
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_any_writes_between_two_flushes_may_be_lost(geometry: str, operation: str) -> None:
+def test_any_writes_between_two_flushes_may_be_lost(
+    geometry: str, operation: str, run_seed: int
+) -> None:
     """Whichever of the writes since the last flush reached the medium, nothing else is damaged."""
     start = _prepared(geometry)
     recorder = RecordingDevice(copy_of(start))
     editor = open_editor(recorder, clock=clock)
     OPERATIONS[operation](editor)
     editor.close()
-    chance = random.Random(operation + geometry)
+    chance = random.Random(f"{operation} {geometry} {run_seed}")
     durable = copy_of(start)
     epoch: list[tuple[int, bytes]] = []
     for entry in recorder.log:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import struct
 from pathlib import Path
 
@@ -159,7 +160,7 @@ def test_what_is_stored_otherwise_is_replaced_or_stays(
     image: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     """put -f of a compressed file works; an encrypted one is refused and keeps its content."""
-    stored = os.urandom(1536)
+    stored = random.Random("content").randbytes(1536)
     with mounted(image, tmp_path / "mount") as root:
         (root / "packed").mkdir()
         attributes = struct.pack("<I", 0x810)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 from pathlib import Path
 
@@ -23,11 +24,11 @@ pytestmark = pytest.mark.tools
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A directory with content of every size that matters, and holes."""
-    base = tmp_path / "tree"
+    base, noise = tmp_path / "tree", random.Random("tree")
     (base / "sub" / "deeper").mkdir(parents=True)
     for size in (0, 1, 511, 4095, 4096, 4097, 70_000):
-        (base / "sub" / f"of {size}").write_bytes(os.urandom(size))
-    (base / "sub" / "deeper" / "large").write_bytes(os.urandom(9 * MIB + 5))
+        (base / "sub" / f"of {size}").write_bytes(noise.randbytes(size))
+    (base / "sub" / "deeper" / "large").write_bytes(noise.randbytes(9 * MIB + 5))
     with (base / "sparse").open("wb") as file:
         file.seek(5 * MIB)
         file.write(b"end")
