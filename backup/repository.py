@@ -8,7 +8,7 @@ it; both pass one conformance suite.
     RepositoryError
     ├── InvalidRequestError     a name, size, digest or body that cannot be right
     │   └── TooLargeError       more bytes than a body of this kind may have
-    ├── DigestMismatchError     what arrived is not what was sent
+    ├── DigestMismatchError     the bytes that arrived are not those that were sent
     ├── NotAuthorisedError      wrong id or password, or a token that is no longer valid
     ├── TooManyAttemptsError    too many wrong passwords at once; try again later
     ├── AlreadyRegisteredError  the id belongs to someone
@@ -19,7 +19,7 @@ it; both pass one conformance suite.
     ├── StoreDamagedError       the store's own directory or catalogue cannot be used
     ├── InterruptedStreamError  a body ended early
     └── ConnectionFailedError   the server cannot be reached, or does not speak this protocol
-        └── CertificateError    the server is not the one that was pinned, or nobody vouches for it
+        └── CertificateError    the server's certificate is neither the pinned one nor trusted
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class TooLargeError(InvalidRequestError):
 
 
 class DigestMismatchError(RepositoryError):
-    """What arrived is not what was sent."""
+    """The bytes that arrived are not those that were sent."""
 
 
 class NotAuthorisedError(RepositoryError):
@@ -107,7 +107,7 @@ class ConnectionFailedError(RepositoryError):
 
 
 class CertificateError(ConnectionFailedError):
-    """The server is not the one that was pinned, or nobody vouches for it."""
+    """The server's certificate is neither the pinned one nor trusted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +135,9 @@ class Repository(Protocol):
     """The data sets of one user.
 
     Methods may be called from several threads, and from processes forked after it was opened.
-    Every method raises NotAuthorisedError when the user is no longer let in, ConnectionFailedError
-    when a server stays away, and StoreFullError or StoreDamagedError when the store cannot write.
+    Every method raises NotAuthorisedError when the user may not log in any more,
+    ConnectionFailedError when the server cannot be reached, and StoreFullError or
+    StoreDamagedError when the store cannot write.
     """
 
     @property
@@ -162,8 +163,8 @@ class Repository(Protocol):
 
         Raises:
             ConflictError: the key file is no longer `expected`.
-            InvalidRequestError: `data` is no key file, or its login parameters differ and no
-                new login secret comes with them (the user could never log in again).
+            InvalidRequestError: `data` is not a key file, or its login parameters differ and
+                it comes without a new login secret (the user could never log in again).
         """
 
     def machines(self) -> list[str]:
@@ -173,7 +174,7 @@ class Repository(Protocol):
         """Return committed data sets, oldest first; of all machines when `machine` is None."""
 
     def open_table(self, data_set: str) -> BinaryIO:
-        """Open a data set's object table; seekable, to be closed by the caller.
+        """Open a data set's object table; seekable.  The caller closes it.
 
         Raises:
             NoSuchDataSetError: the user has no data set of this id.
@@ -228,15 +229,15 @@ class Repository(Protocol):
         Of the machine's data sets the `keep` newest stay, this one among them.  What no kept
         data set lists is dropped afterwards: older tables, packs of older data sets, and packs of
         this machine that an interrupted run left.  Other machines' pending packs stay.
-        Committing the same table again is no error and changes nothing.
+        Committing the same table again is allowed and changes nothing.
 
         Args:
             machine: created when this is the first that is heard of it.
             table: a whole objtab.dat, or the path of one.
             packs: digests of all packs the table refers to, each once.
             keep: 1 or more.
-            parent: id of the newest data set this one was based on; None when it was based
-                on none, or when another run's commit meanwhile does not matter.
+            parent: id of the newest data set, on which this one is based; None when there was
+                no data set, or when it does not matter that another run has committed since.
 
         Raises:
             NoSuchPackError: a listed pack is not there.
@@ -245,7 +246,7 @@ class Repository(Protocol):
         """
 
     def close(self) -> None:
-        """Give connections and files back; the repository cannot be used afterwards."""
+        """Close connections and files; the repository cannot be used afterwards."""
 
     def __enter__(self) -> Self: ...
 
@@ -258,12 +259,12 @@ class RepositoryHost(Protocol):
     def login_parameters(self, user: str) -> bytes:
         """Return what deriving the login secret needs besides the password.
 
-        Public.  For an id that nobody registered it returns parameters too, always the same
-        for one id, so that ids cannot be listed by asking.
+        Public.  For an id that is not registered it returns parameters too, always the same
+        for one id, so that asking does not tell which ids exist.
         """
 
     def register(self, user: str, key_file: bytes, login_secret: bytes) -> None:
-        """Create a user.  Registering the same once more is no error.
+        """Create a user.  Registering the same once more is allowed.
 
         Raises:
             AlreadyRegisteredError: the id belongs to someone.
@@ -278,27 +279,26 @@ class RepositoryHost(Protocol):
         """
 
     def close(self) -> None:
-        """Give connections and files back."""
+        """Close connections and files."""
 
 
 def normalise_name(name: str, what: str) -> str:
     """Return `name` in NFC, without spaces at its ends, when it may name a user or a machine.
 
     Raises:
-        InvalidRequestError: it is empty, too long, or has slashes or characters that are not
-            printable.
+        InvalidRequestError: it is empty, too long, or has slashes or unprintable characters.
     """
     name = unicodedata.normalize("NFC", name.strip())
     if not 1 <= len(name) <= MAXIMUM_NAME_LENGTH:
         raise InvalidRequestError(
-            f"a {what} name has 1 to {MAXIMUM_NAME_LENGTH} characters, not {len(name)}"
+            f"a {what} name must have 1 to {MAXIMUM_NAME_LENGTH} characters, not {len(name)}"
         )
     if not name.isprintable() or any(c in "/\\\ufffd" for c in name):
         raise InvalidRequestError(
-            f"a {what} name has printable characters only, and no slash or backslash"
+            f"a {what} name must be printable text without slash or backslash"
         )
     if name in (".", ".."):
-        raise InvalidRequestError(f"{name!r} is no {what} name")
+        raise InvalidRequestError(f"{name!r} cannot be a {what} name")
     return name
 
 
@@ -309,14 +309,14 @@ def data_set_id_of(table_head: bytes) -> str:
         InvalidRequestError: this is not how a table begins.
     """
     if len(table_head) < TABLE_HEAD_SIZE or not table_head.startswith(TABLE_MAGIC):
-        raise InvalidRequestError("the table is no object table")
+        raise InvalidRequestError("the file is not an object table")
     return table_head[TABLE_HEAD_SIZE - DATA_SET_ID_SIZE : TABLE_HEAD_SIZE].hex()
 
 
 def check_digest(digest: bytes) -> bytes:
     """Return `digest` when it has the size of one."""
     if len(digest) != DIGEST_SIZE:
-        raise InvalidRequestError(f"a digest has {DIGEST_SIZE} bytes, not {len(digest)}")
+        raise InvalidRequestError(f"a digest must have {DIGEST_SIZE} bytes, not {len(digest)}")
     return digest
 
 
@@ -324,7 +324,7 @@ def check_login_secret(secret: bytes) -> bytes:
     """Return `secret` when it has the size of one."""
     if len(secret) != LOGIN_SECRET_SIZE:
         raise InvalidRequestError(
-            f"a login secret has {LOGIN_SECRET_SIZE} bytes, not {len(secret)}"
+            f"a login secret must have {LOGIN_SECRET_SIZE} bytes, not {len(secret)}"
         )
     return secret
 
@@ -332,9 +332,9 @@ def check_login_secret(secret: bytes) -> bytes:
 def check_commit(packs: Sequence[bytes], keep: int) -> None:
     """Refuse a list of packs or a count of data sets to keep that cannot be right."""
     if not 1 <= keep <= MAXIMUM_KEEP:
-        raise InvalidRequestError(f"data sets to keep are 1 to {MAXIMUM_KEEP}, not {keep}")
+        raise InvalidRequestError(f"keep must be 1 to {MAXIMUM_KEEP} data sets, not {keep}")
     if len(packs) > MAXIMUM_PACK_COUNT:
-        raise TooLargeError(f"a data set has {MAXIMUM_PACK_COUNT} packs at most")
+        raise TooLargeError(f"a data set may have at most {MAXIMUM_PACK_COUNT} packs")
     for digest in packs:
         check_digest(digest)
     if len(set(packs)) != len(packs):

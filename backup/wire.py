@@ -73,16 +73,16 @@ class CommitHead:
         """Decode; `data`: exactly `COMMIT_HEAD_SIZE` bytes.
 
         Raises:
-            InvalidRequestError: this is no commit.
+            InvalidRequestError: it does not begin like a commit.
             TooLargeError: more packs or a larger table than a data set may have.
         """
         magic, keep, pack_count, table_size, digest, parent = _COMMIT_HEAD.unpack(data)
         if magic != COMMIT_MAGIC:
-            raise r.InvalidRequestError("the body is no commit")
+            raise r.InvalidRequestError("the body is not a commit")
         if pack_count > r.MAXIMUM_PACK_COUNT:
-            raise r.TooLargeError(f"a data set has {r.MAXIMUM_PACK_COUNT} packs at most")
+            raise r.TooLargeError(f"a data set may have at most {r.MAXIMUM_PACK_COUNT} packs")
         if table_size > r.MAXIMUM_TABLE_SIZE:
-            raise r.TooLargeError(f"a table has {r.MAXIMUM_TABLE_SIZE} bytes at most")
+            raise r.TooLargeError(f"a table may have at most {r.MAXIMUM_TABLE_SIZE} bytes")
         return cls(
             keep, pack_count, table_size, digest, None if parent == _NO_PARENT else parent.hex()
         )
@@ -119,19 +119,19 @@ def parse_digest_header(value: str) -> bytes:
     prefix, suffix = "sha-256=:", ":"
     if value.startswith(prefix) and value.endswith(suffix):
         return r.check_digest(unpack_base64(value[len(prefix) : -len(suffix)]))
-    raise r.InvalidRequestError(f"{DIGEST_HEADER} is to be sha-256=:BASE64:")
+    raise r.InvalidRequestError(f"{DIGEST_HEADER} must be sha-256=:BASE64:")
 
 
 def parse_fingerprint(text: str) -> bytes:
     """Return a certificate's SHA-256, 32 bytes, from hex with or without colons.
 
     Raises:
-        InvalidRequestError: it is none.
+        InvalidRequestError: it is not a fingerprint.
     """
     digits = re.sub(r"[:\s]", "", text).lower().removeprefix("sha256")
     if not re.fullmatch("[0-9a-f]{64}", digits):
         raise r.InvalidRequestError(
-            "a fingerprint is the SHA-256 of the certificate: 64 hex digits, with or without colons"
+            "a fingerprint must be 64 hex digits, with or without colons: the certificate's SHA-256"
         )
     return bytes.fromhex(digits)
 
@@ -179,14 +179,14 @@ def unpack_json(body: bytes) -> dict[str, object]:
     """Decode a JSON body.
 
     Raises:
-        InvalidRequestError: it is no JSON object.
+        InvalidRequestError: it is not a JSON object.
     """
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise r.InvalidRequestError("the body is not JSON") from error
     if not isinstance(value, dict):
-        raise r.InvalidRequestError("the body is no JSON object")
+        raise r.InvalidRequestError("the body is not a JSON object")
     return value
 
 
@@ -194,7 +194,7 @@ def text_of(fields: dict[str, object], name: str) -> str:
     """Return the text in a field of a JSON object."""
     value = fields.get(name)
     if not isinstance(value, str):
-        raise r.InvalidRequestError(f"the field {name!r} is missing or no text")
+        raise r.InvalidRequestError(f"the field {name!r} is missing or not text")
     return value
 
 
@@ -202,7 +202,7 @@ def integer_of(fields: dict[str, object], name: str) -> int:
     """Return the integer in a field of a JSON object."""
     value = fields.get(name)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise r.InvalidRequestError(f"the field {name!r} is missing or no integer")
+        raise r.InvalidRequestError(f"the field {name!r} is missing or not an integer")
     return value
 
 
@@ -210,7 +210,7 @@ def objects_of(fields: dict[str, object], name: str) -> list[dict[str, object]]:
     """Return the objects in a field of a JSON object."""
     value = fields.get(name)
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise r.InvalidRequestError(f"the field {name!r} is missing or no list of objects")
+        raise r.InvalidRequestError(f"the field {name!r} is missing or not a list of objects")
     return value
 
 
@@ -252,5 +252,5 @@ def _is_hex(text: str, size: int) -> bool:
 
 def _unhex(text: str, size: int, what: str) -> bytes:
     if not _is_hex(text, size):
-        raise r.InvalidRequestError(f"{what} has {2 * size} hex digits")
+        raise r.InvalidRequestError(f"{what} must have {2 * size} lower-case hex digits")
     return bytes.fromhex(text)

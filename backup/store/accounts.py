@@ -23,7 +23,7 @@ _SALT_SIZE = 16
 def check_key_file(data: bytes) -> None:
     """Refuse what is not a key file, as far as one can tell without the password."""
     if len(data) > MAXIMUM_KEY_FILE_SIZE:
-        raise TooLargeError(f"a key file has {MAXIMUM_KEY_FILE_SIZE} bytes at most")
+        raise TooLargeError(f"a key file may have at most {MAXIMUM_KEY_FILE_SIZE} bytes")
     try:
         keys.login_parameters(data)
     except ObjectsError as error:
@@ -47,6 +47,6 @@ def _login_hash(salt: bytes, login_secret: bytes) -> bytes:
     """Return what is kept of a login secret.
 
     One SHA-256 is enough: the secret is a 256-bit key that Argon2id made of the password, so
-    whoever steals this hash pays an Argon2id run for every guess, as with the key file.
+    anyone who steals this hash pays one Argon2id run for each guess, as with the key file.
     """
     return hashlib.sha256(salt + login_secret).digest()

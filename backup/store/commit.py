@@ -106,7 +106,7 @@ def _next_generation(connection: Connection, machine_id: int, new: NewDataSet) -
     ).one_or_none()
     if new.parent is not None and (newest is None or newest[0] != new.parent):
         raise ConflictError(
-            f"another run committed a data set of {new.machine!r} meanwhile; run the backup again"
+            f"another run has committed a data set of {new.machine!r}; run the backup again"
         )
     return 1 if newest is None else int(newest[1]) + 1
 
@@ -145,7 +145,7 @@ def _insert_data_set(
 def _drop_unlisted(
     connection: Connection, user_id: int, machine_id: int, keep: int
 ) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
-    """Drop a machine's older data sets, then packs of theirs and of it that nobody lists."""
+    """Drop a machine's older data sets, then those of their and its packs that nothing lists."""
     old = connection.execute(
         select(data_sets.c.id, data_sets.c.name)
         .where(data_sets.c.machine_id == machine_id)

@@ -44,7 +44,7 @@ def copy_sqlite(path: Path, copy: Path) -> None:
     Other connections may be open.  A file of the name `copy` is replaced.
 
     Raises:
-        StoreFullError, StoreDamagedError: the copy cannot be made; there is none then.
+        StoreFullError, StoreDamagedError: the copy cannot be made; an unfinished one is removed.
     """
     part = copy.with_name(f"{copy.name}.part")
     try:

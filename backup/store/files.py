@@ -10,11 +10,10 @@ A store relies on this, and `tests/backup/store/storage.py` asks it of every bac
 - A file appears under its name whole or not at all, and when `IncomingFile.place` has returned it
   survives a crash.  Placing a file under a name that is taken replaces the file.
 - Reading never waits for a writer.
-- Whoever records a file in the catalogue holds `UserLocks.shared` from placing the file until the
-  row is written.  Whoever deletes files holds `UserLocks.exclusive` and asks the catalogue once
-  more.  So an upload and a deletion of the same pack cannot pass each other, in one process or in
-  several.
-- What a killed process began to send is told from what a living one is sending.
+- A writer holds `UserLocks.shared` from placing a file until the file's row is in the catalogue.
+  Before files are deleted, `UserLocks.exclusive` is taken and the catalogue is asked once more.  So
+  an upload and a deletion of the same pack cannot pass each other, in one process or in several.
+- A file that a killed process began is told from one that a living process is receiving.
 
 Not here: which files belong to a data set.  The catalogue says that; a back end may hold more
 files than the catalogue lists, never fewer.
@@ -96,7 +95,7 @@ class IncomingFile(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give everything back; remove what was not placed."""
+        """Release everything; remove the file if it was not placed."""
 
 
 class UserFiles(Protocol):
@@ -121,7 +120,7 @@ class UserFiles(Protocol):
         """
 
     def open(self, kind: Kind, name: str) -> BinaryIO:
-        """Open a file for reading; seekable, to be closed by the caller.
+        """Open a file for reading; seekable.  The caller closes it.
 
         Raises:
             NoSuchPackError, NoSuchDataSetError: there is no such file.
@@ -133,7 +132,8 @@ class UserFiles(Protocol):
     def delete(self, kind: Kind, names: Iterable[str]) -> None:
         """Delete files; hold `exclusive`.
 
-        No error for what is not there.  What cannot be deleted waits for the next sweep.
+        Files that are not there are passed over; a file that cannot be deleted waits for the
+        next sweep.
         """
 
     def delete_abandoned(self) -> None:
@@ -154,7 +154,7 @@ class Storage(Protocol):
     """A back end: where the files and the locks of all users of a store are."""
 
     def files(self, user_id: int) -> UserFiles:
-        """Return the files of a user; make the place for them when there is none."""
+        """Return the files of a user; make the place for them if it is missing."""
 
     def locks(self, user_id: int) -> UserLocks:
         """Return the locks of a user."""

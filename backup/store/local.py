@@ -25,7 +25,7 @@ _USERS = "users"
 
 
 def open_store(directory: Path, *, create: bool = False) -> Store:
-    """Open the store in `directory`; with `create`, make it when there is none.
+    """Open the store in `directory`; with `create`, make it if it is missing.
 
     Raises:
         StoreDamagedError: it is not a store, or cannot be used.

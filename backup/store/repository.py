@@ -109,10 +109,10 @@ class StoredRepository:
             if present == data:
                 return  # a client that lost the answer asks again
             if expected_digest not in (None, hashlib.sha256(present).digest()):
-                raise ConflictError("the key file was changed by someone else meanwhile")
+                raise ConflictError("someone else has changed the key file since")
             if login is None and keys.login_parameters(data) != keys.login_parameters(present):
                 raise InvalidRequestError(
-                    "the key file has another salt, so a new login secret must come with it"
+                    "the key file has another salt: send a new login secret with it"
                 )
 
         self._catalogue.replace_key_file(self._user_id, data, login, check)
@@ -151,14 +151,14 @@ class StoredRepository:
         """Return whether a pack is here already; if so it counts as sent again.
 
         Raises:
-            InvalidRequestError, TooLargeError: no pack can be like this.
+            InvalidRequestError, TooLargeError: it cannot be a pack.
         """
         machine = normalise_name(machine, "machine")
         check_digest(digest)
         if size < 1:
-            raise InvalidRequestError("a pack is not empty")
+            raise InvalidRequestError("a pack must not be empty")
         if size > MAXIMUM_PACK_SIZE:
-            raise TooLargeError(f"a pack has {MAXIMUM_PACK_SIZE} bytes at most, not {size}")
+            raise TooLargeError(f"a pack may have at most {MAXIMUM_PACK_SIZE} bytes, not {size}")
         with self._locks.shared():
             recorded = self._catalogue.pack_size(self._user_id, digest)
             if recorded is None or recorded != self._file_size(digest):
@@ -235,7 +235,7 @@ class StoredRepository:
         check_commit(packs, keep)
         assert table.sha256 is not None, "tables are hashed as they come in"
         if table.size > MAXIMUM_TABLE_SIZE:
-            raise TooLargeError(f"a table has {MAXIMUM_TABLE_SIZE} bytes at most")
+            raise TooLargeError(f"a table may have at most {MAXIMUM_TABLE_SIZE} bytes")
         new = NewDataSet(
             id=data_set_id_of(table.head[:TABLE_HEAD_SIZE]),
             machine=normalise_name(machine, "machine"),
@@ -298,7 +298,7 @@ class StoredRepository:
                 raise NoSuchPackError(f"the listed pack {digest.hex()} is not here")
 
     def _delete_unlisted(self, packs: set[bytes], tables: set[str]) -> None:
-        """Delete files of dropped rows, unless a row came back meanwhile."""
+        """Delete files of dropped rows, except where a row has come back."""
         if not packs and not tables:
             return
         with self._locks.exclusive():

@@ -74,7 +74,7 @@ class Store:
                 raise
 
     def is_registered(self, user: str) -> bool:
-        """Tell whether there is a user of this id; for whoever may read the store anyway."""
+        """Tell whether a user has this id; for programs that may read the store anyway."""
         return self._catalogue.find_user(normalise_name(user, "user")) is not None
 
     def login(self, user: str, login_secret: bytes) -> StoredRepository:
@@ -96,14 +96,14 @@ class Store:
     def find_repository(self, user: str) -> StoredRepository:
         """Return a user's repository without a login secret, swept.
 
-        For whoever may read the store anyway.  What protects the data is its encryption.
+        For programs that may read the store anyway: encryption protects the data, not the login.
 
         Raises:
-            NotAuthorisedError: there is no such user.
+            NotAuthorisedError: no user has this id.
         """
         record = self._catalogue.find_user(normalise_name(user, "user"))
         if record is None:
-            raise NotAuthorisedError(f"nobody is registered as {user!r} in {self._place}")
+            raise NotAuthorisedError(f"the id {user!r} is not registered in {self._place}")
         return self._swept(record)
 
     def sweep(self) -> None:

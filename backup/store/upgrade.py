@@ -46,7 +46,7 @@ _version = Table(
 
 
 def revision_of(connection: Connection) -> str | None:
-    """Return the revision of a catalogue's tables, None where there are no tables."""
+    """Return the revision of a catalogue's tables, None if there are no tables yet."""
     inspector = inspect(connection)
     if inspector.has_table(_version.name):
         return connection.scalar(select(_version.c.version_num)) or "without a number"

@@ -131,6 +131,27 @@ def test_two_programs_write_at_once(catalogue: Catalogue, database: Database) ->
     assert catalogue.machines(USER) == ["m0", "m1", "m2"]
 
 
+def test_writers_of_one_user_wait_for_each_other(catalogue: Catalogue, database: Database) -> None:
+    """Who writes the same rows at once waits instead of failing: new machines, packs, data sets."""
+    others = [open_catalogue(database) for _ in range(3)]
+
+    def work(number: int) -> int:
+        mine = [catalogue, *others][number % 4]
+        mine.add_pack(USER, "fresh", bytes(32), 1)
+        mine.add_pack(USER, "fresh", number.to_bytes(32, "big"), 1)
+        new = NewDataSet(f"{number:032x}", "fresh", 1000, bytes(32), [bytes(32)], 99, None)
+        return mine.commit(USER, new).info.generation
+
+    with ThreadPoolExecutor(8) as pool:
+        generations = list(pool.map(work, range(1, 25)))
+    for other in others:
+        other.close()
+
+    assert sorted(generations) == list(range(1, 25))
+    assert [info.generation for info in catalogue.data_sets(USER)] == sorted(generations)
+    assert catalogue.machines(USER) == ["fresh"]
+
+
 def test_rows_cannot_point_nowhere(catalogue: Catalogue, database: Database) -> None:
     """The database itself refuses a data set that lists an absent pack."""
     catalogue.add_pack(USER, "host", bytes(32), 1)
