@@ -18,6 +18,8 @@ it; both pass one conformance suite.
     ├── StoreFullError          the disk of the store is full
     ├── StoreDamagedError       the store's own directory or catalogue cannot be used
     ├── InterruptedStreamError  a body ended early
+    ├── TooSlowError            a body came in too slowly
+    ├── BusyError               the server has too much to do; try again later
     └── ConnectionFailedError   the server cannot be reached, or does not speak this protocol
         └── CertificateError    the server's certificate is neither the pinned one nor trusted
 """
@@ -100,6 +102,14 @@ class StoreDamagedError(RepositoryError):
 
 class InterruptedStreamError(RepositoryError):
     """A body ended early."""
+
+
+class TooSlowError(RepositoryError):
+    """A body came in too slowly."""
+
+
+class BusyError(RepositoryError):
+    """The server has too much to do; try again later."""
 
 
 class ConnectionFailedError(RepositoryError):

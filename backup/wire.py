@@ -21,6 +21,7 @@ API = "/v1"
 DEFAULT_PORT = 8443
 DIGEST_HEADER = "Content-Digest"  # RFC 9530, with sha-256 alone
 MAXIMUM_JSON_SIZE = 256 << 10  # a key file in base64 is 88 KiB
+MAXIMUM_LOGIN_SIZE = 4 << 10  # an id and a secret have a tenth of it
 
 ERROR_STATUSES: dict[type[r.RepositoryError], tuple[int, str]] = {
     r.InvalidRequestError: (400, "invalid-request"),
@@ -35,6 +36,8 @@ ERROR_STATUSES: dict[type[r.RepositoryError], tuple[int, str]] = {
     r.StoreFullError: (507, "store-full"),
     r.StoreDamagedError: (500, "store-damaged"),
     r.InterruptedStreamError: (400, "interrupted-stream"),
+    r.TooSlowError: (408, "too-slow"),
+    r.BusyError: (503, "busy"),
 }
 """HTTP status and `kind` of every error that a server answers with."""
 

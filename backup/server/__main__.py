@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from backup.repository import RepositoryError
+from backup.repository import InvalidRequestError, RepositoryError
+from backup.server.front import parse_network
+from backup.server.limits import Limits
 from backup.server.run import parse_address, run
-from backup.server.sessions import FIRST_DELAY_S
 
 
 def main() -> int:
@@ -19,7 +22,8 @@ def main() -> int:
     parser.add_argument("--listen", default="127.0.0.1", metavar="HOST:PORT")
     parser.add_argument("--no-tls", action="store_true", help="for local clients only")
     parser.add_argument("--log-requests", action="store_true")
-    parser.add_argument("--first-delay", type=float, default=FIRST_DELAY_S, metavar="SECONDS")
+    parser.add_argument("--trust-proxy", action="append", default=[], metavar="ADDRESS")
+    parser.add_argument("--limit", action="append", default=[], metavar="NAME=NUMBER")
     options = parser.parse_args()
     try:
         host, port = parse_address(options.listen)
@@ -31,12 +35,28 @@ def main() -> int:
             print=_print_line,
             report=_report_line,
             logs_requests=options.log_requests,
-            first_delay_s=options.first_delay,
+            limits=_limits_of(options.limit),
+            proxies=[parse_network(text) for text in options.trust_proxy],
         )
     except RepositoryError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _limits_of(settings: Sequence[str]) -> Limits:
+    """Return the limits with some of them changed, each NAME=NUMBER."""
+    known = asdict(Limits())
+    changed = {}
+    for setting in settings:
+        name, _, number = setting.partition("=")
+        if name not in known:
+            raise InvalidRequestError(f"there is no limit {name!r}; there are {', '.join(known)}")
+        try:
+            changed[name] = type(known[name])(number)
+        except ValueError as error:
+            raise InvalidRequestError(f"{setting!r}: the limit must be a number") from error
+    return Limits(**changed)
 
 
 def _print_line(line: str) -> None:

@@ -8,16 +8,18 @@ catalogue runs in threads; hashing and writing release the interpreter's lock.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from weakref import WeakValueDictionary
 
-from anyio import to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from backup import wire
 from backup.repository import (
@@ -25,25 +27,35 @@ from backup.repository import (
     MAXIMUM_PACK_COUNT,
     MAXIMUM_PACK_SIZE,
     MAXIMUM_TABLE_SIZE,
+    BusyError,
     DigestMismatchError,
     InvalidRequestError,
     NotAuthorisedError,
     RepositoryError,
     TooLargeError,
+    TooManyAttemptsError,
     normalise_name,
 )
 from backup.server.bodies import (
     Body,
-    file_reader,
     json_response,
     range_response,
-    read_json,
+    read_at,
     receive_file,
 )
 from backup.server.contract import ServedRepository, ServedStore
-from backup.server.sessions import FIRST_DELAY_S, Refusals, Session, Sessions
+from backup.server.digests import DigestList
+from backup.server.exchange import Exchange, StalledError
+from backup.server.front import PLACE
+from backup.server.limits import Limits
+from backup.server.places import Place
+from backup.server.sessions import Guesses, Session, Sessions
+from backup.server.work import Memory, Threads
 
 _COMMIT_LIMIT = wire.COMMIT_HEAD_SIZE + MAXIMUM_PACK_COUNT * DIGEST_SIZE + MAXIMUM_TABLE_SIZE
+
+_HINTED = (TooManyAttemptsError, BusyError)  # worth another try
+_RETRY_AFTER_S = "2"
 
 
 class Api:
@@ -52,24 +64,31 @@ class Api:
     def __init__(
         self,
         store: ServedStore,
+        spool: Path,
+        limits: Limits,
         *,
         report: Callable[[str], None] = lambda line: None,
         logs_requests: bool = False,
-        first_delay_s: float = FIRST_DELAY_S,
     ) -> None:
         """Only store.
 
         Args:
             store: open as long as the application runs.
+            spool: directory for what does not fit into memory.
+            limits: of what clients may cost.
             report: gets one line for every failure that is not the client's.
             logs_requests: whether it also gets one for every request.
-            first_delay_s: before a wrong password is answered for the first time.
         """
         self._store = store
+        self._spool = spool
+        self._limits = limits
         self._report = report
         self._logs_requests = logs_requests
         self._sessions = Sessions()
-        self._refusals = Refusals(first_delay_s)
+        self._guesses = Guesses(limits)
+        self._run = Threads().run
+        self._memory = Memory(limits)
+        self._commits: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
         api = wire.API
         self._router = Router(
             [
@@ -96,28 +115,34 @@ class Api:
         if scope["type"] != "http":
             return
         scope["app"] = self  # with it the router raises HTTPException instead of answering
-        started_s = time.monotonic()
-        status = 0
-
-        async def watched_send(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        place = _place(scope)
+        exchange = Exchange(scope, receive, send, self._limits.stall_s)
+        place.begin()
         try:
-            await self._router(scope, receive, watched_send)
+            self._check_head(scope)
+            await self._router(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             pass
+        except StalledError:
+            place.abort()
         except Exception as error:  # a server must outlive its bugs
             response = self._answer_to(error, Request(scope))
-            if status == 0:
-                await response(scope, receive, watched_send)
+            if exchange.status == 0:
+                await response(scope, exchange.receive, exchange.send)
             # A body that has begun cannot be taken back: uvicorn cuts the connection.
+        finally:
+            place.rest()
         if self._logs_requests:
-            taken_ms = (time.monotonic() - started_s) * 1e3
+            taken_ms = (time.monotonic() - exchange.started_s) * 1e3
             path = scope["path"].encode("unicode_escape").decode()
-            self._report(f"{scope['method']} {path} {status} {taken_ms:.0f} ms")
+            self._report(f"{scope['method']} {path} {exchange.status} {taken_ms:.0f} ms")
+
+    def _check_head(self, scope: Scope) -> None:
+        """Refuse a head that came in one piece and is larger than one in several may be."""
+        size = len(scope["raw_path"]) + len(scope["query_string"])
+        size += sum(len(name) + len(value) for name, value in scope["headers"])
+        if size > self._limits.head_size:
+            raise TooLargeError(f"the head of a request has {self._limits.head_size} bytes at most")
 
     def _answer_to(self, error: Exception, request: Request) -> Response:
         """Return the answer for an error; report it when it is the server's."""
@@ -131,13 +156,17 @@ class Api:
             status, body = wire.pack_error(error)
             if status == 401:
                 headers["WWW-Authenticate"] = "Bearer"
+                if _place(request.scope).user_id is None:
+                    headers["Connection"] = "close"  # a stranger gets one guess for a place
             if isinstance(error, TooLargeError):
-                headers["Connection"] = "close"  # the rest of the body is not wanted
+                headers["Connection"] = "close"
+            if isinstance(error, _HINTED):
+                headers["Retry-After"] = _RETRY_AFTER_S
         else:
             status = 500
             sentence = "the server failed; its log says why"
             body = wire.pack_json({"error": sentence, "kind": "store-damaged"})
-        if status >= 500:
+        if status >= 500 and not isinstance(error, BusyError):
             reason = str(error).replace("\n", " ")
             name = "" if isinstance(error, RepositoryError) else f"{type(error).__name__}: "
             self._report(f"error: {request.method} {request.url.path}: {name}{reason}")
@@ -150,55 +179,65 @@ class Api:
     async def login_parameters(self, request: Request) -> Response:
         """Say what deriving the login secret needs."""
         user = request.path_params["user"]
-        data = await to_thread.run_sync(self._store.login_parameters, user)
+        data = await self._run(_user_id(request), self._store.login_parameters, user)
         return Response(data, media_type="application/octet-stream")
 
     async def register(self, request: Request) -> Response:
         """Create a user.  Asking for ids that are taken gets slower, as guessing passwords."""
-        fields = await read_json(request)
-        client = f"register {request.client.host if request.client else ''}"
-        async with self._refusals.attempt(client):
-            await to_thread.run_sync(
-                self._store.register,
-                wire.text_of(fields, "user"),
-                wire.unpack_base64(wire.text_of(fields, "key_file")),
-                wire.unpack_base64(wire.text_of(fields, "login_secret")),
-            )
+        fields = await self._read_json(request, wire.MAXIMUM_JSON_SIZE)
+        user = wire.text_of(fields, "user")
+        key_file = wire.unpack_base64(wire.text_of(fields, "key_file"))
+        secret = wire.unpack_base64(wire.text_of(fields, "login_secret"))
+        async with self._guesses.attempt(_host(request), "", _place(request.scope)):
+            work = self._store.register
+            await self._run(_user_id(request), work, user, key_file, secret)
         return json_response({}, 201)
 
     async def login(self, request: Request) -> Response:
         """Hand out a token."""
-        fields = await read_json(request)
+        fields = await self._read_json(request, wire.MAXIMUM_LOGIN_SIZE)
         secret = wire.unpack_base64(wire.text_of(fields, "login_secret"))
-        user_id = await self._check_login(wire.text_of(fields, "user"), secret)
-        repository = await to_thread.run_sync(self._store.repository, user_id)
+        user_id = await self._check_login(request, wire.text_of(fields, "user"), secret)
+        _place(request.scope).log_in(user_id)
+        repository = await self._run(user_id, self._store.repository, user_id)
         return json_response({"token": self._sessions.add(user_id, repository)})
 
-    async def _check_login(self, user: str, secret: bytes) -> int:
+    async def _check_login(self, request: Request, user: str, secret: bytes) -> int:
         user = normalise_name(user, "user")
-        async with self._refusals.attempt(user):
-            return await to_thread.run_sync(self._store.check_login, user, secret)
+        async with self._guesses.attempt(_host(request), user, _place(request.scope)):
+            return await self._run(_user_id(request), self._store.check_login, user, secret)
+
+    async def _read_json(self, request: Request, limit: int) -> dict[str, object]:
+        """Return a request's body, a JSON object of at most `limit` bytes."""
+        body = Body(request, limit, self._limits)
+        with self._memory.json(_user_id(request), body.size):
+            return wire.unpack_json(bytes(await body.read(body.size)))
 
     def _session(self, request: Request) -> tuple[Session, str]:
         """Return the session a request belongs to, and its token."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             raise NotAuthorisedError("log in first")
-        return self._sessions.get(token), token
+        session = self._sessions.get(token)
+        _place(request.scope).log_in(session.user_id)
+        return session, token
 
-    def _repository(self, request: Request) -> ServedRepository:
-        return self._session(request)[0].repository
+    def _opened(self, request: Request) -> tuple[int, ServedRepository]:
+        """Return the number of the user who asks, and their repository."""
+        session, _ = self._session(request)
+        return session.user_id, session.repository
 
     async def get_key_file(self, request: Request) -> Response:
         """Send the key file."""
-        data = await to_thread.run_sync(self._repository(request).key_file)
+        user_id, repository = self._opened(request)
+        data = await self._run(user_id, repository.key_file)
         return Response(data, media_type="application/octet-stream")
 
     async def put_key_file(self, request: Request) -> Response:
         """Replace the key file.  A token is not enough: the login secret is asked for again."""
         session, token = self._session(request)
-        repository = session.repository
-        fields = await read_json(request)
+        user_id, repository = session.user_id, session.repository
+        fields = await self._read_json(request, wire.MAXIMUM_JSON_SIZE)
         key_file = wire.unpack_base64(wire.text_of(fields, "key_file"))
         secret = wire.unpack_base64(wire.text_of(fields, "login_secret"))
         new_secret, expected = None, None
@@ -206,73 +245,101 @@ class Api:
             new_secret = wire.unpack_base64(wire.text_of(fields, "new_login_secret"))
         if "expected" in fields:
             expected = wire.unpack_digest(wire.text_of(fields, "expected"))
-        if new_secret is not None and key_file == await to_thread.run_sync(repository.key_file):
+        if new_secret is not None and key_file == await self._run(user_id, repository.key_file):
             # The answer to the same request was lost; since then the new secret counts.
             secret = new_secret
-        await self._check_login(repository.user, secret)
-        await to_thread.run_sync(repository.replace_key_file_of, key_file, new_secret, expected)
+        await self._check_login(request, repository.user, secret)
+        await self._run(user_id, repository.replace_key_file_of, key_file, new_secret, expected)
         if new_secret is not None:
-            self._sessions.revoke_others(session.user_id, token)
+            self._sessions.revoke_others(user_id, token)
         return json_response({})
 
     async def machines(self, request: Request) -> Response:
         """List machines."""
-        names = await to_thread.run_sync(self._repository(request).machines)
+        user_id, repository = self._opened(request)
+        names = await self._run(user_id, repository.machines)
         return json_response({"machines": [{"name": name} for name in names]})
 
     async def data_sets(self, request: Request) -> Response:
         """List data sets."""
+        user_id, repository = self._opened(request)
         machine = request.path_params.get("machine")
-        found = await to_thread.run_sync(self._repository(request).data_sets, machine)
+        found = await self._run(user_id, repository.data_sets, machine)
         return json_response({"data_sets": [wire.data_set_fields(info) for info in found]})
 
     async def table(self, request: Request) -> Response:
         """Send an object table, or a range of it."""
-        repository = self._repository(request)
-        file = await to_thread.run_sync(repository.open_table, request.path_params["id"])
+        user_id, repository = self._opened(request)
+        file = await self._run(user_id, repository.open_table, request.path_params["id"])
         size = file.seek(0, 2)
-        return range_response(request, size, file_reader(file), file.close)
+        read = partial(self._run, user_id, read_at, file)
+        return range_response(request, size, read, self._memory.chunk_size(user_id), file.close)
 
     async def pending(self, request: Request) -> Response:
         """List packs that an interrupted run left."""
-        repository = self._repository(request)
-        packs = await to_thread.run_sync(repository.pending_packs, request.path_params["machine"])
+        user_id, repository = self._opened(request)
+        packs = await self._run(user_id, repository.pending_packs, request.path_params["machine"])
         return json_response({"packs": wire.pack_fields(packs)})
 
     async def put_pack(self, request: Request) -> Response:
         """Receive a pack."""
-        repository = self._repository(request)
+        user_id, repository = self._opened(request)
         machine = normalise_name(request.path_params["machine"], "machine")
         digest = wire.parse_digest_header(request.headers.get(wire.DIGEST_HEADER, ""))
-        body = Body(request, MAXIMUM_PACK_SIZE)
-        if await to_thread.run_sync(repository.touch_pack, machine, digest, body.size):
+        body = Body(request, MAXIMUM_PACK_SIZE, self._limits)
+        if await self._run(user_id, repository.touch_pack, machine, digest, body.size):
             return json_response({"digest": digest.hex()}, 200)
-        with await to_thread.run_sync(repository.receive) as incoming:
-            await receive_file(body, body.size, incoming)
-            await to_thread.run_sync(repository.put_received, machine, incoming, digest)
+        with (
+            self._memory.chunk_size(user_id) as chunk_size,
+            await self._run(user_id, repository.receive) as incoming,
+        ):
+            write = partial(self._run, user_id, incoming.write)
+            await receive_file(body, body.size, chunk_size, write)
+            await self._run(user_id, repository.put_received, machine, incoming, digest)
         return json_response({"digest": digest.hex()}, 201)
 
     async def pack(self, request: Request) -> Response:
         """Send a pack, or a range of it."""
-        repository = self._repository(request)
+        user_id, repository = self._opened(request)
         digest = wire.unpack_digest(request.path_params["digest"])
-        size = await to_thread.run_sync(repository.pack_size, digest)
-        return range_response(request, size, partial(repository.read_pack, digest))
+        size = await self._run(user_id, repository.pack_size, digest)
+        read = partial(self._run, user_id, repository.read_pack, digest)
+        return range_response(request, size, read, self._memory.chunk_size(user_id))
 
     async def commit(self, request: Request) -> Response:
         """Receive a table and the list of its packs, and commit them."""
-        repository = self._repository(request)
+        user_id, repository = self._opened(request)
         machine = normalise_name(request.path_params["machine"], "machine")
-        body = Body(request, _COMMIT_LIMIT)
+        body = Body(request, _COMMIT_LIMIT, self._limits)
         head = wire.CommitHead.unpack(bytes(await body.read(wire.COMMIT_HEAD_SIZE)))
         listed_size = head.pack_count * DIGEST_SIZE
         if body.size != wire.COMMIT_HEAD_SIZE + listed_size + head.table_size:
-            raise InvalidRequestError("the body has not the size that its head says")
-        packs = wire.split_digests(bytes(await body.read(listed_size)))
-        with await to_thread.run_sync(repository.receive) as incoming:
-            await receive_file(body, head.table_size, incoming)
-            if incoming.sha256 is None or incoming.sha256.digest() != head.table_digest:
-                raise DigestMismatchError("the table was damaged on the way")
-            work = partial(repository.commit_received, parent=head.parent)
-            info = await to_thread.run_sync(work, machine, incoming, packs, head.keep)
+            raise InvalidRequestError("the body does not have the size that its head says")
+        with DigestList(self._spool) as packs, self._memory.chunk_size(user_id) as chunk_size:
+            await receive_file(
+                body, listed_size, chunk_size, partial(self._run, user_id, packs.write)
+            )
+            with await self._run(user_id, repository.receive) as incoming:
+                write = partial(self._run, user_id, incoming.write)
+                await receive_file(body, head.table_size, chunk_size, write)
+                if incoming.sha256 is None or incoming.sha256.digest() != head.table_digest:
+                    raise DigestMismatchError("the table was damaged on the way")
+                work = partial(repository.commit_received, parent=head.parent)
+                async with self._commits.setdefault(user_id, asyncio.Lock()):
+                    info = await self._run(user_id, work, machine, incoming, packs, head.keep)
         return json_response(wire.data_set_fields(info), 201)
+
+
+def _place(scope: Scope) -> Place:
+    """Return the place of a request's connection; one of its own where nobody counts them."""
+    place: Place | None = scope.get("state", {}).get(PLACE)
+    return Place() if place is None else place
+
+
+def _user_id(request: Request) -> int | None:
+    """Return whose connection this is."""
+    return _place(request.scope).user_id
+
+
+def _host(request: Request) -> str:
+    return request.client.host if request.client else ""

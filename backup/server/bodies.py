@@ -2,34 +2,39 @@
 """Request and response bodies: exact reads with limits, byte ranges, streams of files.
 
 Source: RFC 9110, 8.6 (Content-Length) and 14 (range requests).
+Nothing is set aside for what was only announced: memory grows with what arrives.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
-from typing import BinaryIO
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager
+from typing import Any, BinaryIO
 
-from anyio import to_thread
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from backup import wire
-from backup.repository import InterruptedStreamError, InvalidRequestError, TooLargeError
-from backup.store.files import IncomingFile
-
-CHUNK_SIZE = 1 << 20
+from backup.repository import (
+    InterruptedStreamError,
+    InvalidRequestError,
+    TooLargeError,
+    TooSlowError,
+)
+from backup.server.limits import Limits
 
 
 class Body:
     """A request's body, read in order.  `size`: bytes, as announced."""
 
-    def __init__(self, request: Request, limit: int) -> None:
+    def __init__(self, request: Request, limit: int, limits: Limits) -> None:
         """Look at the announced size only.
 
         Raises:
-            InvalidRequestError: it is missing or no number.
+            InvalidRequestError: it is missing or not a number.
             TooLargeError: it is beyond `limit`.
         """
         announced = request.headers.get("content-length", "")
@@ -38,28 +43,28 @@ class Body:
         self.size = int(announced)
         if self.size > limit:
             raise TooLargeError(f"this body may have {limit} bytes, not {self.size}")
-        self._stream = request.stream()
+        self._receive = request.receive
+        self._window_s = limits.body_window_s
+        self._least = int(limits.body_rate * limits.body_window_s)
+        self._left_s = self._window_s
+        self._received = 0  # in this window
         self._rest = b""
+        self._is_over = False
 
     async def read(self, size: int) -> bytearray:
         """Return exactly `size` bytes.
 
         Raises:
             InterruptedStreamError: the body ends before.
+            TooSlowError: it takes too long.
         """
-        data = bytearray(size)
-        position = 0
+        data = bytearray()
         async for chunk in self.chunks(size):
-            data[position : position + len(chunk)] = chunk
-            position += len(chunk)
+            data += chunk
         return data
 
     async def chunks(self, size: int) -> AsyncIterator[bytes]:
-        """Yield the next `size` bytes as they come in.
-
-        Raises:
-            InterruptedStreamError: the body ends before.
-        """
+        """Yield the next `size` bytes as they come in.  Raises what `read` raises."""
         while size:
             chunk = self._rest or await self._next()
             self._rest = chunk[size:]
@@ -69,33 +74,53 @@ class Body:
 
     async def _next(self) -> bytes:
         """Return what comes in next, one byte or more."""
-        try:
-            async for chunk in self._stream:
-                if chunk:
-                    return chunk
-        except ClientDisconnect as error:
-            raise InterruptedStreamError("the body ends early") from error
-        raise InterruptedStreamError("the body ends early")
+        data = b""
+        while not data:
+            if self._is_over:
+                raise InterruptedStreamError("the body ends early")
+            start_s = time.monotonic()
+            try:
+                async with asyncio.timeout(self._left_s):
+                    message = await self._receive()
+            except TimeoutError:
+                self._count(0, self._left_s)
+                continue
+            if message["type"] == "http.disconnect":
+                raise InterruptedStreamError("the body ends early")
+            data = message.get("body", b"")
+            self._is_over = not message.get("more_body", False)
+            self._count(len(data), time.monotonic() - start_s)
+        return data
+
+    def _count(self, size: int, waited_s: float) -> None:
+        """Count what came in; only the time spent waiting for the client is the client's."""
+        self._received += size
+        self._left_s -= waited_s
+        if self._left_s <= 0:
+            if self._received < self._least:
+                raise TooSlowError(
+                    f"of the body {self._received} bytes came in {self._window_s:.0f} s: too slow"
+                )
+            self._left_s, self._received = self._window_s, 0
 
 
-async def read_json(request: Request) -> dict[str, object]:
-    """Return a request's body, a JSON object."""
-    body = Body(request, wire.MAXIMUM_JSON_SIZE)
-    return wire.unpack_json(bytes(await body.read(body.size)))
+async def receive_file(
+    body: Body,
+    size: int,
+    chunk_size: int,
+    write: Callable[[bytearray], Coroutine[Any, Any, None]],
+) -> None:
+    """Hand the next `size` bytes of a body to `write`, in chunks.
 
-
-async def receive_file(body: Body, size: int, incoming: IncomingFile) -> None:
-    """Write the next `size` bytes of a body to a file.
-
-    One chunk is hashed and written in a thread while the next comes in.
+    One chunk is written, in a thread, while the next comes in.
     """
     writing: asyncio.Task[None] | None = None
     try:
-        for start in range(0, size, CHUNK_SIZE):
-            data = await body.read(min(CHUNK_SIZE, size - start))
+        for start in range(0, size, chunk_size):
+            data = await body.read(min(chunk_size, size - start))
             if writing is not None:
                 await writing
-            writing = asyncio.create_task(to_thread.run_sync(incoming.write, data))
+            writing = asyncio.create_task(write(data))
         if writing is not None:
             await writing
     finally:
@@ -137,22 +162,23 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
 def range_response(
     request: Request,
     size: int,
-    read: Callable[[int, int], bytes],
-    close: Callable[[], None] | None = None,
+    read: Callable[[int, int], Awaitable[bytes]],
+    chunk_size: AbstractContextManager[int],
+    close: Callable[[], None] = lambda: None,
 ) -> Response:
     """Answer with what the request's Range asks for, in chunks.
 
     Args:
         request: may have a Range.
         size: of the whole.
-        read: gets a position and a length, runs in a thread.
+        read: gets a position and a length.
+        chunk_size: says how much of it to hold at once.
         close: runs when all is sent, or the client is gone.
     """
     try:
         asked = parse_range(request.headers.get("range"), size)
     except InvalidRequestError as error:
-        if close is not None:
-            close()
+        close()
         _, body = wire.pack_error(error)
         headers = {"Content-Range": f"bytes */{size}"}
         return Response(body, 416, headers, media_type="application/json")
@@ -163,12 +189,11 @@ def range_response(
 
     async def chunks() -> AsyncIterator[bytes]:
         try:
-            for position in range(start, start + length, CHUNK_SIZE):
-                count = min(CHUNK_SIZE, start + length - position)
-                yield await to_thread.run_sync(read, position, count)
+            with chunk_size as at_once:
+                for position in range(start, start + length, at_once):
+                    yield await read(position, min(at_once, start + length - position))
         finally:
-            if close is not None:
-                close()
+            close()
 
     return StreamingResponse(
         chunks(),
@@ -178,11 +203,7 @@ def range_response(
     )
 
 
-def file_reader(file: BinaryIO) -> Callable[[int, int], bytes]:
-    """Return a function that reads `file` at a position."""
-
-    def read(position: int, length: int) -> bytes:
-        file.seek(position)
-        return file.read(length)
-
-    return read
+def read_at(file: BinaryIO, position: int, length: int) -> bytes:
+    """Return what lies at a position of `file`."""
+    file.seek(position)
+    return file.read(length)

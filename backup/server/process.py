@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -37,8 +38,9 @@ class ServerProcess:
         listen: str = "127.0.0.1:0",
         *,
         tls: bool = True,
-        first_delay_s: float | None = None,
         log: Path | None = None,
+        options: Sequence[str] = (),
+        **limits: float,
     ) -> Self:
         """Start a server and wait until it listens.
 
@@ -46,8 +48,9 @@ class ServerProcess:
             data_dir: made when there is none.
             listen: HOST:PORT; port 0 for any free one.
             tls: whether to use HTTPS.
-            first_delay_s: before a wrong password is answered for the first time.
             log: where its standard error goes; nowhere when None.
+            options: of `python -m backup.server`.
+            limits: fields of `backup.server.limits.Limits` that differ from their defaults.
 
         Raises:
             ServerStartError: it ended instead.
@@ -56,8 +59,8 @@ class ServerProcess:
         command += ["--data", str(data_dir), "--listen", listen]
         if not tls:
             command += ["--no-tls"]
-        if first_delay_s is not None:
-            command += ["--first-delay", str(first_delay_s)]
+        command += [f"--limit={name}={number}" for name, number in limits.items()]
+        command += options
         errors = subprocess.DEVNULL if log is None else log.open("ab")
         try:
             process = subprocess.Popen(

@@ -10,25 +10,26 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from backup.repository import InvalidRequestError, RepositoryError
 from backup.server.app import Api
 from backup.server.certificate import ServerCertificate
-from backup.server.sessions import FIRST_DELAY_S
+from backup.server.front import Connection, Front
+from backup.server.limits import Limits
+from backup.server.places import Network
 from backup.store.local import open_store
 from backup.wire import DEFAULT_PORT, format_fingerprint
 
 LISTENING = "listening on "  # what the lines printed at start begin with
 FINGERPRINT = "certificate fingerprint "
 
-KEEP_ALIVE_S = 75
 SHUTDOWN_S = 5  # for requests that are being served
-MAXIMUM_CONNECTIONS = 1024
+_BACKLOG = 1024
+_NEVER_S = 1 << 30  # for uvicorn; `Front` ends idle connections
 
 
 class ServerStartError(RepositoryError):
@@ -39,12 +40,12 @@ def parse_address(text: str) -> tuple[str, int]:
     """Return host and port of "HOST", "HOST:PORT" or "[IPV6]:PORT".
 
     Raises:
-        InvalidRequestError: it is none of these.
+        InvalidRequestError: it has another form.
     """
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+)(?::([0-9]{1,5}))?", text)
     port = DEFAULT_PORT if match is None or match[2] is None else int(match[2])
     if match is None or port > 65535:
-        raise InvalidRequestError(f"{text!r} is no address: HOST:PORT is")
+        raise InvalidRequestError(f"{text!r} is not an address (expected HOST:PORT)")
     return match[1].strip("[]"), port
 
 
@@ -57,7 +58,8 @@ def run(
     *,
     report: Callable[[str], None] | None = None,
     logs_requests: bool = False,
-    first_delay_s: float = FIRST_DELAY_S,
+    limits: Limits | None = None,
+    proxies: Sequence[Network] = (),
 ) -> None:
     """Serve `data_dir` until SIGINT or SIGTERM; call from the main thread.
 
@@ -69,7 +71,8 @@ def run(
         print: gets URL and fingerprint at start.
         report: gets one line for every failure of the server's own; `print` does when None.
         logs_requests: whether it also gets one line for every request.
-        first_delay_s: before a wrong password is answered for the first time.
+        limits: what clients may cost; by default those of `Limits`.
+        proxies: addresses that say in X-Forwarded-For for whom they ask, and are believed.
 
     Raises:
         ServerStartError: the address cannot be listened on.
@@ -80,22 +83,21 @@ def run(
         certificate = ServerCertificate.open(data_dir, host) if tls else None
         store.sweep()
         listener = stack.enter_context(_listen(host, port))
-        api = Api(
-            store, report=report or print, logs_requests=logs_requests, first_delay_s=first_delay_s
-        )
+        limits = limits or Limits()
+        api = Api(store, data_dir, limits, report=report or print, logs_requests=logs_requests)
         config = uvicorn.Config(
             api,
-            http="httptools",
-            ws="none",
             loop="asyncio",
+            ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=[str(network) for network in proxies],
+            h11_max_incomplete_event_size=limits.head_size,
+            timeout_keep_alive=_NEVER_S,
             timeout_graceful_shutdown=SHUTDOWN_S,
-            limit_concurrency=MAXIMUM_CONNECTIONS,
             ssl_keyfile=None if certificate is None else certificate.key_path,
             ssl_certfile=None if certificate is None else certificate.path,
         )
@@ -105,11 +107,36 @@ def run(
         print(f"{LISTENING}{scheme}://{name}:{listener.getsockname()[1]}")
         if certificate is not None:
             print(f"{FINGERPRINT}{format_fingerprint(certificate.fingerprint)}")
-        asyncio.run(_serve(_Server(config), listener, report or print))
+        server = _Server(config, listener, limits, proxies)
+        asyncio.run(server.serve_front(report or print))
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, except for how it ends."""
+    """Uvicorn, except for how connections begin and how it ends."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        listener: socket.socket,
+        limits: Limits,
+        proxies: Sequence[Network],
+    ) -> None:
+        super().__init__(config)
+        config.load()
+        self._front = Front(listener, config, self.server_state, limits, proxies)
+
+    async def serve_front(self, report: Callable[[str], None]) -> None:
+        """Serve what comes to the listener until told to stop."""
+
+        def on_error(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+            # Clients that speak no TLS or hang up halfway are no news.
+            error = context.get("exception")
+            if not isinstance(error, OSError):
+                report(f"error: {context.get('message')}: {type(error).__name__}: {error}")
+
+        asyncio.get_running_loop().set_exception_handler(on_error)
+        async with self._front:
+            await self.serve(sockets=[])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Cut idle connections, then let the requests end that are being served.
@@ -117,8 +144,9 @@ class _Server(uvicorn.Server):
         A TLS transport that is merely closed waits for the client to agree, and a client that
         keeps a connection for later does not read from it.
         """
+        self._front.close()
         for connection in list(self.server_state.connections):
-            assert isinstance(connection, HttpToolsProtocol), "run() asks for httptools"
+            assert isinstance(connection, Connection), "the front makes no others"
             if connection.cycle is None or connection.cycle.response_complete:
                 connection.transport.abort()
         await super().shutdown(sockets)
@@ -138,23 +166,10 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-async def _serve(
-    server: uvicorn.Server, listener: socket.socket, report: Callable[[str], None]
-) -> None:
-    def on_error(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-        # Clients that speak no TLS or hang up halfway are no news.
-        error = context.get("exception")
-        if not isinstance(error, OSError):
-            report(f"error: {context.get('message')}: {type(error).__name__}: {error}")
-
-    asyncio.get_running_loop().set_exception_handler(on_error)
-    await server.serve(sockets=[listener])
-
-
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=1024)
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, OverflowError) as error:
         raise ServerStartError(f"cannot listen on {host} port {port}: {error}") from error
     # Accepted sockets inherit it.  asyncio would not set it on them: they carry no protocol

@@ -11,28 +11,27 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from backup.repository import (
     AlreadyRegisteredError,
+    InterruptedStreamError,
     NotAuthorisedError,
     TooManyAttemptsError,
 )
 from backup.server.contract import ServedRepository
+from backup.server.limits import Allowance, Limits
+from backup.server.places import Place, address_group
 
 TOKEN_SIZE = 32
 TOKEN_LIFETIME_S = 12 * 3600.0
 MAXIMUM_TOKENS = 10_000
 
-FIRST_DELAY_S = 0.5  # doubles with every further wrong guess
-LONGEST_DELAY_S = 16.0
 FORGET_AFTER_S = 3600.0
-MAXIMUM_ATTEMPTS = 8  # being checked or delayed at once, of one id
-MAXIMUM_ATTEMPTS_TOTAL = 256
-MAXIMUM_REMEMBERED = 10_000  # ids
+MAXIMUM_REMEMBERED = 10_000  # of addresses, and of addresses with an id
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +46,26 @@ class Session:
 class Sessions:
     """Tokens that were handed out.  Only their hashes are kept."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, maximum: int = MAXIMUM_TOKENS
+    ) -> None:
         self._clock = clock
-        self._sessions: OrderedDict[bytes, Session] = OrderedDict()
+        self._maximum = maximum
+        self._sessions: dict[bytes, Session] = {}
+        self._of_users: dict[int, OrderedDict[bytes, None]] = {}  # longest unused first
 
     def add(self, user_id: int, repository: ServedRepository) -> str:
-        """Return a new token.  The oldest is forgotten when there are too many."""
+        """Return a new token.
+
+        When there are too many, the id that has the most loses the one it did not use for longest.
+        """
         token = secrets.token_urlsafe(TOKEN_SIZE)
-        expires_s = self._clock() + TOKEN_LIFETIME_S
-        self._sessions[_hash(token)] = Session(user_id, repository, expires_s)
-        while len(self._sessions) > MAXIMUM_TOKENS:
-            self._sessions.popitem(last=False)
+        key = _hash(token)
+        self._sessions[key] = Session(user_id, repository, self._clock() + TOKEN_LIFETIME_S)
+        self._of_users.setdefault(user_id, OrderedDict())[key] = None
+        while len(self._sessions) > self._maximum:
+            most = max(self._of_users.values(), key=len)
+            self._forget(next(iter(most)))
         return token
 
     def get(self, token: str) -> Session:
@@ -71,67 +79,108 @@ class Sessions:
         if session is None:
             raise NotAuthorisedError("log in first")
         if session.expires_s < self._clock():
-            del self._sessions[key]
+            self._forget(key)
             raise NotAuthorisedError("the login has expired")
+        self._of_users[session.user_id].move_to_end(key)
         return session
 
     def revoke_others(self, user_id: int, token: str) -> None:
         """Forget every token of a user but this one."""
         kept = _hash(token)
-        for key in [k for k, s in self._sessions.items() if s.user_id == user_id and k != kept]:
-            del self._sessions[key]
+        for key in [key for key in self._of_users.get(user_id, ()) if key != kept]:
+            self._forget(key)
+
+    def _forget(self, key: bytes) -> None:
+        session = self._sessions.pop(key)
+        own = self._of_users[session.user_id]
+        del own[key]
+        if not own:
+            del self._of_users[session.user_id]
 
 
-class Refusals:
-    """Delays answers to wrong guesses, longer each time.
+@dataclass(slots=True)
+class _Guesser:
+    """An address that guesses."""
 
-    A right answer is never delayed, so nobody can lock a user out for long; to keep many
-    connections from guessing side by side, few attempts are heard at once for one name.
+    allowance: Allowance
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: int = 0
+
+
+class Guesses:
+    """Slows wrong guesses down and nothing else.
+
+    A guess is heard in its turn, and the right one is answered at once: nobody is kept out because
+    others guess wrong, neither for the id nor, with other addresses, in any other way.  The
+    answer to a wrong guess is delayed, longer each time, and meanwhile its connection is the
+    first to make room for others.  Of one address only so many wrong guesses are heard in a
+    second; more of its guesses wait in order.
     """
 
-    def __init__(
-        self, first_delay_s: float = FIRST_DELAY_S, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._first_delay_s = first_delay_s
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits = limits
         self._clock = clock
-        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        self._attempts: Counter[str] = Counter()
+        self._guessers: OrderedDict[str, _Guesser] = OrderedDict()
+        self._failures: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
 
     @asynccontextmanager
-    async def attempt(self, name: str) -> AsyncIterator[None]:
+    async def attempt(self, host: str, name: str, place: Place) -> AsyncIterator[None]:
         """Hear an attempt: the body raises NotAuthorisedError or AlreadyRegisteredError.
 
+        Args:
+            host: the client's address.
+            name: what is guessed at.
+            place: of the connection it came over.
+
         Raises:
-            TooManyAttemptsError: others are being heard; the body was not run.
+            TooManyAttemptsError: too many of this address wait already; the body was not run.
+            InterruptedStreamError: the client did not wait for its turn; likewise.
         """
-        if (
-            self._attempts[name] >= MAXIMUM_ATTEMPTS
-            or self._attempts.total() >= MAXIMUM_ATTEMPTS_TOTAL
-        ):
+        address = address_group(host)
+        guesser = self._guesser(address)
+        if guesser.waiting >= self._limits.guesses_waiting:
             raise TooManyAttemptsError("too many wrong attempts; try again in a while")
-        self._attempts[name] += 1
+        guesser.waiting += 1
+        try:
+            async with guesser.turn:
+                while wait_s := guesser.allowance.wait_s():
+                    await asyncio.sleep(wait_s)
+                if place.is_gone:
+                    raise InterruptedStreamError("the client hung up")
+                guesser.allowance.spend()
+        finally:
+            guesser.waiting -= 1
         try:
             yield
-            self._failures.pop(name, None)
         except (NotAuthorisedError, AlreadyRegisteredError):
-            await asyncio.sleep(self._note(name))
+            place.rest(is_missed=False)
+            await asyncio.sleep(self._note(address, name))
             raise
-        finally:
-            self._attempts[name] -= 1
-            if not self._attempts[name]:
-                del self._attempts[name]
+        guesser.allowance.give_back()
+        self._failures.pop((address, name), None)
 
-    def _note(self, name: str) -> float:
+    def _guesser(self, address: str) -> _Guesser:
+        guesser = self._guessers.get(address)
+        if guesser is None:
+            limits = self._limits
+            allowance = Allowance(limits.guesses_per_s, limits.guesses_at_once, self._clock)
+            guesser = self._guessers[address] = _Guesser(allowance)
+        self._guessers.move_to_end(address)
+        while len(self._guessers) > MAXIMUM_REMEMBERED:
+            self._guessers.popitem(last=False)
+        return guesser
+
+    def _note(self, address: str, name: str) -> float:
         """Count a wrong guess; return the delay in seconds."""
         now_s = self._clock()
-        count, last_s = self._failures.pop(name, (0, now_s))
+        count, last_s = self._failures.pop((address, name), (0, now_s))
         if now_s - last_s > FORGET_AFTER_S:
             count = 0
-        self._failures[name] = (count + 1, now_s)
+        self._failures[address, name] = (count + 1, now_s)
         while len(self._failures) > MAXIMUM_REMEMBERED:
             self._failures.popitem(last=False)
         # The exponent is bounded: a count of thousands would overflow a float.
-        return min(self._first_delay_s * 2.0 ** min(count, 20), LONGEST_DELAY_S)
+        return min(self._limits.first_delay_s * 2.0 ** min(count, 20), self._limits.longest_delay_s)
 
 
 def _hash(token: str) -> bytes:

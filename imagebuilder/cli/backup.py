@@ -30,6 +30,7 @@ from rebuild.exit_codes import ExitCode
 if TYPE_CHECKING:
     from backup.agent.sources import Source
     from backup.objects.model import NodeObject
+    from backup.server.places import Network
 
 # What every backup uses; the drivers of ext are those most machines need.
 AGENT_MODULES = (
@@ -51,6 +52,17 @@ def _address(text: str) -> tuple[str, int]:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def _network(text: str) -> Network:
+    """Return an address or a network, for argparse."""
+    from backup.repository import InvalidRequestError
+    from backup.server.front import parse_network
+
+    try:
+        return parse_network(text)
+    except InvalidRequestError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """Options of `server`."""
@@ -63,6 +75,18 @@ class Server:
         type=_address,
     )
     no_tls: bool = flag("--no-tls", "plain HTTP, for a proxy on the same machine")
+    trust_proxy: tuple[Network, ...] = option(
+        "--trust-proxy ADDRESS",
+        "believe this address, or network such as 192.0.2.0/24, when it says for whom it asks "
+        "(X-Forwarded-For); may be repeated",
+        type=_network,
+        default=(),
+    )
+    max_connections: int | None = option(
+        "--max-connections N",
+        "how many connections to serve at once, each taking up to 1 MiB of memory (default: 512)",
+        type=int,
+    )
     log_requests: bool = flag("--log-requests", "print one line for every request")
 
 
@@ -115,7 +139,12 @@ class NewPassword(Place):
 
 def run_server(options: Server) -> int:
     """Serve until interrupted."""
+    from backup.server.limits import Limits
     from backup.server.run import run
+
+    limits = Limits()
+    if options.max_connections is not None:
+        limits = limits.for_connections(options.max_connections)
 
     def say(text: str) -> None:
         print(text, flush=True)
@@ -130,6 +159,8 @@ def run_server(options: Server) -> int:
         say,
         report=report,
         logs_requests=options.log_requests,
+        limits=limits,
+        proxies=options.trust_proxy,
     )
     return ExitCode.DONE
 
