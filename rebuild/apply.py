@@ -6,7 +6,8 @@ Write order on each disk, and why a power cut leaves either nothing or a whole m
 1. The old partition table and the signatures of old volumes are wiped: from here on nothing
    on the disk pretends to be usable.
 2. Content, in the order of the packs, straight to the places the layouts gave it.
-3. Metadata of each volume, its superblock or boot sector last; then a flush.
+3. Metadata of each volume, its superblock or boot sector last; then what fix-ups change in its
+   files and its boot code; then a flush.
 4. Boot code, the gap sectors and the new partition table; then a flush.  Only now can
    anything on the disk be found.
 """
@@ -20,28 +21,17 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from backup.objects.medium import Medium
-from backup.objects.model import DiskObject, NodeObject
+from backup.objects.model import NodeObject
 from fsdrivers import EXT_TYPES, STREAM_TYPES, TYPES, driver_of
 from fsdrivers.device import Device, Window
-from fsdrivers.partitions import PartitionTable, plan_table
-from fsdrivers.partitions.chs import Geometry, bios_geometry
-from fsdrivers.volume import Entry, Layout, StreamLayout
+from fsdrivers.partitions import plan_table
+from fsdrivers.partitions.chs import Geometry
+from fsdrivers.volume import Layout, StreamLayout
+from rebuild.edits import edit_volume, write_blank_files
 from rebuild.errors import RebuildError
-from rebuild.fixups.dos import layout_options, new_geometry
-from rebuild.fixups.grub import (
-    CORE_SECTOR_SIZE,
-    Move,
-    core_sector_of,
-    moved_boot_code,
-    moved_core,
-)
-from rebuild.fixups.linux import add_fallback_loader
-from rebuild.fixups.syslinux import follow_sectors
-from rebuild.fixups.windows9x import write_blank_files
-from rebuild.fixups.windowsnt import add_fallback_loader as add_windows_loader
-from rebuild.fixups.windowsnt import move_places, moves_of
+from rebuild.fixups.protocol import DiskChange, VolumeChanges
 from rebuild.machine import Machine, VolumeTree, printable_path
-from rebuild.plan import BOOT_CODE_SIZE, ESP_TYPE, DiskPlan, PartitionPlan, RestorePlan
+from rebuild.plan import BOOT_CODE_SIZE, DiskPlan, PartitionPlan, RestorePlan
 from rebuild.progress import Part, Progress
 from rebuild.report import Failure, RestoreReport, VolumeResult
 from rebuild.streaming.ahead import Ahead
@@ -57,7 +47,8 @@ WIPED_AT_EACH_END = 1 << 20  # bytes; holds every table and signature that probi
 class _VolumeWork:
     """A volume on its way: where it goes, its layout, its writer."""
 
-    tree: VolumeTree
+    tree: VolumeTree  # with what fix-ups add
+    changes: VolumeChanges
     part: PartitionPlan
     window: Device
     layout: Layout | None  # None for a raw volume
@@ -69,8 +60,8 @@ class _VolumeWork:
 class _DiskWork:
     plan: DiskPlan
     device: Device
+    changes: list[DiskChange]
     volumes: list[_VolumeWork] = field(default_factory=list)
-    geometry: Geometry | None = None  # of the target's BIOS, where DOS has to be told a new one
 
 
 def apply_plan(
@@ -105,11 +96,18 @@ def apply_plan(
     started = time.monotonic()
     shown = Progress(progress)
     report = RestoreReport(object_count=plan.object_count)
-    works = [_DiskWork(disk, devices[disk.disk.number]) for disk in plan.disks]
+    works = [
+        _DiskWork(disk, devices[disk.disk.number], plan.changes.of_disk(disk.disk.number))
+        for disk in plan.disks
+    ]
     shown.begin("Planning the layout")
     with _ahead(machine, medium, opener, processes) as ahead:
         for work in works:
-            _plan_volumes(machine, work, is_blank, report)
+            for part in work.plan.partitions:
+                if part.volume:
+                    tree, changes = machine.trees[part.volume], plan.changes.of_volume(part.volume)
+                    work.volumes.append(_plan_volume(machine, tree, changes, part, work, is_blank))
+                    report.notes += changes.notes()
     if not is_blank:
         shown.begin("Wiping old signatures")
         for work in works:
@@ -126,17 +124,14 @@ def apply_plan(
     report.content_size = total - sum(loss.size for loss in failed.values())
     for number, loss in sorted(failed.items()):
         report.failures.append(Failure(names.of(number), loss.reason))
-    moves: dict[tuple[bytes, int], int] = {}
-    for disk in plan.disks:
-        moves |= moves_of(disk.disk, {part.number: part.new_start for part in disk.partitions})
     for work in works:
         for volume in work.volumes:
             shown.begin(f"Writing metadata of {volume.part.title}")
-            _write_metadata(volume)
             if volume.layout is not None:
-                report.notes += move_places(volume.tree, volume.layout, volume.window, moves)
-                starts = {"old_start": volume.part.old_start, "new_start": volume.part.new_start}
-                report.notes += follow_sectors(volume.tree, volume.layout, volume.window, **starts)
+                _write_metadata(volume.layout, volume.window)
+                report.notes += edit_volume(
+                    volume.tree, volume.changes, volume.layout, volume.window
+                )
         shown.begin("Flushing to the disk")
         work.device.flush()
         report.notes += _write_table(work, boot_areas[work.plan.disk.number])
@@ -161,69 +156,44 @@ def _ahead(
             ahead.finish()
 
 
-def _plan_volumes(machine: Machine, work: _DiskWork, is_blank: bool, report: RestoreReport) -> None:
-    work.geometry = new_geometry(machine, work.plan.disk, work.device.size)
-    for part in work.plan.partitions:
-        if not part.volume:
-            continue
-        tree = machine.trees[part.volume]
-        window = Window(work.device, part.new_start, part.new_size)
-        kind = tree.volume.type
-        layout: Layout | None = None
-        block_size = 1
-        if kind in TYPES:
-            if kind.startswith("fat") and _is_esp(work.plan.disk, part):
-                report.notes += add_fallback_loader(tree) or add_windows_loader(tree)
-            entries = tree.entries(machine)
-            layout = _layout_of(tree, entries, part, work, is_blank)
-            block_size = layout.block_size
-        elif kind not in ("raw", "empty"):
-            raise RebuildError(f"this disc cannot restore a volume of type {kind}")
-        volume = _VolumeWork(tree, part, window, layout, CoalescingWriter(window, block_size))
-        if kind in STREAM_TYPES:
-            volume.resident = ResidentWriter(cast(StreamLayout, layout).resident)
-        work.volumes.append(volume)
-
-
-def _layout_of(
-    tree: VolumeTree, entries: list[Entry], part: PartitionPlan, work: _DiskWork, is_blank: bool
-) -> Layout:
-    driver = driver_of(tree.volume.type)
-    sector_size = work.plan.target.sector_size
-    options: dict[str, object] = {}
-    if tree.volume.type.startswith(("fat", "ntfs")):
-        geometry = work.geometry
-        if tree.volume.type == "ntfs" and work.device.size != work.plan.disk.size:
-            geometry = geometry or bios_geometry(work.device.size)
-        options = layout_options(
-            tree,
-            work.plan.disk,
-            start=part.new_start,
-            sector_size=sector_size,
-            geometry=geometry,
+def _plan_volume(
+    machine: Machine,
+    recorded: VolumeTree,
+    changes: VolumeChanges,
+    part: PartitionPlan,
+    work: _DiskWork,
+    is_blank: bool,
+) -> _VolumeWork:
+    tree = changes.tree(recorded)
+    window = Window(work.device, part.new_start, part.new_size)
+    kind = tree.volume.type
+    layout: Layout | None = None
+    block_size = 1
+    if kind in TYPES:
+        options = changes.options()
+        has_streams = kind in STREAM_TYPES
+        if has_streams or kind in EXT_TYPES:
+            options["regions"] = tree.regions()
+            options["is_blank"] = is_blank
+        if has_streams:
+            options["stream_regions"] = tree.stream_regions()
+        layout = driver_of(kind).plan_volume(
+            tree.volume.description,
+            size=part.new_size,
+            sector_size=work.plan.target.sector_size,
+            entries=tree.entries(machine),
+            order=tree.content_order(),
+            **options,
         )
-    has_streams = tree.volume.type in STREAM_TYPES
-    if has_streams or tree.volume.type in EXT_TYPES:
-        options["regions"] = tree.regions()
-        options["is_blank"] = is_blank
-    if has_streams:
-        options["stream_regions"] = tree.stream_regions()
-    layout: Layout = driver.plan_volume(
-        tree.volume.description,
-        size=part.new_size,
-        sector_size=sector_size,
-        entries=entries,
-        order=tree.content_order(),
-        **options,
-    )
-    return layout
-
-
-def _is_esp(disk: DiskObject, part: PartitionPlan) -> bool:
-    if disk.scheme == "none":
-        return False
-    entry = PartitionTable.from_description(disk.table).entry(part.number)
-    return entry is not None and entry.type == ESP_TYPE
+        assert layout is not None
+        block_size = layout.block_size
+    elif kind not in ("raw", "empty"):
+        raise RebuildError(f"this disc cannot restore a volume of type {kind}")
+    writer = CoalescingWriter(window, block_size)
+    volume = _VolumeWork(tree, changes, part, window, layout, writer)
+    if kind in STREAM_TYPES:
+        volume.resident = ResidentWriter(cast(StreamLayout, layout).resident)
+    return volume
 
 
 def _wipe(device: Device) -> None:
@@ -320,7 +290,7 @@ def _collect_volume(volume: _VolumeWork, targets: list[PieceTarget], names: _Nam
         layout = cast(StreamLayout, volume.layout)
         targets += stream_targets(tree, layout, writer, volume.resident)
         return
-    write_blank_files(tree, volume.layout, volume.window)
+    write_blank_files(volume.changes.blank(), volume.layout, volume.window)
     targets += content_targets(tree, volume.layout, writer)
 
 
@@ -335,12 +305,10 @@ def _part_of(name: str, targets: Sequence[PieceTarget], first: int) -> Part:
     return Part(name, size, objects)
 
 
-def _write_metadata(volume: _VolumeWork) -> None:
-    if volume.layout is None:
-        return
-    for position, data in volume.layout.iter_metadata():
-        volume.window.write(position, data)
-    volume.window.flush()
+def _write_metadata(layout: Layout, window: Device) -> None:
+    for position, data in layout.iter_metadata():
+        window.write(position, data)
+    window.flush()
 
 
 def _write_table(work: _DiskWork, area: _BootArea) -> list[str]:
@@ -355,7 +323,15 @@ def _write_table(work: _DiskWork, area: _BootArea) -> list[str]:
         device.write(position, data)
     if disk.scheme == "none":
         return []
-    boot_code, notes = _move_boot_loader(work, boot_code)
+    notes: list[str] = []
+    geometry: Geometry | None = None
+    for change in work.changes:
+        geometry = geometry or change.geometry
+        edits = change.edits(boot_code, device.read)
+        for position, data in edits.parts.items():
+            device.write(position, data)
+        boot_code = edits.boot_code
+        notes += edits.notes
     places = {part.number: (part.new_start, part.new_size) for part in work.plan.partitions}
     for position, data in plan_table(
         disk.table,
@@ -363,28 +339,7 @@ def _write_table(work: _DiskWork, area: _BootArea) -> list[str]:
         sector_size=device.sector_size,
         placements=places,
         boot_code=boot_code[:BOOT_CODE_SIZE],
-        bios_geometry=work.geometry,
+        bios_geometry=geometry,
     ):
         device.write(position, data)
     return notes
-
-
-def _move_boot_loader(work: _DiskWork, boot_code: bytes) -> tuple[bytes, list[str]]:
-    """Let a BIOS boot loader in a partition that moved find itself; return the boot code."""
-    disk, device = work.plan.disk, work.device
-    moves = [
-        Move(part.old_start, part.new_start, part.old_size)
-        for part in work.plan.partitions
-        if part.new_start != part.old_start and part.type != "extended"
-    ]
-    old, new = (
-        core_sector_of(code)
-        for code in (boot_code, moved_boot_code(boot_code, moves, device.sector_size))
-    )
-    if old is None or new is None or old == new or disk.sector_size != device.sector_size:
-        return boot_code, []
-    position = new * device.sector_size
-    core = device.read(position, CORE_SECTOR_SIZE)
-    device.write(position, moved_core(core, moves, device.sector_size))
-    note = f"GRUB's core image moved from sector {old} to {new}; its boot code follows."
-    return moved_boot_code(boot_code, moves, device.sector_size), [note]

@@ -84,7 +84,8 @@ class DirectoryMedium:
             MissingPackError: there is no such file.
             OSError: the medium cannot be read there.
         """
-        if self._open_pack is None or self._open_pack[0] != index:
+        opened, fd = self._open_pack or (-1, -1)
+        if opened != index:
             try:
                 fd = os.open(f"{self._path}/{pack_file(index)}", os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError as error:
@@ -92,7 +93,6 @@ class DirectoryMedium:
             self.close()
             self._open_pack = (index, fd)
         parts = []
-        fd = self._open_pack[1]
         while length:
             part = os.pread(fd, length, offset)
             if not part:
@@ -127,5 +127,6 @@ class DirectoryMedium:
     def close(self) -> None:
         """Close the pack that is open, if any."""
         if self._open_pack is not None:
-            os.close(self._open_pack[1])
+            _, fd = self._open_pack
+            os.close(fd)
             self._open_pack = None

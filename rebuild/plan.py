@@ -19,13 +19,15 @@ from rebuild.errors import (
     TargetTooSmallError,
     UnsafeTargetError,
 )
-from rebuild.fixups.windowsnt import has_windows
+from rebuild.fixups import families
+from rebuild.fixups.loaders import ESP_TYPE
+from rebuild.fixups.protocol import Changes
 from rebuild.machine import Machine, VolumeTree
 from rebuild.placement import ALIGNMENT, NewPlace, OldPartition, place_partitions
+from rebuild.sites import Partition, Site
 from rebuild.text import cut, pad, plural, printable, size_text
 
 GROWABLE_TYPES = ("ext2", "ext3", "ext4", "ntfs")
-ESP_TYPE = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"  # Source: UEFI 2.10, 13.3.3
 # Windows' recovery environment, a partition of the size that it needs.  Source: Microsoft,
 # UEFI/GPT-based hard drive partitions; on a disk with an MBR, type 27.
 RECOVERY_TYPES = ("DE94BBA4-06D1-4D40-A16A-BFD50179D6AC", "27")
@@ -53,18 +55,13 @@ class TargetDisk:
         return printable(", ".join(word for word in (self.model, serial) if word))
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionPlan:
-    """What becomes of one partition; a whole-disk volume is partition 0."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionPlan(Partition):
+    """What becomes of one partition."""
 
-    number: int
     name: str
     type: str  # the volume's type, "extended", or "unused" for a partition nothing was kept of
     label: bytes
-    old_start: int
-    old_size: int
-    new_start: int
-    new_size: int
     used_size: int
     volume: int = 0  # number of the volume object; 0 for none
     place: str = ""  # the number, behind the disk's name where there are several disks
@@ -95,6 +92,11 @@ class DiskPlan:
     notes: tuple[str, ...] = ()  # what the person should know before agreeing
 
     @property
+    def site(self) -> Site:
+        """Where its partitions were and will be."""
+        return Site(self.disk, self.target.size, self.target.sector_size, self.partitions)
+
+    @property
     def free_size(self) -> int:
         """Bytes of the target behind the last partition."""
         return self.target.size - max(
@@ -109,6 +111,7 @@ class RestorePlan:
     disks: tuple[DiskPlan, ...]
     object_count: int
     content_size: int  # bytes of content to restore, before compression
+    changes: Changes  # of what was recorded, so that it starts in the new place
     left_out: tuple[str, ...] = ()  # names of recorded disks without a target
 
     def lines(self) -> list[str]:
@@ -187,7 +190,8 @@ def plan_restore(
         for piece in pieces
     )
     left_out = tuple(disk.name for disk in machine.disks if disk.number not in targets)
-    return RestorePlan(tuple(plans), count, content, left_out)
+    changes = families.plan_changes(machine, [plan.site for plan in plans])
+    return RestorePlan(tuple(plans), count, content, changes, left_out)
 
 
 def _object_count(machine: Machine, tree: VolumeTree) -> int:
@@ -214,7 +218,7 @@ def _plan_disk(
     table = PartitionTable.from_description(disk.table)
     notes = _check_boot_code(disk, table, target)
     old = [_old_partition(entry, trees.get(entry.number), minimum_sizes) for entry in table.entries]
-    keeps_places = has_windows(machine)
+    keepers = [fixup for fixup in families.FIXUPS if fixup.keeps_places(machine)]
     places = place_partitions(
         old,
         usable_end=table.usable_end(target.size, target.sector_size),
@@ -222,10 +226,8 @@ def _plan_disk(
         target_size=target.size,
         is_larger=target.size > disk.size,
         grow=grow,
-        keeps_places=keeps_places,
+        keeps_places=bool(keepers),
     )
-    if keeps_places:
-        notes += _notes_for_windows(table, places, target.size > disk.size and grow is None)
     _check_table(disk, target, places)
     partitions = []
     for entry in table.entries:
@@ -241,26 +243,17 @@ def _plan_disk(
                 old_size=entry.size,
                 new_start=place.start,
                 new_size=place.size,
+                is_extended=entry.is_extended,
                 used_size=found.volume.used_size if found else 0,
                 volume=found.volume.number if found else 0,
                 place=f"{prefix}{entry.number}",
             )
         )
-    return DiskPlan(disk, target, tuple(partitions), notes)
-
-
-def _notes_for_windows(
-    table: PartitionTable, places: Mapping[int, NewPlace], could_grow: bool
-) -> tuple[str, ...]:
-    """Say what becomes of the places by which Windows finds its partitions."""
-    solid = [entry for entry in table.entries if not entry.is_extended]
-    if any(places[entry.number].start != entry.start for entry in solid):
-        if table.scheme != "mbr":
-            return ()  # GUIDs stay
-        return ("Partitions move: Windows' boot configuration and registry follow them.",)
-    if could_grow and all(places[entry.number].size == entry.size for entry in solid):
-        return ("So that Windows finds its partitions none moves, and none grows unasked.",)
-    return ()
+    plan = DiskPlan(disk, target, tuple(partitions), notes)
+    could_grow = target.size > disk.size and grow is None
+    for fixup in keepers:
+        notes += fixup.plan_notes(plan.site, could_grow)
+    return replace(plan, notes=notes)
 
 
 def _check_table(disk: DiskObject, target: TargetDisk, places: Mapping[int, NewPlace]) -> None:

@@ -22,11 +22,6 @@ REBOOT_HALT = 0xCDEF0123
 REBOOT_POWER_OFF = 0x4321FEDC
 REBOOT_CAD_OFF = 0x00000000  # Ctrl-Alt-Del sends SIGINT to PID 1 instead of a reset
 
-# linux/cdrom.h
-CDROM_EJECT = 0x5309  # CDROMEJECT
-CDROM_DRIVE_STATUS = 0x5326
-CDROM_DISC_OK = 4  # CDS_DISC_OK
-
 # linux/netlink.h
 NETLINK_KOBJECT_UEVENT = 15
 
@@ -39,14 +34,6 @@ class MountFlag(IntFlag):
     NO_SET_USER_ID = 2  # MS_NOSUID
     NO_DEVICES = 4  # MS_NODEV
     NO_EXECUTION = 8  # MS_NOEXEC
-
-
-class UnmountFlag(IntFlag):
-    """Source: linux/fs.h."""
-
-    NONE = 0
-    FORCE = 1  # MNT_FORCE
-    DETACH = 2  # MNT_DETACH
 
 
 def mount(
@@ -63,9 +50,9 @@ def mount(
     _check(result, target)
 
 
-def unmount(target: str, flags: UnmountFlag = UnmountFlag.NONE) -> None:
-    """Unmount `target`; see umount2(2)."""
-    _check(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), target)
+def unmount(target: str) -> None:
+    """Unmount `target`; see umount(2)."""
+    _check(_libc.umount(os.fsencode(target)), target)
 
 
 def init_module(name: str, image: bytes, parameters: str = "") -> None:

@@ -3,8 +3,8 @@
 
 Taken from the description that was recorded and that of the volume found: the boot block of ext,
 $Boot of NTFS, the reserved sectors of FAT.  What has to be another in another place or size is
-left out, of the rest every field and every byte counts.  What `rebuild.fixups.syslinux` changes
-is expected as it changes it.
+left out, of the rest every field and every byte counts.  What fix-ups change is expected as they
+leave it.
 
 Not done: swap areas and ISO 9660, whose descriptions hold no code; a copy of the boot sector
 outside what a description holds, as at the end of NTFS.
@@ -27,7 +27,7 @@ from fsdrivers.fat.format import (
 from fsdrivers.ntfs.description import SHADOW_HEADER, SHADOW_HEADER_AT, SHADOW_HEADER_SIZE
 from fsdrivers.ntfs.format.records import BOOT_SIGNATURE, BOOT_SIGNATURE_OFFSET, BootSector
 from fsdrivers.volume import Description
-from rebuild.fixups.syslinux import BOOT_CODE_SIZE, SECTOR_SIZE, PlacedFile, followed_boot_code
+from rebuild.fixups.protocol import RestoredFile, VolumeChanges
 from rebuild.text import cut
 
 _BOOT_BLOCK_SIZE: Final = 1024  # bytes of ext before its superblock
@@ -61,56 +61,60 @@ _PLANNED_BY_NTFS: Final = frozenset(
         "serial",
     )
 )
-_GEOMETRY: Final = frozenset(("heads", "sectors_per_track"))
 _TRANSIENT_FLAGS: Final = (BootFlag.DIRTY | BootFlag.NEEDS_SURFACE_TEST).value
 
 
 @dataclass(frozen=True, slots=True)
-class BootPlace:
-    """Where a volume was and is: what its boot sector may say of it."""
+class Expected:
+    """What fix-ups did to what starts from a volume."""
 
-    old_start: int  # bytes from the start of the recorded disk
-    new_start: int  # the same on the disk found
-    sector_size: int  # bytes, of the disk found
-    is_same_size: bool  # whether both disks are of one size, and so of one geometry
-    files: tuple[PlacedFile, ...] = ()  # of the volume found, that syslinux finds by sectors
+    changes: VolumeChanges
+    files: Mapping[int, RestoredFile]  # by number, those that they may have changed
+
+    def code(self, recorded: bytes) -> bytes:
+        """Return boot code as they left it."""
+        return self.changes.boot_code_after(recorded, self.files)
 
 
 def boot_code_differences(
-    recorded: Description, found: Description, place: BootPlace
+    recorded: Description, found: Description, expected: Expected
 ) -> Iterator[str]:
     """Yield in what the boot code of a volume differs, each the end of a sentence.
 
     Args:
         recorded: the description in the data set; what an older one lacks is not compared.
         found: that of the volume.
-        place: where it was and is.
+        expected: what fix-ups did.
 
     Raises:
         CorruptError: `recorded` is damaged.
     """
     kind = str(found.get("type", ""))
     if kind.startswith("ext"):
-        yield from _ext_differences(recorded, found, place)
+        yield from _ext_differences(recorded, found, expected)
     elif kind == "ntfs":
-        yield from _ntfs_differences(recorded, found, place)
+        yield from _ntfs_differences(recorded, found, expected)
     elif kind.startswith("fat") and "reserved" in recorded:
-        yield from _fat_differences(recorded, found, place)
+        yield from _fat_differences(recorded, found, expected)
 
 
-def _ext_differences(recorded: Description, found: Description, place: BootPlace) -> Iterator[str]:
+def _ext_differences(
+    recorded: Description, found: Description, expected: Expected
+) -> Iterator[str]:
     if "boot_block" not in recorded:
         return
     want = _bytes_of(recorded["boot_block"]).ljust(_BOOT_BLOCK_SIZE, b"\0")
     yield from _code_differences(
-        _followed(want, place), _bytes_of(found.get("boot_block")), "boot block"
+        expected.code(want), _bytes_of(found.get("boot_block")), "boot block"
     )
 
 
-def _ntfs_differences(recorded: Description, found: Description, place: BootPlace) -> Iterator[str]:
+def _ntfs_differences(
+    recorded: Description, found: Description, expected: Expected
+) -> Iterator[str]:
     old, new = recorded.get("bpb"), found.get("bpb")
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        yield from _field_differences(old, new, place, _PLANNED_BY_NTFS)
+        yield from _field_differences(old, new, expected, _PLANNED_BY_NTFS)
     if "boot" not in recorded:
         return
     cluster_size = found.get("cluster_size")
@@ -122,10 +126,12 @@ def _ntfs_differences(recorded: Description, found: Description, place: BootPlac
         del want[SHADOW_HEADER_AT : SHADOW_HEADER_AT + SHADOW_HEADER_SIZE]
     have = _bytes_of(found.get("boot"))
     want[: BootSector.SIZE] = have[: BootSector.SIZE].ljust(BootSector.SIZE, b"\0")
-    yield from _code_differences(_followed(bytes(want), place), have, "$Boot")
+    yield from _code_differences(expected.code(bytes(want)), have, "$Boot")
 
 
-def _fat_differences(recorded: Description, found: Description, place: BootPlace) -> Iterator[str]:
+def _fat_differences(
+    recorded: Description, found: Description, expected: Expected
+) -> Iterator[str]:
     old, new = unpack_description(recorded), unpack_description(found)
     has_flags = old.boot.boot_signature in EXTENDED_SIGNATURES
     planned = _PLANNED_BY_FAT
@@ -138,14 +144,14 @@ def _fat_differences(recorded: Description, found: Description, place: BootPlace
         {name: getattr(template.boot, name) for name in template.boot.OFFSETS}
         for template in (old, new)
     ]
-    yield from _field_differences(fields[0], fields[1], place, planned)
-    expected = _expected_sectors(old, new)
-    for number in sorted(expected.keys() | new.reserved.keys()):
+    yield from _field_differences(fields[0], fields[1], expected, planned)
+    sectors = _expected_sectors(old, new)
+    for number in sorted(sectors.keys() | new.reserved.keys()):
         name = "boot sector" if not number else f"reserved sector {number}"
         have = new.reserved.get(number, b"")
         if has_flags and number in (0, old.backup_sector):
             have = _without_transient_flags(have, new.boot)
-        yield from _code_differences(expected.get(number, b""), have, name)
+        yield from _code_differences(sectors.get(number, b""), have, name)
 
 
 def _expected_sectors(old: Template, new: Template) -> dict[int, bytes]:
@@ -183,29 +189,16 @@ def _without_transient_flags(sector: bytes, boot: BootSector16 | BootSector32) -
     return bytes(made)
 
 
-def _followed(want: bytes, place: BootPlace) -> bytes:
-    """Return recorded boot code as it has to be where syslinux's file came to lie."""
-    if place.sector_size != SECTOR_SIZE:
-        return want
-    starts = {"old_start": place.old_start, "new_start": place.new_start}
-    made = followed_boot_code(want[:BOOT_CODE_SIZE], place.files, **starts)
-    return made + want[BOOT_CODE_SIZE:]
-
-
 def _field_differences(
     old: Mapping[str, object],
     new: Mapping[str, object],
-    place: BootPlace,
+    expected: Expected,
     left_out: Collection[str],
 ) -> Iterator[str]:
     """Yield the fields of boot sectors that differ."""
     for name, want in old.items():
         have = new.get(name)
-        if want == have or name in left_out:
-            continue
-        if name == "hidden_sectors" and have == place.new_start // place.sector_size & 0xFFFFFFFF:
-            continue
-        if name in _GEOMETRY and not place.is_same_size:
+        if want == have or name in left_out or expected.changes.accepts(name, have):
             continue
         texts = [cut(repr(value), _SHOWN_WIDTH) for value in (have, want)]
         yield f"{name} of the boot sector is {texts[0]}, not {texts[1]}"

@@ -10,36 +10,27 @@ keyed hash of every piece of content.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from backup.objects.content import content_id, content_size
+from backup.objects.content import content_size
 from backup.objects.keys import MasterKey
 from backup.objects.model import DiskObject, Piece
 from fsdrivers import open_volume, probe
 from fsdrivers.device import Device
 from fsdrivers.errors import FilesystemError
 from fsdrivers.partitions import PartitionTable, open_partition, read_table
-from rebuild.compare.boot import BootPlace, boot_code_differences
-from rebuild.compare.result import Comparison
+from rebuild.compare.boot import Expected, boot_code_differences
+from rebuild.compare.result import Case, Comparison
 from rebuild.compare.streams import ntfs_format_keys
 from rebuild.compare.tree import TreeComparison
-from rebuild.fixups.grub import (
-    CORE_SECTOR_SIZE,
-    Move,
-    core_sector_of,
-    moved_boot_code,
-    moved_core,
-)
-from rebuild.fixups.linux import add_fallback_loader
-from rebuild.fixups.windowsnt import add_fallback_loader as add_windows_loader
-from rebuild.fixups.windowsnt import moves_of, reversed_moves
-from rebuild.fixups.windowsnt_hives import Moves
+from rebuild.fixups.families import plan_changes
 from rebuild.machine import Machine, VolumeTree
-from rebuild.plan import ESP_TYPE
 from rebuild.progress import Progress
+from rebuild.sites import Partition, Site
 from rebuild.text import cut
 
 READ_SIZE = 1 << 20  # bytes
+BOOT_SECTOR_SIZE = 512  # bytes
 # What of an ext volume's description must be as it was whatever the size of the new volume.
 FORMAT_KEYS = (
     "block_size",
@@ -65,168 +56,145 @@ def compare_machine(
 ) -> Comparison:
     """Compare the disks in `devices`, by number of the disk object, with the data set.
 
+    What fix-ups of a restore to these places change is expected; the machine stays as it is.
+
     Raises:
         DeviceError: a disk cannot be read.
     """
-    result = Comparison()
-    shown = Progress(progress)
-    moves = _moves_back(machine, devices)
-    for disk in machine.disks:
-        device = devices.get(disk.number)
-        if device is not None:
-            _compare_disk(machine, disk, device, master, result, shown, moves)
-    return result
-
-
-def _moves_back(machine: Machine, devices: Mapping[int, Device]) -> Moves:
-    """Return from where to where Windows' places must be changed to be as recorded."""
-    moves: dict[tuple[bytes, int], int] = {}
-    for disk in machine.disks:
-        device = devices.get(disk.number)
-        try:
-            table = read_table(device) if device is not None else None
-        except FilesystemError:
-            continue  # reported with the disk
-        if table is not None:
-            moves |= moves_of(disk, {entry.number: entry.start for entry in table.entries})
-    return reversed_moves(moves)
+    disks = [
+        _FoundDisk.read(disk, devices[disk.number])
+        for disk in machine.disks
+        if disk.number in devices
+    ]
+    changes = plan_changes(machine, [there.site for there in disks])
+    case = Case(machine, master, changes, Progress(progress), Comparison())
+    for there in disks:
+        _compare_disk(case, there)
+    return case.result
 
 
 @dataclass(frozen=True, slots=True)
-class _MovedLoader:
-    """GRUB's core image in a partition that moved: what differs because it had to."""
+class _FoundDisk:
+    """A recorded disk, and what was found in its place."""
 
-    position: int  # bytes from the start of the disk; -1 where nothing moved
-    moves: tuple[Move, ...]  # back to where the partitions were recorded
-    sector_size: int
+    disk: DiskObject
+    device: Device
+    recorded: PartitionTable | None = None  # None where the disk has none
+    found: PartitionTable | None = None
+    problem: str = ""  # why nothing can be compared
 
     @classmethod
-    def find(
-        cls, device: Device, recorded: PartitionTable | None, found: PartitionTable | None
-    ) -> _MovedLoader:
-        if recorded is None or found is None:
-            return cls(-1, (), device.sector_size)
-        entries = [(entry, found.entry(entry.number)) for entry in recorded.entries]
-        moves = tuple(
-            Move(there.start, entry.start, there.size)
-            for entry, there in entries
-            if there is not None and there.start != entry.start and not entry.is_extended
-        )
-        sector = core_sector_of(device.read(0, CORE_SECTOR_SIZE)) if moves else None
-        return cls(-1 if sector is None else sector * device.sector_size, moves, device.sector_size)
-
-    def undone(self, position: int, data: bytes) -> bytes:
-        """Return `data` from `position` on the disk as it was before anything moved."""
-        if not position:
-            return moved_boot_code(data, self.moves, self.sector_size)
-        if position != self.position or len(data) < CORE_SECTOR_SIZE:
-            return data
-        first = moved_core(data[:CORE_SECTOR_SIZE], self.moves, self.sector_size)
-        return first + data[CORE_SECTOR_SIZE:]
-
-
-def _compare_disk(
-    machine: Machine,
-    disk: DiskObject,
-    device: Device,
-    master: MasterKey,
-    result: Comparison,
-    shown: Progress,
-    moves: Moves,
-) -> None:
-    result.object_count += 1
-    recorded: PartitionTable | None = None
-    found: PartitionTable | None = None
-    if disk.scheme != "none":
+    def read(cls, disk: DiskObject, device: Device) -> _FoundDisk:
+        """Read the partition table."""
+        if disk.scheme == "none":
+            return cls(disk, device)
         recorded = PartitionTable.from_description(disk.table)
-        found = read_table(device)
+        try:
+            found = read_table(device)
+        except FilesystemError as error:
+            return cls(disk, device, recorded, problem=str(error))
         if found is None or found.scheme != recorded.scheme:
-            result.differences.append(f"{disk.name}: no {recorded.scheme} partition table")
-            return
-        _compare_tables(disk, recorded, found, result)
-    first = min((entry.start for entry in found.entries), default=device.size) if found else 0
-    loader = _MovedLoader.find(device, recorded, found)
+            return cls(disk, device, recorded, problem=f"no {recorded.scheme} partition table")
+        return cls(disk, device, recorded, found)
+
+    @property
+    def site(self) -> Site:
+        """Where the partitions were and are, those that are missing left out."""
+        size = self.device.size
+        whole = Partition(
+            number=0, old_start=0, old_size=self.disk.size, new_start=0, new_size=size
+        )
+        found = {entry.number: entry for entry in self.found.entries} if self.found else {}
+        places = [
+            Partition(
+                number=entry.number,
+                old_start=entry.start,
+                old_size=entry.size,
+                new_start=found[entry.number].start,
+                new_size=found[entry.number].size,
+                is_extended=entry.is_extended,
+            )
+            for entry in (self.recorded.entries if self.recorded else ())
+            if entry.number in found
+        ]
+        is_whole = self.recorded is None
+        return Site(
+            self.disk, size, self.device.sector_size, (whole,) if is_whole else tuple(places)
+        )
+
+
+def _compare_disk(case: Case, there: _FoundDisk) -> None:
+    disk, recorded, found = there.disk, there.recorded, there.found
+    case.result.object_count += 1
+    if there.problem:
+        case.differs(f"{disk.name}: {there.problem}")
+        return
+    first = 0
+    if recorded is not None and found is not None:
+        _compare_tables(case, disk, recorded, found)
+        first = min((entry.start for entry in found.entries), default=there.device.size)
     for piece in disk.pieces:
         if piece.offset + piece.length <= first:
-            data = device.read(piece.offset, piece.length)
-            data = loader.undone(piece.offset, data)
-            _compare_piece(piece, data, f"{disk.name}: boot area", master, result)
-    for tree in machine.volumes_of(disk):
+            _compare_piece(case, there, there.device, 0, piece, f"{disk.name}: boot area")
+    for tree in case.machine.volumes_of(disk):
         number = tree.volume.partition
-        place = str(number) if len(machine.disks) == 1 else f"{disk.name} {number}"
-        result.object_count += 1
-        shown.begin(
+        place = str(number) if len(case.machine.disks) == 1 else f"{disk.name} {number}"
+        case.result.object_count += 1
+        case.shown.begin(
             f"Comparing {place} {tree.volume.type}",
             sum(content_size(item) for item in tree.nodes),
         )
         entry = found.entry(number) if found is not None else None
         if found is not None and entry is None:
             continue  # reported with the tables
-        window = open_partition(device, found, number) if found is not None else device
-        if recorded is not None and entry is not None and entry.type == ESP_TYPE:
-            _ = add_fallback_loader(tree) or add_windows_loader(tree)
+        window = open_partition(there.device, found, number) if found is not None else there.device
         try:
-            start = entry.start if entry is not None else 0
             if tree.volume.type in ("raw", "empty"):
-                for piece in tree.volume.pieces:
-                    data = window.read(piece.offset, piece.length)
-                    data = loader.undone(start + piece.offset, data)
-                    _compare_piece(piece, data, f"partition {place}", master, result)
-                position = _first_nonzero_outside(window, tree.volume.pieces)
-                if position is not None:
-                    result.differences.append(
-                        f"partition {place}: byte {position} is not zero as it was"
-                    )
+                start = entry.start if entry is not None else 0
+                _compare_raw(case, there, tree, window, start, f"partition {place}")
             else:
-                old = recorded.entry(number) if recorded is not None else None
-                boot = BootPlace(
-                    old_start=old.start if old is not None else 0,
-                    new_start=start,
-                    sector_size=device.sector_size,
-                    is_same_size=device.size == disk.size,
-                )
-                _compare_volume(machine, tree, window, place, boot, master, result, shown, moves)
+                _compare_volume(case, tree, window, place)
         except FilesystemError as error:
-            result.differences.append(f"partition {place}: {error}")
+            case.differs(f"partition {place}: {error}")
 
 
 def _compare_tables(
-    disk: DiskObject, recorded: PartitionTable, found: PartitionTable, result: Comparison
+    case: Case, disk: DiskObject, recorded: PartitionTable, found: PartitionTable
 ) -> None:
     if recorded.disk_id != found.disk_id:
-        result.differences.append(f"{disk.name}: disk id {found.disk_id}, not {recorded.disk_id}")
+        case.differs(f"{disk.name}: disk id {found.disk_id}, not {recorded.disk_id}")
     for entry in recorded.entries:
         other = found.entry(entry.number)
         if other is None:
-            result.differences.append(f"{disk.name}: partition {entry.number} is missing")
+            case.differs(f"{disk.name}: partition {entry.number} is missing")
             continue
         for name in ("type", "name", "flags", "partuuid", "is_extended"):
             want, have = getattr(entry, name), getattr(other, name)
             if want != have:
-                result.differences.append(
-                    f"{disk.name}: partition {entry.number}: {name} is {have}, not {want}"
-                )
+                case.differs(f"{disk.name}: partition {entry.number}: {name} is {have}, not {want}")
     for other in found.entries:
         if recorded.entry(other.number) is None:
-            result.differences.append(f"{disk.name}: partition {other.number} is new")
+            case.differs(f"{disk.name}: partition {other.number} is new")
 
 
-def _compare_volume(
-    machine: Machine,
-    tree: VolumeTree,
-    window: Device,
-    place: str,
-    boot: BootPlace,
-    master: MasterKey,
-    result: Comparison,
-    shown: Progress,
-    moves: Moves,
+def _compare_raw(
+    case: Case, there: _FoundDisk, tree: VolumeTree, window: Device, start: int, name: str
 ) -> None:
+    """Compare what was kept without a driver; `start` is that of `window` on the disk."""
+    pieces = tree.volume.pieces
+    for piece in pieces:
+        _compare_piece(case, there, window, start, piece, name)
+    position = _first_nonzero_outside(window, pieces)
+    if position is not None:
+        case.differs(f"{name}: byte {position} is not zero as it was")
+
+
+def _compare_volume(case: Case, tree: VolumeTree, window: Device, place: str) -> None:
     volume = tree.volume
     name = f"partition {place}"
     kind = probe(window)
     if kind != volume.type:
-        result.differences.append(f"{name}: holds {kind}, not {volume.type}")
+        case.differs(f"{name}: holds {kind}, not {volume.type}")
         return
     opened = open_volume(window)
     for what, want, have in (
@@ -234,19 +202,20 @@ def _compare_volume(
         ("label", volume.label, opened.label),
     ):
         if want != have:
-            result.differences.append(f"{name}: {what} is {have!r}, not {want!r}")
+            case.differs(f"{name}: {what} is {have!r}, not {want!r}")
     description = opened.describe()
     keys = ntfs_format_keys(window.sector_size) if kind == "ntfs" else FORMAT_KEYS
     for key in keys:
         if key in volume.description and volume.description[key] != description.get(key):
             want, have = cut(repr(volume.description[key]), 80), cut(repr(description.get(key)), 80)
-            result.differences.append(f"{name}: {key} is {have}, not {want}")
+            case.differs(f"{name}: {key} is {have}, not {want}")
+    changes = case.changes.of_volume(volume.number)
+    comparison = TreeComparison(case, changes.tree(tree), changes, opened, place)
     if tree.nodes:
-        comparison = TreeComparison(machine, tree, opened, place, master, result, shown, moves)
         comparison.run()
-        boot = replace(boot, files=tuple(comparison.placed_files))
-    for text in boot_code_differences(volume.description, description, boot):
-        result.differences.append(f"{name}: {text}")
+    expected = Expected(changes, comparison.edited_files)
+    for text in boot_code_differences(volume.description, description, expected):
+        case.differs(f"{name}: {text}")
 
 
 def _first_nonzero_outside(window: Device, pieces: Sequence[Piece]) -> int | None:
@@ -270,8 +239,13 @@ def _first_nonzero_outside(window: Device, pieces: Sequence[Piece]) -> int | Non
 
 
 def _compare_piece(
-    piece: Piece, data: bytes, name: str, master: MasterKey, result: Comparison
+    case: Case, there: _FoundDisk, window: Device, start: int, piece: Piece, name: str
 ) -> None:
-    result.content_size += len(data)
-    if content_id(master, data) != piece.content_id:
-        result.differences.append(f"{name}: content differs at byte {piece.offset}")
+    """Compare a piece outside of files; `window` is what it is of, and starts there on the disk."""
+    data = window.read(piece.offset, piece.length)
+    if changes := case.changes.of_disk(there.disk.number):
+        boot_code = there.device.read(0, BOOT_SECTOR_SIZE)
+        for change in reversed(changes):
+            data = change.content_before(start + piece.offset, data, boot_code)
+    if not case.is_content(piece, data):
+        case.differs(f"{name}: content differs at byte {piece.offset}")

@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a comparison found, as text and as data."""
+"""What a comparison goes by, and what it finds, as text and as data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+from backup.objects.content import content_id
+from backup.objects.keys import MasterKey
+from backup.objects.model import Piece
+from rebuild.fixups.protocol import Changes
+from rebuild.machine import Machine
+from rebuild.progress import Progress
 
 DIFFERENCES_SHOWN = 40
 
@@ -41,3 +48,23 @@ class Comparison:
             "content_size": self.content_size,
             "differences": list(self.differences),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is judged, by what, and what has been found so far.  Nothing of it but that changes."""
+
+    machine: Machine  # as it was recorded
+    master: MasterKey
+    changes: Changes  # of fix-ups, which are no differences
+    shown: Progress
+    result: Comparison
+
+    def differs(self, text: str) -> None:
+        """Note a difference."""
+        self.result.differences.append(text)
+
+    def is_content(self, piece: Piece, data: bytes) -> bool:
+        """Tell whether `data` is the content of a piece."""
+        self.result.content_size += len(data)
+        return content_id(self.master, data) == piece.content_id

@@ -107,8 +107,10 @@ def merge_parts(parts: Iterable[Region]) -> Parts:
     """Join neighbours of one kind."""
     merged: Parts = []
     for offset, length, is_unwritten in parts:
-        if merged and merged[-1][0] + merged[-1][1] == offset and merged[-1][2] == is_unwritten:
-            offset, length = merged[-1][0], merged[-1][1] + length
-            merged.pop()
+        if merged:
+            start, before, was_unwritten = merged[-1]
+            if start + before == offset and was_unwritten == is_unwritten:
+                offset, length = start, before + length
+                merged.pop()
         merged.append((offset, length, is_unwritten))
     return merged

@@ -9,19 +9,14 @@ from __future__ import annotations
 
 from typing import Final, cast
 
-from backup.objects.content import content_id, content_size
-from backup.objects.keys import MasterKey
+from backup.objects.content import content_size
 from backup.objects.model import NodeObject, ObjectKind, Region
 from fsdrivers import STREAM_TYPES
 from fsdrivers.volume import Entry, Kind, Node, StreamVolume, Volume
-from rebuild.compare.result import Comparison
+from rebuild.compare.result import Case
 from rebuild.compare.streams import content_differences, merge_parts, name_differences
-from rebuild.fixups import syslinux
-from rebuild.fixups.windows9x import blank_files, first_nonzero
-from rebuild.fixups.windowsnt import find_hives, moved_back
-from rebuild.fixups.windowsnt_hives import Hive, Moves
-from rebuild.machine import Machine, VolumeTree, node_of, printable_path
-from rebuild.progress import Progress
+from rebuild.fixups.protocol import VolumeChanges
+from rebuild.machine import VolumeTree, node_of, printable_path
 from rebuild.text import cut, printable
 
 NODE_FIELDS = (
@@ -41,40 +36,57 @@ NODE_FIELDS = (
     "streams",
 )
 SHOWN_WIDTH: Final = 200  # columns of a value
+READ_SIZE: Final = 1 << 20  # bytes looked through at a time
+
+
+class FoundFile:
+    """A file of the volume found; read each time, since it may be large."""
+
+    def __init__(self, volume: Volume, node: Node) -> None:
+        self._volume = volume
+        self._node = node
+
+    def read(self) -> bytes:
+        return self._volume.read(self._node, 0, self._node.size)
+
+    def extents(self) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        end = 0
+        for offset, length, position, _ in self._volume.extents(self._node):
+            if offset != end:
+                break
+            end += length
+            found.append((position, length))
+        return found
 
 
 class TreeComparison:
     """Compares the names and nodes of one volume."""
 
     def __init__(
-        self,
-        machine: Machine,
-        tree: VolumeTree,
-        volume: Volume,
-        place: str,
-        master: MasterKey,
-        result: Comparison,
-        shown: Progress,
-        moves: Moves,
+        self, case: Case, tree: VolumeTree, changes: VolumeChanges, volume: Volume, place: str
     ) -> None:
-        self._machine = machine
+        """Prepare it.
+
+        Args:
+            case: what is judged.
+            tree: what has to be on the volume: what was recorded and what fix-ups added.
+            changes: of fix-ups on this volume.
+            volume: found.
+            place: what to call it.
+        """
+        self._case = case
         self._tree = tree
         self._volume = volume
         self._place = place
-        self._master = master
-        self._result = result
-        self._shown = shown
         self._by_number = {item.number: item for item in tree.nodes}
-        self._blank = blank_files(tree)
+        self._blank = changes.blank()
+        self._editors = changes.editors()
         self._has_streams = volume.type in STREAM_TYPES
-        self._moves = moves
-        self._hives: dict[int, Hive] = {}
-        self._placed = syslinux.recorded_places(tree)
-        self.placed_files: list[syslinux.PlacedFile] = []  # that were found by `run`
-        if moves:
-            self._hives = {item.number: hive for hive, item, _ in find_hives(tree)}
+        self.edited_files: dict[int, FoundFile] = {}  # that fix-ups may have changed; from `run`
 
     def run(self) -> None:
+        """Compare everything."""
         found: dict[tuple[int, bytes], Entry] = {}
         root = -1
         for entry in self._volume.walk():
@@ -85,7 +97,7 @@ class TreeComparison:
                 found[root, b""] = entry
         numbers: dict[int, int] = {}  # of the restored node, by object number
         for item in self._tree.nodes:
-            self._result.object_count += 1
+            self._case.result.object_count += 1
             parent = numbers.get(item.parent, -1) if item.parent else root
             there = found.pop((parent, item.name), None)
             if there is None:
@@ -105,12 +117,12 @@ class TreeComparison:
             item_ = parents.get(parent)
             place = printable_path(item_, self._by_number) if item_ else "?"
             extra = name.decode("utf-8", "backslashreplace")
-            self._result.differences.append(
+            self._case.differs(
                 f"{self._place}:{printable(f'{place}/{extra}')} is not in the data set"
             )
 
     def _compare_node(self, item: NodeObject, there: Entry) -> None:
-        want = node_of(item, self._machine.security)
+        want = node_of(item, self._case.machine.security)
         have = there.node
         for name in NODE_FIELDS:
             expected, actual = getattr(want, name), getattr(have, name)
@@ -136,13 +148,12 @@ class TreeComparison:
         ):
             return  # reported already, and there is nothing to read
         volume = cast(StreamVolume, self._volume)
-        for text in content_differences(
-            item, there.node, volume, self._master, self._before_moves(item, there.node)
-        ):
+        changed = self._content_before(item, there.node)
+        for text in content_differences(item, there.node, volume, self._case.master, changed):
             self._differs(item, text)
         size = content_size(item)
-        self._result.content_size += size
-        self._shown.advance(size, 1)
+        self._case.result.content_size += size
+        self._case.shown.advance(size, 1)
 
     def _compare_content(self, item: NodeObject, have: Node) -> None:
         if self._volume.type.startswith("ext"):
@@ -155,37 +166,39 @@ class TreeComparison:
             if position is not None:
                 self._differs(item, f"is not blank at byte {position}")
         size = 0
-        changed = self._before_moves(item, have)
+        changed = self._content_before(item, have)
         for piece in item.pieces:
             if changed is not None:
                 data = changed[piece.offset : piece.offset + piece.length]
             else:
                 data = self._volume.read(have, piece.offset, piece.length)
             size += len(data)
-            if content_id(self._master, data) != piece.content_id:
+            if not self._case.is_content(piece, data):
                 self._differs(item, f"content differs at byte {piece.offset}")
                 break
-        self._result.content_size += size
-        self._shown.advance(size, 1)
+        self._case.shown.advance(size, 1)
 
-    def _before_moves(self, item: NodeObject, there: Node) -> bytes | None:
-        """Return the content of a file in which places were changed, as it was before."""
-        if there.size != item.size:
+    def _content_before(self, item: NodeObject, there: Node) -> bytes | None:
+        """Return the content of a file that a fix-up may have changed, as it was before."""
+        editor = self._editors.get(item.number)
+        if editor is None or there.size != item.size:
             return None
-        old = self._placed.get(item.number)
-        if old is not None:
-            data = self._volume.read(there, 0, there.size)
-            new = [(part.position, part.length) for part in self._volume.extents(there)]
-            self.placed_files.append(syslinux.PlacedFile(data, tuple(new), tuple(old)))
-            return syslinux.moved_back(data, new, old)
-        hive = self._hives.get(item.number)
-        if hive is None:
-            return None
-        return moved_back(hive, self._volume.read(there, 0, there.size), self._moves)
+        file = self.edited_files[item.number] = FoundFile(self._volume, there)
+        return editor.content_before(item.number, file)
 
     def _differs(self, item: NodeObject, what: str) -> None:
         path = printable(printable_path(item, self._by_number))
-        self._result.differences.append(f"{self._place}:{path}: {what}")
+        self._case.differs(f"{self._place}:{path}: {what}")
+
+
+def first_nonzero(volume: Volume, node: Node) -> int | None:
+    """Return the offset of the first byte of a file that is not zero, None if all are."""
+    for offset in range(0, node.size, READ_SIZE):
+        data = volume.read(node, offset, READ_SIZE)
+        rest = data.lstrip(b"\0")
+        if rest:
+            return offset + len(data) - len(rest)
+    return None
 
 
 def _shown(value: object) -> str:

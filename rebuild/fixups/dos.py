@@ -15,14 +15,17 @@ than its files stays so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from backup.objects.model import DiskObject
 from fsdrivers import NTFS_TYPES
 from fsdrivers.fat.system import SystemFiles
 from fsdrivers.partitions import PartitionTable
 from fsdrivers.partitions.chs import Geometry, bios_geometry
+from rebuild.fixups.protocol import DiskChange, Fixup, VolumeChange
 from rebuild.machine import Machine, VolumeTree
+from rebuild.sites import Site
 
 # What the boot sector loads, and what that expects behind itself.
 SYSTEMS = (
@@ -34,6 +37,57 @@ COMPRESSION_DRIVERS = (b"DRVSPACE.BIN", b"DBLSPACE.BIN")  # DOS 6 installs them 
 CONFIGURATION = b"CONFIG.SYS"  # the fourth
 FIXED_DISK_MEDIA = 0xF8
 PLACED_FILE = "placed-file"  # name of the marker of a file that is found by its sectors
+
+
+_GEOMETRY_FIELDS = ("heads", "sectors_per_track")
+
+
+class Dos(Fixup):
+    """Tells partition table and boot sectors their new place, and where DOS looks for its files.
+
+    Boot sectors of Windows NT say the same in the same fields.
+    """
+
+    def changes(
+        self, machine: Machine, sites: Sequence[Site]
+    ) -> Iterator[VolumeChange | DiskChange]:
+        """Plan the geometry of each disk, and what each volume's driver is told."""
+        for site in sites:
+            geometry = new_geometry(machine, site.disk, site.size)
+            if geometry is not None:
+                yield DiskChange(disk=site.disk.number, geometry=geometry)
+            for tree, part in site.volumes(machine):
+                if not tree.volume.type.startswith(("fat", "ntfs")):
+                    continue
+                of_volume = geometry
+                if tree.volume.type == "ntfs" and site.size != site.disk.size:
+                    of_volume = geometry or bios_geometry(site.size)
+                yield ToldPlace(
+                    volume=tree.volume.number,
+                    options=layout_options(
+                        tree,
+                        site.disk,
+                        start=part.new_start,
+                        sector_size=site.sector_size,
+                        geometry=of_volume,
+                    ),
+                    hidden_sectors=part.new_start // site.sector_size & 0xFFFFFFFF,
+                    is_same_size=site.size == site.disk.size,
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToldPlace(VolumeChange):
+    """What a boot sector may say of its place, where the driver tells it."""
+
+    hidden_sectors: int  # in front of the volume
+    is_same_size: bool  # whether both disks are of one size, and so of one geometry
+
+    def accepts(self, field: str, value: object) -> bool:
+        """Tell whether the value is that of the new place."""
+        if field == "hidden_sectors":
+            return value == self.hidden_sectors
+        return field in _GEOMETRY_FIELDS and not self.is_same_size
 
 
 def find_system_files(names: Iterable[tuple[bytes, int]]) -> SystemFiles | None:

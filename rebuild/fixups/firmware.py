@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fsdrivers.partitions import PartitionTable
-from rebuild.fixups import windowsnt
-from rebuild.fixups.linux import Loader, find_loader, has_fallback_loader
+from rebuild.fixups.loaders import ESP_TYPE, Loader, find_loader, has_fallback_loader
 from rebuild.machine import Machine
-from rebuild.plan import ESP_TYPE, DiskPlan, PartitionPlan, RestorePlan
+from rebuild.plan import DiskPlan, PartitionPlan, RestorePlan
 
 EFIVARS = "/sys/firmware/efi/efivars"
 GLOBAL_GUID = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
@@ -68,7 +67,7 @@ def write_boot_entry(machine: Machine, plan: RestorePlan, efivars: str = EFIVARS
         return []
     disk, part, guid = found
     tree = machine.trees.get(part.volume)
-    loader = (find_loader(tree) or windowsnt.find_loader(tree)) if tree is not None else None
+    loader = find_loader(tree) if tree is not None else None
     if loader is None:
         if tree is None or not has_fallback_loader(tree):
             return ["No boot loader was found on the EFI system partition."]
@@ -79,7 +78,7 @@ def write_boot_entry(machine: Machine, plan: RestorePlan, efivars: str = EFIVARS
         part.new_size // disk.target.sector_size,
         guid,
     )
-    option = load_option(loader.vendor, node + file_node(loader.path))
+    option = load_option(loader.title, node + file_node(loader.path))
     try:
         number = _store(option, efivars)
     except OSError as error:

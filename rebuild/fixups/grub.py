@@ -6,7 +6,7 @@ where the rest of the image is.  When the image lies in the gap before the first
 nothing moves; when it lies in a BIOS boot partition behind a volume that grew or shrank, both
 numbers follow the partition.  GRUB finds all else by partition number and UUID, which stay.
 
-Pure; moving back is moving with the ends exchanged.
+Moving back is moving with the ends exchanged.
 
 Source: GRUB manual 2.06, "BIOS installation"; layout of boot.img and diskboot.img read from
 Debian's grub-pc-bin 2.06: 8-byte sector number at 0x5c, text "GRUB " at 0x180; block lists of 12
@@ -17,8 +17,13 @@ Not done: block lists into a file, which GRUB's own installer advises against.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
+
+from rebuild.fixups.protocol import DiskChange, Edits, Fixup
+from rebuild.machine import Machine
+from rebuild.sites import Partition, Site
 
 CORE_SECTOR_SIZE = 512  # bytes of the core image's first sector
 _MARK, _MARK_POSITION = b"GRUB ", 0x180
@@ -36,10 +41,48 @@ class Move(NamedTuple):
     new_start: int
     size: int
 
-    @property
-    def back(self) -> Move:
-        """The same move backwards."""
-        return Move(self.new_start, self.old_start, self.size)
+
+class Grub(Fixup):
+    """Lets GRUB find its core image in a partition that moved."""
+
+    def changes(self, machine: Machine, sites: Sequence[Site]) -> Iterator[DiskChange]:
+        """Plan nothing where sectors have another size: no number fits there."""
+        for site in sites:
+            if site.moved and site.sector_size == site.disk.sector_size:
+                yield MovedCore(
+                    disk=site.disk.number, partitions=site.moved, sector_size=site.sector_size
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MovedCore(DiskChange):
+    """The sector numbers in boot code and core image of one disk."""
+
+    partitions: tuple[Partition, ...]  # that moved
+    sector_size: int
+
+    def edits(self, boot_code: bytes, read: Callable[[int, int], bytes]) -> Edits:
+        """Change the boot code, and the core image's first sector where that is now."""
+        moves = [Move(part.old_start, part.new_start, part.old_size) for part in self.partitions]
+        made = moved_boot_code(boot_code, moves, self.sector_size)
+        old, new = core_sector_of(boot_code), core_sector_of(made)
+        if new is None or old == new:
+            return Edits(boot_code)
+        position = new * self.sector_size
+        core = moved_core(read(position, CORE_SECTOR_SIZE), moves, self.sector_size)
+        note = f"GRUB's core image moved from sector {old} to {new}; its boot code follows."
+        return Edits(made, {position: core}, (note,))
+
+    def content_before(self, position: int, data: bytes, boot_code: bytes) -> bytes:
+        """Change the numbers back in what has them."""
+        moves = [Move(part.new_start, part.old_start, part.new_size) for part in self.partitions]
+        if not position:
+            return moved_boot_code(data, moves, self.sector_size)
+        core = core_sector_of(boot_code)
+        if core is None or position != core * self.sector_size or len(data) < CORE_SECTOR_SIZE:
+            return data
+        first = moved_core(data[:CORE_SECTOR_SIZE], moves, self.sector_size)
+        return first + data[CORE_SECTOR_SIZE:]
 
 
 def moved_boot_code(code: bytes, moves: Iterable[Move], sector_size: int) -> bytes:

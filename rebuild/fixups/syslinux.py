@@ -21,15 +21,15 @@ syslinux does not start.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from backup.objects.model import NodeObject
 from fsdrivers import EXT_TYPES, NTFS_TYPES
-from fsdrivers.device import Device
-from fsdrivers.volume import Layout
 from rebuild.fixups.dos import placed_files
-from rebuild.machine import VolumeTree, printable_path
+from rebuild.fixups.protocol import Edits, Fixup, RestoredFile, VolumeChange
+from rebuild.machine import Machine, VolumeTree, printable_path
+from rebuild.sites import Site
 
 SECTOR_SIZE = 512  # bytes; syslinux knows no other
 BOOT_CODE_SIZE = SECTOR_SIZE
@@ -75,9 +75,9 @@ class PatchArea(NamedTuple):
 
 def is_boot_code(code: bytes) -> bool:
     """Tell whether a volume's first sector holds syslinux's boot code."""
-    if code[_OEM_POSITION : _OEM_POSITION + 8] in _OEM_NAMES:
-        return True
-    return code[_MAGIC_POSITION : _MAGIC_POSITION + 4] == _WORD.pack(_MAGIC)
+    has_name = code[_OEM_POSITION : _OEM_POSITION + 8] in _OEM_NAMES
+    has_magic = code[_MAGIC_POSITION : _MAGIC_POSITION + 4] == _WORD.pack(_MAGIC)
+    return len(code) >= BOOT_CODE_SIZE and (has_name or has_magic)
 
 
 def patch_area_of(data: bytes) -> PatchArea:
@@ -211,146 +211,122 @@ def moved_back(data: bytes, new: Extents, old: Extents) -> bytes:
     return data
 
 
-class PlacedFile(NamedTuple):
-    """A restored ldlinux.sys, whole, and where it is and was."""
-
-    data: bytes
-    new: tuple[tuple[int, int], ...]  # as `Extents`
-    old: tuple[tuple[int, int], ...]
-
-
-def followed_boot_code(
-    code: bytes, files: Iterable[PlacedFile], *, old_start: int, new_start: int
-) -> bytes:
-    """Return a recorded boot code as `follow_sectors` makes it, from the files it left.
-
-    Args:
-        code: the first sector of the volume as it was recorded.
-        files: those of the restored volume.
-        old_start: first byte of the volume on the recorded disk.
-        new_start: the same on the new disk.
-    """
-    if not is_boot_code(code):
-        return code
-    made = moved_boot_code(code, old_start, new_start)
-    for file in files:
-        try:
-            area, sectors = patch_area_of(file.data), sectors_of(file.new)
-            if patched_file(file.data, sectors) != file.data:
-                continue  # left as it was
-            if first_sector_in(code, area) == sectors_of(file.old)[0]:
-                made = patched_boot_code(made, area, sectors[0])
-        except (ValueError, IndexError):
-            continue
-    return made
-
-
 def recorded_places(tree: VolumeTree) -> dict[int, list[tuple[int, int]]]:
     """Return (position, length) of the extents of the volume's boot files, by object number."""
     is_ours = tree.volume.type in (*EXT_TYPES, *NTFS_TYPES)
     return placed_files(tree) if is_ours else {}
 
 
-def follow_sectors(
-    tree: VolumeTree, layout: Layout, window: Device, *, old_start: int, new_start: int
-) -> list[str]:
-    """Let syslinux find its file in the place where the restore put it.
+class Syslinux(Fixup):
+    """Lets syslinux find its file in the place where the restore put it."""
 
-    Args:
-        tree: the volume, whose content and metadata have been written.
-        layout: where its files are.
-        window: the volume on the new disk.
-        old_start: first byte of the volume on the recorded disk.
-        new_start: the same on the new disk.
+    def changes(self, machine: Machine, sites: Sequence[Site]) -> Iterator[VolumeChange]:
+        """Plan a look at every volume from which extlinux may start."""
+        for site in sites:
+            for tree, part in site.volumes(machine):
+                if tree.volume.type not in (*EXT_TYPES, *NTFS_TYPES):
+                    continue
+                places = recorded_places(tree)
+                nodes = {item.number: item for item in tree.nodes} if places else {}
+                files = {
+                    number: PlacedFile(printable_path(item, nodes), item.size, places[number])
+                    for number, item in nodes.items()
+                    if number in places
+                }
+                yield FollowedSectors(
+                    volume=tree.volume.number,
+                    files=frozenset(files),
+                    type=tree.volume.type,
+                    placed=files,
+                    old_start=part.old_start,
+                    new_start=part.new_start,
+                    sector_size=site.sector_size,
+                )
 
-    Returns:
-        Notes for the report on what was changed and what could not be.
 
-    Raises:
-        DeviceError: the disk failed.
-    """
-    if tree.volume.type not in (*EXT_TYPES, *NTFS_TYPES):
-        return []
-    code = window.read(0, max(window.sector_size, BOOT_CODE_SIZE))
-    places = recorded_places(tree)
-    starts = is_boot_code(code)
-    if not starts and not places:
-        return []
-    notes: list[str] = []
-    problem = "no ldlinux.sys is where it says"
-    is_found = False
-    made = code
-    if starts and window.sector_size == SECTOR_SIZE:
-        made = moved_boot_code(code, old_start, new_start)
-    by_number = {item.number: item for item in tree.nodes}
-    for number, old in places.items():
-        item = by_number.get(number)
-        if item is None:
-            continue
-        path = printable_path(item, by_number)
-        try:
-            if window.sector_size != SECTOR_SIZE:
-                raise ValueError(f"lies on sectors of {window.sector_size} bytes")
-            area, first, has_changed = _follow_in_file(item, layout, window, old)
-        except ValueError as error:
-            problem = f"{path} {error}"
-            continue
-        if starts and first_sector_in(code, area) == sectors_of(old)[0]:
-            is_found = True
-            made = patched_boot_code(made, area, first)
-        if has_changed:
+class PlacedFile(NamedTuple):
+    """An ldlinux.sys as it was recorded."""
+
+    path: str
+    size: int
+    extents: Extents
+
+
+class _Followed(NamedTuple):
+    """An ldlinux.sys that names its sectors in the new place."""
+
+    area: PatchArea
+    old_first: int  # sector of the volume
+    new_first: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowedSectors(VolumeChange):
+    """The numbers of sectors in the boot sector and the files of syslinux on one volume."""
+
+    type: str  # of the volume
+    placed: Mapping[int, PlacedFile]  # by number of the file
+    old_start: int  # first byte of the volume on the recorded disk
+    new_start: int  # the same on the new disk
+    sector_size: int  # bytes, of the new disk
+
+    def edits(self, boot_code: bytes, files: Mapping[int, RestoredFile]) -> Edits:
+        """Change what is as extlinux wrote it; of the rest say that it must run again."""
+        starts = is_boot_code(boot_code)
+        parts: dict[int, bytes] = {}
+        notes: list[str] = []
+        followed: list[_Followed] = []
+        problem = "no ldlinux.sys is where it says"
+        for number, (path, size, extents) in self.placed.items():
+            try:
+                if self.sector_size != SECTOR_SIZE:
+                    raise ValueError(f"lies on sectors of {self.sector_size} bytes")
+                if not SECTOR_SIZE < size <= _LARGEST:
+                    raise ValueError("has a strange size")
+                data, old = files[number].read(), sectors_of(extents)
+                new = sectors_of(files[number].extents())
+                if patched_file(data, old) != data:
+                    raise ValueError("has another list of sectors than extlinux would write")
+                made = patched_file(data, new)
+            except ValueError as error:
+                problem = f"{path} {error}"
+                continue
+            followed.append(_Followed(patch_area_of(made), old[0], new[0]))
+            if made != data:
+                parts[number] = made
+                notes.append(
+                    f"{path} (syslinux) lies in other sectors; its list of them and the boot "
+                    "sector changed with it."
+                )
+        if starts and not any(first_sector_in(boot_code, f.area) == f.old_first for f in followed):
             notes.append(
-                f"{path} (syslinux) lies in other sectors; its list of them and the boot sector "
-                "changed with it."
+                f"The {self.type} volume has the boot sector of extlinux, but {problem}: "
+                "run extlinux --install again, or it does not start."
             )
-    if starts and not is_found:
-        notes.append(
-            f"The {tree.volume.type} volume has the boot sector of extlinux, but {problem}: "
-            "run extlinux --install again, or it does not start."
-        )
-    _write_boot_code(window, code, made)
-    return notes
+        return Edits(self._followed_code(boot_code, followed), parts, tuple(notes))
 
+    def content_before(self, number: int, file: RestoredFile) -> bytes:
+        """Give a file the list of where it was recorded."""
+        return moved_back(file.read(), file.extents(), self.placed[number].extents)
 
-def _follow_in_file(
-    item: NodeObject, layout: Layout, window: Device, old: Extents
-) -> tuple[PatchArea, int, bool]:
-    """Change one file in place; return its area, its first sector, and whether it changed.
+    def boot_code_after(self, code: bytes, files: Mapping[int, RestoredFile]) -> bytes:
+        """Point to the first sector of the file that the boot code named, if that followed."""
+        followed: list[_Followed] = []
+        for number in self.placed.keys() & files.keys():
+            try:
+                data, new = files[number].read(), sectors_of(files[number].extents())
+                old = sectors_of(self.placed[number].extents)
+                if patched_file(data, new) == data:  # else it was left as it was
+                    followed.append(_Followed(patch_area_of(data), old[0], new[0]))
+            except (ValueError, IndexError):
+                continue
+        return self._followed_code(code, followed)
 
-    Raises:
-        ValueError: it cannot be changed; says why, as the end of a sentence.
-    """
-    if not SECTOR_SIZE < item.size <= _LARGEST:
-        raise ValueError("has a strange size")
-    data = bytearray(item.size)
-    placed = sorted(layout.placements(item.number), key=lambda extent: extent.offset)
-    new: list[tuple[int, int]] = []
-    end = 0
-    for extent in placed:
-        if extent.offset != end:
-            break  # a hole; what is behind it counts as missing
-        end += extent.length
-        new.append((extent.position, -(-extent.length // SECTOR_SIZE) * SECTOR_SIZE))
-        length = min(extent.length, item.size - extent.offset)
-        data[extent.offset : extent.offset + length] = window.read(extent.position, length)
-    before, sectors = bytes(data), sectors_of(new)
-    if patched_file(before, sectors_of(old)) != before:
-        raise ValueError("has another list of sectors than extlinux would write")
-    made = patched_file(before, sectors)
-    if made != before:
-        for extent in placed:
-            part = slice(extent.offset, min(extent.offset + extent.length, item.size))
-            if made[part] != before[part]:
-                window.write(extent.position, made[part])
-    return patch_area_of(made), sectors[0], made != before
-
-
-def _write_boot_code(window: Device, code: bytes, made: bytes) -> None:
-    """Write a changed first sector; also where the last one, as on NTFS, is a copy of it."""
-    if made == code:
-        return
-    last = window.size - len(code)
-    if window.read(last, len(code)) == code:
-        window.write(last, made)
-    window.write(0, made)
-    window.flush()
+    def _followed_code(self, code: bytes, followed: Iterable[_Followed]) -> bytes:
+        if self.sector_size != SECTOR_SIZE or not is_boot_code(code):
+            return code
+        made = moved_boot_code(code, self.old_start, self.new_start)
+        for area, old_first, new_first in followed:
+            if first_sector_in(code, area) == old_first:
+                made = patched_boot_code(made, area, new_first)
+        return made

@@ -9,42 +9,34 @@ Source: EP1168174A1 [0073], [0074].  The rest of what Windows 9x needs to start 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from backup.objects.model import ObjectKind
-from fsdrivers.device import Device
-from fsdrivers.volume import Layout, Node, Volume
-from rebuild.machine import VolumeTree
+from rebuild.fixups.protocol import Fixup, VolumeChange
+from rebuild.machine import Machine, VolumeTree
+from rebuild.sites import Site
 
 BLANK_FILE = "blank-file"  # name of the marker
-READ_SIZE = 1 << 20  # bytes compared at a time
 
 
-def blank_files(tree: VolumeTree) -> set[int]:
+class BlankFiles(Fixup):
+    """Makes swap files read as zeros."""
+
+    def changes(self, machine: Machine, sites: Sequence[Site]) -> Iterator[VolumeChange]:
+        """Plan which files have to be zeros."""
+        for site in sites:
+            for tree, _ in site.volumes(machine):
+                if numbers := blank_files(tree):
+                    yield VolumeChange(volume=tree.volume.number, blank=numbers)
+
+
+def blank_files(tree: VolumeTree) -> frozenset[int]:
     """Return the numbers of the files of a FAT volume that are zeros by design, all of them."""
     if not tree.volume.type.startswith("fat"):
-        return set()
+        return frozenset()
     targets = {marker.target for marker in tree.markers if marker.name == BLANK_FILE}
-    return {
+    return frozenset(
         item.number
         for item in tree.nodes
         if item.number in targets and item.kind == ObjectKind.FILE and not item.pieces
-    }
-
-
-def write_blank_files(tree: VolumeTree, layout: Layout, window: Device) -> None:
-    """Make the content of blank files read as zeros; `window` is the volume.
-
-    Costs what the device makes of zeroing: a hole in an image, one command on most disks.
-    """
-    for number in sorted(blank_files(tree)):
-        for extent in layout.placements(number):
-            window.zero(extent.position, extent.length)
-
-
-def first_nonzero(volume: Volume, node: Node) -> int | None:
-    """Return the offset of the first byte of a file that is not zero, None if all are."""
-    for offset in range(0, node.size, READ_SIZE):
-        data = volume.read(node, offset, READ_SIZE)
-        rest = data.lstrip(b"\0")
-        if rest:
-            return offset + len(data) - len(rest)
-    return None
+    )

@@ -8,24 +8,21 @@ and hibernation files come back without content, by their initialised size alone
 shadow copies kept is left out at the backup, and the change journal starts anew.
 
 Here is what is left: on a disk with an MBR whose partitions had to move, the boot configuration
-and the registry follow them (`windowsnt_hives`); and an EFI system partition without a loader at
-the fallback path gets Windows' own.  BOOT.INI of Windows 2000 and XP counts partitions, whose
-order is kept.
+and the registry follow them (`windowsnt_hives`).  BOOT.INI of Windows 2000 and XP counts
+partitions, whose order is kept.
 
-Source: as `windowsnt_hives`; UEFI 2.10, 3.5.1.1.
+Source: as `windowsnt_hives`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from backup.objects.model import DiskObject, NodeObject, ObjectKind
-from fsdrivers.device import Device
+from backup.objects.model import NodeObject, ObjectKind
 from fsdrivers.partitions import PartitionTable
-from fsdrivers.volume import Layout
-from rebuild.fixups.linux import ADDED_NUMBERS_START, FALLBACK_LOADER, Loader
+from rebuild.fixups.protocol import Edits, Fixup, RestoredFile, VolumeChange
 from rebuild.fixups.windowsnt_hives import (
     SIGNATURE_SIZE,
     Hive,
@@ -35,6 +32,7 @@ from rebuild.fixups.windowsnt_hives import (
     state_of,
 )
 from rebuild.machine import Machine, VolumeTree
+from rebuild.sites import Site
 from rebuild.text import plural, printable
 
 Pattern = tuple[bytes | None, ...]  # names from the root, lower case; None is any
@@ -46,200 +44,149 @@ HIVES: tuple[tuple[Hive, Pattern], ...] = (
 )
 EFI_LOADER: Pattern = (b"efi", b"microsoft", b"boot", b"bootmgfw.efi")
 LOADERS: tuple[Pattern, ...] = ((b"ntldr",), (b"bootmgr",), EFI_LOADER)
-DESCRIPTION = "Windows Boot Manager"  # as Windows names its entry
 _TRANSFORMED = 0x4800  # attributes of files that are stored otherwise: compressed, encrypted
-_LOADER_NAME = re.compile(rb"boot.*\.efi")
 _SMALLEST, _LARGEST = 4096, 512 << 20  # bytes of a hive worth reading
 
 
-def has_windows(machine: Machine) -> bool:
-    """Tell whether Windows NT, or what starts it, is on a volume of the machine.
+class WindowsNT(Fixup):
+    """Lets the registry and the boot configuration follow partitions that moved."""
 
-    Its directory on an EFI system partition alone is often all that is left of one.
-    """
-    trees = [
-        tree for tree in machine.trees.values() if tree.volume.type.startswith(("fat", "ntfs"))
-    ]
-    patterns = [pattern for _, pattern in HIVES] + list(LOADERS)
-    if not any(tree.volume.type == "ntfs" for tree in trees):
-        patterns = [pattern for pattern in patterns if pattern[0] != EFI_LOADER[0]]
-    return any(any(True for _ in _find(tree, patterns)) for tree in trees)
+    def keeps_places(self, machine: Machine) -> bool:
+        """Tell whether Windows NT, or what starts it, is on a volume of the machine.
+
+        Its directory on an EFI system partition alone is often all that is left of one.
+        """
+        trees = [
+            tree for tree in machine.trees.values() if tree.volume.type.startswith(("fat", "ntfs"))
+        ]
+        patterns = [pattern for _, pattern in HIVES] + list(LOADERS)
+        if not any(tree.volume.type == "ntfs" for tree in trees):
+            patterns = [pattern for pattern in patterns if pattern[0] != EFI_LOADER[0]]
+        return any(any(True for _ in _find(tree, patterns)) for tree in trees)
+
+    def plan_notes(self, site: Site, could_grow: bool) -> tuple[str, ...]:
+        """Say what becomes of the places by which Windows finds its partitions."""
+        if site.moved:
+            if site.disk.scheme != "mbr":
+                return ()  # GUIDs stay
+            return ("Partitions move: Windows' boot configuration and registry follow them.",)
+        if could_grow and all(part.new_size == part.old_size for part in site.solid):
+            return ("So that Windows finds its partitions none moves, and none grows unasked.",)
+        return ()
+
+    def changes(self, machine: Machine, sites: Sequence[Site]) -> Iterator[VolumeChange]:
+        """Plan what to change in the files that name partitions by their places."""
+        moves = {place: new for site in sites for place, new in moves_of(site).items()}
+        if not moves:
+            return
+        for site in sites:
+            for tree, _ in site.volumes(machine):
+                hives = {
+                    item.number: _HiveFile(hive, path, _is_transformed(tree, item))
+                    for hive, item, path in find_hives(tree)
+                    if _SMALLEST <= item.size <= _LARGEST  # else Windows did not write it
+                }
+                if hives:
+                    yield MovedPlaces(
+                        volume=tree.volume.number,
+                        files=frozenset(n for n, item in hives.items() if not item.is_transformed),
+                        hives=hives,
+                        moves=moves,
+                    )
+
+
+class _HiveFile(NamedTuple):
+    hive: Hive
+    path: str
+    is_transformed: bool  # compressed or encrypted, and so stored otherwise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MovedPlaces(VolumeChange):
+    """The places of partitions of the whole machine, in files of one volume."""
+
+    hives: Mapping[int, _HiveFile]  # by number of the file
+    moves: Moves
+
+    def edits(self, boot_code: bytes, files: Mapping[int, RestoredFile]) -> Edits:
+        """Change all places in all files."""
+        parts: dict[int, bytes] = {}
+        notes: list[str] = []
+        for number, (hive, path, is_transformed) in self.hives.items():
+            try:
+                if is_transformed:
+                    raise ValueError("is compressed or encrypted")
+                data = files[number].read()
+                state = state_of(data)
+                if state is not State.CLEAN:
+                    raise ValueError(state.value)
+                made, count = moved_hive(data, hive, self.moves)
+            except ValueError as error:
+                notes.append(
+                    f"Partitions moved, but {path} {error}: it still has their old places. Windows "
+                    "may not start, or give other drive letters."
+                )
+                continue
+            if count:
+                parts[number] = made
+                places = plural(count, "place")
+                notes.append(
+                    f"Partitions moved; {places} in {path} ({hive.value}) changed with them."
+                )
+        return Edits(boot_code, parts, tuple(notes))
+
+    def content_before(self, number: int, file: RestoredFile) -> bytes:
+        """Change the places back, where the file can be changed at all."""
+        data = file.read()
+        back = {(signature, new): old for (signature, old), new in self.moves.items()}
+        try:
+            if state_of(data) is State.CLEAN:
+                return moved_hive(data, self.hives[number].hive, back)[0]
+        except ValueError:
+            pass
+        return data
 
 
 def find_hives(tree: VolumeTree) -> list[tuple[Hive, NodeObject, str]]:
     """Return the files of a volume that name partitions by their places, with their paths."""
     if not tree.volume.type.startswith(("fat", "ntfs")):
         return []
-    patterns = [pattern for _, pattern in HIVES]
-    return [(HIVES[index][0], item, path) for index, item, path in _find(tree, patterns)]
+    hives, patterns = zip(*HIVES, strict=True)
+    return [(hives[index], item, path) for index, item, path in _find(tree, patterns)]
 
 
-def moves_of(disk: DiskObject, starts: Mapping[int, int]) -> dict[tuple[bytes, int], int]:
-    """Return where the partitions of a disk with an MBR went.
-
-    Args:
-        disk: as it was recorded.
-        starts: first byte on the new disk by number of the partition.
-    """
-    if disk.scheme != "mbr":
+def moves_of(site: Site) -> dict[tuple[bytes, int], int]:
+    """Return where the partitions of a disk with an MBR went, by the disk's signature and place."""
+    if site.disk.scheme != "mbr":
         return {}
-    table = PartitionTable.from_description(disk.table)
+    table = PartitionTable.from_description(site.disk.table)
     signature = int(table.disk_id or "0", 16).to_bytes(SIGNATURE_SIZE, "little")
     if not any(signature):
         return {}  # Windows would give the disk a signature, and look for nothing before
-    return {
-        (signature, entry.start): starts[entry.number]
-        for entry in table.entries
-        if not entry.is_extended and starts.get(entry.number, entry.start) != entry.start
-    }
+    return {(signature, part.old_start): part.new_start for part in site.moved}
 
 
-def reversed_moves(moves: Moves) -> dict[tuple[bytes, int], int]:
-    """Return the moves back."""
-    return {(signature, new): old for (signature, old), new in moves.items()}
+def _is_transformed(tree: VolumeTree, item: NodeObject) -> bool:
+    return tree.volume.type == "ntfs" and bool(item.flags & _TRANSFORMED)
 
 
-def move_places(tree: VolumeTree, layout: Layout, window: Device, moves: Moves) -> list[str]:
-    """Let the registry and the boot configuration of a volume follow partitions that moved.
-
-    Args:
-        tree: the volume, whose content has been restored.
-        layout: where its files are.
-        window: the volume on the new disk.
-        moves: of all disks of the machine.
-
-    Returns:
-        Notes for the report on what was changed and what could not be.
-
-    Raises:
-        DeviceError: the disk failed.
-    """
-    notes = []
-    for hive, item, path in find_hives(tree) if moves else ():
-        if not _SMALLEST <= item.size <= _LARGEST:
-            continue  # nothing that Windows wrote
-        try:
-            if item.flags & _TRANSFORMED and tree.volume.type == "ntfs":
-                raise ValueError("is compressed or encrypted")
-            count = _move_in_file(hive, item, layout, window, moves)
-        except ValueError as error:
-            notes.append(
-                f"Partitions moved, but {path} {error}: it still has their old places. Windows "
-                "may not start, or give other drive letters."
-            )
-            continue
-        if count:
-            places = plural(count, "place")
-            notes.append(f"Partitions moved; {places} in {path} ({hive.value}) changed with them.")
-    return notes
-
-
-def _move_in_file(
-    hive: Hive, item: NodeObject, layout: Layout, window: Device, moves: Moves
-) -> int:
-    """Change one file in place; return how many places in it were changed.
-
-    Raises:
-        ValueError: it cannot be changed; says why, as the end of a sentence.
-    """
-    data = bytearray(item.size)
-    extents = [
-        (extent.offset, extent.position, min(extent.length, item.size - extent.offset))
-        for extent in layout.placements(item.number)
-    ]
-    for offset, position, length in extents:
-        data[offset : offset + length] = window.read(position, length)
-    state = state_of(bytes(data))
-    if state is not State.CLEAN:
-        raise ValueError(state.value)
-    made, count = moved_hive(bytes(data), hive, moves)
-    if count:
-        for offset, position, length in extents:
-            if made[offset : offset + length] != data[offset : offset + length]:
-                window.write(position, made[offset : offset + length])
-    return count
-
-
-def moved_back(hive: Hive, data: bytes, moves: Moves) -> bytes:
-    """Return a restored file as it was before its places were changed.
-
-    Args:
-        hive: which file it is.
-        data: the whole of it.
-        moves: back to where the partitions were.
-    """
-    if state_of(data) is not State.CLEAN:
-        return data
-    try:
-        return moved_hive(data, hive, moves)[0]
-    except ValueError:
-        return data
-
-
-def find_loader(tree: VolumeTree) -> Loader | None:
-    """Return Windows' loader on an EFI system partition, if it is there."""
-    for _, _, path in _find(tree, [EFI_LOADER]):
-        return Loader(DESCRIPTION, path)
-    return None
-
-
-def add_fallback_loader(tree: VolumeTree) -> list[str]:
-    """Give an EFI system partition Windows' loader at the fallback path if it has no other.
-
-    Adds objects to `tree` that share the loader's content.  A `\\EFI\\BOOT` with a loader of
-    any architecture in it stays as it is.  Returns one note for the report, or none.
-    """
-    found = next(_find(tree, [EFI_LOADER]), None)
-    if found is None:
-        return []
-    _, loader, path = found
-    children: dict[int, dict[bytes, NodeObject]] = {}
-    by_number = {item.number: item for item in tree.nodes}
-    for item in tree.nodes:
-        children.setdefault(item.parent, {})[item.name.lower()] = item
-    efi = by_number[by_number[by_number[loader.parent].parent].parent]
-    boot = children[efi.number].get(b"boot")
-    number = ADDED_NUMBERS_START
-    if boot is None:
-        directory = by_number[loader.parent]
-        boot = replace(directory, number=number, parent=efi.number, name=b"BOOT")
-        boot.short_name, boot.name_flags = b"", 0
-        tree.nodes.append(boot)
-        number += 1
-    elif any(
-        name.startswith(b"boot") and name.endswith(b".efi")
-        for name in children.get(boot.number, {})
-    ):
-        return []
-    copy = replace(loader, number=number, parent=boot.number, name=FALLBACK_LOADER)
-    copy.short_name, copy.name_flags = b"", 0
-    tree.nodes.append(copy)
-    return [f"Added \\EFI\\BOOT\\BOOTX64.EFI, a copy of {path}."]
-
-
-def _find(tree: VolumeTree, patterns: list[Pattern]) -> Iterator[tuple[int, NodeObject, str]]:
+def _find(tree: VolumeTree, patterns: Iterable[Pattern]) -> Iterator[tuple[int, NodeObject, str]]:
     """Yield (index of the pattern, file, its path) of the files that match a pattern.
 
     One pass over the tree, in which parents come before children.
     """
     if not tree.nodes:
         return
-    # By number of a directory: which patterns have led there, how far, and its path.
-    open_at = {tree.nodes[0].number: ([(index, 0) for index in range(len(patterns))], "")}
-    get = open_at.get
+    # By number of a directory: what is left of the patterns that have led there, and its path.
+    open_at = {tree.nodes[0].number: (list(enumerate(patterns)), "")}
     for item in tree.nodes:
-        led = get(item.parent)
-        if led is None:
-            continue
+        ways, above = open_at.get(item.parent, ((), ""))
         name = item.name.lower()
-        matched = [way for way in led[0] if patterns[way[0]][way[1]] in (None, name)]
+        matched = [(index, left[1:]) for index, left in ways if left[0] in (None, name)]
         if not matched:
             continue
-        path = f"{led[1]}\\{printable(item.name.decode('utf-8', 'replace'))}"
+        path = f"{above}\\{printable(item.name.decode('utf-8', 'replace'))}"
         if item.kind == ObjectKind.DIRECTORY:
-            further = [(i, depth + 1) for i, depth in matched if depth + 1 < len(patterns[i])]
-            open_at[item.number] = (further, path)
-            continue
-        for index, depth in matched:
-            if depth + 1 == len(patterns[index]) and item.kind == ObjectKind.FILE:
-                yield index, item, path
+            open_at[item.number] = ([(index, left) for index, left in matched if left], path)
+        elif item.kind == ObjectKind.FILE:
+            yield from ((index, item, path) for index, left in matched if not left)

@@ -38,7 +38,6 @@ class CoalescingWriter:
         self._error: Exception | None = None
         self._start = 0
         self._used = 0
-        self.written = 0  # bytes handed to the device
 
     def write(self, position: int, data: bytes | bytearray | memoryview) -> None:
         """Write all of `data` at `position`, now or at the next `flush`.
@@ -61,7 +60,6 @@ class CoalescingWriter:
             if length >= BUFFER_SIZE:
                 self._wait()
                 self._device.write(position, data)
-                self.written += length
                 self._write_tail(position + length)
                 return
         if not self._used:
@@ -90,7 +88,6 @@ class CoalescingWriter:
             tail = 0
         self._wait()
         start, view = self._start, self._view[: self._used]
-        self.written += self._used
         self._used = 0
         self._view, self._spare = self._spare, self._view
 

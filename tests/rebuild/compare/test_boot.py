@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 import subprocess
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,10 @@ from fsdrivers.fat.format import BootSector16, BootSector32
 from fsdrivers.ntfs.description import SHADOW_HEADER, SHADOW_HEADER_AT, SHADOW_HEADER_SIZE
 from fsdrivers.ntfs.format.records import BootSector
 from fsdrivers.volume import Entry, Kind, Node, Plain
-from rebuild.compare.boot import BootPlace, boot_code_differences
+from rebuild.compare.boot import Expected, boot_code_differences
 from rebuild.compare.disks import compare_machine
+from rebuild.fixups.dos import ToldPlace
+from rebuild.fixups.protocol import VolumeChanges
 from rebuild.plan import TargetDisk
 from rebuild.restore import Unlocked, apply_plan, make_plan
 from tests.fsdrivers.ext.volumes import make_image as make_ext
@@ -40,7 +42,15 @@ RECORDS: dict[str, type[BootSector16 | BootSector32 | BootSector]] = {
     "fat32": BootSector32,
     "ntfs": BootSector,
 }
-SAME = BootPlace(old_start=MIB, new_start=MIB, sector_size=512, is_same_size=True)
+
+
+def expected(sector_size: int = 512, is_same_size: bool = True) -> Expected:
+    """Return what is expected of a volume behind the first MiB of a disk."""
+    told = ToldPlace(volume=2, hidden_sectors=MIB // sector_size, is_same_size=is_same_size)
+    return Expected(VolumeChanges((told,)), {})
+
+
+SAME = expected()
 
 
 def make_volume(path: Path, kind: str) -> bytes:
@@ -220,7 +230,7 @@ def test_larger_sectors(disk: Path, kind: str) -> None:
     )
     for position, data in layout.iter_metadata():
         device.write(position, bytes(data))
-    place = replace(SAME, sector_size=4096, is_same_size=False)
+    place = expected(sector_size=4096, is_same_size=False)
     first = list(boot_code_differences(description, open_volume(device).describe(), place))
     device.write(0, device.read(0, 509) + b"\xee" + device.read(510, 4096 - 510))
     second = list(boot_code_differences(description, open_volume(device).describe(), place))

@@ -13,6 +13,8 @@ from backup.objects.model import DiskObject, MarkerObject, NodeObject, ObjectKin
 from fsdrivers.device import MemoryDevice
 from fsdrivers.fat import SystemFiles, open_editor, open_volume, plan_volume
 from fsdrivers.partitions.chs import Geometry, bios_geometry
+from rebuild.compare.tree import first_nonzero
+from rebuild.edits import write_blank_files
 from rebuild.fixups.dos import (
     find_system_files,
     layout_options,
@@ -20,7 +22,7 @@ from rebuild.fixups.dos import (
     placed_files,
     system_files_of,
 )
-from rebuild.fixups.windows9x import blank_files, first_nonzero, write_blank_files
+from rebuild.fixups.windows9x import blank_files
 from rebuild.machine import Machine, VolumeTree
 from tests.fsdrivers.fat.images import (
     description_of,
@@ -140,7 +142,7 @@ def test_blank_files_are_zeroed() -> None:
     layout = plan_volume(
         tree.volume.description, size=geometry.size, sector_size=512, entries=entries, order=[]
     )
-    write_blank_files(tree, layout, device)
+    write_blank_files(blank_files(tree), layout, device)
     for position, data in layout.iter_metadata():
         device.write(position, data)
     volume = open_volume(device)

@@ -25,12 +25,8 @@ from rebuild.fixups.firmware import (
     write_boot_entry,
 )
 from rebuild.fixups.grub import Move, core_sector_of, moved_boot_code, moved_core
-from rebuild.fixups.linux import (
-    ADDED_NUMBERS_START,
-    add_fallback_loader,
-    find_loader,
-    has_fallback_loader,
-)
+from rebuild.fixups.loaders import fallback_of, find_loader, has_fallback_loader
+from rebuild.fixups.protocol import ADDED_NUMBERS_START, VolumeChanges
 from rebuild.machine import VolumeTree
 from rebuild.plan import RestorePlan, TargetDisk
 from rebuild.restore import make_plan
@@ -90,6 +86,14 @@ def paths_of(tree: VolumeTree) -> set[str]:
     return set(names.values())
 
 
+def with_fallback(tree: VolumeTree) -> tuple[VolumeTree, list[str]]:
+    """Return the tree with what the fix-up adds, and its notes."""
+    before = paths_of(tree)
+    changes = VolumeChanges(tuple(fallback_of(tree)))
+    assert paths_of(tree) == before, "planning changed what was recorded"
+    return changes.tree(tree), changes.notes()
+
+
 def test_fallback_loader_is_added_with_what_shim_needs() -> None:
     """A distribution's shim, its GRUB and its key tool become the fallback; fbx64 does not."""
     tree = tree_of(
@@ -102,7 +106,7 @@ def test_fallback_loader_is_added_with_what_shim_needs() -> None:
     before = paths_of(tree)
 
     assert not has_fallback_loader(tree)
-    notes = add_fallback_loader(tree)
+    tree, notes = with_fallback(tree)
 
     assert notes == ["Added \\EFI\\BOOT\\BOOTX64.EFI, a copy of the loader in \\EFI\\debian."]
     assert paths_of(tree) - before == {
@@ -113,7 +117,7 @@ def test_fallback_loader_is_added_with_what_shim_needs() -> None:
     }
     assert has_fallback_loader(tree)
     assert all(node.number >= ADDED_NUMBERS_START for node in tree.nodes[len(before) :])
-    assert add_fallback_loader(tree) == [], "a second time nothing is added"
+    assert with_fallback(tree) == (tree, []), "a second time nothing is added"
 
 
 @pytest.mark.parametrize(
@@ -121,23 +125,19 @@ def test_fallback_loader_is_added_with_what_shim_needs() -> None:
     [
         pytest.param(("EFI/BOOT/bootx64.efi", "EFI/debian/shimx64.efi"), id="there already"),
         pytest.param(("loader/entries.txt",), id="no EFI directory"),
-        pytest.param(("EFI/Microsoft/Boot/bootmgfw.efi",), id="no loader of Linux"),
+        pytest.param(("EFI/other/loader.efi",), id="no loader we know"),
     ],
 )
 def test_fallback_loader_is_not_added(paths: tuple[str, ...]) -> None:
     """What has a fallback, or no loader we know, stays as it is."""
     tree = tree_of(*paths)
-    before = paths_of(tree)
 
-    assert add_fallback_loader(tree) == []
-    assert paths_of(tree) == before
+    assert with_fallback(tree) == (tree, [])
 
 
 def test_fallback_goes_into_a_directory_that_is_there() -> None:
     """An EFI/boot without a loader is used as it is, whatever its case."""
-    tree = tree_of("efi/Boot/readme.txt", "efi/ubuntu/grubx64.efi")
-
-    add_fallback_loader(tree)
+    tree, _ = with_fallback(tree_of("efi/Boot/readme.txt", "efi/ubuntu/grubx64.efi"))
 
     assert "efi/Boot/BOOTX64.EFI" in paths_of(tree)
     assert sum(path.lower() == "efi/boot" for path in paths_of(tree)) == 1
@@ -149,7 +149,7 @@ def test_loader_is_found_by_preference() -> None:
     loader = find_loader(tree)
 
     assert loader is not None
-    assert (loader.vendor, loader.path) == ("debian", "\\EFI\\debian\\shimx64.efi")
+    assert (loader.title, loader.path) == ("debian", "\\EFI\\debian\\shimx64.efi")
     assert find_loader(tree_of("EFI/BOOT/BOOTX64.EFI")) is None
 
 
@@ -259,8 +259,9 @@ def test_grub_numbers_follow_a_move_and_come_back() -> None:
         200,
         0x820,
     )
-    assert moved_boot_code(moved, [move.back], 512) == bytes(code)
-    assert moved_core(moved_core(bytes(core), [move], 512), [move.back], 512) == bytes(core)
+    back = Move(move.new_start, move.old_start, move.size)
+    assert moved_boot_code(moved, [back], 512) == bytes(code)
+    assert moved_core(moved_core(bytes(core), [move], 512), [back], 512) == bytes(core)
 
 
 @pytest.mark.tools

@@ -11,17 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from backup.objects.model import MarkerObject, NodeObject, ObjectKind, VolumeObject
+from backup.objects.model import DiskObject, MarkerObject, NodeObject, ObjectKind, VolumeObject
 from fsdrivers import open_volume
 from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.partitions import open_partition, read_table
 from fsdrivers.volume import Extent
 from rebuild.apply import apply_plan
 from rebuild.compare.disks import compare_machine
+from rebuild.edits import edit_volume
+from rebuild.fixups.protocol import VolumeChanges
 from rebuild.fixups.syslinux import (
     SECTOR_SIZE,
+    Syslinux,
     first_sector_in,
-    follow_sectors,
     is_boot_code,
     moved_back,
     moved_boot_code,
@@ -31,10 +33,11 @@ from rebuild.fixups.syslinux import (
     recorded_places,
     sectors_of,
 )
-from rebuild.machine import VolumeTree
+from rebuild.machine import Machine, VolumeTree
 from rebuild.plan import TargetDisk
 from rebuild.report import RestoreReport
 from rebuild.restore import make_plan
+from rebuild.sites import Partition, Site
 from rebuild.streaming.opener import PieceOpener
 from tests.fsdrivers.ext.volumes import make_image as make_ext
 from tests.fsdrivers.ext.volumes import run
@@ -202,6 +205,8 @@ def test_hidden_sectors(pair: tuple[Installed, Installed]) -> None:
 class Placed:
     """A layout that knows one file's place."""
 
+    block_size = SECTOR_SIZE
+
     def __init__(self, extents: list[tuple[int, int]]) -> None:
         self._extents = extents
 
@@ -252,7 +257,11 @@ def test_follow_or_say_why(kind: str, pair: tuple[Installed, Installed], change:
     window.write(0, code.ljust(4096, b"\0"))
     layout = Placed(other_extents)
     put(window, other_extents, data)
-    notes = follow_sectors(tree, layout, window, old_start=MIB, new_start=MIB)  # type: ignore[arg-type]
+    disk = DiskObject(1, "sda", SIZE + MIB, SECTOR_SIZE, "mbr", {})
+    part = Partition(number=1, old_start=MIB, old_size=SIZE, new_start=MIB, new_size=SIZE)
+    site = Site(disk, disk.size, sector_size, (part,))
+    changes = Syslinux().changes(Machine(trees={2: tree}), [site])
+    notes = edit_volume(tree, VolumeChanges(tuple(changes)), layout, window)  # type: ignore[arg-type]
     now = taken(window, other_extents)[: len(data)]
     boot = window.read(0, 4096)[:512]
 

@@ -15,17 +15,13 @@ from backup.objects.model import DiskObject, NodeObject, ObjectKind, VolumeObjec
 from fsdrivers.device import MemoryDevice
 from fsdrivers.partitions import read_table
 from imagebuilder.environment.python_runtime import STANDARD_LIBRARY_LEFT_OUT, find_third_party
-from rebuild.fixups.windowsnt import (
-    add_fallback_loader,
-    find_hives,
-    find_loader,
-    has_windows,
-    moves_of,
-    reversed_moves,
-)
+from rebuild.fixups.loaders import fallback_of, find_loader
+from rebuild.fixups.protocol import VolumeChanges
+from rebuild.fixups.windowsnt import WindowsNT, find_hives, moves_of
 from rebuild.fixups.windowsnt_hives import Hive, State, moved_hive, state_of
 from rebuild.machine import Machine, VolumeTree
 from rebuild.placement import NewPlace, OldPartition, place_partitions
+from rebuild.sites import Partition, Site
 from tests.rebuild.fixups import windows_hives as hives
 
 MIB = 1 << 20
@@ -216,28 +212,32 @@ def test_windows_is_there_or_was() -> None:
         return Machine(trees={n: tree_of(*item) for n, item in enumerate(paths.items())})
 
     leftover = "EFI/Microsoft/Boot/BCD."
+    has_windows = WindowsNT().keeps_places
     assert has_windows(machine_of(ntfs="Windows/System32/config/SYSTEM."))
     assert has_windows(machine_of(fat16="winnt/System32/config/SYSTEM."))
     assert has_windows(machine_of(fat32="NTLDR."))
     assert has_windows(machine_of(fat32=leftover, ntfs="data."))
-    assert not has_windows(machine_of(fat32=leftover, ext4="Windows/System32/config/SYSTEM."))
+    assert not WindowsNT().keeps_places(
+        machine_of(fat32=leftover, ext4="Windows/System32/config/SYSTEM.")
+    )
     assert not has_windows(machine_of(ntfs="a/Windows/System32/config/SYSTEM."))
 
 
 def test_windows_loader_comes_to_the_fallback_path() -> None:
     """An EFI system partition with Windows alone gets its loader at the fallback path."""
     tree = tree_of("fat32", "EFI/Microsoft/Boot/bootmgfw.efi.", "EFI/Microsoft/Boot/BCD.")
-    notes = add_fallback_loader(tree)
+    changes = VolumeChanges(tuple(fallback_of(tree)))
+    tree = changes.tree(tree)
     directory, copy = tree.nodes[-2:]
 
-    assert notes == [
+    assert changes.notes() == [
         "Added \\EFI\\BOOT\\BOOTX64.EFI, a copy of \\EFI\\Microsoft\\Boot\\bootmgfw.efi."
     ]
     assert (directory.name, copy.name, copy.parent) == (b"BOOT", b"BOOTX64.EFI", directory.number)
-    assert add_fallback_loader(tree) == []
+    assert list(fallback_of(tree)) == []
     found = find_loader(tree)
     assert found is not None
-    assert (found.vendor, found.path) == (
+    assert (found.title, found.path) == (
         "Windows Boot Manager",
         "\\EFI\\Microsoft\\Boot\\bootmgfw.efi",
     )
@@ -248,8 +248,7 @@ def test_a_fallback_loader_stays(present: str) -> None:
     """A loader that is there stays, also one of another architecture."""
     tree = tree_of("fat32", "EFI/Microsoft/Boot/bootmgfw.efi.", f"EFI/Boot/{present}.")
 
-    assert add_fallback_loader(tree) == []
-    assert add_fallback_loader(tree_of("fat32", "EFI/debian/grubx64.efi.")) == []
+    assert list(fallback_of(tree)) == []
 
 
 @pytest.mark.tools
@@ -259,22 +258,33 @@ def test_moves_are_of_disks_with_a_signature(tmp_path: Path) -> None:
     layout = "start=2048, size=4096, type=7\nstart=8192, size=65536, type=f\n"
     layout += "start=10240, size=4096, type=7\nstart=20480, size=4096, type=7\n"
 
-    def disk_of(label: str) -> DiskObject:
+    def site_of(label: str, starts: dict[int, int]) -> Site:
         with image.open("wb") as stream:
             stream.truncate(64 * MIB)
         run_sfdisk(image, f"label: {label}\n" + layout)
         table = read_table(MemoryDevice.of(image.read_bytes()))
         assert table is not None
-        return DiskObject(1, "sda", 64 * MIB, 512, table.scheme, table.description)
+        disk = DiskObject(1, "sda", 64 * MIB, 512, table.scheme, table.description)
+        parts = [
+            Partition(
+                number=entry.number,
+                old_start=entry.start,
+                old_size=entry.size,
+                new_start=starts[entry.number],
+                new_size=entry.size,
+                is_extended=entry.is_extended,
+            )
+            for entry in table.entries
+        ]
+        return Site(disk, disk.size, 512, tuple(parts))
 
     starts = {1: MIB, 2: 5 * MIB, 5: 6 * MIB, 6: 20480 * 512}
-    assert moves_of(disk_of(f"dos\nlabel-id: {SIGNATURE:#x}"), starts) == {
+    assert moves_of(site_of(f"dos\nlabel-id: {SIGNATURE:#x}", starts)) == {
         (RAW_SIGNATURE, 10240 * 512): 6 * MIB
     }
-    assert reversed_moves({(b"a", 1): 2}) == {(b"a", 2): 1}
-    assert moves_of(disk_of("dos\nlabel-id: 0x0"), starts) == {}
+    assert moves_of(site_of("dos\nlabel-id: 0x0", starts)) == {}
     layout = "start=2048, size=4096\n"
-    assert moves_of(disk_of("gpt"), {1: 7 * MIB}) == {}
+    assert moves_of(site_of("gpt", {1: 7 * MIB})) == {}
 
 
 def run_sfdisk(image: Path, script: str) -> None:

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All fix-ups, one row each, in the order in which they are carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rebuild.fixups.dos import Dos
+from rebuild.fixups.grub import Grub
+from rebuild.fixups.loaders import FallbackLoader
+from rebuild.fixups.protocol import Changes, DiskChange, Fixup, VolumeChange
+from rebuild.fixups.syslinux import Syslinux
+from rebuild.fixups.windows9x import BlankFiles
+from rebuild.fixups.windowsnt import WindowsNT
+from rebuild.machine import Machine
+from rebuild.sites import Site
+
+FIXUPS: tuple[Fixup, ...] = (
+    Dos(),
+    BlankFiles(),
+    FallbackLoader(),
+    WindowsNT(),
+    Syslinux(),
+    Grub(),
+)
+
+
+def plan_changes(machine: Machine, sites: Sequence[Site]) -> Changes:
+    """Plan what all of them change where a machine comes to these sites.  Pure."""
+    found = [change for fixup in FIXUPS for change in fixup.changes(machine, sites)]
+    return Changes(
+        tuple(change for change in found if isinstance(change, VolumeChange)),
+        tuple(change for change in found if isinstance(change, DiskChange)),
+    )

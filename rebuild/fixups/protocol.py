@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a restore does otherwise than it was recorded, and why that is no difference.
+
+Identities are kept, so most of a system starts again in another place as it is.  For what does
+not, there is a fix-up: one module for each family, one row of `rebuild.fixups.families`.  From a
+machine and the sites it comes to, a fix-up plans changes, which are data and pure functions:
+
+* `rebuild.apply` carries them out.  All reading and writing is there;
+* `rebuild.compare` plans them too, from the disks that it finds, and asks them what the data set
+  does not say, or says of the old place.  Content is known by its hash alone, so a change tells
+  what a file was before it; boot code is known, so a change tells what it has to be.
+
+What a method does not say, is not changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from backup.objects.model import NodeObject
+from fsdrivers.partitions.chs import Geometry
+from rebuild.machine import Machine, VolumeTree
+from rebuild.sites import Site
+
+ADDED_NUMBERS_START = 1 << 40  # object numbers no table reaches
+MOST_ADDED = 1 << 10  # nodes of one volume
+
+
+class RestoredFile(Protocol):
+    """A file on the new volume, with the content that was recorded."""
+
+    def read(self) -> bytes:
+        """Return the whole content."""
+        ...
+
+    def extents(self) -> list[tuple[int, int]]:
+        """Return (position in the volume, length) in bytes up to the first hole, in order.
+
+        What the last one has of an allocation unit behind the end of the file, belongs to it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Edits:
+    """What has to be written; `parts` by number of the file, or by position on the disk."""
+
+    boot_code: bytes
+    parts: Mapping[int, bytes] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # sentences for the report: what was changed, what could not be
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeChange:
+    """What one fix-up changes on one volume."""
+
+    volume: int  # number of the object
+    notes: tuple[str, ...] = ()  # sentences for the report
+    nodes: tuple[NodeObject, ...] = ()  # added ones, parents first; their numbers are negative
+    options: Mapping[str, object] = field(default_factory=dict)  # what the driver is told
+    blank: frozenset[int] = frozenset()  # files of which nothing was kept, and that are all zeros
+    files: frozenset[int] = frozenset()  # whose content `edits` may change, and nothing else does
+
+    def edits(self, boot_code: bytes, files: Mapping[int, RestoredFile]) -> Edits:
+        """Return what to change once content and metadata have been written.
+
+        Args:
+            boot_code: the first sector of the volume, at least 512 bytes.
+            files: by number, those named in `files`.
+        """
+        return Edits(boot_code)
+
+    def content_before(self, number: int, file: RestoredFile) -> bytes:
+        """Return the content of one of `files` as it was before `edits`."""
+        return file.read()
+
+    def boot_code_after(self, code: bytes, files: Mapping[int, RestoredFile]) -> bytes:
+        """Return the boot code of the volume as `edits` leaves it.
+
+        Args:
+            code: as it was recorded, from the first byte of the volume.
+            files: by number, those of `files` that were found, as they were left.
+        """
+        return code
+
+    def accepts(self, field: str, value: object) -> bool:
+        """Tell whether a field of the boot sector may have another value than was recorded."""
+        return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskChange:
+    """What one fix-up changes on one disk outside its volumes."""
+
+    disk: int  # number of the object
+    geometry: Geometry | None = None  # that the partition table is made with
+
+    def edits(self, boot_code: bytes, read: Callable[[int, int], bytes]) -> Edits:
+        """Return what to change once all volumes have been written.
+
+        Args:
+            boot_code: of the disk, as it was recorded.
+            read: returns from the new disk what is at a position, of a length.
+        """
+        return Edits(boot_code)
+
+    def content_before(self, position: int, data: bytes, boot_code: bytes) -> bytes:
+        """Return what is at a position of the new disk as it was before `edits`.
+
+        Args:
+            position: in bytes from the start of the disk.
+            data: what is there.
+            boot_code: the first sector of the disk, as it was left.
+        """
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What all fix-ups change."""
+
+    volumes: tuple[VolumeChange, ...] = ()
+    disks: tuple[DiskChange, ...] = ()
+
+    def of_volume(self, number: int) -> VolumeChanges:
+        """Return what is changed on a volume."""
+        return VolumeChanges(tuple(item for item in self.volumes if item.volume == number))
+
+    def of_disk(self, number: int) -> list[DiskChange]:
+        """Return what is changed on a disk outside its volumes."""
+        return [item for item in self.disks if item.disk == number]
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeChanges:
+    """What all fix-ups change on one volume, in the order in which they do it."""
+
+    all: tuple[VolumeChange, ...] = ()
+
+    def tree(self, tree: VolumeTree) -> VolumeTree:
+        """Return the volume with everything that comes to be on it; `tree` stays as it is."""
+        nodes = list(tree.nodes)
+        free = ADDED_NUMBERS_START + tree.volume.number * MOST_ADDED
+        for change in self.all:
+            base = free + len(nodes) - len(tree.nodes) - 1  # of its node -1
+            for node in change.nodes:
+                parent = node.parent if node.parent > 0 else base - node.parent
+                nodes.append(replace(node, number=base - node.number, parent=parent))
+        return VolumeTree(tree.volume, nodes, tree.markers)
+
+    def notes(self) -> list[str]:
+        """Return the sentences for the report that are known before anything is written."""
+        return [note for change in self.all for note in change.notes]
+
+    def options(self) -> dict[str, object]:
+        """Return what the driver is told."""
+        return {name: value for change in self.all for name, value in change.options.items()}
+
+    def blank(self) -> frozenset[int]:
+        """Return the numbers of the files that are all zeros."""
+        return frozenset().union(*(change.blank for change in self.all))
+
+    def editors(self) -> dict[int, VolumeChange]:
+        """Return, by number of the file, what changes content."""
+        return {number: change for change in self.all for number in change.files}
+
+    def boot_code_after(self, code: bytes, files: Mapping[int, RestoredFile]) -> bytes:
+        """Return boot code as all of them leave it."""
+        for change in self.all:
+            code = change.boot_code_after(code, files)
+        return code
+
+    def accepts(self, field: str, value: object) -> bool:
+        """Tell whether a field of the boot sector may have another value than was recorded."""
+        return any(change.accepts(field, value) for change in self.all)
+
+
+class Fixup(Protocol):
+    """What one family of operating systems needs to start in another place."""
+
+    def keeps_places(self, machine: Machine) -> bool:
+        """Tell whether a system of the machine finds partitions by where they begin.
+
+        Then none moves unasked on a larger disk.
+        """
+        return False
+
+    def plan_notes(self, site: Site, could_grow: bool) -> tuple[str, ...]:
+        """Return in sentences what to know before agreeing, where places are kept.
+
+        Args:
+            site: what is planned.
+            could_grow: the disk is larger, and no partition was named that takes the new room.
+        """
+        return ()
+
+    def changes(
+        self, machine: Machine, sites: Sequence[Site]
+    ) -> Iterator[VolumeChange | DiskChange]:
+        """Plan what to change.  Pure, and changes nothing of the machine."""
+        ...
