@@ -63,7 +63,9 @@ def commit_data_set(connection: Connection, user_id: int, new: NewDataSet) -> Co
         pack_count=len(listed),
         size=sum(size for _, _, size in listed),
     )
-    _insert_data_set(connection, user_id, machine_id, new, info, [pack[0] for pack in listed])
+    _insert_data_set(
+        connection, user_id, machine_id, new, info, [number for number, _, _ in listed]
+    )
     tables, dropped = _drop_unlisted(connection, user_id, machine_id, new.keep)
     return Committed(info, tables, dropped)
 
@@ -104,11 +106,11 @@ def _next_generation(connection: Connection, machine_id: int, new: NewDataSet) -
         .order_by(data_sets.c.generation.desc())
         .limit(1)
     ).one_or_none()
-    if new.parent is not None and (newest is None or newest[0] != new.parent):
+    if new.parent is not None and (newest is None or newest.name != new.parent):
         raise ConflictError(
             f"another run has committed a data set of {new.machine!r}; run the backup again"
         )
-    return 1 if newest is None else int(newest[1]) + 1
+    return 1 if newest is None else int(newest.generation) + 1
 
 
 def _insert_data_set(
