@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -149,11 +149,8 @@ def _ahead(
     if processes > 1:
         with suppress(OSError):
             ahead = Ahead(machine.iter_content(), medium, opener)
-    try:
+    with ahead or nullcontext():
         yield ahead
-    finally:
-        if ahead is not None:
-            ahead.finish()
 
 
 def _plan_volume(

@@ -12,10 +12,10 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from backup.shared.text import printable, size_text
 from fsdrivers.errors import FilesystemError
 from rebuild.errors import UnsafeTargetError
 from rebuild.plan import TargetDisk
-from rebuild.text import printable, size_text
 
 if TYPE_CHECKING:
     from fsdrivers.device import Device

@@ -22,6 +22,7 @@ from backup.objects.model import (
     SecurityObject,
     VolumeObject,
 )
+from backup.shared.text import name_text
 from fsdrivers.volume import Entry, Kind, Node, Stream
 
 _KINDS = {int(kind): kind for kind in Kind}  # calling the enumeration costs 1 us
@@ -177,4 +178,4 @@ def path_of(item: NodeObject, by_number: dict[int, NodeObject]) -> bytes:
 
 def printable_path(item: NodeObject, by_number: dict[int, NodeObject]) -> str:
     """Return the path of a node as text; bytes that are no UTF-8 show as escapes."""
-    return path_of(item, by_number).decode("utf-8", "backslashreplace")
+    return name_text(path_of(item, by_number))

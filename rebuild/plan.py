@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from backup.objects.model import DiskObject
+from backup.shared.text import plural, printable, size_text
 from fsdrivers.errors import NoSpaceError, UnsupportedError
 from fsdrivers.partitions import PartitionEntry, PartitionTable, plan_table
 from rebuild.errors import (
@@ -25,7 +26,7 @@ from rebuild.fixups.protocol import Changes
 from rebuild.machine import Machine, VolumeTree
 from rebuild.placement import ALIGNMENT, NewPlace, OldPartition, place_partitions
 from rebuild.sites import Partition, Site
-from rebuild.text import cut, pad, plural, printable, size_text
+from rebuild.text import cut, pad
 
 GROWABLE_TYPES = ("ext2", "ext3", "ext4", "ntfs")
 # Windows' recovery environment, a partition of the size that it needs.  Source: Microsoft,

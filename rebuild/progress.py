@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from rebuild.text import clock, size_text
+from backup.shared.text import clock, size_text
 
 
 @dataclass(slots=True)
@@ -87,7 +87,7 @@ class Progress:
         if total_objects:
             words.append(f"{objects:,} of {total_objects:,},")
         if elapsed >= 1:
-            words.append(f"{rate / (1 << 20):.1f} MiB/s,")
+            words.append(f"{size_text(round(rate))}/s,")
             if self._total and rate:
                 words.append(f"ETA {clock(max(0.0, (self._total - self._done) / rate))}")
         line = " ".join(words).rstrip(",")

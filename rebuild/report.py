@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rebuild.text import plural, printable, size_text
+from backup.shared.text import plural, printable, size_text
 
 NAMES_SHOWN = 12  # as many as leave room for the rest of the report on one screen
 
@@ -47,7 +47,7 @@ class RestoreReport:
 
     def lines(self, names_shown: int | None = NAMES_SHOWN) -> list[str]:
         """Return the report as text; `names_shown` None names everything that failed."""
-        rate = self.content_size / (1 << 20) / max(self.elapsed_s, 1e-6)
+        rate = round(self.content_size / max(self.elapsed_s, 1e-6))
         restored = self.object_count - len(self.failures)
         lines = [""]
         lines += [
@@ -57,8 +57,7 @@ class RestoreReport:
         ]
         lines.append(
             f"Restored: {restored:,} of {self.object_count:,} objects, "
-            f"{self.content_size / (1 << 20):,.1f} MiB in {self.elapsed_s:.1f} s "
-            f"({rate:.1f} MiB/s)"
+            f"{size_text(self.content_size)} in {self.elapsed_s:.1f} s ({size_text(rate)}/s)"
         )
         if self.verified_count is not None:
             found = plural(len(self.differences), "difference") if self.differences else "all equal"

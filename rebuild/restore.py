@@ -7,7 +7,6 @@ here nor asks.
 
 from __future__ import annotations
 
-import datetime
 import errno
 import os
 from collections.abc import Callable, Mapping
@@ -29,11 +28,12 @@ from backup.objects.keys import MasterKey, unlock_with_recovery_key, verify_bind
 from backup.objects.keys import unlock as unlock_with_password
 from backup.objects.medium import Medium
 from backup.objects.table import Summary, TableReader
+from backup.shared.collector import paused_collector
+from backup.shared.text import plural, second_text, size_text
 from fsdrivers import EXT_TYPES, STREAM_TYPES, driver_of
 from fsdrivers.device import Device, FileDevice
 from fsdrivers.errors import DeviceError, NoSpaceError, UnsupportedError
 from rebuild.apply import apply_plan as apply_to_devices
-from rebuild.collector import paused_collector
 from rebuild.compare.disks import compare_machine
 from rebuild.errors import (
     LayoutUnsupportedError,
@@ -50,7 +50,6 @@ from rebuild.medium import ChecksPacks
 from rebuild.plan import RestorePlan, TargetDisk, plan_restore
 from rebuild.report import RestoreReport
 from rebuild.streaming.opener import PieceOpener
-from rebuild.text import plural, size_text
 
 # What the documented exit codes stand for; the first class that fits decides.
 EXIT_CODES: dict[type[BaseException], ExitCode] = {
@@ -98,10 +97,9 @@ class Unlocked:
     def summary(self) -> list[str]:
         """Return what the data set is, as lines for a person."""
         found = self.header
-        made = datetime.datetime.fromtimestamp(found.created_ns / 1e9, datetime.UTC)
         system = str(found.system.get("os_name", ""))
         return [
-            f"Machine {found.machine}, backed up {made:%Y-%m-%d %H:%M} UTC"
+            f"Machine {found.machine}, backed up {second_text(found.created_ns // 10**9)} UTC"
             + (f", {system}" if system else ""),
             f"{plural(found.object_count, 'object')}, {size_text(found.content_bytes)} of files, "
             f"{plural(len(self.machine.disks), 'disk')}",
@@ -231,7 +229,7 @@ def apply_plan(
 ) -> RestoreReport:
     """Open the targets that the plan names and write them.
 
-    `processes`: how many share the work; more than one forks, see `rebuild.sharing`.
+    `processes`: how many share the work; more than one forks, see `backup.shared.sharing`.
 
     Raises:
         TargetFailedError, TargetFullError: a target failed; it holds nothing usable then.

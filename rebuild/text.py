@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text for a screen of 80 columns: safe to print, cut and wrapped by the columns it takes.
+"""Text for a screen of 80 columns: cut and wrapped by the columns it takes.
 
 Imports nothing at its top, so that the first question is early on the screen; what names
 beyond ASCII need is imported when the first of them comes.
@@ -11,11 +11,6 @@ from collections.abc import Iterator
 
 WIDTH = 79  # columns used; filling the last one of 80 makes some consoles wrap
 ELLIPSIS = "..."
-
-
-def printable(text: str) -> str:
-    """Return `text` with control characters replaced, so that no file name can drive a screen."""
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def columns_of(text: str) -> int:
@@ -83,28 +78,6 @@ def wrap_all(texts: list[str], width: int = WIDTH) -> Iterator[str]:
     """Yield the lines of all `texts`, wrapped; continuations stand two columns further in."""
     for text in texts:
         yield from wrap(text, width, " " * (len(text) - len(text.lstrip(" ")) + 2))
-
-
-def size_text(size: int) -> str:
-    """Return `size` bytes as people read it: at most four digits and a binary unit."""
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1023.95:  # what would round to four digits before the point goes on
-            return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:,.1f} TiB"
-
-
-def clock(seconds: float) -> str:
-    """Return a duration as m:ss or h:mm:ss."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
-
-
-def plural(count: int, one: str, many: str = "") -> str:
-    """Return "1 file", "2 files"."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def _columns_of_character(character: str) -> int:

@@ -29,6 +29,7 @@ from backup.objects.model import (
     Region,
     VolumeObject,
 )
+from backup.shared.text import name_text
 from fsdrivers import STREAM_TYPES
 from fsdrivers.errors import FilesystemError
 from fsdrivers.volume import Entry, Node
@@ -280,7 +281,7 @@ class LocalSet:
 
     def lose_stream(self, place: int, name: bytes, reason: str) -> None:
         """Say that a stream is left out; its node stays, which may be a directory."""
-        shown = name.decode("utf-8", "backslashreplace")
+        shown = name_text(name)
         self.warnings.append(f"{self.path_of(place)}: its stream {shown} is left out: {reason}")
         self.missing += 1
 

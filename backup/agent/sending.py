@@ -11,16 +11,18 @@ import itertools
 import os
 from dataclasses import dataclass
 
+from backup.agent.errors import WorkerError
 from backup.agent.live.linux import keep_freed_memory
 from backup.agent.local_set import Facts, LocalSet, Work
 from backup.agent.packer import KNOWN, VANISHED, Outcome, Packer, SentPiece, SliceResult
 from backup.agent.progress import Progress
 from backup.agent.slices import cut_slices
-from backup.agent.workers import Serve, WorkerPool
 from backup.objects.keys import MasterKey
 from backup.objects.model import LabelObject, NodeObject, Piece, Region, SecurityObject
 from backup.objects.pack import PackInfo
 from backup.repository import Repository
+from backup.shared.forks import ForkError
+from backup.shared.pool import Serve, WorkerPool
 
 MAXIMUM_WORKERS = 8
 _PLAIN = (None, None, "", "")  # what an outcome says behind its pieces when all went well
@@ -110,10 +112,16 @@ class Sender:
             self._told[worker] = len(self._announced)
             return (*slices[number], self._announced[told:])
 
-        with WorkerPool(count, make_serve) as pool:
-            for number, _, answer in pool.run(len(slices), request_of):
-                self._take(self._base + number, answer)
-            pool.run_each(FINISH)
+        try:
+            with WorkerPool(count, make_serve) as pool:
+                for number, _, answer in pool.run(len(slices), request_of):
+                    self._take(self._base + number, answer)
+                pool.run_each(FINISH)
+        except ForkError as error:
+            raise WorkerError(
+                f"a packing process {error}; the last data set is untouched, and the next run "
+                "goes on from what was sent"
+            ) from error
         return self._sent
 
     def _make_serve(self, known: set[bytes], level: int) -> Serve:

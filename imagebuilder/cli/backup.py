@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from backup.shared.text import name_text, printable, second_text, size_text
 from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
     OTHER_DATA_SET,
@@ -189,7 +189,7 @@ def run_backup(options: Backup) -> int:
 
     def prepare(is_waiting: Callable[[], bool]) -> None:
         from backup.agent.sources import DiskSource
-        from rebuild.collector import paused_collector
+        from backup.shared.collector import paused_collector
 
         sources.extend(_sources_of(options.disk))
         with paused_collector():
@@ -230,8 +230,8 @@ def run_backup(options: Backup) -> int:
             f"{result.unchanged:,} unchanged, {result.removed:,} removed"
         )
         print(
-            f"{result.bytes_read / (1 << 20):,.1f} MiB read, "
-            f"{result.bytes_sent / (1 << 20):,.1f} MiB sent in {result.duration_s:.1f} s"
+            f"{size_text(result.bytes_read)} read, {size_text(result.bytes_sent)} sent in "
+            f"{result.duration_s:.1f} s"
         )
         print(f"data set {result.data_set.id} of machine {options.machine}")
     for note in result.notes:
@@ -257,7 +257,7 @@ def run_snapshots(options: Snapshots) -> int:
     from backup.objects.table import read_summary
     from backup.repository import NoSuchDataSetError
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     with open_session(options) as session:
         for info in session.repository.data_sets(options.machine):
             with session.repository.open_table(info.id) as stream:
@@ -267,7 +267,7 @@ def run_snapshots(options: Snapshots) -> int:
                     "id": info.id,
                     "machine": info.machine,
                     "created_ns": summary.created_ns,
-                    "created": _time_text(summary.created_ns),
+                    "created": second_text(summary.created_ns // 10**9),
                     "generation": info.generation,
                     "objects": summary.object_count,
                     "content_size": summary.content_bytes,
@@ -284,9 +284,10 @@ def run_snapshots(options: Snapshots) -> int:
         f"{'id':<10} {'machine':<20} {'created':<20} {'objects':>10} {'files':>12} {'stored':>12}"
     )
     for row in rows:
+        files, stored = size_text(row["content_size"]), size_text(row["stored_size"])
         print(
             f"{str(row['id'])[:10]:<10} {str(row['machine'])[:20]:<20} {row['created']:<20} "
-            f"{row['objects']:>10,} {_mib(row['content_size']):>12} {_mib(row['stored_size']):>12}"
+            f"{row['objects']:>10,} {files:>12} {stored:>12}"
         )
     return ExitCode.DONE
 
@@ -320,8 +321,11 @@ def run_ls(options: Listing) -> int:
                 found = True
                 volume = volumes[item.volume]
                 if options.json:
-                    shown = path.decode("utf-8", "backslashreplace")
-                    print(json.dumps(_listed(item, shown, volume.partition), ensure_ascii=False))
+                    print(
+                        json.dumps(
+                            _listed(item, name_text(path), volume.partition), ensure_ascii=False
+                        )
+                    )
                 else:
                     print(_ls_line(item, path, volume.partition))
     if not found and prefix != "/":
@@ -368,16 +372,6 @@ def run_key_revoke(options: Place) -> int:
     return ExitCode.DONE
 
 
-def _time_text(time_ns: int) -> str:
-    moment = datetime.datetime.fromtimestamp(time_ns / 1e9, datetime.UTC)
-    return moment.strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _mib(size: object) -> str:
-    assert isinstance(size, int)
-    return f"{size / (1 << 20):,.1f} MiB"
-
-
 def _listed(item: NodeObject, path: str, partition: int) -> dict[str, object]:
     return {
         "path": path,
@@ -393,15 +387,13 @@ def _listed(item: NodeObject, path: str, partition: int) -> dict[str, object]:
 
 
 def _ls_line(item: NodeObject, path: bytes, partition: int) -> str:
-    from rebuild.text import printable
-
     letter = {1: "d", 3: "l", 4: "c", 5: "b", 6: "p", 7: "s", 8: "h"}.get(item.kind, "-")
-    name = printable(path.decode("utf-8", "backslashreplace"))
+    name = printable(name_text(path))
     if item.target:
-        name += " -> " + printable(item.target.decode("utf-8", "backslashreplace"))
+        name += " -> " + printable(name_text(item.target))
     return (
         f"{partition}: {letter}{item.mode:04o} {item.uid:>6} {item.gid:>6} {item.size:>12} "
-        f"{_time_text(item.modified_ns)} {name}"
+        f"{second_text(item.modified_ns // 10**9)} {name}"
     )
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from backup.shared.text import printable
 from imagebuilder.cli.commands import flag, option
 from rebuild.exit_codes import ExitCode
 
@@ -341,8 +342,7 @@ class StatusLine:
             return
         self._time = now
         columns = os.get_terminal_size(sys.stderr.fileno()).columns - 1
-        text = text.replace("\n", " ")
-        text = "".join(char if char.isprintable() else "?" for char in text)[: max(columns, 1)]
+        text = printable(text.replace("\n", " "))[: max(columns, 1)]
         sys.stderr.write("\r" + text.ljust(self._shown))
         sys.stderr.flush()
         self._shown = len(text)

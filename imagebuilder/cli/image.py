@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from backup.shared.text import size_text
 from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
     OTHER_DATA_SET,
@@ -113,8 +114,8 @@ def run_build(options: Build) -> int:
         )
     else:
         print(
-            f"{built.path}: {built.size / (1 << 20):,.1f} MiB, of them "
-            f"{built.boot_size / (1 << 20):,.1f} MiB to boot; machine {built.machine}, "
+            f"{built.path}: {size_text(built.size)}, of them "
+            f"{size_text(built.boot_size)} to boot; machine {built.machine}, "
             f"data set {built.data_set[:10]}"
         )
         print(

@@ -173,10 +173,10 @@ def run_restore(options: Restore) -> int:
     status = StatusLine()
     with ExitStack() as stack:
         medium, unlocked = open_unlocked(options, stack, status)
+        from backup.shared.sharing import useful_processes
         from rebuild.errors import MediumError, UnsafeTargetError
         from rebuild.plan import match_disks
         from rebuild.restore import apply_plan, make_plan, missing_content, verify
-        from rebuild.sharing import useful_processes
 
         targets = [
             _target_of(path, disk, options)

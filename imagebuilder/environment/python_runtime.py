@@ -106,7 +106,7 @@ THIRD_PARTY_LEFT_OUT = (
     "regipy/regdiff.py",
     "regipy/registry_rs.py",
 )
-OWN_PACKAGES = ("fsdrivers", "backup/objects", "rebuild")
+OWN_PACKAGES = ("fsdrivers", "backup/objects", "backup/shared", "rebuild")
 OWN_FILES = ("backup/__init__.py",)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from backup.objects.content import content_id
 from backup.objects.keys import MasterKey
 from backup.objects.model import Piece
+from backup.shared.text import size_text
 from rebuild.fixups.protocol import Changes
 from rebuild.machine import Machine
 from rebuild.progress import Progress
@@ -31,8 +32,7 @@ class Comparison:
     def lines(self) -> list[str]:
         """Return the result as text."""
         lines = [
-            f"Compared: {self.object_count:,} objects, "
-            f"{self.content_size / (1 << 20):,.1f} MiB of content."
+            f"Compared: {self.object_count:,} objects, {size_text(self.content_size)} of content."
         ]
         lines += [f"DIFFERS {text}" for text in self.differences[:DIFFERENCES_SHOWN]]
         if len(self.differences) > DIFFERENCES_SHOWN:

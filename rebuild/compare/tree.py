@@ -11,13 +11,14 @@ from typing import Final, cast
 
 from backup.objects.content import content_size
 from backup.objects.model import NodeObject, ObjectKind, Region
+from backup.shared.text import name_text, printable
 from fsdrivers import STREAM_TYPES
 from fsdrivers.volume import Entry, Kind, Node, StreamVolume, Volume
 from rebuild.compare.result import Case
 from rebuild.compare.streams import content_differences, merge_parts, name_differences
 from rebuild.fixups.protocol import VolumeChanges
 from rebuild.machine import VolumeTree, node_of, printable_path
-from rebuild.text import cut, printable
+from rebuild.text import cut
 
 NODE_FIELDS = (
     "kind",
@@ -116,7 +117,7 @@ class TreeComparison:
         for parent, name in found:
             item_ = parents.get(parent)
             place = printable_path(item_, self._by_number) if item_ else "?"
-            extra = name.decode("utf-8", "backslashreplace")
+            extra = name_text(name)
             self._case.differs(
                 f"{self._place}:{printable(f'{place}/{extra}')} is not in the data set"
             )

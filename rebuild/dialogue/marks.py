@@ -7,7 +7,7 @@ values: docs/formats.md "Marks on the serial line".
 
 from __future__ import annotations
 
-from rebuild.text import printable
+from backup.shared.text import printable
 
 VERSION = 1
 

@@ -22,8 +22,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from backup.shared.text import printable
 from rebuild.dialogue.marks import mark
-from rebuild.text import WIDTH, columns_of, pad, printable, tail, wrap_all
+from rebuild.text import WIDTH, columns_of, pad, tail, wrap_all
 
 PAGE = 22  # lines of a page, which leaves room for the prompt
 STATUS_INTERVAL_S = 0.5

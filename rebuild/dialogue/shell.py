@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backup.objects.disc_files import ANSWERS
+from backup.shared.text import plural, size_text
 from rebuild.dialogue.answers import Answers
 from rebuild.dialogue.screen import PAGE, InputClosedError, Screen
 from rebuild.exit_codes import ExitCode
-from rebuild.text import plural, size_text
 
 if TYPE_CHECKING:
     from backup.objects.medium import Medium

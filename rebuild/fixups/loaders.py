@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from backup.objects.model import NodeObject, ObjectKind
+from backup.shared.text import printable
 from fsdrivers.partitions import PartitionTable
 from rebuild.fixups.protocol import Fixup, VolumeChange
 from rebuild.machine import Machine, VolumeTree
 from rebuild.sites import Site
-from rebuild.text import printable
 
 ESP_TYPE = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 FALLBACK_LOADER = b"BOOTX64.EFI"

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from backup.objects.model import NodeObject, ObjectKind
+from backup.shared.text import plural, printable
 from fsdrivers.partitions import PartitionTable
 from rebuild.fixups.protocol import Edits, Fixup, RestoredFile, VolumeChange
 from rebuild.fixups.windowsnt_hives import (
@@ -33,7 +34,6 @@ from rebuild.fixups.windowsnt_hives import (
 )
 from rebuild.machine import Machine, VolumeTree
 from rebuild.sites import Site
-from rebuild.text import plural, printable
 
 Pattern = tuple[bytes | None, ...]  # names from the root, lower case; None is any
 

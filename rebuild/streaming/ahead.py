@@ -11,16 +11,15 @@ Not used on the recovery disc, whose process 1 starts no other.
 
 from __future__ import annotations
 
-import contextlib
 import mmap
-import os
-import signal
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Self
 
 from backup.objects.errors import ObjectsError
 from backup.objects.medium import Medium
 from backup.objects.model import Piece
+from backup.shared.forks import Forked, Side
 from rebuild.streaming.opener import PieceOpener
 
 ARENA_SIZE = 256 << 20  # bytes of opened content, at most
@@ -28,7 +27,7 @@ INDEX_COUNT = 1 << 20  # pieces, at most
 READ_SIZE = 4 << 20  # bytes read from a pack at once, at least one piece
 TOLD_AT_ONCE = 32  # pieces between two looks at whether to stop
 _READY = struct.Struct("=Q")  # pieces that are ready: written there, read here
-_READY_AT, _STOP_AT = 0, 8
+_READY_AT = 0
 _ENTRY = struct.Struct("=QQ")  # key of a piece, where it begins in the arena
 _INDEX_AT = 4096
 _ARENA_AT = _INDEX_AT + INDEX_COUNT * _ENTRY.size
@@ -43,7 +42,11 @@ def _key_of(piece: Piece) -> int:
 
 
 class Ahead:
-    """A forked process that opens pieces, from its making to `finish`."""
+    """A forked process that opens pieces, from its making to `finish`.
+
+    Use as a context manager: leaving it finishes, or ends the process at once when an error
+    passes.
+    """
 
     def __init__(self, contents: Contents, medium: Medium, opener: PieceOpener) -> None:
         """Start it.
@@ -58,26 +61,23 @@ class Ahead:
         """
         self._shared = memoryview(mmap.mmap(-1, _ARENA_AT + ARENA_SIZE))
         self._places: dict[int, int] = {}
-        self._process = os.fork()
-        if self._process:
-            return
-        try:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            self._work(contents, medium, opener)
-        finally:
-            os._exit(0)  # what counts is what is in the memory
+        self.forked = Forked(lambda side: self._work(side, contents, medium, opener))
 
     def finish(self) -> None:
         """Have it end with what it is at, and take what it has."""
-        if not self._process:
-            return
-        self._shared[_STOP_AT] = 1
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._process, 0)
-        self._process = 0
+        self.forked.close()
         count = _READY.unpack_from(self._shared, _READY_AT)[0]
         index = self._shared[_INDEX_AT : _INDEX_AT + count * _ENTRY.size]
         self._places = dict(_ENTRY.iter_unpack(index))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self.forked.close(kill=True)
 
     def has(self, piece: Piece) -> bool:
         """Tell whether a piece, and all before it in the packs, are there; after `finish`."""
@@ -88,7 +88,7 @@ class Ahead:
         place = self._places.get(_key_of(piece))
         return None if place is None else self._shared[place : place + piece.length]
 
-    def _work(self, contents: Contents, medium: Medium, opener: PieceOpener) -> None:
+    def _work(self, side: Side, contents: Contents, medium: Medium, opener: PieceOpener) -> None:
         """Open pieces in the other process until there is no room, or an error, or an end."""
         shared, place, ready = self._shared, _ARENA_AT, 0
         put, size = _ENTRY.pack_into, _ENTRY.size
@@ -111,7 +111,7 @@ class Ahead:
                     ready += 1
                     if not number % TOLD_AT_ONCE or number == len(pieces):
                         _READY.pack_into(shared, _READY_AT, ready)
-                        if shared[_STOP_AT]:
+                        if not side.is_wanted():
                             return
             except (ObjectsError, OSError):
                 return  # found again, and told, by who reads it for good

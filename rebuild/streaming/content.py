@@ -5,7 +5,7 @@ Pieces are taken in the order they lie in the packs, whatever object they are of
 read from front to back and each part of it once, even when objects share content.  Opening
 runs one pack ahead in a thread of its own: it spends its time in libraries that release the
 interpreter, while this thread writes.  Where there are processors and memory to spare, forked
-processes share the runs instead, see `rebuild.sharing`.
+processes share the runs instead, see `backup.shared.sharing`.
 
 A piece that cannot be read or is not authentic costs the objects that share it and no other:
 when reading a run of pieces fails, its halves are tried, down to single pieces.  The place of
@@ -23,8 +23,8 @@ from typing import NamedTuple, Protocol, TypeVar
 from backup.objects.errors import DamagedError, MissingPackError
 from backup.objects.medium import Medium
 from backup.objects.model import Piece
+from backup.shared.sharing import share
 from rebuild.progress import Progress
-from rebuild.sharing import share
 from rebuild.streaming.ahead import Ahead
 from rebuild.streaming.opener import PieceOpener
 

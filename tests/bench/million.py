@@ -17,12 +17,12 @@ import sys
 import time
 from pathlib import Path
 
+from backup.shared.collector import paused_collector
 from fsdrivers import driver_of, open_volume
 from fsdrivers.device import FileDevice
 from imagebuilder.cli.fs.populate import write_volume
 from imagebuilder.cli.fs.source import DOS_ARCHIVE, HostEntries, HostTree
 from imagebuilder.cli.fs.walk import FACTS, ROOT, Found
-from rebuild.collector import paused_collector
 from tests.bench.data import TIME_S, make_image
 
 FILES_EACH = 1000  # in a directory

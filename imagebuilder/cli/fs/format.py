@@ -10,9 +10,9 @@ from __future__ import annotations
 import base64
 import stat
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
+from backup.shared.text import second_text
 from fsdrivers.errors import UnsupportedError
 from fsdrivers.printable import printable
 from fsdrivers.tree import Tree
@@ -28,7 +28,7 @@ KIND_BITS = {
     Kind.SOCKET: stat.S_IFSOCK,
 }
 DEVICES = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_second_text = lru_cache(1 << 12)(second_text)  # files come by the same second
 
 
 def extents_of(tree: Tree, node: Node) -> list[Extent]:
@@ -200,14 +200,5 @@ def time_text(time_ns: int | None) -> str:
     if time_ns is None:
         return "-"
     seconds, fraction = divmod(time_ns, 10**9)
-    return _second_text(seconds).replace("#", f"{fraction:09d}")
-
-
-@lru_cache(1 << 12)
-def _second_text(seconds: int) -> str:
-    """Return a second as text with "#" for its fraction.  Files come by the same second."""
-    try:
-        moment = EPOCH + timedelta(seconds=seconds)
-    except OverflowError:
-        return f"@{seconds}.#"
-    return f"{moment:%Y-%m-%d %H:%M:%S}.#Z"
+    text = _second_text(seconds)
+    return f"{text}.{fraction:09d}" + ("" if text.startswith("@") else "Z")

@@ -141,8 +141,8 @@ def _iter_named(options: Contents, tree: Tree, path: str) -> Iterator[bytes]:
 
 def manifest(options: Object, device: Device) -> int:
     """Print one line for each object; an object that cannot be read says so in its line."""
+    from backup.shared.collector import paused_collector
     from imagebuilder.cli.fs.manifest import print_manifest
-    from rebuild.collector import paused_collector
 
     with paused_collector():
         tree = open_tree(options, device)

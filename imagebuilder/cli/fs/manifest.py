@@ -78,7 +78,7 @@ def print_manifest(
     Raises:
         NotFoundError, CorruptError, DeviceError: the volume has no such path.
     """
-    from rebuild.sharing import share, useful_processes
+    from backup.shared.sharing import share, useful_processes
 
     names = list(tree.iter_below(path, tree.find(path)))
     first_paths = _first_paths(names)

@@ -16,11 +16,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
+from backup.shared.collector import paused_collector
 from fsdrivers import NTFS_TYPES
 from fsdrivers.device import Device
 from fsdrivers.printable import printable
 from imagebuilder.cli.common import UsageError, print_json, report_error
-from rebuild.collector import paused_collector
 from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def populate(
         FilesystemError: the volume cannot hold it; nothing has been written then.
         DeviceError: the medium failed.
     """
+    from backup.shared.sharing import useful_processes
     from imagebuilder.cli.fs.source import HostTree
-    from rebuild.sharing import useful_processes
 
     type = str(description["type"])
     try:
@@ -129,7 +129,7 @@ def write_volume(
     Raises:
         DeviceError: the medium failed.
     """
-    from rebuild.sharing import share, useful_processes
+    from backup.shared.sharing import share, useful_processes
 
     if not is_blank:
         device.write(0, bytes(min(WIPED_SIZE, device.size)))

@@ -84,7 +84,7 @@ def walk(directory: bytes, rules: Rules, processes: int) -> list[Found]:
     Raises:
         OSError: the directory itself cannot be read.
     """
-    from rebuild.sharing import share
+    from backup.shared.sharing import share
 
     root = os.stat(directory)
     first = _Walk(rules, ROOT)

@@ -6,12 +6,14 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from backup.agent.errors import WorkerError
 from backup.agent.result import BackupOptions
 from backup.client.repository import HttpServer
 from backup.objects.content import PIECE_SIZE
@@ -98,6 +100,23 @@ def test_first_backup(tmp_path: Path, tree: Path, repository: StoredRepository) 
     labels = [obj.label for obj in data_set.objects.values() if isinstance(obj, LabelObject)]
     assert labels == [b"MAIN"]
     assert all(obj.signature for obj in data_set.objects.values())
+
+
+def test_a_killed_packing_process_is_an_error_of_the_agent(
+    tmp_path: Path, tree: Path, repository: StoredRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A packing process that is killed ends the run with a sentence, and nothing is committed."""
+    parent = os.getpid()
+
+    def put_pack(machine: str, data: bytes) -> None:
+        assert os.getpid() != parent, "the small disk takes several processes"
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(repository, "put_pack", put_pack)
+    with pytest.raises(WorkerError, match="packing process was killed by signal 9; the last data"):
+        back_up(repository, make_machine(tmp_path, tree))
+
+    assert not repository.data_sets()
 
 
 def test_boot_code_and_gap_are_kept(

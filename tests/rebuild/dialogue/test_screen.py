@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from rebuild.dialogue.screen import LINE_LIMIT, InputClosedError, Screen
-from rebuild.text import WIDTH, columns_of, pad, size_text, tail, wrap
+from rebuild.text import WIDTH, columns_of, pad, tail, wrap
 from tests.rebuild.dialogue.terminal import COLUMNS, Background, Terminal, screen_of
 
 
@@ -221,16 +221,8 @@ def test_text_keeps_to_its_columns(width: int) -> None:
         assert all(columns_of(line) <= width for line in wrap(text, width, "  "))
 
 
-def test_sizes_read_well() -> None:
-    """A size never has more than four digits before its unit."""
-    assert [size_text(n) for n in (0, 1023, 1024, (1 << 20) - 1, 1 << 40, 3 << 50)] == [
-        "0 B",
-        "1023 B",
-        "1.0 KiB",
-        "1.0 MiB",
-        "1.0 TiB",
-        "3,072.0 TiB",
-    ]
+def test_the_last_column_stays_free() -> None:
+    """Lines end one column before the terminal does."""
     assert COLUMNS == WIDTH + 1
 
 

@@ -87,7 +87,7 @@ def opened(medium: Packs, opener: PieceOpener, plains: dict[Piece, bytes]) -> Ah
     contents = [(number, (piece,)) for number, piece in enumerate(plains)]
     random.Random(2).shuffle(contents)
     made = Ahead(contents, medium, opener)
-    os.waitid(os.P_PID, made._process, os.WEXITED | os.WNOWAIT)
+    os.waitid(os.P_PID, made.forked.process, os.WEXITED | os.WNOWAIT)
     made.finish()
     return made
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backup.shared.sharing import share
 from fsdrivers.device import FileDevice, MemoryDevice
-from rebuild.sharing import share
 from rebuild.streaming.writer import BUFFER_SIZE, CoalescingWriter
 
 

@@ -6,28 +6,24 @@ little; forked processes share nothing but the devices.  Of `count` processes th
 there is number 0; number `i` does job `i`, `i + count` and so on, so that together they still
 go through the packs about from front to back.
 
-A forked process tells through a pipe what became of each job, and at its end that all of it is
-done.  If it ends before that, for whatever reason, its jobs are done again here: a job can be
-done twice, and an error of a device then shows where it can be raised.
+A forked process tells what became of each job, and at its end that all of it is done.  If it
+ends or fails before that, its jobs are done again here: a job can be done twice, and an error of
+a device then shows where it can be raised.
 
 Not used on the recovery disc, whose process 1 starts no other.
 """
 
 from __future__ import annotations
 
-import contextlib
-import marshal
 import os
-import signal
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
+
+from backup.shared.forks import Forked, Side
 
 MAXIMUM_PROCESSES = 4
 MEMORY_FOR_EACH = 1 << 30  # bytes that must be available for another process to be worth it
 
-_LENGTH = struct.Struct("=I")  # bytes of a message
-_READ_SIZE = 1 << 16
 _Job = TypeVar("_Job")
 
 
@@ -77,14 +73,15 @@ def share(
         for job, result in zip(shares[0], work(shares[0]), strict=True):
             take(job, result)
             for helper in helpers:
-                helper.take_ready(take)
+                helper.take_results(take, wait=False)
         for helper in helpers:
-            if not helper.take_all(take):
+            helper.take_results(take, wait=True)
+            if not helper.forked.is_finished:
                 for job, result in zip(helper.jobs, work(helper.jobs), strict=True):
                     take(job, result)
     finally:
         for helper in helpers:
-            helper.close()
+            helper.forked.close(kill=True)
 
 
 class _Helper(Generic[_Job]):
@@ -97,66 +94,25 @@ class _Helper(Generic[_Job]):
         finish: Callable[[Sequence[_Job]], None],
         others: Sequence[_Helper[_Job]],
     ) -> None:
-        self.jobs = jobs
-        self._waiting = b""
-        self._taken = 0
-        self._is_finished = False
-        self._pipe, answers = os.pipe()
-        self._process = os.fork()
-        if self._process:
-            os.close(answers)
-            os.set_blocking(self._pipe, False)
-            return
-        try:
-            os.close(self._pipe)
-            for other in others:
-                os.close(other._pipe)
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        def body(side: Side) -> None:
             for result in work(jobs):
-                _send(answers, (result,))
+                side.answer(result)
             finish(jobs)
-            _send(answers, None)
-        finally:
-            os._exit(1)  # whatever happened: without the last message nothing counts
 
-    def take_ready(self, take: Callable[[_Job, Any], None]) -> None:
-        """Pass on what has been said so far."""
-        with contextlib.suppress(BlockingIOError):
-            while part := os.read(self._pipe, _READ_SIZE):
-                self._hear(part, take)
+        self.jobs = jobs
+        self.forked: Forked = Forked(body, [other.forked for other in others])
+        self._left = iter(jobs)
+        self._has_failed = False
 
-    def take_all(self, take: Callable[[_Job, Any], None]) -> bool:
-        """Wait for the end and pass on the rest; return whether everything was done."""
-        os.set_blocking(self._pipe, True)
-        while part := os.read(self._pipe, _READ_SIZE):
-            self._hear(part, take)
-        return self._is_finished
-
-    def close(self) -> None:
-        """End the process, if it is still there."""
-        os.close(self._pipe)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._process, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._process, 0)
-
-    def _hear(self, part: bytes, take: Callable[[_Job, Any], None]) -> None:
-        self._waiting += part
-        while len(self._waiting) >= _LENGTH.size:
-            end = _LENGTH.size + _LENGTH.unpack_from(self._waiting)[0]
-            if len(self._waiting) < end:
+    def take_results(self, take: Callable[[_Job, Any], None], *, wait: bool) -> None:
+        """Pass on what has been said so far, with `wait` everything; a failure ends it."""
+        results = self.forked.messages(wait=wait)
+        while not self._has_failed:
+            try:
+                result = next(results)
+            except StopIteration:
                 return
-            message = marshal.loads(self._waiting[_LENGTH.size : end])
-            self._waiting = self._waiting[end:]
-            if message is None:
-                self._is_finished = True
+            except Exception:  # whatever it was: it is met again where the jobs are done again
+                self._has_failed = True
             else:
-                take(self.jobs[self._taken], message[0])
-                self._taken += 1
-
-
-def _send(answers: int, message: tuple[Any] | None) -> None:
-    body = marshal.dumps(message)
-    view = memoryview(_LENGTH.pack(len(body)) + body)
-    while view:
-        view = view[os.write(answers, view) :]
+                take(next(self._left), result)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rebuild.collector import paused_collector
-from rebuild.sharing import share, useful_processes
+from backup.shared.collector import paused_collector
+from backup.shared.sharing import share, useful_processes
 
 
 def _work(do: Callable[[int], object]) -> Callable[[Sequence[int]], Iterator[object]]:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from backup.agent.errors import WorkerError
-from backup.agent.workers import Serve, WorkerPool
 from backup.repository import StoreFullError
+from backup.shared.forks import Forked, ForkError, Side
+from backup.shared.pool import Serve, WorkerPool
 
 
 def test_every_request_is_answered_once() -> None:
@@ -48,8 +48,77 @@ def test_a_killed_worker_is_an_error() -> None:
     def die(_: Any) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(WorkerError, match="signal 9"), WorkerPool(2, lambda: die) as pool:
+    with (
+        pytest.raises(ForkError, match="was killed by signal 9"),
+        WorkerPool(2, lambda: die) as pool,
+    ):
         list(pool.run(3, lambda n, _: n))
+
+
+def test_an_error_that_cannot_be_carried_is_told() -> None:
+    """What pickle does not carry comes as its type and text."""
+
+    class OwnError(Exception):
+        pass
+
+    def fail(_: Any) -> Any:
+        raise OwnError("of this function alone")
+
+    wanted = pytest.raises(ForkError, match="failed: OwnError: of this function alone")
+    with wanted, WorkerPool(1, lambda: fail) as pool:
+        list(pool.run(1, lambda n, _: n))
+
+
+def test_a_broken_pipe_of_the_work_is_an_error() -> None:
+    """A connection that breaks in a worker is raised here, and not taken for the end of this."""
+
+    def fail(_: Any) -> Any:
+        raise BrokenPipeError("the server hung up")
+
+    with pytest.raises(BrokenPipeError, match="hung up"), WorkerPool(1, lambda: fail) as pool:
+        list(pool.run(1, lambda n, _: n))
+
+
+def test_the_interrupt_of_the_terminal_is_the_parents() -> None:
+    """A worker that gets the interrupt goes on: the parent decides."""
+
+    def serve(_: Any) -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        return "still here"
+
+    with WorkerPool(2, lambda: serve) as pool:
+        assert pool.run_each(None) == ["still here"] * 2
+
+
+def test_who_is_never_asked_ends_when_the_parent_wants() -> None:
+    """A process that works unasked sees that it is wanted no more; nothing of it is left."""
+
+    def body(side: Side) -> None:
+        while side.is_wanted():
+            time.sleep(0.01)
+
+    forked = Forked(body)
+    process = forked.process
+    forked.close()
+    forked.close()
+
+    assert not _is_running(process)
+
+
+def test_descriptors_are_given_back() -> None:
+    """However a process ends, its pipes are closed here."""
+
+    def die(side: Side) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    before = os.listdir("/proc/self/fd")
+    with Forked(lambda side: side.answer(1)) as forked:
+        assert list(forked.messages(wait=True)) == [1]
+        assert forked.is_finished
+    with Forked(die) as forked, pytest.raises(ForkError, match="signal 9"):
+        forked.receive()
+
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_workers_end_with_their_parent() -> None:

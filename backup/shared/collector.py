@@ -3,7 +3,8 @@
 
 Objects, nodes and layouts of a machine are hundreds of thousands, all of them needed to the
 end.  The collector would visit every one again each time their number has grown by a quarter.
-Measured: loading and planning 50,000 files take 0.37 s without it and 0.83 s with it.
+Measured: loading and planning 50,000 files take 0.37 s without it and 0.83 s with it; reading a
+table of as many objects takes half the time.
 """
 
 from __future__ import annotations
