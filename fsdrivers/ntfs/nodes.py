@@ -118,6 +118,7 @@ class NodeReader:
         self._birth_ids: Callable[[], Mapping[bytes, bytes]] = lru_cache(birth_ids)
         self._mft = mft
         self._descriptors = descriptors
+        self.unknown_descriptors: dict[int, int] = {}  # MFT record -> id that $Secure lacks
         self._acls: dict[int, tuple[Xattr, ...]] = {}
         self._own_acls: dict[bytes, tuple[Xattr, ...]] = {}
 
@@ -125,7 +126,7 @@ class NodeReader:
         """Return the node of a file or directory.
 
         Raises:
-            CorruptError: an attribute is damaged or missing, or has no security descriptor.
+            CorruptError: an attribute is damaged or missing.
         """
         attributes = file.attributes
         first = attributes[0] if attributes else None
@@ -232,17 +233,17 @@ class NodeReader:
         return None
 
     def _acl(self, file: FileRecord, security_id: int) -> tuple[Xattr, ...]:
-        """Return the descriptor of an id as the attribute it is shown as."""
+        """Return the descriptor of an id as the attribute it is shown as.
+
+        An id that $Secure lacks costs the descriptor, never the file: `unknown_descriptors`
+        names it.
+        """
         if self._descriptors is None:
             return ()
         descriptor = self._descriptors.get(security_id)
         if descriptor is None:
-            raise CorruptError(
-                f"MFT record {file.number} has a security id that $Secure does not know",
-                self._mft.record_position(file.number),
-                None,
-                security_id,
-            )
+            self.unknown_descriptors[file.number] = security_id
+            return ()
         made = ((XATTR_ACL, descriptor),)
         self._acls[security_id] = made
         return made

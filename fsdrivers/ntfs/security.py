@@ -41,18 +41,23 @@ def descriptor_hash(descriptor: bytes) -> int:
 def iter_descriptors(stream: bytes) -> Iterator[StoredDescriptor]:
     """Yield the sound entries of $SDS, each once, in the order of their place.
 
-    An entry that is damaged is taken from its copy; one that is damaged in both is left out.
-    What a step is trusted with is an entry's length, so a damaged one costs the rest of its
-    256 KiB block at most, and not even that where the copy is sound.
+    An entry that is damaged is taken from its copy; one that is damaged in both is left out, and
+    so is one that was freed: Windows and CHKDSK clear its hash, id and offset in both copies and
+    leave its length.  Behind either the search goes on at every place where an entry can start,
+    for a sound one is known by its own offset and hash, and no length has to be trusted.
     """
     for block in range(0, len(stream), 2 * SECURITY_BLOCK_SIZE):
-        offset, end = block, min(block + SECURITY_BLOCK_SIZE, len(stream))
-        while offset + SecurityHead.SIZE <= end:
+        area = stream[block : block + SECURITY_BLOCK_SIZE]
+        copy = stream[block + SECURITY_BLOCK_SIZE : block + 2 * SECURITY_BLOCK_SIZE]
+        used = max(len(area.rstrip(b"\0")), len(copy.rstrip(b"\0")))
+        offset = block
+        while offset < block + used:
             found = _entry(stream, offset, offset)
             if found is None:
                 found = _entry(stream, offset + SECURITY_BLOCK_SIZE, offset)
             if found is None:
-                break
+                offset += SECURITY_ALIGNMENT
+                continue
             yield found
             size = SecurityHead.SIZE + len(found.descriptor)
             offset += -(-size // SECURITY_ALIGNMENT) * SECURITY_ALIGNMENT

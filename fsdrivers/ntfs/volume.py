@@ -164,7 +164,8 @@ class NtfsVolume:
 
         Args:
             on_damage: is told the number of the directory and the error of each name that leads
-                nowhere, and of each directory that cannot be read; what can be read goes on.
+                nowhere, of each that has lost its security descriptor alone, and of each
+                directory that cannot be read; what can be read goes on.
 
         Raises:
             CorruptError, DeviceError: at the root; without `on_damage`, at the directory that
@@ -211,13 +212,29 @@ class NtfsVolume:
                 raise
             on_damage(parent, error)
             return
+        unknown = self.nodes.unknown_descriptors
         for item in names:
             try:
-                yield self._entry(item, parent, shared, dos_names)
+                entry = self._entry(item, parent, shared, dos_names)
             except (CorruptError, DeviceError) as error:
                 if on_damage is None:
                     raise
                 on_damage(parent, error)
+                continue
+            if on_damage is not None and entry.node.number in unknown:
+                on_damage(parent, self._lost_descriptor(entry))
+            yield entry
+
+    def _lost_descriptor(self, entry: Entry) -> CorruptError:
+        """Return what to say of a name whose security descriptor $Secure does not have."""
+        number = entry.node.number
+        return CorruptError(
+            f"{printable(entry.name)} has a security descriptor that $Secure does not know; "
+            "the rest of it is read",
+            self.mft.record_position(number),
+            None,
+            self.nodes.unknown_descriptors[number],
+        )
 
     def _names_in(self, parent: int) -> tuple[list[IndexedName], dict[int, IndexedName]]:
         """Return the names in a directory in the order of their records, and DOS names apart."""

@@ -24,8 +24,11 @@ from fsdrivers.ntfs.format.attributes import (
     NonResidentHead,
     ResidentHead,
 )
+from fsdrivers.ntfs.format.index import SECURITY_BLOCK_SIZE, SecurityHead
 from fsdrivers.ntfs.format.records import BootSector, NumberedRecordHead, RecordFlag
 from fsdrivers.ntfs.runs import Run, pack_runs
+from fsdrivers.ntfs.security import StoredDescriptor, iter_descriptors
+from fsdrivers.ntfs.system import SECURITY_STREAM
 from fsdrivers.ntfs.volume import open_volume
 from fsdrivers.volume import Kind
 from tests.fsdrivers.ext.volumes import run
@@ -420,3 +423,70 @@ def test_without_descriptors_the_rest_is_read(small: bytes, what: str) -> None:
     assert check_volume(device) != []
     with pytest.raises(CorruptError, match="Secure"):
         open_editor(device)
+
+
+def security_places(image: bytes) -> list[tuple[int, int, StoredDescriptor]]:
+    """Return (position of the entry, of its copy, entry) of all descriptors on a volume."""
+    volume = open_volume(MemoryDevice.of(image))
+    content = volume.mft.content_of(volume.mft.file(9), 0x80, SECURITY_STREAM)
+    assert content is not None
+
+    def position(offset: int) -> int:
+        for start, length, at in content.mapped:
+            if start <= offset < start + length:
+                return at + offset - start
+        raise AssertionError(offset)
+
+    stream = volume.mft.read_all(volume.mft.file(9), AttributeType.DATA, SECURITY_STREAM, limit=MIB)
+    assert stream is not None
+    return [
+        (position(item.offset), position(item.offset + SECURITY_BLOCK_SIZE), item)
+        for item in iter_descriptors(stream)
+    ]
+
+
+FREED = SecurityHead.OFFSETS["length"]  # hash, id and offset lie before it
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("cleared", [FREED, SecurityHead.SIZE, SecurityHead.SIZE + 8])
+def test_freed_descriptor_hides_no_other(small: bytes, cleared: int) -> None:
+    """Behind an entry cleared in both copies all others are found, its length kept or not."""
+    wanted = security_places(small)
+    first, copy, gone = wanted[1]
+    device = MemoryDevice.of(small)
+    for position in (first, copy):
+        device.write(position, bytes(cleared))
+    found = security_places(bytes(device.read(0, device.size)))
+
+    assert [item.id for _, _, item in found] == [
+        item.id for _, _, item in wanted if item.id != gone.id
+    ]
+
+
+@pytest.mark.root
+def test_unknown_descriptor_costs_no_object(small: bytes) -> None:
+    """Objects whose descriptor is lost are read without it, and each is named."""
+    used: dict[bytes, set[bytes]] = {}
+    for entry in open_volume(MemoryDevice.of(small)).walk():
+        for name, value in entry.node.xattrs:
+            if name == b"system.ntfs_acl":
+                used.setdefault(value, set()).add(entry.name)
+    device = MemoryDevice.of(small)
+    places = security_places(small)
+    first, copy, gone = next(
+        place for place in places if b"file" in used.get(place[2].descriptor, ())
+    )
+    for position in (first, copy):
+        device.write(position, bytes(FREED))
+    said: list[str] = []
+    names = {
+        entry.name for entry in open_volume(device).walk(lambda _, error: said.append(str(error)))
+    }
+
+    assert names == set().union(*used.values())
+    lost = used[gone.descriptor] - {b""}
+    assert lost
+    assert all(any(name.decode() in line for line in said) for name in lost)
+    assert {entry.name for entry in open_volume(device).walk()} == names
+    assert any(finding.rule == "secure-missing" for finding in check_volume(device))
