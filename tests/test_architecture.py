@@ -149,6 +149,15 @@ def test_parts_of_a_driver_stand_side_by_side() -> None:
     assert crossing == []
 
 
+def test_helpers_of_tests_stand_in_modules_of_their_own() -> None:
+    """No test module is imported: what two of them share is where one looks for it."""
+    pattern = re.compile(r"^ *(?:from|import) tests\.[\w.]*\btest_\w+", re.MULTILINE)
+
+    wrong = [path for path in (ROOT / "tests").rglob("*.py") if pattern.search(path.read_text())]
+
+    assert wrong == []
+
+
 def test_what_is_imported_is_required() -> None:
     """The distribution of everything foreign that is imported is a dependency."""
     declared = SETTINGS["project"]["dependencies"]

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from imagebuilder.cli.main import main
-from tests.vm.judges import run
-from tests.vm.scenario import Server
+from tests.programs import run
+from tests.scenario import Server
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 SETS = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())

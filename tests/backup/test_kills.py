@@ -27,9 +27,9 @@ from backup.objects.keys import MasterKey, unlock
 from backup.objects.model import NodeObject
 from backup.objects.table import TableReader
 from backup.store.local import open_repository
-from tests.vm.judges import compare_trees, loop, mounted, run
-from tests.vm.scenario import PASSWORD, USER, Scenario, Server, must
-from tests.vm.scenario import run as rebuildkit
+from tests.judges import compare_trees, loop, mounted
+from tests.programs import run
+from tests.scenario import PASSWORD, USER, Scenario, Server, must, rebuildkit
 
 pytestmark = [pytest.mark.tools, pytest.mark.root]
 KILLS = 25  # of each sort

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.measure import apart, quoted
-from tests.vm.scenario import debian_root
+from tests.vm.machines import debian_root
 
 SEED = 20071
 MIB = 1 << 20

@@ -17,8 +17,8 @@ from tests.conformance.editing import EditingConformance
 from tests.conformance.volume import ReadingConformance, Tree
 from tests.fsdrivers.ext import volumes as ext_volumes
 from tests.fsdrivers.fat.images import description_of, geometry_for
-from tests.fsdrivers.iso9660.images import run
 from tests.fsdrivers.ntfs import volumes as ntfs_volumes
+from tests.programs import run
 
 EXT_SIZE = 4 << 20
 NTFS_SIZE = 8 << 20

@@ -16,7 +16,8 @@ from fsdrivers.device import MemoryDevice
 from fsdrivers.iso9660 import Namespace, check_volume, open_volume
 from fsdrivers.volume import Kind
 from tests.conformance.damage import assert_nothing_missed
-from tests.fsdrivers.iso9660.images import paths_of, run
+from tests.fsdrivers.iso9660.images import paths_of
+from tests.programs import run
 
 pytestmark = pytest.mark.tools
 

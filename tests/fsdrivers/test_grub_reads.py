@@ -16,11 +16,10 @@ from fsdrivers.editing import Editor
 from fsdrivers.volume import Kind, Node, Volume
 from tests.fsdrivers.ext.mkfs_images import copy_volume
 from tests.fsdrivers.ext.volumes import make_image, plain_tree
-from tests.fsdrivers.fat.images import geometry_for, tree_entries, volume_in_memory
-from tests.fsdrivers.fat.test_mkfs import TREE
+from tests.fsdrivers.fat.images import TREE, geometry_for, tree_entries, volume_in_memory
 from tests.fsdrivers.ntfs.editing import dump
-from tests.fsdrivers.ntfs.test_readers import edited as edited_ntfs
-from tests.fsdrivers.ntfs.test_readers import planned as planned_ntfs
+from tests.fsdrivers.ntfs.rich import edited as edited_ntfs
+from tests.fsdrivers.ntfs.rich import planned as planned_ntfs
 from tests.fsdrivers.ntfs.trees import MIB
 
 pytestmark = [pytest.mark.tools, pytest.mark.root]

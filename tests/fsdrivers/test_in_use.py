@@ -18,6 +18,7 @@ from fsdrivers.in_use import find_use
 from imagebuilder.cli.main import main
 from tests.fsdrivers.ext import volumes as ext_volumes
 from tests.fsdrivers.ntfs import volumes as ntfs_volumes
+from tests.programs import run
 
 MIB = 1 << 20
 
@@ -29,12 +30,6 @@ def image(tmp_path: Path) -> Path:
     with path.open("wb") as file:
         file.truncate(16 * MIB)
     return path
-
-
-def run(*command: object) -> str:
-    return subprocess.run(
-        [*map(str, command)], check=True, capture_output=True, text=True
-    ).stdout.strip()
 
 
 def refusal(path: Path) -> str:
@@ -114,7 +109,7 @@ def test_loop_device(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hard = image.with_name("hard")
     os.link(image, hard)
     with ext_volumes.mounted(image) as point:
-        device = run("findmnt", "-no", "SOURCE", point)
+        device = run("findmnt", "-no", "SOURCE", point).strip()
         expected = f"{device} is attached to it and mounted at {point}"
         for path in (image, hard):
             assert refusal(path) == expected
@@ -134,7 +129,7 @@ def test_loop_device(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fs", "mkdir", str(image), "/x"]) == 0
     run("e2fsck", "-fn", image)
 
-    device = run("losetup", "--show", "-f", "-o", MIB, image)
+    device = run("losetup", "--show", "-f", "-o", MIB, image).strip()
     try:
         assert refusal(image) == f"{device} is attached to it"
     finally:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
 from pathlib import Path
+
+from tests.programs import run
 
 MIB = 1 << 20
 LAYOUT = """label: gpt
@@ -39,37 +40,30 @@ def make_disk(directory: Path) -> Path:
     make_tree(tree)
     with disk.open("wb") as file:
         file.truncate(40 * MIB)
-    command(["sfdisk", "-q", str(disk)], text=LAYOUT)
-    command(["mkfs.fat", "-F", "12", "-n", "ESP", "--offset", "2048", str(disk), "8192"])
-    command(
-        [
-            "mke2fs",
-            "-q",
-            "-F",
-            "-t",
-            "ext4",
-            "-b",
-            "1024",
-            "-L",
-            "root",
-            "-d",
-            str(tree),
-            "-E",
-            f"offset={9 * MIB},root_owner=0:0",
-            str(disk),
-            "24576",
-        ]
+    run("sfdisk", "-q", str(disk), text=LAYOUT)
+    run("mkfs.fat", "-F", "12", "-n", "ESP", "--offset", "2048", str(disk), "8192")
+    run(
+        "mke2fs",
+        "-q",
+        "-F",
+        "-t",
+        "ext4",
+        "-b",
+        "1024",
+        "-L",
+        "root",
+        "-d",
+        str(tree),
+        "-E",
+        f"offset={9 * MIB},root_owner=0:0",
+        str(disk),
+        "24576",
     )
     swap = directory / "swap.img"
     with swap.open("wb") as file:
         file.truncate(4 * MIB)
-    command(["mkswap", "-q", "-L", "swap", str(swap)])
+    run("mkswap", "-q", "-L", "swap", str(swap))
     with disk.open("r+b") as file:
         file.seek(33 * MIB)
         file.write(swap.read_bytes())
     return disk
-
-
-def command(arguments: list[str], *, text: str | None = None) -> None:
-    """Run a foreign tool; a failure is the test's."""
-    subprocess.run(arguments, input=text, encoding="utf-8", check=True, capture_output=True)

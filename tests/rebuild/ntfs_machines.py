@@ -16,7 +16,6 @@ from pathlib import Path
 from fsdrivers.device import MemoryDevice
 from fsdrivers.ntfs.volume import NtfsVolume, open_volume
 from fsdrivers.partitions import open_partition, read_table
-from tests.fsdrivers.ext.volumes import run
 from tests.fsdrivers.ntfs.volumes import (
     MIB,
     descriptor,
@@ -26,6 +25,7 @@ from tests.fsdrivers.ntfs.volumes import (
     populate,
     reparse,
 )
+from tests.programs import run
 
 START = 1 * MIB  # of the partition
 SWAP_SIZE = 3_000_000

@@ -18,7 +18,8 @@ from rebuild.compare.disks import compare_machine
 from rebuild.plan import TargetDisk
 from rebuild.restore import apply_plan, make_plan
 from tests.fsdrivers.ext.mkfs_images import assert_clean
-from tests.fsdrivers.ext.volumes import Seen, debugfs, make_image, plain_tree, run, seen_by_us
+from tests.fsdrivers.ext.volumes import Seen, debugfs, make_image, plain_tree, seen_by_us
+from tests.programs import run
 from tests.rebuild.machines import back_up
 
 pytestmark = pytest.mark.tools

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.rebuild.machines import USER, SmallMachine, names_in
-from tests.vm.scenario import Outcome, must, run
+from tests.scenario import Outcome, must, rebuildkit
 
 pytestmark = pytest.mark.tools
 MIB = 1 << 20
@@ -51,16 +51,16 @@ def test_disk_in_use_before_is_replaced(
     image.write_bytes(b"\xee" * (80 * MIB))
     source = ("restore", "--from", mbr_machine.medium_path, *credentials, "--disk", image)
 
-    plan = must(run(*source, "--plan"))
+    plan = must(rebuildkit(*source, "--plan"))
     assert "grows" in plan.out
     assert image.read_bytes().count(0xEE) == 80 * MIB, "a plan writes nothing"
-    done = must(run(*source, "--yes", "--verify"))
+    done = must(rebuildkit(*source, "--yes", "--verify"))
 
     assert "all equal" in done.out
     for number in (1, 2):
         check = ["fsck.fat", "-n"] if number == 1 else ["e2fsck", "-fn"]
         volume = tmp_path / f"volume{number}"
-        table = must(run("fs", "probe", image, "--json")).json["partitions"][number - 1]
+        table = must(rebuildkit("fs", "probe", image, "--json")).json["partitions"][number - 1]
         with image.open("rb") as file:
             file.seek(table["start"])
             volume.write_bytes(file.read(table["size"]))
@@ -75,11 +75,11 @@ def test_incomplete_medium_is_20_and_partial_on_demand(
     image = tmp_path / "new.img"
     source = ("restore", "--from", copy, *credentials, "--disk", image, "--yes")
 
-    refused = run(*source)
+    refused = rebuildkit(*source)
     assert refused.code == 20
     assert re.search(r"incomplete: 1 of \d packs missing or cut short", sentence(refused))
     assert not image.exists()
-    partial = run(*source, "--incomplete", "--json")
+    partial = rebuildkit(*source, "--incomplete", "--json")
     assert partial.code == 3
     failed = {item["path"] for item in partial.json["failures"]}
     unlocked = mbr_machine.unlocked()
@@ -95,7 +95,7 @@ def test_damaged_table_is_21(copy: Path, credentials: tuple[str, ...], tmp_path:
         (copy / name).write_bytes(data)
     image = tmp_path / "new.img"
 
-    outcome = run("restore", "--from", copy, *credentials, "--disk", image, "--yes")
+    outcome = rebuildkit("restore", "--from", copy, *credentials, "--disk", image, "--yes")
 
     assert outcome.code == 21
     assert "objtab.dat" in sentence(outcome)
@@ -112,7 +112,9 @@ def test_newer_format_is_20(
         data[6] = 7
         path.write_bytes(data)
 
-    outcome = run("restore", "--from", copy, *credentials, "--disk", tmp_path / "new.img", "--yes")
+    outcome = rebuildkit(
+        "restore", "--from", copy, *credentials, "--disk", tmp_path / "new.img", "--yes"
+    )
 
     assert outcome.code == code
     assert "newer rebuildkit (format 7)" in sentence(outcome)
@@ -128,7 +130,7 @@ def test_source_is_no_target(
     before = table.read_bytes()
 
     for target in (table, link):
-        outcome = run(
+        outcome = rebuildkit(
             "restore",
             "--from",
             mbr_machine.medium_path,
@@ -146,7 +148,7 @@ def test_directory_is_no_disk(
     mbr_machine: SmallMachine, credentials: tuple[str, ...], tmp_path: Path
 ) -> None:
     """A directory as target is a usage error."""
-    outcome = run(
+    outcome = rebuildkit(
         "restore", "--from", mbr_machine.medium_path, *credentials, "--disk", tmp_path, "--yes"
     )
 
@@ -161,7 +163,7 @@ def test_partition_that_cannot_grow_is_23(
     image = tmp_path / "new.img"
     source = ("restore", "--from", mbr_machine.medium_path, *credentials, "--disk", image)
 
-    outcome = run(*source, "--disk-size", "128M", "--grow", "3", "--yes")
+    outcome = rebuildkit(*source, "--disk-size", "128M", "--grow", "3", "--yes")
 
     assert outcome.code == 23
     assert "partition 3 cannot grow" in sentence(outcome)
@@ -232,7 +234,7 @@ def test_full_filesystem_is_22(
     """No room where the image lies: 22, the sentence says so, the image is gone."""
     with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=6m", "none") as place:
         image = place / "new.img"
-        outcome = run(
+        outcome = rebuildkit(
             "restore",
             "--from",
             mbr_machine.medium_path,
@@ -259,8 +261,8 @@ def test_block_device_is_restored_unless_in_use(
         refused: Outcome | None = None
         if os.path.exists(f"{device}p2"):  # not where no udev makes partition nodes
             with mounted(tmp_path / "mount", "-o", "ro", f"{device}p2"):
-                refused = run(*source, "--disk", device, "--yes")
-        done = must(run(*source, "--disk", device, "--yes", "--verify"))
+                refused = rebuildkit(*source, "--disk", device, "--yes")
+        done = must(rebuildkit(*source, "--disk", device, "--yes", "--verify"))
 
     assert "all equal" in done.out
     if refused is not None:
@@ -278,7 +280,7 @@ def test_whole_device_in_use_is_24(
         file.truncate(64 * MIB)
     subprocess.run(["mke2fs", "-q", "-F", str(image)], check=True)
     with loop_device(image) as device, mounted(tmp_path / "mount", device):
-        outcome = run(
+        outcome = rebuildkit(
             "restore",
             "--from",
             mbr_machine.medium_path,
@@ -301,7 +303,7 @@ def test_image_in_use_is_24(
     shutil.copyfile(mbr_machine.disks[0], image)
     place = int(subprocess.check_output(["partx", "-rgo", "START", "-n", "2", image])) * 512
     with mounted(point, "-o", f"ro,loop,offset={place}", str(image)):
-        outcome = run(
+        outcome = rebuildkit(
             "restore",
             "--from",
             mbr_machine.medium_path,

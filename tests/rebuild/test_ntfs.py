@@ -28,7 +28,6 @@ from rebuild.medium import DirectoryMedium
 from rebuild.plan import TargetDisk
 from rebuild.report import RestoreReport
 from rebuild.restore import Unlocked, apply_plan, make_plan
-from tests.fsdrivers.ext.volumes import run
 from tests.fsdrivers.ntfs.volumes import (
     MIB,
     OPTIONS,
@@ -40,10 +39,10 @@ from tests.fsdrivers.ntfs.volumes import (
     seen_by_us,
     windows_volume,
 )
+from tests.programs import run
 from tests.rebuild.machines import SmallMachine, back_up, names_in
 from tests.rebuild.ntfs_machines import SNAPSHOT, START, WOF, extracted, make_disk, volume_of
-from tests.vm.scenario import must
-from tests.vm.scenario import run as rebuildkit
+from tests.scenario import must, rebuildkit
 
 pytestmark = [pytest.mark.tools, pytest.mark.root]
 SWAP_FILES = (b"pagefile.sys", b"HIBERFIL.SYS")

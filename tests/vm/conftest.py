@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.vm.scenario import Scenario, Server, must
+from tests.scenario import Scenario, Server, must
 
 
 @pytest.fixture(scope="module")

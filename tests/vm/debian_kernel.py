@@ -22,7 +22,7 @@ from pathlib import Path
 import zstandard
 
 from imagebuilder.environment.modules import kernel_name, read_module
-from tests.vm.scenario import cache_directory, locked
+from tests.vm.machines import cache_directory, locked
 
 RELEASE = "trixie"
 METAPACKAGE = "linux-image-amd64"

@@ -17,8 +17,9 @@ import sys
 import time
 from pathlib import Path
 
+from tests.scenario import Outcome, Scenario, Server
 from tests.vm.debian import DiskLayout
-from tests.vm.scenario import Outcome, Scenario, Server, debian_disk
+from tests.vm.machines import debian_disk
 
 
 def main() -> int:

@@ -30,7 +30,7 @@ from tests.rebuild.machines import (
     make_gpt_machine,
     make_mbr_machine,
 )
-from tests.vm.scenario import must, run
+from tests.scenario import must, rebuildkit
 from tests.vm.variables import read_variables
 from vm import marks
 from vm.errors import MachineError
@@ -77,7 +77,7 @@ def build(machine: SmallMachine, disc: Path, *options: str | Path) -> Path:
     password_file = machine.store.with_name("password")
     password_file.write_text(machine.password + "\n")
     must(
-        run(
+        rebuildkit(
             "image",
             "build",
             "--store",

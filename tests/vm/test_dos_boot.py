@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from fsdrivers.fat.format import BootSector16, DirectoryEntry
+from tests.scenario import PASSWORD, USER, must, rebuildkit
 from tests.vm.dos_disks import (
     DOS_SECTORS,
     DOS_START,
@@ -27,7 +28,6 @@ from tests.vm.dos_disks import (
     open_dos,
 )
 from tests.vm.old_pc import SECTOR, start
-from tests.vm.scenario import PASSWORD, USER, must, run
 
 pytestmark = [pytest.mark.vm, pytest.mark.tools]
 
@@ -73,14 +73,18 @@ def store(scattered: Path, sound: Path) -> tuple[str | Path, ...]:
     credentials = ("--user", USER, "--password-file", password)
     place = scattered.with_name("store")
     for disk in (scattered, sound):
-        made = run("backup", "--store", place, *credentials, "--machine", disk.stem, "--disk", disk)
+        made = rebuildkit(
+            "backup", "--store", place, *credentials, "--machine", disk.stem, "--disk", disk
+        )
         must(made)
     return ("--from", place, *credentials)
 
 
 def restore(store: tuple[str | Path, ...], machine: str, image: Path, *options: str) -> Path:
     must(
-        run("restore", *store, "--machine", machine, "--disk", image, "--yes", "--verify", *options)
+        rebuildkit(
+            "restore", *store, "--machine", machine, "--disk", image, "--yes", "--verify", *options
+        )
     )
     return image
 
@@ -238,11 +242,11 @@ def test_fix_dos(sound: Path, damage: Callable[[Path], None], tmp_path: Path) ->
     disk = tmp_path / "broken.img"
     shutil.copy(sound, disk)
     damage(disk)
-    done = must(run("fs", "fix-dos", disk, "--partition", "2", "--json")).json["done"]
+    done = must(rebuildkit("fs", "fix-dos", disk, "--partition", "2", "--json")).json["done"]
 
     assert done
     assert start(disk) == STARTED
-    again = must(run("fs", "fix-dos", disk, "--partition", "2"))
+    again = must(rebuildkit("fs", "fix-dos", disk, "--partition", "2"))
     assert again.out == "Everything is in its place.\n"
 
 
@@ -253,7 +257,7 @@ def test_fix_dos_geometry(sound: Path, tmp_path: Path) -> None:
     with disk.open("r+b") as file:
         file.truncate(600 * MIB)
     assert start(disk) != STARTED
-    must(run("fs", "fix-dos", disk, "--geometry", "auto"))
+    must(rebuildkit("fs", "fix-dos", disk, "--geometry", "auto"))
 
     assert start(disk) == STARTED
 
@@ -268,7 +272,7 @@ def test_syslinux(bits: int, size: str, tmp_path: Path) -> None:
     password.write_text(PASSWORD)
     credentials = ("--user", USER, "--password-file", password)
     place = tmp_path / "store"
-    must(run("backup", "--store", place, *credentials, "--machine", "s", "--disk", disk))
+    must(rebuildkit("backup", "--store", place, *credentials, "--machine", "s", "--disk", disk))
     restore(("--from", place, *credentials), "s", new, *(("--disk-size", size) if size else ()))
 
     assert PROMPT in serial_output(new)

@@ -18,6 +18,7 @@ from fsdrivers import open_volume
 from fsdrivers.device import FileDevice
 from fsdrivers.partitions import open_partition, read_table
 from imagebuilder.environment.build import prepare_boot_environment
+from tests.scenario import Store
 from tests.vm.ntfs_machines import (
     COMMAND_LINE,
     MARK,
@@ -29,7 +30,6 @@ from tests.vm.ntfs_machines import (
     start_linux,
 )
 from tests.vm.old_pc import start
-from tests.vm.scenario import Store
 
 pytestmark = [pytest.mark.vm, pytest.mark.tools, pytest.mark.root]
 

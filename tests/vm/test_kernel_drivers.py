@@ -24,7 +24,7 @@ from fsdrivers.iso9660 import open_volume as open_iso
 from fsdrivers.volume import Kind, Node, Volume
 from tests.fsdrivers.fat.images import STAMP_NS, geometry_for, tree_entries, volume_in_memory
 from tests.fsdrivers.iso9660.images import HandMade, Made, make_tree
-from tests.fsdrivers.iso9660.images import run as run_tool
+from tests.programs import run as run_tool
 from tests.vm.kernel_guest import Mount, Seen, View, views_of
 from tests.vm.small_discs import make_disc, real_environment
 from tests.vm.volumes import assert_sound, digest, paths_of

@@ -23,10 +23,10 @@ from tests.fsdrivers.ntfs.volumes import (
     populate,
     windows_volume,
 )
+from tests.scenario import Store
 from tests.vm.kernel_guest import View, views_of
 from tests.vm.ntfs3 import assert_alike, kernel_facts, mount_of
 from tests.vm.ntfs_machines import SECTOR, WINDOWS_SECTORS
-from tests.vm.scenario import Store
 
 pytestmark = [pytest.mark.vm, pytest.mark.tools, pytest.mark.root]
 

@@ -19,21 +19,11 @@ from typing import Any
 
 import pytest
 
+from tests.judges import check_volumes, compare_disks
+from tests.scenario import PASSWORD, USER, Outcome, Scenario, Server, must, rebuildkit
 from tests.vm.debian import DiskLayout
 from tests.vm.guest import Guest, make_agent_drive
-from tests.vm.judges import check_volumes, compare_disks
-from tests.vm.scenario import (
-    PASSWORD,
-    UP,
-    USER,
-    Outcome,
-    Scenario,
-    Server,
-    debian_disk,
-    must,
-    pictures,
-    run,
-)
+from tests.vm.machines import UP, debian_disk, pictures
 from vm.machine import Machine
 from vm.qemu import Disk, MachineConfig, variables_template
 
@@ -173,7 +163,7 @@ def test_restored_disk_is_the_lost_one(live: LiveRun, rehearsal: tuple[Outcome, 
 
 def test_mounted_over_directories_are_kept_as_they_are(live: LiveRun) -> None:
     """Of what is mounted elsewhere nothing is kept; what it covers is."""
-    listed = run("ls", *live.scenario.repository, "--machine", "live", "--json").out
+    listed = rebuildkit("ls", *live.scenario.repository, "--machine", "live", "--json").out
     nodes = [json.loads(line) for line in listed.splitlines()]
     paths = {node["path"] for node in nodes if node["partition"] == 2}
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.judges import check_volumes, compare_disks
+from tests.scenario import Scenario, must, rebuildkit
 from tests.vm.debian import DiskLayout
-from tests.vm.judges import check_volumes, compare_disks
-from tests.vm.scenario import UP, Scenario, debian_disk, must, pictures, run
+from tests.vm.machines import UP, debian_disk, pictures
 
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.tools]
 SIZE_MIB, LARGER_MIB, SMALLER_MIB = 800, 1600, 600
@@ -127,9 +128,9 @@ def test_host_restore_is_equal(
     image = tmp_path / "new.img"
 
     restore = ("restore", "--from", disc, *scenario.credentials, "--disk", image)
-    must(run(*restore, "--disk-size", f"{size_mib}M", "--yes", "--verify"))
+    must(rebuildkit(*restore, "--disk-size", f"{size_mib}M", "--yes", "--verify"))
 
-    must(run("compare", disc, *scenario.credentials, "--disk", image))
+    must(rebuildkit("compare", disc, *scenario.credentials, "--disk", image))
     check_volumes(image)
     compare_disks(disk, image)
     assert image.stat().st_size == size_mib << 20
@@ -142,7 +143,7 @@ def test_restore_from_server_is_equal(scenario: Scenario, tmp_path: Path) -> Non
 
     place = ("--fingerprint", scenario.server.fingerprint, "--machine", disc.stem)
     source = ("--from", scenario.server.url, *place, *scenario.credentials)
-    must(run("restore", *source, "--disk", image, "--yes"))
+    must(rebuildkit("restore", *source, "--disk", image, "--yes"))
 
     compare_disks(disk, image)
     assert image.stat().st_size == disk.stat().st_size

@@ -17,8 +17,9 @@ import pytest
 from fsdrivers.partitions.chs import Geometry
 from imagebuilder.environment.build import prepare_boot_environment
 from tests.fsdrivers.ntfs.volumes import Seen, get_xattr, seen_by_ntfs3g
+from tests.judges import Part, check_volumes, compare_disks, parts_of
+from tests.scenario import Scenario, Store, must, rebuildkit
 from tests.vm.dos_disks import part_of_dos
-from tests.vm.judges import Part, check_volumes, compare_disks, parts_of
 from tests.vm.kernel_guest import views_of
 from tests.vm.ntfs3 import assert_alike, mount_of
 from tests.vm.ntfs_machines import (
@@ -38,7 +39,6 @@ from tests.vm.ntfs_machines import (
     start_linux,
 )
 from tests.vm.old_pc import start
-from tests.vm.scenario import Scenario, Store, must, run
 
 pytestmark = [pytest.mark.vm, pytest.mark.tools, pytest.mark.root]
 
@@ -201,7 +201,7 @@ def test_grub_on_ntfs_is_equal(grub: tuple[Path, Path], scenario: Scenario, tmp_
     """The same on a host: equal for ntfs-3g, and GRUB finds its way."""
     disk, disc = grub
     image = tmp_path / "new.img"
-    must(run("restore", "--from", disc, *scenario.credentials, "--disk", image, "--yes"))
+    must(rebuildkit("restore", "--from", disc, *scenario.credentials, "--disk", image, "--yes"))
 
     compare_disks(disk, image)
     assert_same_volumes(disk, image)

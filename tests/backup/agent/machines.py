@@ -3,17 +3,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from backup.agent.backup import run_backup
+from backup.agent.live.source import LiveSource
+from backup.agent.machine import (
+    Machine,
+)
 from backup.agent.result import BackupOptions, BackupResult
 from backup.agent.sources import DiskSource
 from backup.objects.identification import identification
 from backup.objects.keys import MasterKey
-from backup.objects.model import BackupObject, NodeObject, ObjectKind, Piece, VolumeObject
+from backup.objects.model import (
+    BackupObject,
+    NodeObject,
+    ObjectKind,
+    Piece,
+    VolumeObject,
+)
 from backup.objects.pack import PackReader
 from backup.objects.table import TableReader
 from backup.repository import Repository
@@ -211,3 +223,26 @@ class FakeVolume:
 def contents_of(data_set: DataSet, wanted: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     """Return of a data set's files those that `wanted` names."""
     return {path: content for path, content in data_set.files.items() if path in wanted}
+
+
+@contextlib.contextmanager
+def loop_device(image: Path, offset: int = 0) -> Iterator[str]:
+    """Attach an image to a loop device."""
+    command = ["losetup", "--find", "--show", "--offset", str(offset), str(image)]
+    device = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        yield device
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def numbers_of(device: str) -> tuple[int, int]:
+    """Return major and minor of a device node."""
+    number = os.stat(device).st_rdev
+    return os.major(number), os.minor(number)
+
+
+def back_up_live(repository: StoredRepository, machine: Machine) -> tuple[BackupResult]:
+    """Back up a running machine."""
+    options = BackupOptions(workers=2)
+    return (run_backup(repository, MASTER, MACHINE, [LiveSource(machine)], options),)

@@ -10,17 +10,14 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from backup.agent.backup import run_backup
 from backup.agent.exclusions import compile_exclusions
 from backup.agent.live.linux import file_extents
 from backup.agent.live.reader import LiveReader
 from backup.agent.live.scan import LiveScan
-from backup.agent.live.source import LiveSource
 from backup.agent.local_set import LocalSet
 from backup.agent.machine import (
     KernelDisk,
@@ -31,7 +28,6 @@ from backup.agent.machine import (
     read_machine,
 )
 from backup.agent.previous import index_objects
-from backup.agent.result import BackupOptions, BackupResult
 from backup.objects.model import (
     DiskObject,
     MarkerObject,
@@ -40,16 +36,17 @@ from backup.objects.model import (
     SecurityObject,
     VolumeObject,
 )
-from backup.store.repository import StoredRepository
 from fsdrivers.volume import Plain
 from tests.backup.agent.machines import (
-    MACHINE,
     MASTER,
     MIB,
+    back_up_live,
     files_below,
+    loop_device,
     make_disk,
     make_ext4,
     make_repository,
+    numbers_of,
     read_data_set,
 )
 from tests.fsdrivers.ext.volumes import make_image, mounted, open_image
@@ -373,23 +370,6 @@ def test_machine(tmp_path: Path) -> None:
     assert machine.system["os"] == "debian"
 
 
-@contextlib.contextmanager
-def loop_device(image: Path, offset: int = 0) -> Iterator[str]:
-    """Attach an image to a loop device."""
-    command = ["losetup", "--find", "--show", "--offset", str(offset), str(image)]
-    device = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    try:
-        yield device
-    finally:
-        subprocess.run(["losetup", "--detach", device], check=True)
-
-
-def numbers_of(device: str) -> tuple[int, int]:
-    """Return major and minor of a device node."""
-    number = os.stat(device).st_rdev
-    return os.major(number), os.minor(number)
-
-
 @pytest.mark.root
 @pytest.mark.tools
 def test_project_numbers(tmp_path: Path) -> None:
@@ -467,12 +447,6 @@ def test_mounted_volume(tmp_path: Path) -> None:
     assert data_set.nodes[b"/written"].created_ns
     assert not first[0].warnings
     assert second[0].bytes_read < 2 * MIB
-
-
-def back_up_live(repository: StoredRepository, machine: Machine) -> tuple[BackupResult]:
-    """Back up a running machine."""
-    options = BackupOptions(workers=2)
-    return (run_backup(repository, MASTER, MACHINE, [LiveSource(machine)], options),)
 
 
 def test_reader_paths() -> None:

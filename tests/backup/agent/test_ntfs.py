@@ -20,10 +20,18 @@ from fsdrivers.errors import CorruptError
 from fsdrivers.ntfs.format.attributes import AttributeType
 from fsdrivers.ntfs.volume import NtfsVolume
 from fsdrivers.volume import Kind, Node
-from tests.backup.agent.machines import MASTER, DataSet, back_up, make_repository, read_data_set
-from tests.backup.agent.test_live import back_up_live, loop_device, numbers_of
-from tests.fsdrivers.ext.volumes import run
+from tests.backup.agent.machines import (
+    MASTER,
+    DataSet,
+    back_up,
+    back_up_live,
+    loop_device,
+    make_repository,
+    numbers_of,
+    read_data_set,
+)
 from tests.fsdrivers.ntfs.volumes import MIB, OPTIONS, mounted, reparse
+from tests.programs import run
 from tests.rebuild.ntfs_machines import (
     SNAPSHOT,
     START,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -27,51 +26,17 @@ from backup.objects.identification import identification, path
 from backup.objects.keys import MasterKey
 from backup.objects.model import (
     BackupObject,
-    DiskObject,
-    LabelObject,
-    MarkerObject,
     NodeObject,
     ObjectKind,
     Piece,
     Region,
-    SecurityObject,
     StreamContent,
-    VolumeObject,
 )
+from tests.backup.objects.samples import lookup_in, machine
 
 MASTER = MasterKey(bytes(range(32)))
 PIECE = Piece(0, 100, b"C" * 32, 1, 40, 90)
 STREAM = StreamContent(b"s", 100, (PIECE,))
-
-
-def machine(shift: int = 0) -> dict[str, BackupObject]:
-    """Return a small machine; `shift` is added to every number and pack position."""
-    piece = Piece(0, 100, b"C" * 32, 1 + shift, 40 + shift, 90)
-    n = [shift + number for number in range(20)]
-    objects: dict[str, BackupObject] = {
-        "disk": DiskObject(n[1], "sda", 1 << 30, 512, "mbr", {"a": [1], "b": 2}, pieces=(piece,)),
-        "volume": VolumeObject(
-            n[2], n[1], 1, "ext4", 1 << 29, 5, "uuid", b"MAIN", {"x": 1}, pieces=(piece,)
-        ),
-        "label": LabelObject(n[3], n[2], b"MAIN"),
-        "security": SecurityObject(n[4], ((b"user.a", b"1"), (b"user.b", b"2")), signature=b"s"),
-        "root": NodeObject(n[5], ObjectKind.DIRECTORY, n[2], 0, b""),
-        "etc": NodeObject(n[6], ObjectKind.DIRECTORY, n[2], n[5], b"etc"),
-        "file": NodeObject(
-            n[7], ObjectKind.FILE, n[2], n[6], b"pass\xff\nwd", 100, 0o644, 1, 2, 3, 4, 5, 6, 7,
-            security=n[4], source_number=shift, pieces=(piece,),
-            streams=(StreamContent(b"s", 100, (piece,)),), regions=(Region(0, 100, False),),
-        ),
-        "link": NodeObject(n[8], ObjectKind.HARD_LINK, n[2], n[5], b"l", target_number=n[7]),
-        "marker": MarkerObject(n[9], n[2], "blank-file", n[7], {"k": b"v"}, (piece,)),
-        "boot": MarkerObject(n[10], n[2], "boot-sector"),
-    }  # fmt: skip
-    return objects
-
-
-def lookup_in(objects: dict[str, BackupObject]) -> Callable[[int], BackupObject]:
-    """Return what finds the objects by number."""
-    return {obj.number: obj for obj in objects.values()}.__getitem__
 
 
 def signatures(objects: dict[str, BackupObject]) -> dict[str, bytes]:

@@ -31,8 +31,7 @@ from backup.objects.keys import MasterKey
 from backup.objects.model import BackupObject, NodeObject, ObjectKind, Piece, StreamContent
 from backup.objects.pack import PackReader, PackWriter
 from backup.objects.table import TableReader
-from tests.backup.objects.test_content import lookup_in, machine
-from tests.backup.objects.test_table import sample
+from tests.backup.objects.samples import lookup_in, machine, sample
 
 USER, PASSWORD = "user", "password"
 RECOVERY_KEY = "3JMXM-R74ZE-QJ4FT-22D23-V47GM-V41YH-372YZ-Z0WB8"

@@ -35,44 +35,10 @@ from backup.objects.model import (
 from backup.objects.pack import PackInfo
 from backup.objects.records import record_of
 from backup.objects.table import Summary, TableReader, TableWriter, read_summary
+from tests.backup.objects.samples import PIECE, sample
 
 MASTER = MasterKey(bytes(range(32)))
 PACKS = [PackInfo(b"D" * 32, 1000, b"S" * 32), PackInfo(b"E" * 32, 1 << 40, b"T" * 32)]
-PIECE = Piece(0, 100, b"C" * 32, 1, 40, 90)
-STREAMS = (
-    StreamContent(b"", 1 << 50, (), 0x8001, 300),
-    StreamContent(b"empty", 0),
-    StreamContent(b"holes", 1 << 40, (PIECE,), 1, 0, (Region(4096, 5, True),)),
-    StreamContent(b"stream", 100, (PIECE,)),
-)
-
-
-def sample() -> list[BackupObject]:
-    """Return one object of every kind, with every field away from its default."""
-    plain: dict[str, Any] = {"list": [1, [b"x", None, True]], "text": "é\udcff", "big": 2**70}
-    return [
-        DiskObject(1, "sd\udcffa", 1 << 40, 4096, "gpt", plain, "model", "serial", (PIECE,), b"1"),
-        VolumeObject(
-            2, 1, 3, "ext4", 1 << 39, 5, "uuid", b"\xff", plain, 7, b"/mnt\xfe", (PIECE,), b"2"
-        ),
-        LabelObject(3, 2, b"MA\xffIN", b"3"),
-        SecurityObject(4, ((b"security.x", b"\0\1"), (b"user.y", b"")), b"sd", b"4"),
-        NodeObject(5, ObjectKind.DIRECTORY, 2, 0, b"", signature=b"5"),
-        NodeObject(
-            7, ObjectKind.FILE, 2, 5, b"\xff\n\xed\xa0\x80", 1 << 50, 0o7777, 1, 2,
-            -5, 2**64, -(2**70), 10**30, 0xFFFFFFFF, (8, 1), b"target", 4, 99, 6,
-            b"SHORT   TXT", 0x18, (Region(0, 10, False), Region(4096, 5, True)),
-            (PIECE, PIECE), STREAMS, (1, -(2**70), 3, 4), ((b"user.z", b"\xff"),), b"6",
-        ),
-        NodeObject(
-            8, ObjectKind.HARD_LINK, 2, 5, b"link", target_number=7, name_times=(1, 2, 3, 4),
-            signature=b"7",
-        ),
-        NodeObject(9, ObjectKind.FILE, 2, 5, b"hole", 1 << 30, regions=(), signature=b"8"),
-        NodeObject(10, ObjectKind.BLOCK_DEVICE, 2, 5, b"sda", device=(8, 0), signature=b"9"),
-        NodeObject(11, ObjectKind.SYMLINK, 2, 5, b"l", 2, target=b"\xff/", signature=b"10"),
-        MarkerObject(12, 2, "blank-file", 9, plain, (PIECE,), b"11"),
-    ]  # fmt: skip
 
 
 def written(objects: Sequence[BackupObject], **options: Any) -> bytes:

@@ -15,7 +15,7 @@ from fsdrivers.ext.check.volume import check
 from fsdrivers.ext.mkfs.layout import ExtLayout
 from fsdrivers.ext.volume import ExtVolume
 from fsdrivers.volume import Entry, Kind, Node, Plain
-from tests.fsdrivers.ext.volumes import run
+from tests.programs import run
 
 NOW_NS = 1_790_000_000_000_000_000
 CLEAN_LINES = 6  # e2fsck prints five passes and a summary

@@ -15,8 +15,8 @@ from fsdrivers.errors import FilesystemError
 from fsdrivers.ext import checksum, open_volume
 from fsdrivers.ext.check.volume import check, pack_bits
 from fsdrivers.ext.format import records as ext
-from tests.fsdrivers.ext.test_read import MADE
 from tests.fsdrivers.ext.volumes import (
+    MADE,
     debugfs,
     load_image,
     make_image,
@@ -25,8 +25,8 @@ from tests.fsdrivers.ext.volumes import (
     paths_of,
     plain_tree,
     rich_tree,
-    run,
 )
+from tests.programs import run
 
 MIB = 1 << 20
 

@@ -24,8 +24,8 @@ from tests.fsdrivers.ext.volumes import (
     open_image,
     paths_of,
     plain_tree,
-    run,
 )
+from tests.programs import run
 
 CHECK = b"123456789"
 MIB = 1 << 20

@@ -37,14 +37,8 @@ from tests.fsdrivers.ext.editing import (
     link_node,
     shown_tree,
 )
-from tests.fsdrivers.ext.volumes import (
-    debugfs,
-    make_image,
-    mounted,
-    run,
-    seen_by_kernel,
-    seen_by_us,
-)
+from tests.fsdrivers.ext.volumes import debugfs, make_image, mounted, seen_by_kernel, seen_by_us
+from tests.programs import run
 
 pytestmark = pytest.mark.tools
 OURS = ["ext2", "ext3", "ext4", "ext4-1k", "ext4-uninit-bg"]

@@ -31,9 +31,9 @@ from tests.fsdrivers.ext.volumes import (
     open_image,
     paths_of,
     plain_tree,
-    run,
     seen_by_us,
 )
+from tests.programs import run
 
 pytestmark = pytest.mark.tools
 

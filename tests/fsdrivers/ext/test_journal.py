@@ -26,11 +26,11 @@ from tests.fsdrivers.ext.volumes import (
     open_image,
     paths_of,
     rich_tree,
-    run,
     seen_by_kernel,
     seen_by_us,
     snapshot,
 )
+from tests.programs import run
 
 MIB = 1 << 20
 MAGIC = jbd2.JOURNAL_MAGIC_BYTES

@@ -16,7 +16,8 @@ from fsdrivers.ext.mkfs.parameters import parameters_of
 from fsdrivers.ext.mkfs.shape import Shape, plan_geometry
 from fsdrivers.ext.mkfs.sizes import parameters_for_size
 from tests.fsdrivers.ext.mkfs_images import EXT3, EXT4, Drawing, assert_clean, small_blocks
-from tests.fsdrivers.ext.volumes import make_image, run
+from tests.fsdrivers.ext.volumes import make_image
+from tests.programs import run
 
 MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
 SHAPE = Shape(

@@ -34,7 +34,8 @@ from tests.fsdrivers.ext.mkfs_images import (
     regions_of,
     small_blocks,
 )
-from tests.fsdrivers.ext.volumes import make_image, open_image, plain_tree, run, seen_by_us
+from tests.fsdrivers.ext.volumes import make_image, open_image, plain_tree, seen_by_us
+from tests.programs import run
 
 MIB = 1 << 20
 MADE = {

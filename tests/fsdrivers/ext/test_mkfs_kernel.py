@@ -12,7 +12,8 @@ import pytest
 
 from fsdrivers.volume import Kind
 from tests.fsdrivers.ext.mkfs_images import EXT4, Drawing, assert_clean, copy_volume, small_blocks
-from tests.fsdrivers.ext.volumes import Seen, make_image, mounted, rich_tree, run, seen_by_kernel
+from tests.fsdrivers.ext.volumes import Seen, make_image, mounted, rich_tree, seen_by_kernel
+from tests.programs import run
 
 pytestmark = [pytest.mark.tools, pytest.mark.root]
 

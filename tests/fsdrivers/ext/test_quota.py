@@ -32,7 +32,8 @@ from fsdrivers.ext.quota import (
 from fsdrivers.ext.xattrs import PROJECT_NAME, project_xattr
 from tests.fsdrivers.ext.editing import blank, clock, complaints, directory_node, dump, file_node
 from tests.fsdrivers.ext.mkfs_images import EXT4, Drawing, assert_clean, copy_volume
-from tests.fsdrivers.ext.volumes import debugfs, make_image, open_image, paths_of, run
+from tests.fsdrivers.ext.volumes import debugfs, make_image, open_image, paths_of
+from tests.programs import run
 
 MIB = 1 << 20
 identifiers = st.integers(0, 2**32 - 1)

@@ -23,6 +23,7 @@ from fsdrivers.ext.format.records import Superblock
 from fsdrivers.ext.metadata import Metadata
 from fsdrivers.volume import Extent, Kind
 from tests.fsdrivers.ext.volumes import (
+    MADE,
     content_of,
     debugfs,
     load_image,
@@ -32,33 +33,12 @@ from tests.fsdrivers.ext.volumes import (
     paths_of,
     plain_tree,
     rich_tree,
-    run,
     seen_by_kernel,
     seen_by_us,
 )
+from tests.programs import run
 
 MIB = 1 << 20
-MADE = {
-    "ext2": ("-t", "ext2"),
-    "ext2 4k": ("-t", "ext2", "-b", 4096),
-    "ext2 revision 0": ("-t", "ext2", "-r", 0, "-O", "none"),
-    "ext3": ("-t", "ext3"),
-    "ext4 1k": ("-t", "ext4", "-b", 1024),
-    "ext4 4k": ("-t", "ext4", "-b", 4096),
-    "ext4 inode 128": ("-t", "ext4", "-I", 128),
-    "ext4 inode 1024": ("-t", "ext4", "-b", 4096, "-I", 1024),
-    "ext4 inline": ("-t", "ext4", "-b", 4096, "-O", "inline_data"),
-    "ext4 ea_inode": ("-t", "ext4", "-b", 4096, "-O", "ea_inode"),
-    "ext4 bigalloc": ("-t", "ext4", "-b", 4096, "-O", "bigalloc", "-C", 16384),
-    "ext4 bigalloc 1k inline": ("-t", "ext4", "-b", 1024, "-O", "bigalloc,inline_data"),
-    "ext4 meta_bg": ("-t", "ext4", "-b", 1024, "-O", "meta_bg,^resize_inode"),
-    "ext4 sparse_super2": ("-t", "ext4", "-b", 1024, "-O", "sparse_super2"),
-    "ext4 uninit_bg": ("-t", "ext4", "-b", 4096, "-O", "^metadata_csum,uninit_bg"),
-    "ext4 no checksums": ("-t", "ext4", "-b", 4096, "-O", "^metadata_csum,^64bit"),
-    "ext4 Debian 13": ("-t", "ext4", "-b", 4096, "-O", "orphan_file,metadata_csum_seed"),
-    "ext4 block maps": ("-t", "ext4", "-O", "^extent,^64bit,mmp"),
-    "ext4 no flex_bg": ("-t", "ext4", "-b", 2048, "-O", "^flex_bg,large_dir"),
-}
 NOT_MOUNTABLE_HERE = {
     "ext4 64k": ("-t", "ext4", "-b", 65536),
     "ext4 8k": ("-t", "ext4", "-b", 8192, "-O", "^metadata_csum"),

@@ -13,7 +13,8 @@ from fsdrivers.errors import CorruptError, FilesystemError, InvalidNameError
 from fsdrivers.ext import xattrs
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import XattrIndex
-from tests.fsdrivers.ext.volumes import make_image, mounted, open_image, paths_of, run
+from tests.fsdrivers.ext.volumes import make_image, mounted, open_image, paths_of
+from tests.programs import run
 
 LINUX_ACL = struct.pack("<I", 2) + b"".join(
     struct.pack("<HHI", *entry)

@@ -8,7 +8,6 @@ import os
 import random
 import socket
 import stat
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.ext import open_volume
 from fsdrivers.ext.volume import ExtVolume
 from fsdrivers.volume import Kind, Node
+from tests.programs import run
 
 NS = 1_000_000_000
 KIND_BITS = {
@@ -44,20 +44,6 @@ class Seen(NamedTuple):
     target: bytes
     xattrs: tuple[tuple[bytes, bytes], ...]
     content: str
-
-
-def run(*command: object, text: str = "") -> str:
-    """Run a program that must succeed and return what it printed."""
-    done = subprocess.run(
-        [str(word) for word in command],
-        input=text,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout
 
 
 def make_image(path: Path, size: int, *options: object, source: Path | None = None) -> Path:
@@ -247,3 +233,26 @@ def _our_view(volume: ExtVolume, node: Node) -> Seen:
         node.xattrs,
         content,
     )
+
+
+MADE = {
+    "ext2": ("-t", "ext2"),
+    "ext2 4k": ("-t", "ext2", "-b", 4096),
+    "ext2 revision 0": ("-t", "ext2", "-r", 0, "-O", "none"),
+    "ext3": ("-t", "ext3"),
+    "ext4 1k": ("-t", "ext4", "-b", 1024),
+    "ext4 4k": ("-t", "ext4", "-b", 4096),
+    "ext4 inode 128": ("-t", "ext4", "-I", 128),
+    "ext4 inode 1024": ("-t", "ext4", "-b", 4096, "-I", 1024),
+    "ext4 inline": ("-t", "ext4", "-b", 4096, "-O", "inline_data"),
+    "ext4 ea_inode": ("-t", "ext4", "-b", 4096, "-O", "ea_inode"),
+    "ext4 bigalloc": ("-t", "ext4", "-b", 4096, "-O", "bigalloc", "-C", 16384),
+    "ext4 bigalloc 1k inline": ("-t", "ext4", "-b", 1024, "-O", "bigalloc,inline_data"),
+    "ext4 meta_bg": ("-t", "ext4", "-b", 1024, "-O", "meta_bg,^resize_inode"),
+    "ext4 sparse_super2": ("-t", "ext4", "-b", 1024, "-O", "sparse_super2"),
+    "ext4 uninit_bg": ("-t", "ext4", "-b", 4096, "-O", "^metadata_csum,uninit_bg"),
+    "ext4 no checksums": ("-t", "ext4", "-b", 4096, "-O", "^metadata_csum,^64bit"),
+    "ext4 Debian 13": ("-t", "ext4", "-b", 4096, "-O", "orphan_file,metadata_csum_seed"),
+    "ext4 block maps": ("-t", "ext4", "-O", "^extent,^64bit,mmp"),
+    "ext4 no flex_bg": ("-t", "ext4", "-b", 2048, "-O", "^flex_bg,large_dir"),
+}

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fsdrivers.device import Device, MemoryDevice
-from fsdrivers.fat import FatLayout, FatVolume, plan_volume
+from fsdrivers.fat import (
+    FatLayout,
+    FatVolume,
+    plan_volume,
+)
 from fsdrivers.fat.description import Template, pack_description
 from fsdrivers.fat.format import (
     BOOT_SIGNATURE,
@@ -229,3 +233,40 @@ def assert_fsck_clean(path: Path) -> None:
     assert len(lines) == 2, lines
     assert lines[0].startswith("fsck.fat ")
     assert "clusters" in lines[1]
+
+
+TREE = [
+    ("EFI/", 0),
+    ("EFI/BOOT/", 0),
+    ("EFI/BOOT/BOOTX64.EFI", 70_000),
+    ("EFI/debian/", 0),
+    ("EFI/debian/grub.cfg", 126),
+    ("EFI/debian/empty file", 0),
+    ("EFI/debian/Mixed Case Name.Text", 4097),
+    ("EFI/debian/" + "long " * 20 + "name", 3),
+    ("Ünïcode ☃ dir/", 0),
+    *((f"Ünïcode ☃ dir/file number {number}", number) for number in range(40)),
+    ("last", 512),
+]
+
+
+IMAGES = [
+    ("fat12-floppy", 1440 << 10, ("-F", "12")),
+    ("fat12-s8", 8 << 20, ("-F", "12", "-s", "8", "-f", "1", "-r", "64")),
+    ("fat16-s1", 8 << 20, ("-F", "16", "-s", "1")),
+    ("fat16-R9-S1024", 40 << 20, ("-F", "16", "-S", "1024", "-R", "9", "-s", "2")),
+    ("fat16-s128", 400 << 20, ("-F", "16", "-s", "128")),
+    ("fat32-s1", 40 << 20, ("-F", "32", "-s", "1")),
+    ("fat32-S4096-f1", 300 << 20, ("-F", "32", "-S", "4096", "-s", "1", "-f", "1")),
+    ("fat32-s64-R500", 2200 << 20, ("-F", "32", "-s", "64", "-R", "500", "-b", "12")),
+    ("fat32-h2048", 64 << 20, ("-F", "32", "-h", "2048", "-a")),
+]
+
+
+def save(device: MemoryDevice, path: Path) -> None:
+    """Write what a device holds to a sparse file."""
+    with path.open("wb") as file:
+        file.truncate(device.size)
+        for position, length in device.iter_data(0, device.size):
+            file.seek(position)
+            file.write(device.read(position, length))

@@ -16,11 +16,11 @@ from fsdrivers.volume import Kind, Node
 from tests.fsdrivers.fat.images import (
     assert_fsck_clean,
     geometry_for,
+    save,
     seen_on,
     tree_entries,
     volume_in_memory,
 )
-from tests.fsdrivers.fat.test_editor_faults import save
 from tests.fsdrivers.faults import FaultyDevice
 
 NAMES = [("A long name.txt", 1700), ("dir/", 0), ("dir/B.TXT", 600), ("dir/sub/", 0), ("C", 3000)]

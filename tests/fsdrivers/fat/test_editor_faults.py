@@ -27,6 +27,7 @@ from tests.fsdrivers.fat.images import (
     content_of,
     geometry_for,
     run_tool,
+    save,
     seen_on,
     tree_entries,
     volume_in_memory,
@@ -56,15 +57,6 @@ NAMES = st.sampled_from(
 
 def editor_on(device: MemoryDevice | FaultyDevice | RecordingDevice) -> FatEditor:
     return open_editor(device, clock=lambda: 1_800_000_000 * NS)
-
-
-def save(device: MemoryDevice, path: Path) -> None:
-    """Write what a device holds to a sparse file."""
-    with path.open("wb") as file:
-        file.truncate(device.size)
-        for position, length in device.iter_data(0, device.size):
-            file.seek(position)
-            file.write(device.read(position, length))
 
 
 class EditingMachine(RuleBasedStateMachine):

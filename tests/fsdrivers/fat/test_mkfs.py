@@ -27,6 +27,8 @@ from fsdrivers.fat.format import BootSector16, BootSector32, DirectoryEntry
 from fsdrivers.fat.names import is_legal_long_name
 from fsdrivers.volume import Description, Entry, Kind, Node, Plain
 from tests.fsdrivers.fat.images import (
+    IMAGES,
+    TREE,
     assert_fsck_clean,
     content_of,
     description_of,
@@ -38,21 +40,6 @@ from tests.fsdrivers.fat.images import (
     volume_in_memory,
     write_layout,
 )
-from tests.fsdrivers.fat.test_volume import IMAGES
-
-TREE = [
-    ("EFI/", 0),
-    ("EFI/BOOT/", 0),
-    ("EFI/BOOT/BOOTX64.EFI", 70_000),
-    ("EFI/debian/", 0),
-    ("EFI/debian/grub.cfg", 126),
-    ("EFI/debian/empty file", 0),
-    ("EFI/debian/Mixed Case Name.Text", 4097),
-    ("EFI/debian/" + "long " * 20 + "name", 3),
-    ("Ünïcode ☃ dir/", 0),
-    *((f"Ünïcode ☃ dir/file number {number}", number) for number in range(40)),
-    ("last", 512),
-]
 
 
 def plan(description: Description, entries: list[Entry], size: int, **options: int) -> FatLayout:

@@ -29,12 +29,12 @@ from tests.fsdrivers.fat.images import (
     assert_fsck_clean,
     description_of,
     geometry_for,
+    save,
     seen_on,
     tree_entries,
     volume_in_memory,
     write_layout,
 )
-from tests.fsdrivers.fat.test_editor_faults import save
 
 CLUSTERS = {12: 500, 16: 4200, 32: 66000}
 NAMES = [

@@ -17,6 +17,7 @@ from fsdrivers.fat.format import BootSector16, BootSector32, DirectoryEntry, FsI
 from fsdrivers.fat.geometry import Geometry
 from fsdrivers.volume import Entry, Kind
 from tests.fsdrivers.fat.images import (
+    IMAGES,
     LABEL,
     content_of,
     geometry_for,
@@ -35,18 +36,6 @@ SMALL_TREE = [
     ("a directory with a long name/deeper/", 0),
     ("a directory with a long name/deeper/x", 1),
     ("last", 512),
-]
-
-IMAGES = [
-    ("fat12-floppy", 1440 << 10, ("-F", "12")),
-    ("fat12-s8", 8 << 20, ("-F", "12", "-s", "8", "-f", "1", "-r", "64")),
-    ("fat16-s1", 8 << 20, ("-F", "16", "-s", "1")),
-    ("fat16-R9-S1024", 40 << 20, ("-F", "16", "-S", "1024", "-R", "9", "-s", "2")),
-    ("fat16-s128", 400 << 20, ("-F", "16", "-s", "128")),
-    ("fat32-s1", 40 << 20, ("-F", "32", "-s", "1")),
-    ("fat32-S4096-f1", 300 << 20, ("-F", "32", "-S", "4096", "-s", "1", "-f", "1")),
-    ("fat32-s64-R500", 2200 << 20, ("-F", "32", "-s", "64", "-R", "500", "-b", "12")),
-    ("fat32-h2048", 64 << 20, ("-F", "32", "-h", "2048", "-a")),
 ]
 
 

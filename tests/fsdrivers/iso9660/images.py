@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,14 +17,6 @@ from fsdrivers.volume import Entry, Kind
 ZERO_TIME = bytes(7)
 NO_TIME = b"0" * 16 + b"\0"
 TIME_S = 1_600_000_000  # of every object of the source tree
-
-
-def run(*command: object, cwd: Path | None = None) -> str:
-    """Run a program; return what it prints."""
-    done = subprocess.run(
-        list(map(str, command)), check=True, capture_output=True, cwd=cwd, errors="surrogateescape"
-    )
-    return done.stdout
 
 
 def make_tree(root: Path) -> Path:

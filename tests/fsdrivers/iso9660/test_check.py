@@ -23,7 +23,8 @@ from fsdrivers.iso9660.format import (
     both,
 )
 from fsdrivers.volume import Kind
-from tests.fsdrivers.iso9660.images import paths_of, run
+from tests.fsdrivers.iso9660.images import paths_of
+from tests.programs import run
 
 PRIMARY = 16 * SECTOR_SIZE
 BOOT = 17 * SECTOR_SIZE

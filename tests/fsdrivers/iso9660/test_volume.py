@@ -25,7 +25,8 @@ from fsdrivers.iso9660 import (
     plan_volume,
 )
 from fsdrivers.iso9660.format import Platform
-from tests.fsdrivers.iso9660.images import facts_of, facts_of_tree, make_tree, paths_of, run
+from tests.fsdrivers.iso9660.images import facts_of, facts_of_tree, make_tree, paths_of
+from tests.programs import run
 
 MIB = 1 << 20
 GIB = 1 << 30

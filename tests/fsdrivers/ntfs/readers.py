@@ -25,9 +25,9 @@ from typing import Any
 from fsdrivers.ntfs.nodes import XATTR_ACL, XATTR_EA, XATTR_OBJECT_ID, XATTR_REPARSE
 from fsdrivers.ntfs.volume import NtfsVolume
 from fsdrivers.volume import Kind, Node
-from tests.fsdrivers.ext.volumes import run
 from tests.fsdrivers.ntfs.volumes import get_xattr, mounted, read_whole
 from tests.fsdrivers.source_packages import environment
+from tests.programs import run
 
 DISSECT = "dissect.ntfs==3.16"
 READ_ONLY = "ro,permissions,acl,streams_interface=xattr"

@@ -22,8 +22,8 @@ from fsdrivers.ntfs.compression import lzx, xpress
 from fsdrivers.ntfs.compression.wof import METHODS, WofFile
 from fsdrivers.ntfs.streams import Content
 from fsdrivers.ntfs.volume import open_volume
-from tests.fsdrivers.ext.volumes import run
 from tests.fsdrivers.ntfs.volumes import MIB, make_image, mounted, reparse
+from tests.programs import run
 
 WIM_FORMATS = {0: ("XPRESS", 4096), 1: ("LZX", 32768), 2: ("XPRESS", 8192), 3: ("XPRESS", 16384)}
 IDS = {0: "XPRESS 4K", 1: "LZX", 2: "XPRESS 8K", 3: "XPRESS 16K"}

@@ -31,9 +31,9 @@ from fsdrivers.ntfs.security import StoredDescriptor, iter_descriptors
 from fsdrivers.ntfs.system import SECURITY_STREAM
 from fsdrivers.ntfs.volume import open_volume
 from fsdrivers.volume import Kind
-from tests.fsdrivers.ext.volumes import run
 from tests.fsdrivers.faults import FaultyDevice
 from tests.fsdrivers.ntfs.volumes import MIB, Seen, make_image, mounted, seen_by_us
+from tests.programs import run
 
 pytestmark = pytest.mark.tools
 RECORD = 1024

@@ -14,7 +14,6 @@ import pytest
 from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.ntfs import check_volume, default_description, open_volume
 from fsdrivers.volume import Description, Kind
-from tests.fsdrivers.ext.volumes import run
 from tests.fsdrivers.ntfs.trees import (
     MIB,
     ROOT,
@@ -34,6 +33,7 @@ from tests.fsdrivers.ntfs.volumes import (
     seen_by_us,
     windows_volume,
 )
+from tests.programs import run
 
 pytestmark = pytest.mark.tools
 

@@ -19,7 +19,6 @@ from fsdrivers.ntfs.logfile import LogState
 from fsdrivers.ntfs.nodes import XATTR_EFS
 from fsdrivers.ntfs.volume import NtfsVolume, open_volume
 from fsdrivers.volume import Entry, Kind
-from tests.fsdrivers.ext.volumes import run
 from tests.fsdrivers.ntfs.volumes import (
     MIB,
     make_image,
@@ -32,6 +31,7 @@ from tests.fsdrivers.ntfs.volumes import (
     seen_by_us,
     windows_volume,
 )
+from tests.programs import run
 
 pytestmark = pytest.mark.tools
 

@@ -22,8 +22,8 @@ from fsdrivers.device import MemoryDevice
 from fsdrivers.ntfs.times import filetime_of
 from fsdrivers.ntfs.volume import NtfsVolume, open_volume
 from fsdrivers.volume import Kind, Node
-from tests.fsdrivers.ext.volumes import run
 from tests.fsdrivers.source_packages import unpacked_member
+from tests.programs import run
 
 MIB = 1 << 20
 OPTIONS = "permissions,acl,streams_interface=xattr,compression,efs_raw"

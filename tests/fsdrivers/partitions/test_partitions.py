@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import random
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -35,6 +34,7 @@ from fsdrivers.partitions.format import (
     guid_text,
 )
 from tests.fsdrivers.faults import FaultyDevice
+from tests.programs import run
 
 MIB = 1 << 20
 SIZE = 64 * MIB
@@ -59,14 +59,6 @@ unit: sectors
 """
 
 
-def run(*command: object, data: str | None = None) -> str:
-    done = subprocess.run(
-        list(map(str, command)), input=data, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout
-
-
 def image(tmp_path: Path, size: int = SIZE, name: str = "disk.img") -> Path:
     path = tmp_path / name
     with path.open("wb") as file:
@@ -76,7 +68,7 @@ def image(tmp_path: Path, size: int = SIZE, name: str = "disk.img") -> Path:
 
 def sfdisk_image(tmp_path: Path, script: str, size: int = SIZE) -> Path:
     path = image(tmp_path, size)
-    run("sfdisk", "--no-reread", "--no-tell-kernel", path, data=script)
+    run("sfdisk", "--no-reread", "--no-tell-kernel", path, text=script)
     return path
 
 
@@ -130,7 +122,7 @@ def test_reads_gpt(tmp_path: Path, sector_size: int) -> None:
     path = image(tmp_path, SIZE * 8)
     script = tmp_path / "script"
     script.write_text(GPT_SCRIPT)
-    run("fdisk", "--sector-size", sector_size, path, data=f"I\n{script}\nw\n")
+    run("fdisk", "--sector-size", sector_size, path, text=f"I\n{script}\nw\n")
     table = table_of(path)
 
     assert (table.scheme, table.sector_size, table.problems) == ("gpt", sector_size, ())
@@ -229,7 +221,7 @@ def test_gpt_on_other_sectors(tmp_path: Path) -> None:
     write(target, plan_table(table.description, disk_size=size, sector_size=4096))
     made = table_of(target, 4096)
 
-    assert "No errors detected" in run("fdisk", "-b", 4096, target, data="v\nq\n")
+    assert "No errors detected" in run("fdisk", "-b", 4096, target, text="v\nq\n")
     assert made.entries == table.entries
     assert made.sector_size == 4096
 

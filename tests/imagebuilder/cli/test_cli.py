@@ -16,7 +16,7 @@ from fsdrivers.errors import CorruptError
 from imagebuilder.cli import main as cli
 from imagebuilder.cli.common import UsageError, sentence_of
 from tests.imagebuilder.small_disk import MIB, make_disk
-from tests.vm.scenario import PASSWORD, Outcome, Scenario, Server, must, run
+from tests.scenario import PASSWORD, Outcome, Scenario, Server, must, rebuildkit
 
 pytestmark = pytest.mark.tools
 
@@ -61,7 +61,7 @@ def test_restore_to_images_of_three_sizes_compares_equal(
     for size in ("40M", "80M", "33M"):
         image = tmp_path / f"{size}.img"
         done = must(
-            run(
+            rebuildkit(
                 "restore",
                 "--from",
                 *source(scenario),
@@ -79,20 +79,20 @@ def test_restore_to_images_of_three_sizes_compares_equal(
         assert report["result"] == "complete"
         assert report["failures"] == []
         assert report["verified"] > 300
-        compared = must(run("compare", *source(scenario), "--disk", image, "--json"))
+        compared = must(rebuildkit("compare", *source(scenario), "--disk", image, "--json"))
         assert compared.json["result"] == "equal"
 
 
 def test_compare_finds_one_changed_byte(scenario: Scenario, tmp_path: Path) -> None:
     """A byte changed in a file's content is found, named, and is exit code 1."""
     image = tmp_path / "new.img"
-    must(run("restore", "--from", *source(scenario), "--disk", image, "--yes"))
+    must(rebuildkit("restore", "--from", *source(scenario), "--disk", image, "--yes"))
     data = bytearray(image.read_bytes())
     at = data.index(b"small\n")
     data[at] ^= 1
     image.write_bytes(data)
 
-    outcome = run("compare", *source(scenario), "--disk", image)
+    outcome = rebuildkit("compare", *source(scenario), "--disk", image)
 
     assert outcome.code == 1
     assert "/etc/hostname: content differs" in outcome.out
@@ -102,7 +102,7 @@ def test_target_too_small_says_the_numbers(scenario: Scenario, tmp_path: Path) -
     """A target that cannot hold the data is refused with both sizes, and not created."""
     image = tmp_path / "tiny.img"
 
-    outcome = run(
+    outcome = rebuildkit(
         "restore", "--from", *source(scenario), "--disk", image, "--disk-size", "10M", "--yes"
     )
 
@@ -117,7 +117,7 @@ def test_no_confirmation_writes_nothing(scenario: Scenario, tmp_path: Path) -> N
     """Without --yes and without a terminal nothing is written."""
     image = tmp_path / "new.img"
 
-    outcome = run("restore", "--from", *source(scenario), "--disk", image)
+    outcome = rebuildkit("restore", "--from", *source(scenario), "--disk", image)
 
     assert outcome.code == 24
     assert not image.exists()
@@ -130,7 +130,7 @@ def test_wrong_password_is_12(scenario: Scenario, tmp_path: Path) -> None:
     wrong.write_text("not it\n")
     place = ("--server", scenario.server.url, "--fingerprint", scenario.server.fingerprint)
 
-    outcome = run("snapshots", *place, "--user", "anna", "--password-file", wrong)
+    outcome = rebuildkit("snapshots", *place, "--user", "anna", "--password-file", wrong)
 
     assert outcome.code == 12
     one_sentence(outcome)
@@ -143,7 +143,7 @@ def test_unknown_machine_is_10(scenario: Scenario, tmp_path: Path) -> None:
         ("ls", *scenario.repository, "--machine", "nobody"),
         ("restore", "--from", *source(scenario, "nobody"), "--disk", str(tmp_path / "x")),
     ):
-        outcome = run(*arguments)
+        outcome = rebuildkit(*arguments)
         assert outcome.code == 10
         one_sentence(outcome)
 
@@ -156,7 +156,7 @@ def test_foreign_image_is_20(scenario: Scenario, disk: Path, tmp_path: Path) -> 
         ("rehearse", disk, *scenario.credentials),
         ("image", "verify", disk),
     ):
-        outcome = run(*arguments)
+        outcome = rebuildkit(*arguments)
         assert outcome.code == 20, outcome.err
         one_sentence(outcome)
 
@@ -176,17 +176,17 @@ def test_unrecoverable_machine_is_23(scenario: Scenario, disk: Path, tmp_path: P
     assert "LVM" in one_sentence(refused).upper()
     must(scenario.backup("lvm", image, options=["--allow-raw"]))
     new = tmp_path / "new.img"
-    must(run("restore", "--from", *source(scenario, "lvm"), "--disk", new, "--yes"))
+    must(rebuildkit("restore", "--from", *source(scenario, "lvm"), "--disk", new, "--yes"))
     assert new.read_bytes()[9 * MIB : 33 * MIB] == data[9 * MIB : 33 * MIB]
 
 
 def test_usage_errors_are_2(scenario: Scenario) -> None:
     """What cannot be carried out as given is exit code 2 and one sentence."""
-    outcome = run("snapshots", "--store", "/nowhere", *scenario.credentials)
+    outcome = rebuildkit("snapshots", "--store", "/nowhere", *scenario.credentials)
     assert outcome.code == 2
     one_sentence(outcome)
-    assert run("restore").code == 2
-    assert run("nonsense").code == 2
+    assert rebuildkit("restore").code == 2
+    assert rebuildkit("nonsense").code == 2
 
 
 @pytest.mark.parametrize("text", ["0", "0G", "0.0001", "-1", "much"])
@@ -219,7 +219,9 @@ def test_second_backup_sends_no_content(scenario: Scenario, disk: Path) -> None:
 
     assert again["packs_sent"] == 0
     assert again["new"] == again["changed"] == again["removed"] == 0
-    listed = must(run("snapshots", *scenario.repository, "--machine", "again", "--json")).json
+    listed = must(
+        rebuildkit("snapshots", *scenario.repository, "--machine", "again", "--json")
+    ).json
     assert len(listed) == 2
     assert listed[-1]["system"]["os_name"] == "Small Linux 1"
 
@@ -227,14 +229,14 @@ def test_second_backup_sends_no_content(scenario: Scenario, disk: Path) -> None:
 def test_stand_alone_store_needs_no_server(scenario: Scenario, disk: Path, tmp_path: Path) -> None:
     """Backup, listing and restore work on a directory with no server running."""
     store = ("--store", str(tmp_path / "store"), *scenario.credentials)
-    must(run("backup", *store, "--machine", "alone", "--disk", disk))
-    listed = must(run("ls", *store, "--machine", "alone", "--json"))
+    must(rebuildkit("backup", *store, "--machine", "alone", "--disk", disk))
+    listed = must(rebuildkit("ls", *store, "--machine", "alone", "--json"))
     paths = [json.loads(line)["path"] for line in listed.out.splitlines()]
 
     assert "/etc/hostname" in paths
     image = tmp_path / "new.img"
     must(
-        run(
+        rebuildkit(
             "restore",
             "--from",
             tmp_path / "store",
@@ -252,8 +254,8 @@ def test_recovery_key_opens_what_the_password_opens(
 ) -> None:
     """The key that is printed opens the key file that goes onto every later disc."""
     store = ("--store", str(tmp_path / "store"), *scenario.credentials)
-    must(run("backup", *store, "--machine", "alone", "--disk", disk))
-    text = must(run("key", "export", *store)).out
+    must(rebuildkit("backup", *store, "--machine", "alone", "--disk", disk))
+    text = must(rebuildkit("key", "export", *store)).out
 
     found = re.search(r"^ +([0-9A-Z]{5}(?:-[0-9A-Z]{5}){7})$", text, re.MULTILINE)
     assert found is not None

@@ -30,7 +30,7 @@ from tests.fsdrivers.fat.images import (
     tree_entries,
     volume_in_memory,
 )
-from tests.vm.scenario import PASSWORD, USER, must, run
+from tests.scenario import PASSWORD, USER, must, rebuildkit
 
 GIB = 1 << 30
 FILE, DIRECTORY = ObjectKind.FILE, ObjectKind.DIRECTORY
@@ -169,10 +169,10 @@ def test_swap_file_through_backups(tmp_path: Path) -> None:
     (tmp_path / "password").write_text(PASSWORD)
     credentials = ("--user", USER, "--password-file", tmp_path / "password")
     backup = ("backup", "--store", tmp_path / "store", *credentials, "--machine", "m")
-    must(run(*backup, "--disk", image))
-    again = must(run(*backup, "--disk", image, "--json")).json
+    must(rebuildkit(*backup, "--disk", image))
+    again = must(rebuildkit(*backup, "--disk", image, "--json")).json
     source = ("--from", tmp_path / "store", *credentials, "--machine", "m")
-    must(run("restore", *source, "--disk", new, "--yes", "--verify"))
+    must(rebuildkit("restore", *source, "--disk", new, "--yes", "--verify"))
     volume = open_volume(MemoryDevice.of(new.read_bytes()))
     found = {entry.name: volume.read(entry.node, 0, 1 << 20) for entry in volume.walk()
              if entry.node.size}  # fmt: skip

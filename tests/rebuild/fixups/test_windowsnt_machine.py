@@ -24,9 +24,9 @@ from rebuild.plan import RestorePlan, TargetDisk
 from rebuild.report import RestoreReport
 from rebuild.restore import make_plan
 from rebuild.streaming.opener import PieceOpener
-from tests.fsdrivers.ext.volumes import run
 from tests.fsdrivers.ntfs.volumes import make_image
 from tests.fsdrivers.ntfs.volumes import mounted as ntfs_mounted
+from tests.programs import run
 from tests.rebuild.fixups import windows_hives as hives
 from tests.rebuild.machines import SmallMachine, back_up
 

@@ -21,7 +21,7 @@ from rebuild.streaming.ahead import Ahead
 from rebuild.streaming.content import PieceTarget, stream_pieces
 from rebuild.streaming.opener import PieceOpener
 from rebuild.streaming.writer import CoalescingWriter
-from tests.rebuild.streaming.test_content import Packs
+from tests.rebuild.streaming.packs import Packs
 
 BLOCK_SIZE = 4096
 

@@ -4,14 +4,11 @@
 from __future__ import annotations
 
 import random
-from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 
 from backup.objects.content import content_id
-from backup.objects.errors import MissingPackError
 from backup.objects.keys import MasterKey
 from backup.objects.model import Piece
 from backup.objects.pack import PackInfo, PackWriter
@@ -20,32 +17,10 @@ from rebuild.progress import Part, Progress
 from rebuild.streaming.content import PieceTarget, Run, cut_runs, stream_pieces
 from rebuild.streaming.opener import PieceOpener
 from rebuild.streaming.writer import CoalescingWriter
+from tests.rebuild.streaming.packs import MISSING, Packs
 
 BLOCK_SIZE = 4096
-DAMAGED, MISSING = 7, 2  # number of an object; of a pack
-
-
-class Packs:
-    """A medium of packs in memory; pack number MISSING is not there."""
-
-    name = "packs"
-
-    def __init__(self) -> None:
-        self.data: list[bytearray] = []
-
-    def read_key_file(self) -> bytes:
-        return b""
-
-    def open_table(self) -> BinaryIO:
-        return BytesIO()
-
-    def open_table_copy(self) -> BinaryIO | None:
-        return None
-
-    def read_pack(self, index: int, digest: bytes, offset: int, length: int) -> bytes:
-        if index == MISSING:
-            raise MissingPackError(index, digest)
-        return bytes(self.data[index][offset : offset + length])
+DAMAGED = 7  # number of an object
 
 
 class Area:

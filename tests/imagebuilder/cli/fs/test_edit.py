@@ -14,55 +14,9 @@ import pytest
 from fsdrivers import open_volume
 from fsdrivers.device import FileDevice
 from fsdrivers.fat.format import DirectoryEntry
-from imagebuilder.cli.main import main
+from tests.imagebuilder.cli.fs.volumes import CONTENT, MAKERS, MIB, fs, is_clean
 
-MIB = 1 << 20
-CONTENT = bytes(range(256)) * 700
-MAKERS = {
-    "ext4": ["mke2fs", "-q", "-F", "-t", "ext4"],
-    "fat": ["mkfs.fat"],
-    "ntfs": ["mkntfs", "-q", "-F", "-f"],
-}
-CHECKERS = {
-    "ext": ["e2fsck", "-fn"],
-    "fat": ["fsck.fat", "-n"],
-    "ntf": ["ntfsinfo", "-m"],
-}
 pytestmark = pytest.mark.tools
-
-
-def fs(*arguments: object) -> int:
-    """Return the exit code, of a command line that argparse refuses too."""
-    try:
-        return main(["fs", *map(str, arguments)])
-    except SystemExit as ended:
-        return int(str(ended.code))
-
-
-def is_clean(image: Path) -> bool:
-    """Ask the usual checker, which must have nothing to say."""
-    kind = image.name[:3]
-    command = CHECKERS[kind]
-    if kind == "ntf" and fs("check", image) != 0:  # which looks at more than ntfsfix
-        return False
-    done = subprocess.run([*command, str(image)], capture_output=True, text=True, check=False)
-    return done.returncode == 0 and "IGNORED" not in done.stdout
-
-
-@pytest.fixture(params=MAKERS)
-def image(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """An empty volume."""
-    path = tmp_path / f"{request.param}.img"
-    with path.open("wb") as file:
-        file.truncate(24 * MIB)
-    subprocess.run([*MAKERS[request.param], str(path)], check=True, capture_output=True)
-    return path
-
-
-def listed(image: Path, path: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    capsys.readouterr()
-    assert fs("ls", image, path, "--json") == 0
-    return sorted(item["name"] for item in json.loads(capsys.readouterr().out))
 
 
 def test_files_come_in_move_and_go(

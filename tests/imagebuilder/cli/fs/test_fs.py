@@ -7,7 +7,6 @@ import base64
 import hashlib
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from imagebuilder.cli.fs.manifest import manifest_json, manifest_line, manifest_
 from imagebuilder.cli.fs.outcome import EXIT_CODES
 from imagebuilder.cli.main import main
 from tests.fsdrivers.faults import FaultyDevice
+from tests.programs import run
 
 MIB = 1 << 20
 CONTENT = bytes(range(256)) * 5000
@@ -28,10 +28,6 @@ CONTENT = bytes(range(256)) * 5000
 
 def fs(*arguments: object) -> int:
     return main(["fs", *map(str, arguments)])
-
-
-def run(*command: object, data: str | None = None) -> None:
-    subprocess.run(list(map(str, command)), input=data, text=True, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +55,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.truncate(96 * MIB)
     types = ("U", "L", "S", "L", "L")
     script = "label: gpt\n" + "".join(f"size=16MiB, type={t}, name=part-{t}\n" for t in types)
-    run("sfdisk", "--no-reread", "--no-tell-kernel", path, data=script)
+    run("sfdisk", "--no-reread", "--no-tell-kernel", path, text=script)
     parts = [directory / f"part{n}" for n in range(1, 6)]
     for part in parts:
         part.write_bytes(bytes(16 * MIB))

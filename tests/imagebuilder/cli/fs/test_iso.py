@@ -19,8 +19,9 @@ from imagebuilder.build import build_disc
 from imagebuilder.cli.main import main
 from imagebuilder.disc.reader import IsoImage
 from imagebuilder.environment.build import BootEnvironment
-from tests.fsdrivers.iso9660.images import paths_of, run
+from tests.fsdrivers.iso9660.images import paths_of
 from tests.imagebuilder.small_repository import SmallRepository
+from tests.programs import run
 
 
 def fs(*arguments: object) -> int:

@@ -21,8 +21,7 @@ from fsdrivers.tree import Tree
 from fsdrivers.volume import Entry, Kind, Node
 from imagebuilder.cli.fs.extract import extract
 from imagebuilder.cli.main import main
-from tests.fsdrivers.ntfs.test_links import JUNCTION
-from tests.fsdrivers.ntfs.volumes import MIB, make_image, mounted
+from tests.fsdrivers.ntfs.volumes import MIB, junction, make_image, mounted
 
 pytestmark = [pytest.mark.tools, pytest.mark.root]
 
@@ -107,7 +106,7 @@ def test_links_are_shown_and_extracted(
     """ls and stat show where links and junctions lead; extract makes symbolic links of them."""
     assert main(["fs", "ln", str(image), "-s", "Directory/File.txt", "/link"]) == 0
     assert main(["fs", "mkdir", str(image), "/junction"]) == 0
-    point = f"system.ntfs_reparse_data={JUNCTION.hex()}"
+    point = "system.ntfs_reparse_data=" + junction("C:\\Users").hex()
     assert main(["fs", "attr", str(image), "/junction", "--set-hex", point]) == 0
     assert main(["fs", "check", str(image)]) == 0
     capsys.readouterr()

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import struct
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.cli.main import main
+from tests.programs import run
 
 MIB = 1 << 20
 WHEN_NS = 1_600_000_002_123_456_789
@@ -52,12 +52,6 @@ def shown(capsys: pytest.CaptureFixture[str], *arguments: object) -> object:
     capsys.readouterr()
     assert fs(*arguments, "--json") == 0
     return json.loads(capsys.readouterr().out)
-
-
-def run(*command: object) -> str:
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def blank(path: Path, *make: str, size: int = 16 * MIB) -> Path:

@@ -16,7 +16,7 @@ from fsdrivers.device import FileDevice
 from imagebuilder.cli.fs import populate as cli_fs_populate
 from imagebuilder.cli.fs.source import HostTree
 from imagebuilder.cli.fs.volume import pack_description
-from tests.imagebuilder.cli.fs.test_edit import MIB, fs, is_clean
+from tests.imagebuilder.cli.fs.volumes import MIB, fs, is_clean
 
 pytestmark = pytest.mark.tools
 

@@ -15,7 +15,8 @@ import pytest
 from fsdrivers import open_volume
 from fsdrivers.device import FileDevice
 from fsdrivers.tree import Tree
-from tests.imagebuilder.cli.fs.test_edit import CONTENT, MAKERS, MIB, fs, image, is_clean, listed
+from tests.imagebuilder.cli.fs.conftest import image
+from tests.imagebuilder.cli.fs.volumes import CONTENT, MAKERS, MIB, fs, is_clean, listed
 
 __all__ = ["image"]  # the fixture
 pytestmark = pytest.mark.tools

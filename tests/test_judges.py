@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.judges import compare_trees
+from tests.judges import compare_trees
 
 
 def make_tree(top: Path) -> Path:

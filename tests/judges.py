@@ -15,13 +15,13 @@ import hashlib
 import json
 import os
 import stat
-import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from backup.agent.live.linux import file_extents
+from tests.programs import run
 
 FS_IOC_GETFLAGS = 0x80086601  # linux/fs.h
 # Sync, immutable, append, no dump, no access time: what a user sets.  linux/fs.h
@@ -39,15 +39,6 @@ class Part:
     size: int
     type: str  # of the content, as blkid says; empty when it knows none
     identity: tuple[str, ...]  # UUIDs, label, partition type and name
-
-
-def run(*arguments: str | Path, codes: tuple[int, ...] = (0,)) -> str:
-    """Run a program; return what it printed."""
-    done = subprocess.run(
-        [str(word) for word in arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode in codes, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
-    return done.stdout
 
 
 @contextlib.contextmanager

@@ -1,87 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job with the real commands: server, register, backup, disc, rehearsal.
+"""The commands as a user runs them: server, register, backup, disc, restore, rehearsal.
 
 Used by the tests and by `make demo`, so that what is shown is what is tested.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.vm.debian import FULL_KERNEL, DiskLayout, RootRecipe, disk_digest, make_disk, make_root
-
 USER = "anna"
 PASSWORD = "correct horse battery staple"
 SERVER_START_TIMEOUT_S = 30.0
-# What a machine of ours says of itself once it is up; see tests/vm/debian.py.
-UP = r"MACHINE-FILES-OK[\s\S]*MACHINE-SWAP [\s\S]*MACHINE-UP[\s\S]*login: "
 # What a server says at its start: where it is, and its certificate's fingerprint.
 SERVER_WORDS = re.compile(rb"(https://\S+)[\s\S]*?((?:[0-9A-Fa-f]{2}:){31}[0-9A-Fa-f]{2})")
-
-
-def cache_directory() -> Path:
-    """Return where made machines are kept between runs, outside the checkout."""
-    base = os.environ.get("REBUILDKIT_CACHE") or os.path.expanduser("~/.cache/rebuildkit")
-    path = Path(base) / "machines"
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock that other test processes respect."""
-    with path.with_suffix(".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-ROOTS = {
-    "plain": RootRecipe(),
-    "agent": RootRecipe(extra_packages=("python3",), is_small=True),
-    "full": RootRecipe(kernel=FULL_KERNEL),  # starts from every kind of disk
-}
-UNUSED_AFTER_S = 24 * 3600.0
-
-
-def debian_root(name: str = "plain") -> Path:
-    """Return a Debian root filesystem as a tar, made once and kept."""
-    recipe = ROOTS[name]
-    path = cache_directory() / f"root-{name}-{recipe.digest()}.tar"
-    with locked(path):
-        if not path.exists():
-            make_root(path, recipe)
-            _remove_unused(f"root-{name}-*")
-    return path
-
-
-def debian_disk(layout: DiskLayout, root: str = "plain") -> Path:
-    """Return a bootable Debian disk, made once and kept.  Never write to it."""
-    name = f"{root}-{layout.scheme}-{layout.filesystem}-{layout.size_mib}"
-    path = cache_directory() / f"{name}-{disk_digest(ROOTS[root], layout)}.img"
-    with locked(path):
-        if not path.exists():
-            make_disk(debian_root(root), path, layout)
-            _remove_unused(f"{name}-*")
-        os.utime(path)
-    return path
-
-
-def _remove_unused(pattern: str) -> None:
-    """Remove what an older recipe made, unless somebody may still be using it."""
-    for path in cache_directory().glob(pattern):
-        if time.time() - path.stat().st_mtime > UNUSED_AFTER_S:
-            path.unlink(missing_ok=True)
 
 
 @dataclass(slots=True)
@@ -99,7 +38,7 @@ class Outcome:
         return json.loads(self.out)
 
 
-def run(*arguments: str | Path, timeout_s: float = 1800.0) -> Outcome:
+def rebuildkit(*arguments: str | Path, timeout_s: float = 1800.0) -> Outcome:
     """Run the `rebuildkit` command of this environment."""
     started = time.monotonic()
     done = subprocess.run(
@@ -201,16 +140,18 @@ class Scenario:
 
     def register(self) -> Outcome:
         """Register the user."""
-        return run("register", *self.repository)
+        return rebuildkit("register", *self.repository)
 
     def backup(self, machine: str, *disks: Path, options: Sequence[str] = ()) -> Outcome:
         """Back up disks as `machine`."""
         named = [word for disk in disks for word in ("--disk", str(disk))]
-        return run("backup", *self.repository, "--machine", machine, *named, "--json", *options)
+        return rebuildkit(
+            "backup", *self.repository, "--machine", machine, *named, "--json", *options
+        )
 
     def build(self, machine: str, disc: Path, *options: str) -> Outcome:
         """Build the disc of the newest data set of `machine`."""
-        return run(
+        return rebuildkit(
             "image",
             "build",
             *self.repository,
@@ -225,7 +166,7 @@ class Scenario:
 
     def rehearse(self, disc: Path, *options: str | Path) -> Outcome:
         """Rehearse a disc."""
-        return run("rehearse", disc, *self.credentials, "--json", *options)
+        return rebuildkit("rehearse", disc, *self.credentials, "--json", *options)
 
 
 class Store:
@@ -240,12 +181,12 @@ class Store:
     def backup(self, disk: Path) -> None:
         """Back up a disk as a machine of its name."""
         named = ("--machine", disk.stem, "--disk", disk)
-        must(run("backup", "--store", self.place, *self.credentials, *named))
+        must(rebuildkit("backup", "--store", self.place, *self.credentials, *named))
 
     def restore(self, disk: Path, image: Path, *options: str) -> Path:
         """Restore that machine to a new image."""
         source = ("--from", self.place, *self.credentials, "--machine", disk.stem)
-        must(run("restore", *source, "--disk", image, "--yes", "--verify", *options))
+        must(rebuildkit("restore", *source, "--disk", image, "--yes", "--verify", *options))
         return image
 
 
@@ -253,9 +194,3 @@ def must(outcome: Outcome) -> Outcome:
     """Return an outcome that went well, or fail with what the command said."""
     assert outcome.code == 0, f"exit {outcome.code}\n{outcome.out}\n{outcome.err}"
     return outcome
-
-
-def pictures(name: str) -> list[str]:
-    """Options for screenshots, kept where REBUILDKIT_PICTURES says."""
-    place = os.environ.get("REBUILDKIT_PICTURES")
-    return ["--screenshots", os.path.join(place, name)] if place else []
