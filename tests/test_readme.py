@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from imagebuilder.cli.main import MODULES, make_parser
 from rebuild.exit_codes import ExitCode
 
 ROOT = Path(__file__).parent.parent
@@ -54,6 +56,20 @@ def test_exit_codes_are_those_of_the_product() -> None:
     assert rows == [(str(code.value), code.meaning) for code in ExitCode]
 
 
+FENCED = re.findall(
+    r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+)
+SHOWN = "".join(text for language, text in FENCED if not language)
+
+
+@pytest.mark.parametrize("line", re.findall(r"^rebuildkit .*$", SHOWN, re.MULTILINE))
+def test_commands_are_taken(line: str) -> None:
+    """Every `rebuildkit` command line that the README shows is one the command takes."""
+    words = shlex.split(line, comments=True)[1:]
+
+    assert make_parser(words[0]).parse_args(words).run
+
+
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -82,3 +98,13 @@ def test_paths_exist(page: Path) -> None:
     tops = "backup|docs|fsdrivers|imagebuilder|rebuild|templates|tests|vm"
     for name in re.findall(rf"`((?:{tops})/[\w./-]*)`", text):
         assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_named_commands_exist(page: Path) -> None:
+    """Every command that a page names as `rebuildkit COMMAND` exists."""
+    known = {name for names in MODULES.values() for name in names}
+
+    named = set(re.findall(r"`rebuildkit ([a-z]+)", page.read_text()))
+
+    assert named - known == set()
