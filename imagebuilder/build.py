@@ -89,7 +89,7 @@ def build_disc(
         progress: called with bytes written and bytes in all.
 
     Raises:
-        ImageBuilderError: what is asked for cannot be built, or there is no room.
+        ImageBuilderError: what is asked for cannot be built, or there is too little room.
         ObjectsError: the data set is damaged, or of another key.
         RepositoryError: the repository lacks something or cannot be reached.
         OSError: the image cannot be written.
@@ -98,7 +98,7 @@ def build_disc(
     created_s = iso.build_time() if created_s is None else created_s
     output = output.absolute()
     if output.exists() and not output.is_file():
-        raise DiscPlanError(f"{output} is not a regular file; the disc image needs one")
+        raise DiscPlanError(f"{output} must be a regular file")
     iso.check_room(output.parent, environment.size)
     with tempfile.TemporaryFile(dir=output.parent) as table, _PackFeeder(source) as feeder:
         table_digest = _copy_table(source, data_set, table)

@@ -3,8 +3,9 @@
 
 ImageBuilderError
 ├── BuildHostError       this machine cannot build a disc: a tool or package is missing
-├── NotEnoughRoomError   the target has no room for the image
-└── DiscPlanError        what is asked for does not fit on a disc of this format
+├── NotEnoughRoomError   the target has too little room for the image
+├── DiscPlanError        what is asked for does not fit on a disc of this format
+└── DiscImageError       a file is not the image of a recovery disc, or is damaged
 """
 
 from __future__ import annotations
@@ -35,4 +36,4 @@ class DiscPlanError(ImageBuilderError):
 
 
 class DiscImageError(ImageBuilderError):
-    """A file is no image of a recovery disc, is cut short, or lacks a file."""
+    """A file is not the image of a recovery disc, is cut short, or lacks a file."""

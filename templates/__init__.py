@@ -26,6 +26,6 @@ def render(name: str, **variables: object) -> str:
 
     Raises:
         jinja2.UndefinedError: a variable is missing.
-        jinja2.TemplateNotFound: there is no such template.
+        jinja2.TemplateNotFound: the template does not exist.
     """
     return _environment.get_template(name).render(**variables)

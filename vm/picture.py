@@ -16,7 +16,7 @@ def png_of_ppm(data: bytes) -> bytes:
     """Return a binary 8-bit PPM picture, as QEMU dumps it, as PNG.
 
     Raises:
-        MachineError: `data` is no such picture.
+        MachineError: `data` is not such a picture.
     """
     header = PPM_HEADER.match(data)
     if header is None:
@@ -26,7 +26,7 @@ def png_of_ppm(data: bytes) -> bytes:
     row = width * 3
     if len(pixels) < row * height:
         raise MachineError("QEMU's screen dump is cut short")
-    # Each row of a PNG is preceded by its filter; 0 is none.
+    # Each row of a PNG is preceded by its filter; 0 does nothing.
     rows = b"".join(b"\0" + pixels[line * row : (line + 1) * row] for line in range(height))
 
     def chunk(kind: bytes, body: bytes) -> bytes:

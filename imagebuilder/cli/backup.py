@@ -65,13 +65,11 @@ def _network(text: str) -> Network:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """Options of `server`."""
-
     data: Path = option("--data DIR", "where everything is kept", type=Path, required=True)
     listen: tuple[str, int] = option(
         "--listen HOST[:PORT]",
-        "address to listen on, such as 0.0.0.0:8443, localhost or [::1] (default: 127.0.0.1:8443)",
-        default="127.0.0.1:8443",
+        "such as 0.0.0.0:8443, localhost or [::1] (default: 127.0.0.1:8443)",
+        "127.0.0.1:8443",
         type=_address,
     )
     no_tls: bool = flag("--no-tls", "plain HTTP, for a proxy on the same machine")
@@ -92,19 +90,11 @@ class Server:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backup(Place):
-    """Options of `backup`."""
-
     machine: str = option("--machine NAME", "name of the machine in the backups", required=True)
-    disk: tuple[Path, ...] = option(
-        "--disk PATH", "a disk or an image; may be repeated", type=Path, default=()
-    )
-    allow_raw: bool = flag(
-        "--allow-raw", "keep partitions that no driver knows as compressed raw images"
-    )
+    disk: tuple[Path, ...] = option("--disk PATH", "disk or image; may be repeated", (), type=Path)
+    allow_raw: bool = flag("--allow-raw", "keep unknown partitions as compressed raw images")
     exclude: tuple[str, ...] = option(
-        "--exclude PATTERN",
-        "leave out the paths that match, such as '/var/cache/*'; may be repeated",
-        default=(),
+        "--exclude PATTERN", "leave out what matches, such as '/var/cache/*'; may be repeated", ()
     )
     keep: int | None = option("--keep N", "how many data sets stay (default: 7)", type=int)
     json: bool = json_flag()
@@ -112,33 +102,27 @@ class Backup(Place):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshots(Place):
-    """Options of `snapshots`."""
-
     machine: str | None = option("--machine NAME", "only those of this machine")
     json: bool = json_flag()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing(Place):
-    """Options of `ls`."""
-
     machine: str | None = option("--machine NAME", "machine to list")
     data_set: str | None = option("--data-set ID", OTHER_DATA_SET)
     json: bool = flag("--json", "print one JSON object per line")
-    path: str = option("PATH", "list only what is at or below this path", nargs="?", default="/")
+    path: str = option("PATH", "list only what is at or below this path", "/", nargs="?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewPassword(Place):
-    """Options of `key passwd`."""
-
     new_password_file: str | None = option(
-        "--new-password-file FILE", "file whose first line is the new password"
+        "--new-password-file FILE", "its first line is the new one"
     )
 
 
 def run_server(options: Server) -> int:
-    """Serve until interrupted."""
+    """Serve a directory to agents and image builders, until interrupted."""
     from backup.server.limits import Limits
     from backup.server.run import run
 
@@ -166,7 +150,7 @@ def run_server(options: Server) -> int:
 
 
 def run_register(options: Place) -> int:
-    """Make a master key and register the id with its key file."""
+    """Register an id on a server, with a new master key."""
     from backup.objects.keys import create_key_file
     from imagebuilder.cli.common import open_host
 
@@ -177,13 +161,13 @@ def run_register(options: Place) -> int:
         host.register(options.user, made.data, made.login_secret)
     finally:
         host.close()
-    print(f"Registered {options.user}. Without the password or a recovery key")
-    print("(rebuildkit key export) nobody can read the backups, not even the server.")
+    print(f"Registered {options.user}. Nobody, not even the server, can read the backups without")
+    print("the password or a recovery key (rebuildkit key export makes one).")
     return ExitCode.DONE
 
 
 def run_backup(options: Backup) -> int:
-    """Back up disks, images or the running machine."""
+    """Back up a machine or its disks. Without --disk it backs up this machine."""
     status = StatusLine()
     sources: list[Source] = []
 
@@ -253,7 +237,7 @@ def _sources_of(disks: Sequence[Path]) -> list[Source]:
 
 
 def run_snapshots(options: Snapshots) -> int:
-    """List data sets, with what their sealed summaries say."""
+    """List data sets."""
     from backup.objects.table import read_summary
     from backup.repository import NoSuchDataSetError
 
@@ -276,7 +260,7 @@ def run_snapshots(options: Snapshots) -> int:
                 }
             )
     if options.machine and not rows:
-        raise NoSuchDataSetError(f"there is no data set of machine {options.machine}")
+        raise NoSuchDataSetError(f"cannot find a data set of machine {options.machine}")
     if options.json:
         print_json(rows)
         return ExitCode.DONE
@@ -293,7 +277,7 @@ def run_snapshots(options: Snapshots) -> int:
 
 
 def run_ls(options: Listing) -> int:
-    """List the objects of a data set."""
+    """List what is in a data set."""
     import json
 
     from backup.objects.model import NodeObject, ObjectKind, VolumeObject
@@ -334,7 +318,7 @@ def run_ls(options: Listing) -> int:
 
 
 def run_key_export(options: Place) -> int:
-    """Add a recovery slot to the key file and print its key."""
+    """Print a new recovery key, which opens what the password opens."""
     from backup.objects.keys import add_recovery_key
 
     with open_session(options) as session:
@@ -349,7 +333,7 @@ def run_key_export(options: Place) -> int:
 
 
 def run_key_passwd(options: NewPassword) -> int:
-    """Change the password."""
+    """Change the password; existing discs keep the old one."""
     from backup.objects.keys import change_password
 
     with open_session(options) as session:
@@ -357,18 +341,18 @@ def run_key_passwd(options: NewPassword) -> int:
         password = read_new_password(options.new_password_file)
         data, login_secret = change_password(old, session.master, options.user, password)
         session.repository.replace_key_file(data, new_login_secret=login_secret, expected=old)
-    print("The password is changed. Discs that exist still open with the old one.")
+    print("The password is changed. Existing discs still open with the old one.")
     return ExitCode.DONE
 
 
 def run_key_revoke(options: Place) -> int:
-    """Remove every recovery slot from the key file."""
+    """Make all recovery keys void for new discs."""
     from backup.objects.keys import remove_recovery_keys
 
     with open_session(options) as session:
         old = session.repository.key_file()
         session.repository.replace_key_file(remove_recovery_keys(old, session.master), expected=old)
-    print("Recovery keys are void for new discs. Discs that exist still open with them.")
+    print("New discs do not open with the old recovery keys. Existing discs still do.")
     return ExitCode.DONE
 
 
@@ -398,34 +382,18 @@ def _ls_line(item: NodeObject, path: bytes, partition: int) -> str:
 
 
 COMMANDS: Sequence[Command | Group] = (
-    command("server", "serve a directory to agents and image builders", Server, run_server),
-    command("register", "register an id on a server", Place, run_register),
-    command(
-        "backup",
-        "back up a machine or its disks",
-        Backup,
-        run_backup,
-        "Without --disk it backs up this machine.",
-    ),
-    command("snapshots", "list data sets", Snapshots, run_snapshots),
-    command("ls", "list what is in a data set", Listing, run_ls),
+    command("server", Server, run_server),
+    command("register", Place, run_register),
+    command("backup", Backup, run_backup),
+    command("snapshots", Snapshots, run_snapshots),
+    command("ls", Listing, run_ls),
     Group(
         "key",
-        "manage recovery keys and passwords",
+        "Manage recovery keys and passwords.",
         (
-            command(
-                "export",
-                "print a new recovery key, which opens what the password opens",
-                Place,
-                run_key_export,
-            ),
-            command(
-                "passwd",
-                "change the password; existing discs keep the old one",
-                NewPassword,
-                run_key_passwd,
-            ),
-            command("revoke", "make all recovery keys void for new discs", Place, run_key_revoke),
+            command("export", Place, run_key_export),
+            command("passwd", NewPassword, run_key_passwd),
+            command("revoke", Place, run_key_revoke),
         ),
     ),
 )

@@ -6,7 +6,10 @@
         paths: tuple[str, ...] = option("PATH", "what to remove", nargs="+")
         recursive: bool = flag("-r --recursive", "remove directories and all below them")
 
-One line makes an option of the parser, its help and the typed value; one row makes a command.
+    COMMANDS = (command("remove", Remove, remove),)
+
+One line makes an option of the parser, its help and the typed value; one row makes a command, which
+says of itself what the docstring of its function says.
 """
 
 from __future__ import annotations
@@ -53,10 +56,9 @@ class Command:
     """A row of a table of commands."""
 
     name: str
-    help: str  # a sentence without capital letter and full stop
+    about: str  # a paragraph; its first sentence is the help in a list of commands
     options: type[DataclassInstance]
     run: Callable[[argparse.Namespace], int]
-    about: str = ""  # more for the command's own help
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +66,28 @@ class Group:
     """A row for a command whose actions are commands of their own."""
 
     name: str
-    help: str
+    about: str
     commands: Sequence[Command]
-    epilog: str = ""
+    epilog: str | None = None
     parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser
 
 
-def command(
-    name: str, help: str, options: type[Options], run: Callable[[Options], int], about: str = ""
-) -> Command:
-    """Return the row of a command; `run` takes its options and returns the exit code."""
+def command(name: str, options: type[Options], run: Callable[[Options], int]) -> Command:
+    """Return the row of a command.
+
+    Args:
+        name: what is typed.
+        options: dataclass of its options.
+        run: takes them, returns the exit code; its docstring begins with what the command does.
+    """
 
     def run_parsed(args: argparse.Namespace) -> int:
         values = {item.name: getattr(args, item.name) for item in fields(options)}
         listed = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         return run(options(**(values | listed)))
 
-    return Command(name, help, options, run_parsed, about)
+    about = " ".join((run.__doc__ or "").partition("\n\n")[0].split())
+    return Command(name, about, options, run_parsed)
 
 
 def add_commands(
@@ -92,16 +99,14 @@ def add_commands(
     """Add a parser for each row; what it parses has `run`, and `parser` to report errors with."""
     actions = parser.add_subparsers(metavar=metavar, required=True, parser_class=parser_class)
     for row in rows:
-        about = f"{row.help[0].upper()}{row.help[1:]}."
+        help = row.about.partition(". ")[0].rstrip(".")
+        help, epilog = help[:1].lower() + help[1:], None if isinstance(row, Command) else row.epilog
+        made = actions.add_parser(row.name, help=help, description=row.about, epilog=epilog)
         if isinstance(row, Group):
-            made = actions.add_parser(
-                row.name, help=row.help, description=about, epilog=row.epilog or None
-            )
             add_commands(made, row.commands, parser_class=row.parser_class)
-            continue
-        made = actions.add_parser(row.name, help=row.help, description=f"{about} {row.about}")
-        _add_options(made, row.options)
-        made.set_defaults(run=row.run, parser=made)
+        else:
+            _add_options(made, row.options)
+            made.set_defaults(run=row.run, parser=made)
 
 
 def _add_options(parser: argparse.ArgumentParser, options: type[DataclassInstance]) -> None:

@@ -37,7 +37,7 @@ class UsageError(Exception):
 
 
 def exit_code_of(error: BaseException) -> ExitCode:
-    """Return the documented exit code of an error; 1 for what has none of its own."""
+    """Return the documented exit code of an error; 1 for one without a code of its own."""
     from backup.agent.errors import NotRecoverableError
     from backup.repository import NoSuchDataSetError, NotAuthorisedError
     from imagebuilder.errors import DiscImageError, DiscPlanError
@@ -57,7 +57,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
 
 
 def sentence_of(error: BaseException) -> str:
-    """Return an error as one sentence for a person; of one that nobody foresaw also what it is."""
+    """Return an error as one sentence for a person; with its kind if nobody foresaw it."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         name = os.fsdecode(error.filename) if not isinstance(error.filename, int) else "file"
         return f"{name}: {error.strerror}"
@@ -74,7 +74,7 @@ def report_error(text: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """Write a result as JSON; of a name that is no UTF-8 the odd bytes as \\udcNN."""
+    """Write a result as JSON; bytes of a name that are not UTF-8 as \\udcNN."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=_plain)
     print(text.encode("utf-8", "backslashreplace").decode())
 
@@ -87,14 +87,14 @@ def size_of_text(text: str) -> int:
     """Return bytes for "4G", "512MiB", "1000000"; for argparse.
 
     Raises:
-        argparse.ArgumentTypeError: it is no size, or that of nothing.
+        argparse.ArgumentTypeError: it is not a size, or it is 0.
     """
     match = SIZE.fullmatch(text.strip())
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 4G, 512M or bytes")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size (expected 4G, 512M or bytes)")
     size = int(float(match[1]) * SIZE_UNITS[match[2].upper()])
     if not size:
-        raise argparse.ArgumentTypeError(f"{text!r}: nothing has that size")
+        raise argparse.ArgumentTypeError(f"the size must be larger than 0, not {text!r}")
     return size
 
 
@@ -105,7 +105,7 @@ class Credentials:
     user: str = option("--user ID", "the id", required=True)
     password_file: str | None = option(
         "--password-file FILE",
-        "file whose first line is the password; else REBUILDKIT_PASSWORD_FILE, "
+        "its first line is the password; else REBUILDKIT_PASSWORD_FILE, "
         "REBUILDKIT_PASSWORD_COMMAND, or a prompt",
     )
 
@@ -116,10 +116,10 @@ class Place(Credentials):
 
     server: str | None = option("--server URL", "a server: https://host:8443", group="place!")
     store: Path | None = option(
-        "--store DIR", "a server's directory or a local one", type=Path, group="place!"
+        "--store DIR", "a server's or a local directory", type=Path, group="place!"
     )
     fingerprint: str | None = option(
-        "--fingerprint FP", "SHA-256 of the server's certificate, as it prints it"
+        "--fingerprint FP", "of the server's certificate, as it prints it"
     )
 
 
@@ -133,7 +133,7 @@ def read_password(credentials: Credentials, *, confirm: bool = False) -> str:
     """Return the password from the first of its sources that is set.
 
     Raises:
-        UsageError: there is none and nobody to ask.
+        UsageError: no source is set, and nobody can be asked.
     """
     path = credentials.password_file or os.environ.get("REBUILDKIT_PASSWORD_FILE")
     if path:
@@ -146,7 +146,7 @@ def read_password(credentials: Credentials, *, confirm: bool = False) -> str:
             command, shell=True, stdout=subprocess.PIPE, encoding="utf-8", check=False
         )
         if done.returncode:
-            raise UsageError(f"REBUILDKIT_PASSWORD_COMMAND failed with {done.returncode}")
+            raise UsageError(f"REBUILDKIT_PASSWORD_COMMAND ended with exit code {done.returncode}")
         return done.stdout.splitlines()[0] if done.stdout else ""
     return _ask_password("Password: ", confirm=confirm)
 
@@ -155,7 +155,7 @@ def read_new_password(path: str | None) -> str:
     """Return a new password, from a file or typed twice.
 
     Raises:
-        UsageError: there is none and nobody to ask, or the two differ.
+        UsageError: no file is named and nobody can be asked, or the two differ.
     """
     return _read_password_file(path) if path else _ask_password("New password: ", confirm=True)
 
@@ -165,12 +165,12 @@ def _read_password_file(path: str) -> str:
         with open(path, encoding="utf-8") as file:
             return file.readline().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the password file {path} cannot be read: {error}") from error
+        raise UsageError(f"cannot read the password file {path}: {error}") from error
 
 
 def _ask_password(prompt: str, *, confirm: bool) -> str:
     if not sys.stdin.isatty():
-        raise UsageError("no password: give --password-file, or run on a terminal")
+        raise UsageError("the password is missing: use --password-file, or run this on a terminal")
     import getpass
 
     password = getpass.getpass(prompt)
@@ -218,7 +218,7 @@ def open_host(place: Place, *, create: bool = False) -> RepositoryHost:
 
     assert place.store is not None, "one of the two is required"
     if not create and not place.store.is_dir():
-        raise UsageError(f"there is no store in {place.store}")
+        raise UsageError(f"{place.store} is not a store (`rebuildkit backup --store` makes one)")
     return open_store(place.store, create=create)
 
 
@@ -309,7 +309,7 @@ def choose_data_set(
     """Return the data set asked for: by id, or the newest of the machine.
 
     Raises:
-        NoSuchDataSetError: there is none.
+        NoSuchDataSetError: none fits.
         UsageError: no machine was named and there are several.
     """
     from backup.repository import NoSuchDataSetError
@@ -319,11 +319,11 @@ def choose_data_set(
         found = [info for info in found if info.id.startswith(data_set.lower())]
     if not found:
         about = f"of machine {machine}" if machine else f"of {repository.user}"
-        wanted = f"data set {data_set}" if data_set else "data set"
-        raise NoSuchDataSetError(f"there is no {wanted} {about}")
+        wanted = f"data set {data_set}" if data_set else "a data set"
+        raise NoSuchDataSetError(f"cannot find {wanted} {about}")
     machines = {info.machine for info in found}
     if len(machines) > 1:
-        raise UsageError(f"name one with --machine: {', '.join(sorted(machines))}")
+        raise UsageError(f"choose a machine with --machine: {', '.join(sorted(machines))}")
     return found[-1]
 
 

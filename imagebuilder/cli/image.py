@@ -31,18 +31,14 @@ def _fast_flag() -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Build(Place):
-    """Options of `image build`."""
-
     machine: str | None = option("--machine NAME", "machine that the disc restores")
     data_set: str | None = option("--data-set ID", OTHER_DATA_SET)
     output: Path = option("-o --output ISO", "image to write", type=Path, required=True)
-    keymap: str = option("--keymap NAME", "keyboard layout offered first", default="")
+    keymap: str = option("--keymap NAME", "keyboard layout offered first", "")
     answers: Path | None = option("--answers FILE", "answers to the dialogue, JSON", type=Path)
-    label: str = option("--label TEXT", "a line for the disc's README", default="")
+    label: str = option("--label TEXT", "a line for the disc's README", "")
     argument: tuple[str, ...] = option(
-        "--argument WORD",
-        "a word for the kernel command line, such as rebuildkit.after=reboot; may be repeated",
-        default=(),
+        "--argument WORD", "for the kernel, such as rebuildkit.after=reboot; may be repeated", ()
     )
     fast: bool = _fast_flag()
     json: bool = json_flag()
@@ -50,21 +46,17 @@ class Build(Place):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verify:
-    """Options of `image verify`."""
-
     disc: Path = option("ISO", "the disc's image, or a drive", type=Path)
     json: bool = json_flag()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """Options of `image environment`."""
-
     fast: bool = _fast_flag()
 
 
 def run_build(options: Build) -> int:
-    """Build a disc."""
+    """Build the recovery disc of a data set."""
     from imagebuilder.build import build_disc
     from imagebuilder.cli.progress import BuildProgress
     from imagebuilder.disc.files import DiscOptions
@@ -76,7 +68,9 @@ def run_build(options: Build) -> int:
         try:
             answers = options.answers.read_bytes()
         except OSError as error:
-            raise UsageError(f"the answer file {options.answers}: {error.strerror}") from error
+            raise UsageError(
+                f"cannot read the answer file {options.answers}: {error.strerror}"
+            ) from error
     disc = DiscOptions(
         keymap=options.keymap,
         answers=answers,
@@ -125,7 +119,7 @@ def run_build(options: Build) -> int:
 
 
 def run_verify(options: Verify) -> int:
-    """Check a disc's files against its manifest."""
+    """Check every file of a disc; needs no password."""
     from imagebuilder.disc.reader import verify_disc
 
     status = StatusLine()
@@ -143,7 +137,7 @@ def run_verify(options: Verify) -> int:
 
 
 def run_environment(options: Environment) -> int:
-    """Build the boot environment."""
+    """Build the boot environment now, which all discs share."""
     from imagebuilder.environment.build import prepare_boot_environment
 
     status = StatusLine()
@@ -160,16 +154,11 @@ def run_environment(options: Environment) -> int:
 COMMANDS: Sequence[Command | Group] = (
     Group(
         "image",
-        "build and check recovery discs",
+        "Build and check recovery discs.",
         (
-            command("build", "build the recovery disc of a data set", Build, run_build),
-            command("verify", "check every file of a disc; needs no password", Verify, run_verify),
-            command(
-                "environment",
-                "build the boot environment now, which all discs share",
-                Environment,
-                run_environment,
-            ),
+            command("build", Build, run_build),
+            command("verify", Verify, run_verify),
+            command("environment", Environment, run_environment),
         ),
     ),
 )

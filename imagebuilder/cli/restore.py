@@ -40,15 +40,16 @@ if TYPE_CHECKING:
 
 # What every restore uses; the drivers of ext are those most machines need.
 RESTORE_MODULES = ("rebuild.restore", "imagebuilder.repository_medium", "fsdrivers.ext.mkfs.plan")
+SOURCES = "a disc's image, a server, a store, or a mounted disc"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source(Credentials):
     """Options that say what a restore reads from."""
 
-    source: str = option("DISC|URL|DIR", "a disc's image, a server, a store, or a mounted disc")
+    source: str = option("DISC|URL|DIR", SOURCES)
     fingerprint: str | None = option(
-        "--fingerprint FP", "SHA-256 of the server's certificate, as it prints it"
+        "--fingerprint FP", "of the server's certificate, as it prints it"
     )
     machine: str | None = option("--machine NAME", "which machine of a server or a store")
     data_set: str | None = option("--data-set ID", OTHER_DATA_SET)
@@ -57,72 +58,51 @@ class Source(Credentials):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restore(Source):
-    """Options of `restore`."""
-
-    source: str = option(
-        "--from DISC|URL|DIR", "a disc's image, a server, a store, or a mounted disc", required=True
-    )
+    source: str = option("--from DISC|URL|DIR", SOURCES, required=True)
     disk: tuple[str, ...] = option(
-        "--disk PATH",
-        "target, one for each recorded disk in their order; a new image is made",
-        default=(),
-        required=True,
+        "--disk PATH", "target; one for each recorded disk, in their order", (), required=True
     )
     disk_size: int | None = option("--disk-size SIZE", "of new images: 4G, 512M", type=size_of_text)
-    sector_size: int = option(
-        "--sector-size", "of new images", type=int, choices=(512, 4096), default=512
-    )
-    grow: int | None = option("--grow N", "partition that takes new room; 0 for none", type=int)
+    sector_size: int = option("--sector-size", "of new images", 512, type=int, choices=(512, 4096))
+    grow: int | None = option("--grow N", "partition that takes new room; 0: none", type=int)
     yes: bool = flag("--yes", "erase the target without asking")
-    incomplete: bool = flag(
-        "--incomplete", "restore what there is when the medium lacks a part; exit code 3"
-    )
+    incomplete: bool = flag("--incomplete", "restore the rest when the medium lacks a part")
     plan: bool = flag("--plan", "print the plan and stop")
     verify: bool = flag("--verify", "read back and compare afterwards")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compare(Source):
-    """Options of `compare`."""
-
     disk: tuple[str, ...] = option(
         "--disk PATH",
-        "disk or image, one for each recorded disk in their order",
-        default=(),
+        "disk or image; one for each recorded disk, in their order",
+        (),
         required=True,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rehearse(Credentials):
-    """Options of `rehearse`."""
-
     disc: Path = option("ISO", "the disc's image", type=Path)
     firmware: str = option(
-        "--firmware", "of the machine (default: bios)", choices=FIRMWARES, default="bios"
+        "--firmware", "of the machine (default: bios)", "bios", choices=FIRMWARES
     )
-    bus: str = option("--bus", "of its disks (default: virtio)", choices=BUSES, default="virtio")
-    medium: str = option(
-        "--medium", "what the disc is put in as (default: cd)", choices=MEDIA, default="cd"
-    )
-    disk_size: int | None = option(
-        "--disk-size SIZE", "default: as the recorded disk", type=size_of_text
-    )
-    memory: int = option("--memory MIB", "of the machine (default: 512)", type=int, default=512)
+    bus: str = option("--bus", "of the disks (default: virtio)", "virtio", choices=BUSES)
+    medium: str = option("--medium", "of the disc (default: cd)", "cd", choices=MEDIA)
+    disk_size: int | None = option("--disk-size SIZE", "default: as recorded", type=size_of_text)
+    memory: int = option("--memory MIB", "of the machine (default: 512)", 512, type=int)
     expect: str = option(
         "--expect TEXT",
-        "what the restored machine says on its serial line when it is up",
-        default="login: ",
+        "what the restored machine says on its serial line",
+        "login: ",
         group="expect",
     )
     expect_pattern: str | None = option(
         "--expect-pattern REGEX", "the same as a regular expression", group="expect"
     )
-    screenshots: Path | None = option(
-        "--screenshots DIR", "write pictures of the screen here", type=Path
-    )
+    screenshots: Path | None = option("--screenshots DIR", "for pictures of the screen", type=Path)
     work: Path | None = option("--work DIR", "keep disks and logs here", type=Path)
-    timeout: float = option("--timeout S", "for the restore alone", type=float, default=3600.0)
+    timeout: float = option("--timeout S", "for the restore alone", 3600.0, type=float)
     json: bool = json_flag()
 
 
@@ -195,11 +175,11 @@ def run_restore(options: Restore) -> int:
             return ExitCode.DONE
         if not options.yes:
             print("\n".join(plan.lines()))
-            if not confirm("Go on?"):
-                raise UnsafeTargetError("nothing was written: not confirmed, and no --yes given")
+            if not confirm("Restore?"):
+                raise UnsafeTargetError("nothing was written: answer yes, or use --yes")
         missing = missing_content(unlocked, medium)
         if missing and not options.incomplete:
-            raise MediumError(f"{missing}; --incomplete restores what there is")
+            raise MediumError(f"{missing}; use --incomplete to restore the rest")
         is_blank = all(is_new for _, is_new in targets)
         for target, is_new in targets:
             if is_new:
@@ -226,7 +206,7 @@ def run_restore(options: Restore) -> int:
 
 @contextmanager
 def _removed_on_failure(paths: Sequence[str]) -> Iterator[None]:
-    """Remove images made for a restore that failed: they look like disks but are none."""
+    """Remove images made for a restore that failed: they look like disks, but cannot be used."""
     try:
         yield
     except BaseException:
@@ -255,7 +235,7 @@ def _target_of(path: str, disk: DiskObject, options: Restore) -> tuple[TargetDis
         raise UsageError(f"{path} is neither a disk nor an image")
     refuse_in_use(path)
     if Path(path).resolve().is_relative_to(Path(options.source).resolve()):
-        raise UnsafeTargetError(f"{path} is what the restore would read from")
+        raise UnsafeTargetError(f"{path} is where the restore reads from; choose another target")
     device = FileDevice.open(path)
     try:
         size, sector_size = device.size, device.sector_size
@@ -265,7 +245,7 @@ def _target_of(path: str, disk: DiskObject, options: Restore) -> tuple[TargetDis
 
 
 def run_compare(options: Compare) -> int:
-    """Compare disks with a data set."""
+    """Compare disks with a data set, object by object."""
     status = StatusLine()
     with ExitStack() as stack:
         _, unlocked = open_unlocked(options, stack, status)
@@ -280,10 +260,12 @@ def run_compare(options: Compare) -> int:
 def _compare(unlocked: Unlocked, paths: Sequence[str | Path], status: StatusLine) -> Comparison:
     from fsdrivers.device import FileDevice
     from rebuild.compare.disks import compare_machine
+    from rebuild.text import plural
 
     disks = unlocked.machine.disks
     if len(paths) != len(disks):
-        raise UsageError(f"the machine has {len(disks)} disk(s), {len(paths)} were given")
+        given = f"--disk names {len(paths)}"
+        raise UsageError(f"the machine has {plural(len(disks), 'disk')}, but {given}")
     with ExitStack() as stack:
         devices = {}
         for disk, path in zip(disks, paths, strict=True):
@@ -297,18 +279,18 @@ def _expected_pattern(options: Rehearse) -> str:
     """Return what to wait for as a regular expression.
 
     Raises:
-        UsageError: the one given is none.
+        UsageError: the one given is not an expression.
     """
     pattern = options.expect_pattern or re.escape(options.expect)
     try:
         re.compile(pattern)
     except re.error as error:
-        raise UsageError(f"--expect-pattern {pattern!r}: {error}") from error
+        raise UsageError(f"--expect-pattern is not a regular expression: {error}") from error
     return pattern
 
 
 def run_rehearse(options: Rehearse) -> int:
-    """Prove a disc in QEMU."""
+    """Boot a disc in QEMU, restore, compare, boot the result."""
     from imagebuilder.disc.reader import IsoMedium
     from rebuild.restore import unlock
     from vm.rehearsal import RehearsalConfig, rehearse
@@ -349,9 +331,7 @@ def run_rehearse(options: Rehearse) -> int:
 
 
 COMMANDS: Sequence[Command | Group] = (
-    command("restore", "restore onto a disk or an image", Restore, run_restore),
-    command("compare", "compare disks with a data set, object by object", Compare, run_compare),
-    command(
-        "rehearse", "boot a disc in QEMU, restore, compare, boot the result", Rehearse, run_rehearse
-    ),
+    command("restore", Restore, run_restore),
+    command("compare", Compare, run_compare),
+    command("rehearse", Rehearse, run_rehearse),
 )

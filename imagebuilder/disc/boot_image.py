@@ -74,7 +74,7 @@ def make_efi_image(files: Mapping[str, bytes], *, created_s: int, volume_id: int
     size = sum(len(data) for data in files.values()) + _EFI_IMAGE_MARGIN
     size += -size % _EFI_IMAGE_STEP
     if size >= EFI_IMAGE_LIMIT:
-        raise DiscPlanError(f"the EFI image would have {size >> 20} MiB; El Torito ends at 32")
+        raise DiscPlanError(f"the EFI image needs {size >> 20} MiB, and El Torito allows 32")
     with warnings.catch_warnings():
         # The `fs` package below pyfatfs warns about pkg_resources when it is imported.
         warnings.simplefilter("ignore")

@@ -42,16 +42,16 @@ def check_options(options: DiscOptions) -> None:
         DiscPlanError: says what is wrong, in one sentence.
     """
     if options.keymap and not re.fullmatch("[a-z0-9_-]{1,32}", options.keymap):
-        raise DiscPlanError(f"{options.keymap!r} is no name of a keyboard layout")
+        raise DiscPlanError(f"{options.keymap!r} is not the name of a keyboard layout")
     for word in options.kernel_arguments:
         if not _WORD.fullmatch(word) or _GRUB_SPECIAL.search(word):
-            raise DiscPlanError(f"{word!r} cannot stand on a kernel command line")
+            raise DiscPlanError(f"{word!r} is not allowed on the kernel command line")
     if options.answers:
         _check_answers(options.answers)
 
 
 def _check_answers(data: bytes) -> None:
-    """Refuse an answer file that is no JSON object, or that holds a credential."""
+    """Refuse an answer file that is not a JSON object, or that holds a credential."""
     try:
         answers = json.loads(data)
     except ValueError as error:
@@ -60,9 +60,7 @@ def _check_answers(data: bytes) -> None:
         raise DiscPlanError("the answer file is not a JSON object")
     for name in answers:
         if _SECRETS.search(name):
-            raise DiscPlanError(
-                f"the answer file holds {name!r}: credentials are never put on a disc"
-            )
+            raise DiscPlanError(f"the answer file holds {name!r}: a disc must not hold credentials")
 
 
 def kernel_command_line(set_id: str, options: DiscOptions) -> str:

@@ -100,11 +100,11 @@ def plan_disc(set_id: str, files: Sequence[DiscFile]) -> DiscPlan:
         DiscPlanError: a file is too large, or two names cannot be told apart.
     """
     if not re.fullmatch("[0-9a-f]{32}", set_id):
-        raise DiscPlanError(f"a data set id has 32 hexadecimal digits: {set_id!r}")
+        raise DiscPlanError(f"a data set id must have 32 hexadecimal digits, not {set_id!r}")
     for file in files:
         if file.size >= FILE_LIMIT:
             raise DiscPlanError(
-                f"{file.path} has {file.size:,} bytes; files of a disc end at {FILE_LIMIT:,}"
+                f"{file.path} has {file.size:,} bytes; the limit on a disc is {FILE_LIMIT:,}"
             )
     plan = DiscPlan(set_id, volume_id_of(set_id), tuple(files))
     names = [iso_path(file.path) for file in files]

@@ -85,7 +85,7 @@ class IsoImage:
         """Return `length` bytes of a file from `offset`; fewer only where the file ends.
 
         Raises:
-            DiscImageError: there is no such file.
+            DiscImageError: the disc does not have this file.
             OSError: the image cannot be read there.
         """
         extent = self.extent_of(path)
@@ -109,12 +109,12 @@ class IsoImage:
         """Return where a file lies.
 
         Raises:
-            DiscImageError: there is no such file.
+            DiscImageError: the disc does not have this file.
         """
         try:
             return self.files[path]
         except KeyError:
-            raise DiscImageError(f"{self.name} holds no {path}: the disc is incomplete") from None
+            raise DiscImageError(f"{self.name} lacks {path}: the disc is incomplete") from None
 
     def close(self) -> None:
         """Close the image."""
@@ -139,14 +139,14 @@ class IsoMedium:
         """Open the image of a recovery disc.
 
         Raises:
-            DiscImageError: it is none, is cut short, or has no key file or table.
+            DiscImageError: it is not a disc, is cut short, or lacks its key file or table.
             OSError: the file cannot be read.
         """
         image = IsoImage.open(path)
         for pair in ((disc_files.KEY_FILE, COPY_OF_KEY_FILE), (disc_files.TABLE, COPY_OF_TABLE)):
             if not image.files.keys() & set(pair):
                 image.close()
-                raise DiscImageError(f"{path} holds no {pair[0]}: it is not a recovery disc")
+                raise DiscImageError(f"{path} lacks {pair[0]}: it is not a recovery disc")
         return cls(image)
 
     def read_key_file(self) -> bytes:
@@ -288,7 +288,7 @@ def _read_directories(file: BinaryIO, name: str) -> dict[str, Extent]:
     try:
         iso.open_fp(io.BufferedReader(_WithoutSystemArea(file)))
     except _PARSING_ERRORS as error:
-        raise DiscImageError(f"{name} is not the image of a disc, or a damaged one") from error
+        raise DiscImageError(f"{name} is not the image of a disc, or is damaged") from error
     try:
         volume_id = iso.pvd.volume_identifier.decode("ascii", "replace").strip()
         if not volume_id.startswith(VOLUME_ID_PREFIX) or not iso.has_rock_ridge():

@@ -318,4 +318,4 @@ def _kernel_release(tree: Path) -> str:
     """Return the release string of the kernel in an unpacked package."""
     for path in (tree / "boot").glob("vmlinuz-*"):
         return path.name.removeprefix("vmlinuz-")
-    raise BuildHostError(f"{tree.name} holds no kernel")
+    raise BuildHostError(f"{tree.name} does not contain a kernel")

@@ -152,19 +152,19 @@ def choose_modules(tree: Path) -> list[Module]:
     """Return the chosen modules and all they depend on, ascending by name.
 
     Raises:
-        BuildHostError: the tree holds no modules, or a dependency is not in it.
+        BuildHostError: the tree lacks modules, or one that others depend on.
     """
     files = find_modules(tree)
     wanted = [name for name, path in files.items() if is_chosen(str(path.relative_to(tree)))]
     if not wanted:
-        raise BuildHostError(f"{tree} holds no kernel modules")
+        raise BuildHostError(f"{tree} does not contain kernel modules")
     chosen: dict[str, Module] = {}
     while wanted:
         name = wanted.pop()
         if name in chosen:
             continue
         if name not in files:
-            raise BuildHostError(f"kernel module {name} is needed and not in {tree}")
+            raise BuildHostError(f"{tree} lacks the kernel module {name}")
         module = chosen[name] = read_module(name, files[name].read_bytes())
         wanted += module.depends
         wanted += [soft for soft in module.before + module.after if soft in files]
@@ -241,7 +241,7 @@ def _section(name: str, data: bytes, wanted: bytes) -> bytes:
                 return data[section[4] : section[4] + section[5]]
     except (struct.error, IndexError, ValueError) as error:
         raise BuildHostError(f"kernel module {name} is a damaged ELF file") from error
-    raise BuildHostError(f"kernel module {name} has no {wanted.decode()} section")
+    raise BuildHostError(f"kernel module {name} lacks its section {wanted.decode()}")
 
 
 def pack_modules(modules: Iterable[Module], level: int) -> tuple[bytes, bytes]:

@@ -56,7 +56,7 @@ def find_packages(names: Sequence[str]) -> list[Package]:
     unknown = [name for name in names if name not in found]
     if unknown:
         raise BuildHostError(
-            f"apt knows no package {', '.join(unknown)}; `apt-get update` may help"
+            f"apt does not know the package {', '.join(unknown)}; run apt-get update"
         )
     return [found[name] for name in names]
 
@@ -81,7 +81,7 @@ def parse_stanza(text: str) -> Package:
         )
     except KeyError as error:
         raise BuildHostError(
-            f"apt's index has no {error} for {fields.get('Package', 'a package')}"
+            f"apt's index lacks {error} of {fields.get('Package', 'a package')}"
         ) from error
 
 
@@ -103,7 +103,7 @@ def download_package(package: Package, directory: Path) -> Path:
         _run("apt-get", "download", "-q", f"{package.name}={package.version}", directory=work)
         archives = list(work.glob("*.deb"))
         if len(archives) != 1:
-            raise BuildHostError(f"apt-get download brought no file for {package.name}")
+            raise BuildHostError(f"apt-get download did not fetch {package.name}")
         digest = hashlib.sha256(archives[0].read_bytes()).hexdigest()
         if digest != package.sha256:
             raise BuildHostError(

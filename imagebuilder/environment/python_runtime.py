@@ -204,7 +204,7 @@ def _find_library(tree: Path, name: str) -> Path:
         path = tree / directory / MULTIARCH / name
         if path.exists():
             return path
-    raise BuildHostError(f"{tree.name} holds no {name}")
+    raise BuildHostError(f"{tree.name} does not contain {name}")
 
 
 def _add_compiled(archive: Archive, path: str, source: bytes) -> None:

@@ -91,7 +91,7 @@ def holds_set(device: str, set_id: str) -> bool:
 
 
 def read_set(medium: str) -> str:
-    """Return the set that the info file of a mounted disc names; empty when it names none."""
+    """Return the set that the info file of a mounted disc names; empty if it does not."""
     with contextlib.suppress(OSError), open(f"{medium}/{disc_files.INFO}") as file:
         for line in file:
             if line.startswith(disc_files.INFO_SET):

@@ -116,7 +116,7 @@ def fail(reason: str) -> NoReturn:
 
 
 def sentence_of(error: BaseException) -> str:
-    """Return an error as the first line of its text, or its kind when it has none."""
+    """Return an error as the first line of its text, or its kind if it has no text."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 

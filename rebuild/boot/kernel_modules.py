@@ -33,7 +33,7 @@ class ModuleEntry(NamedTuple):
     stored_size: int
     size: int
     depends: list[str]
-    before: list[str]  # soft dependencies: names or aliases, absent ones are no error
+    before: list[str]  # soft dependencies: names or aliases, absent ones are not an error
     after: list[str]
 
 

@@ -167,9 +167,9 @@ def action_of(character: str) -> int:
 
 
 def load_keymap(name: str, console: str = CONSOLE) -> bool:
-    """Load a layout into the console's keyboard driver; False when there is no such layout.
+    """Load a layout into the console's keyboard driver; False if there is no layout of this name.
 
-    A machine without a console keyboard is no reason to fail: the serial line needs no layout.
+    A machine without a console keyboard does not fail: the serial line needs no layout.
     """
     layout = KEYMAPS.get(name)
     if layout is None:

@@ -7,7 +7,7 @@ them: what may be on the disc must be worth nothing to who finds it.
     keymap   keyboard layout
     target   disk to erase, by serial number or name; for several recorded disks as many, with
              commas between, in their order; "only" for the only one there is
-    grow     number of the partition that takes the room of a larger disk; 0 for none
+    grow     number of the partition that takes the room of a larger disk; 0: no partition grows
     verify   1 to read everything back after the restore
     after    "reboot", "poweroff" or "halt" after a complete restore
 
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 ENDS = ("reboot", "poweroff", "halt")
 ONLY = "only"
 _PREFIX = "rebuildkit."
-_NOT_FOR_US = ("set",)  # arguments of ours that are no answers
+_NOT_FOR_US = ("set",)  # arguments of ours that are not answers
 _TRUE, _FALSE = ("1", "yes", "true"), ("", "0", "no", "false")
 
 
@@ -67,7 +67,7 @@ class Answers:
             loaded = None
         if isinstance(loaded, dict):
             return loaded
-        self.problems.append("The answer file on this disc is not used: it is no JSON object.")
+        self.problems.append("The answer file on this disc is not used: it is not a JSON object.")
         return {}
 
     def _take(self, name: str, value: object) -> None:
@@ -84,15 +84,15 @@ class Answers:
             self.targets = tuple(str(word).strip() for word in words if str(word).strip())
         elif name == "grow":
             if not text.isdecimal():
-                raise ValueError(f"'{text}' is no partition number")
+                raise ValueError(f"'{text}' is not a partition number")
             self.grow = int(text)
         elif name == "verify":
             if text.lower() not in (*_TRUE, *_FALSE):
-                raise ValueError(f"'{text}' is neither 1 nor 0")
+                raise ValueError(f"it must be 1 or 0, not '{text}'")
             self.verify = text.lower() in _TRUE
         elif name == "after":
             if text not in ENDS:
-                raise ValueError(f"'{text}' is none of {', '.join(ENDS)}")
+                raise ValueError(f"it must be one of {', '.join(ENDS)}, not '{text}'")
             self.after = text
         else:
-            raise ValueError("there is no such question")
+            raise ValueError("this disc does not ask that")

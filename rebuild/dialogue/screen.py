@@ -8,7 +8,7 @@ a serial terminal and a log file all show well.  Lines are kept, so that the log
 the screen afterwards.
 
 Input is taken byte by byte with every function of the terminal driver switched off: no key is
-a signal, none stops the output, and what is no character of a line is dropped.
+a signal or stops the output, and what is not a character of a line is dropped.
 """
 
 from __future__ import annotations
@@ -162,8 +162,8 @@ class Screen:
     ) -> str:
         """Write `prompt` and its mark, return the line that somebody types, without its end.
 
-        Secret input shows as asterisks and is never logged.  Bytes that are no UTF-8 are
-        replaced; control characters are no input.
+        Secret input shows as asterisks and is never logged.  Bytes that are not UTF-8
+        are replaced; control characters are dropped.
 
         Raises:
             InputClosedError: no port is left to read from.
@@ -256,7 +256,7 @@ class Screen:
         return None
 
     def _is_in_escape(self, port: Port, value: int) -> bool:
-        """Follow the sequences of arrow and function keys, which are no input."""
+        """Follow the sequences of arrow and function keys, which are not input."""
         state = port.escape
         if value == _ESCAPE:
             port.escape = _Escape.BEGUN
@@ -316,7 +316,7 @@ class Screen:
 
 
 def _delete_last_character(line: bytearray) -> str:
-    """Remove the last character of `line`; return it, or nothing where there is none."""
+    """Remove the last character of `line`; return it, or nothing if the line is empty."""
     before = line.decode("utf-8", "ignore")
     while line:
         if line.pop() & 0xC0 != 0x80:

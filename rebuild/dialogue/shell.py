@@ -158,14 +158,14 @@ class _Shell:
             if around.answers.targets:
                 return
         elif default != "us":
-            screen.line(f"There is no keyboard layout '{default}' on this disc.")
+            screen.line(f"This disc does not have the keyboard layout '{default}'.")
             default = "us"
         screen.line(f"Keyboard layouts: {' '.join(around.keymaps)}")
         while True:
             name = screen.ask(f"Keyboard layout [{default}]: ", "keymap").strip().lower() or default
             if around.set_keymap(name):
                 return
-            screen.line("There is no such layout on this disc.")
+            screen.line(f"This disc does not have the layout '{name}'. Choose one of the list.")
 
     def _authenticate(self) -> Unlocked | None:
         """Ask for id and password; None after three wrong tries, when the machine is halted."""
@@ -209,7 +209,7 @@ class _Shell:
             self._show_disks(targets)
             free = [target for target in targets if not target.refusal]
             if not free:
-                screen.line("This machine has no disk that may be written.")
+                screen.line("This machine has no disk that can be restored to.")
                 return None
             chosen = self._choose_targets(unlocked, free)
             if not chosen:
@@ -253,7 +253,7 @@ class _Shell:
         if len(left) < len(disks):
             self._screen.line(
                 f"The data set has {plural(len(disks), 'disk')}, "
-                f"this machine only {len(left)} that may be written."
+                f"this machine only {len(left)} that can be restored to."
             )
         chosen: dict[int, TargetDisk] = {}
         for index, disk in enumerate(disks):
@@ -271,7 +271,7 @@ class _Shell:
                     chosen[disk.number] = found[0]
                     left.remove(found[0])
                     break
-                self._screen.line("That is neither the name nor the serial number of a free disk.")
+                self._screen.line("That is not the name or serial number of a free disk.")
         return chosen
 
     def _answered_targets(
@@ -288,7 +288,7 @@ class _Shell:
         wanted = self._around.answers.targets
         if len(wanted) != len(numbers):
             raise UnsafeTargetError(
-                f"the answers name {plural(len(wanted), 'target')}, "
+                f"the answers name {plural(len(wanted), 'target')}, but "
                 f"the data set has {plural(len(numbers), 'disk')}"
             )
         chosen = {}
@@ -296,7 +296,7 @@ class _Shell:
             found = list(free) if name == ONLY else [t for t in free if name in _names_of(t, free)]
             if len(found) != 1:
                 raise UnsafeTargetError(
-                    f"the answers name the target '{name}', which fits {plural(len(found), 'disk')}"
+                    f"the answers name the target '{name}', and {plural(len(found), 'disk')} fit"
                 )
             chosen[number] = found[0]
         return chosen
@@ -315,7 +315,7 @@ class _Shell:
         except RebuildError as error:
             if not has_choice or self._around.answers.targets:
                 raise
-            screen.line(f"That cannot be done: {error}.")
+            screen.line(f"This does not work: {error}.")
             return None
         screen.line()
         lines = plan.lines()
@@ -339,7 +339,7 @@ class _Shell:
                     return False
                 if answer in names:
                     break
-                self._screen.line("That is not this disk.")
+                self._screen.line("That is not this disk. Nothing was written.")
         return True
 
     def _restore(self, unlocked: Unlocked, plan: RestorePlan) -> RestoreReport:
@@ -421,8 +421,8 @@ def _conclusion(report: RestoreReport) -> list[str]:
     if report.is_complete:
         return ["Take this disc out, then restart."]
     if report.differences:
-        return ["The log names what the target disk gave back wrong. Replace that disk."]
-    return ["The log names what is missing. Another copy of this disc may have it."]
+        return ["The target disk gave back wrong data; the log names it. Replace that disk."]
+    return ["The log names what is missing. Try another copy of this disc."]
 
 
 def _state_after(error: Exception) -> str:
@@ -434,7 +434,7 @@ def _state_after(error: Exception) -> str:
         return ""
     if isinstance(error, FilesystemError | RebuildError):  # raised by planning alone
         return "Nothing was written."
-    return "The target disk holds no usable machine now."
+    return "The target disk cannot be used now: it is only partly written."
 
 
 def _names_of(target: TargetDisk, among: Sequence[TargetDisk]) -> tuple[str, ...]:
@@ -447,7 +447,7 @@ def _names_of(target: TargetDisk, among: Sequence[TargetDisk]) -> tuple[str, ...
 def _sentence(error: BaseException) -> str:
     """Return an error as one sentence without its full stop."""
     if isinstance(error, MemoryError):
-        return "this machine has not enough memory"
+        return "this machine does not have enough memory"
     if isinstance(error, OSError) and error.strerror:
         name = error.filename if isinstance(error.filename, str) else ""
         return f"{name}: {error.strerror}" if name else error.strerror

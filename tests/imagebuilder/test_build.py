@@ -204,8 +204,8 @@ def test_planned_size_is_enough(hollow_environment: BootEnvironment, tmp_path: P
         (DiscOptions(kernel_arguments=("a'b",)), "kernel command line"),
         (DiscOptions(answers=b"{"), "not JSON"),
         (DiscOptions(answers=b"[]"), "not a JSON object"),
-        (DiscOptions(answers=b'{"Password": "x"}'), "never put on a disc"),
-        (DiscOptions(answers=b'{"recovery_key": "x"}'), "never put on a disc"),
+        (DiscOptions(answers=b'{"Password": "x"}'), "must not hold credentials"),
+        (DiscOptions(answers=b'{"recovery_key": "x"}'), "must not hold credentials"),
     ],
 )
 def test_options_that_cannot_be(
@@ -241,7 +241,7 @@ def test_options_reach_the_disc(hollow_environment: BootEnvironment, tmp_path: P
 
 def test_device_is_no_target(hollow_environment: BootEnvironment) -> None:
     """A device node is never replaced by a file of its name."""
-    with pytest.raises(DiscPlanError, match="not a regular file"):
+    with pytest.raises(DiscPlanError, match="must be a regular file"):
         build(SmallRepository(), hollow_environment, Path("/dev/null"))
 
     assert Path("/dev/null").is_char_device()

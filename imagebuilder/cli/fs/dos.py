@@ -2,9 +2,9 @@
 """`rebuildkit fs fix-dos`: make a disk with DOS or Windows 9x start where it is now.
 
 Brings the system files to the places where the boot sector looks for them, moving whatever lies
-there, tells the boot sector which sector of the disk it is, and marks the partition active if
-none is.  Says what it did.  The geometry changes only when asked: `auto` is what a BIOS gives a
-disk of this size.
+there, tells the boot sector which sector of the disk it is, marks the partition active unless
+another is, and says what it did.  The geometry changes only when asked: `auto` is what a BIOS gives
+a disk of this size.
 """
 
 from __future__ import annotations
@@ -27,19 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixDos(Image):
-    """Options of `fs fix-dos`."""
-
-    partition: int | None = option(
-        "-p --partition N", "default: the active one; 0: the disk", type=int
-    )
+    partition: int | None = option("-p --partition N", "default: active; 0: the disk", type=int)
     geometry: str | None = option(
-        "--geometry HEADS/SECTORS",
-        "of the BIOS, for the boot sector and the partition table; auto: by the disk's size",
+        "--geometry HEADS/SECTORS", "of the BIOS; auto: by the disk's size"
     )
 
 
 def fix_dos(options: FixDos) -> int:
-    """Put a disk right; return the exit code."""
+    """Bring the files of DOS to where its boot sector looks. Writes to IMAGE."""
     from fsdrivers.device import FileDevice
     from fsdrivers.fat import fix_place, fix_system_files, open_editor
     from fsdrivers.partitions import open_partition, read_table
@@ -73,7 +68,7 @@ def _partition_of(options: FixDos, table: PartitionTable) -> int:
     """Return the number of the partition to work on; 0 for the whole disk.
 
     Raises:
-        UsageError: there are several and none is active.
+        UsageError: there are several, and not one is active.
     """
     if options.partition is not None:
         return options.partition
@@ -84,14 +79,16 @@ def _partition_of(options: FixDos, table: PartitionTable) -> int:
         if entry.is_active:
             return entry.number
     numbers = ", ".join(str(entry.number) for entry in solid)
-    raise UsageError(f"no partition of {options.image} is active; name one: --partition {numbers}")
+    raise UsageError(
+        f"{options.image} has no active partition; choose one with --partition: {numbers}"
+    )
 
 
 def _geometry_of(options: FixDos, device: Device) -> Geometry | None:
     """Return the geometry asked for, None to leave it.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not a geometry.
     """
     from fsdrivers.partitions.chs import MAXIMUM_HEADS, MAXIMUM_SECTORS, Geometry, bios_geometry
 
@@ -102,7 +99,9 @@ def _geometry_of(options: FixDos, device: Device) -> Geometry | None:
     match = re.fullmatch(r"(\d{1,3})/(\d{1,2})", options.geometry)
     geometry = Geometry(int(match[1]), int(match[2])) if match else Geometry(0, 0)
     if not 0 < geometry.heads <= MAXIMUM_HEADS or not 0 < geometry.sectors <= MAXIMUM_SECTORS:
-        raise UsageError(f"not a geometry like 16/63: {options.geometry}")
+        raise UsageError(
+            f"geometry must be HEADS/SECTORS, for example 16/63, not {options.geometry}"
+        )
     return geometry
 
 
@@ -110,7 +109,7 @@ def _system_of(editor: FatEditor, image: str) -> SystemFiles:
     """Return where the files of the system must be.
 
     Raises:
-        NotFoundError: there is no DOS.
+        NotFoundError: it has no DOS.
     """
     from fsdrivers.errors import NotFoundError
     from fsdrivers.volume import Kind
@@ -123,14 +122,16 @@ def _system_of(editor: FatEditor, image: str) -> SystemFiles:
     ]
     system = find_system_files(names)
     if system is None:
-        raise NotFoundError(f"{image}: no IO.SYS, IBMBIO.COM or KERNEL.SYS in the root directory")
+        raise NotFoundError(
+            f"{image}: IO.SYS, IBMBIO.COM and KERNEL.SYS are missing in the root directory"
+        )
     return system
 
 
 def _fix_table(
     device: Device, table: PartitionTable, number: int, geometry: Geometry | None
 ) -> list[str]:
-    """Mark the partition active if none is, make CHS fields anew; return what changed."""
+    """Mark the partition active unless another is, make CHS fields anew; return what changed."""
     from fsdrivers.partitions import plan_table
     from fsdrivers.partitions.format import ACTIVE, BOOT_CODE_SIZE
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, TypeVar
 
 from fsdrivers.device import Device
@@ -59,8 +60,6 @@ class Paths(Volume):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remove(Paths):
-    """Options of `fs rm`."""
-
     recursive: bool = flag("-r --recursive", "remove directories and all below them")
     dir: bool = flag("-d --dir", "remove empty directories too")
     stream: str | None = stream_option()
@@ -68,8 +67,6 @@ class Remove(Paths):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move(Volume):
-    """Options of `fs mv`."""
-
     source: str = option("FROM", "what to rename")
     path: str = option("TO", "new name, or an existing directory")
     force: bool = flag("-f --force", "replace what is there")
@@ -77,18 +74,12 @@ class Move(Volume):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewDirectories(Paths):
-    """Options of `fs mkdir`."""
-
     parents: bool = flag("--parents", "make the missing directories above, too")
-    mode: int = option(
-        "-m --mode MODE", "permissions, octal (default: 0755)", type=octal_of_text, default=0o755
-    )
+    mode: int = option("-m --mode MODE", "octal (default: 0755)", 0o755, type=octal_of_text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link(Volume):
-    """Options of `fs ln`."""
-
     source: str = option("TARGET", "what the new name leads to")
     path: str = option("PATH", "new name, or an existing directory")
     symbolic: bool = flag("-s --symbolic", "make a symbolic link; TARGET is its text")
@@ -96,26 +87,20 @@ class Link(Volume):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mode(Volume):
-    """Options of `fs chmod`."""
-
     mode: int = option("MODE", "octal, for example 0644", type=octal_of_text)
     paths: tuple[str, ...] = option("PATH", "from the volume's root", nargs="+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner(Volume):
-    """Options of `fs chown`."""
-
     owner: tuple[int | None, int | None] = option(
-        "UID[:GID]", "numbers, for example 1000:100 or :100", type=owner_of_text
+        "UID[:GID]", "such as 1000:100 or :100", type=owner_of_text
     )
     paths: tuple[str, ...] = option("PATH", "from the volume's root", nargs="+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Touch(Paths):
-    """Options of `fs touch`."""
-
     time: int | None = option(
         "--time TIME", "ISO date, or @seconds (default: now)", type=time_of_text
     )
@@ -124,19 +109,14 @@ class Touch(Paths):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attributes(Volume):
-    """Options of `fs attr`."""
-
     path: str = option("PATH", "from the volume's root")
     set: tuple[tuple[bytes, bytes], ...] = option(
-        "--set NAME=VALUE", "set an attribute", default=(), type=pair_of_text
+        "--set NAME=VALUE", "set an attribute", (), type=pair_of_text
     )
     set_hex: tuple[tuple[bytes, bytes], ...] = option(
-        "--set-hex NAME=HEX",
-        "set an attribute to bytes in hexadecimal",
-        default=(),
-        type=hex_pair_of_text,
+        "--set-hex NAME=HEX", "set an attribute to bytes in hexadecimal", (), type=hex_pair_of_text
     )
-    remove: tuple[str, ...] = option("--remove NAME", "remove an attribute", default=())
+    remove: tuple[str, ...] = option("--remove NAME", "remove an attribute", ())
     flags: int | None = option("--flags N", "set the flags, for example 0x40", type=number_of_text)
 
     def writes(self) -> bool:
@@ -146,8 +126,6 @@ class Attributes(Volume):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Label(Volume):
-    """Options of `fs label`."""
-
     label: str | None = option("LABEL", "new label; without it, show it", nargs="?")
     uuid: str | None = option("--uuid UUID", "set UUID or serial number")
 
@@ -164,7 +142,7 @@ Change = Callable[[Options, "Editor", Outcome], None]
 def editing(name: str, change: Change[Options], options: Options, device: Device) -> int:
     """Open an editor, carry out `change`, print what changed; return the exit code.
 
-    What fails is said, and what was done before it is printed all the same.
+    A failure is reported, and what was done before it is printed all the same.
     """
     editor, outcome = open_editor(options, device), Outcome()
     try:
@@ -185,6 +163,7 @@ def each(action: Callable[[PathsOptions, Editor, str], list[str]]) -> Change[Pat
     `action` returns the paths it changed.
     """
 
+    @wraps(action)
     def change(options: PathsOptions, editor: Editor, outcome: Outcome) -> None:
         for path in options.paths:
             try:
@@ -196,14 +175,14 @@ def each(action: Callable[[PathsOptions, Editor, str], list[str]]) -> Change[Pat
 
 
 def naming(error: UsageError | FilesystemError, path: str) -> UsageError | FilesystemError:
-    """Return the error with the whole path, where its message has but the last name or none."""
+    """Return the error with the whole path, where its message lacks it."""
     if path and path not in str(error):
         error.add_note(f"({path})")
     return error
 
 
 def rm(options: Remove, editor: Editor, path: str) -> list[str]:
-    """Remove an object, or a stream of one."""
+    """Remove files, with -r directories and all below them."""
     from fsdrivers.volume import Kind
 
     node = find_object(editor, path)
@@ -218,12 +197,12 @@ def rm(options: Remove, editor: Editor, path: str) -> list[str]:
     elif options.dir:
         editor.rmdir(parent, name)
     else:
-        raise IsADirectoryError_(f"{path} is a directory; -r removes it")
+        raise IsADirectoryError_(f"{path} is a directory; use -r to remove it")
     return [path]
 
 
 def rmdir(options: Paths, editor: Editor, path: str) -> list[str]:
-    """Remove an empty directory."""
+    """Remove empty directories."""
     editor.rmdir(*find_place(editor, path))
     return [path]
 
@@ -247,7 +226,7 @@ def _remove_below(editor: Editor, parent: int, name: bytes, number: int) -> None
         for child, below in editor.names(here):
             if editor.node(below).kind is Kind.DIRECTORY:
                 if below in seen:
-                    raise CorruptError(f"directory {os.fsdecode(child)!r} met twice")
+                    raise CorruptError(f"directory {os.fsdecode(child)!r} is found twice")
                 seen.add(below)
                 pending.append((here, child, below, False))
             else:
@@ -255,7 +234,7 @@ def _remove_below(editor: Editor, parent: int, name: bytes, number: int) -> None
 
 
 def mv(options: Move, editor: Editor, outcome: Outcome) -> None:
-    """Rename an object."""
+    """Rename an object, also to another directory."""
     from fsdrivers.volume import Kind
 
     parent, name = find_place(editor, options.source)
@@ -270,19 +249,19 @@ def mv(options: Move, editor: Editor, outcome: Outcome) -> None:
 
 
 def mkdir(options: NewDirectories, editor: Editor, path: str) -> list[str]:
-    """Make a directory."""
+    """Make directories."""
     from fsdrivers.volume import Kind, Node
 
     changed = []
     parts, parent = split_path(path), editor.root
     if not parts and not options.parents:
-        raise AlreadyExistsError(f"{path} is there already")
+        raise AlreadyExistsError(f"{path} already exists")
     for index, name in enumerate(parts):
         is_last = index == len(parts) - 1
         try:
             found = editor.lookup(parent, name)
             if is_last and not (options.parents and found.kind is Kind.DIRECTORY):
-                raise AlreadyExistsError(f"{path} is there already")
+                raise AlreadyExistsError(f"{path} already exists")
         except NotFoundError:
             if not is_last and not options.parents:
                 raise NotFoundError(f"{path}: no such directory") from None
@@ -304,7 +283,7 @@ def _new(make: type[Node], kind: int, mode: int) -> Node:
 
 
 def ln(options: Link, editor: Editor, outcome: Outcome) -> None:
-    """Make another name or a symbolic link."""
+    """Give an object another name, or make a symbolic link."""
     from fsdrivers.volume import Kind, Node
 
     if options.symbolic:
@@ -328,14 +307,14 @@ def chmod(options: Mode, editor: Editor, path: str) -> list[str]:
 
 
 def chown(options: Owner, editor: Editor, path: str) -> list[str]:
-    """Set owner and group."""
+    """Set owner and group by number."""
     uid, gid = options.owner
     editor.set_attributes(find_object(editor, path).number, uid=uid, gid=gid)
     return [path]
 
 
 def touch(options: Touch, editor: Editor, path: str) -> list[str]:
-    """Set times; make a file that is missing."""
+    """Set the times of access and modification; make files that are missing."""
     import time
 
     from fsdrivers.volume import Kind, Node
@@ -353,7 +332,7 @@ def touch(options: Touch, editor: Editor, path: str) -> list[str]:
 
 
 def attr(options: Attributes, device: Device) -> int:
-    """Change flags and extended attributes, or show them."""
+    """Show or change the flags and extended attributes of an object."""
     if options.writes():
         return editing("attr", _set_attr, options, device)
     return _show_attr(options, device)
@@ -386,7 +365,7 @@ def _show_attr(options: Attributes, device: Device) -> int:
 
 
 def label(options: Label, device: Device) -> int:
-    """Set label and identity of a volume, or show the label."""
+    """Show or set the label of the volume."""
     from fsdrivers.printable import printable
     from imagebuilder.cli.fs.format import name_fields
 

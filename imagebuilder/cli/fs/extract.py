@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`rebuildkit fs extract`: objects of a volume restored to a host directory.
+"""`rebuildkit fs extract`: restore objects of a volume to a host directory.
 
-Restored is what a host directory can hold: names, content with its holes, hard links, symbolic
+It restores what a host directory can hold: names, content with its holes, hard links, symbolic
 links, devices, FIFOs, sockets, owners, permissions, times, extended attributes, ACLs, inode flags
-of ext; named streams become extended attributes `user.NAME`, as ntfs-3g shows them, and links of
-NTFS symbolic links; one that names a drive of Windows keeps its text and is said.  What the
-host refuses (an owner without privilege, an attribute its filesystem lacks) is said, attributes
-and flags of the same name once for all objects, and the exit code is 3.  Not restored: the time
-of creation, attributes and short names of FAT and NTFS.
+of ext.  Named streams become extended attributes `user.NAME`, as ntfs-3g shows them, and links of
+NTFS become symbolic links; one that leads to a drive of Windows keeps its text, with a message.
+What the host refuses (an owner without privilege, an attribute its filesystem lacks) is reported,
+once for all objects that lack the same attribute, and the exit code is 3.  It does not restore the
+time of creation, and attributes and short names of FAT and NTFS.
 
-Nothing that exists is overwritten, and no symbolic link is followed: the target must be new or
-empty, every object is made exclusively, and only in a directory that was made here, so nothing
-comes outside the target whatever a damaged volume says.
+It overwrites nothing and follows no symbolic link: the target must be new or empty, every object
+is made exclusively, and only in a directory that was made here.  So nothing gets outside the
+target, whatever a damaged volume says.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ def extract(tree: Tree, text: str, target: str, *, json: bool) -> int:
 
     Raises:
         UsageError: `target` is there and not an empty directory, or the path is empty.
-        NotFoundError, CorruptError, DeviceError: the volume has no such path.
+        NotFoundError, CorruptError, DeviceError: the path cannot be found.
     """
     path, found = find_in_tree(tree, text)
     base = os.fsencode(target).rstrip(b"/") or b"/"
     if os.path.lexists(base):
         is_directory = stat.S_ISDIR(os.lstat(base).st_mode)
         if not is_directory or os.listdir(base):
-            raise UsageError(f"{target} is there and not an empty directory")
+            raise UsageError(f"{target} must be a new or an empty directory")
     else:
-        os.mkdir(base)  # noqa: PTH102 (pathlib is no home for any bytes)
+        os.mkdir(base)  # noqa: PTH102 (pathlib cannot hold all bytes)
     made = _Extraction(tree)
     if found.node.kind is Kind.DIRECTORY:
         prefix = len(path.rstrip(b"/")) + 1
@@ -118,7 +118,7 @@ class _Extraction:
                 self._check_place(path, entry)
             if node.kind is Kind.DIRECTORY:
                 if is_new:
-                    os.mkdir(path, 0o700)  # noqa: PTH102 (pathlib is no home for any bytes)
+                    os.mkdir(path, 0o700)  # noqa: PTH102 (pathlib cannot hold all bytes)
                 self.allow(path)
                 self._directories.append((path, node))
                 return
@@ -142,15 +142,15 @@ class _Extraction:
     def _check_place(self, path: bytes, entry: Entry) -> None:
         """Raise CorruptError for what would not come right below a directory made here."""
         if b"/" in entry.name or entry.name in (b"", b".", b".."):
-            raise CorruptError("no name of an object")
+            raise CorruptError("its name is not valid")
         if os.path.dirname(path) not in self._allowed:
-            raise CorruptError("what it is in could not be made as a directory")
+            raise CorruptError("its directory could not be made")
 
     def _make(self, path: bytes, node: Node) -> None:
         if node.kind is Kind.FILE:
             self._copy(path, node)
         elif node.kind is Kind.SYMLINK:
-            os.symlink(node.target, path)  # noqa: PTH211 (pathlib is no home for any bytes)
+            os.symlink(node.target, path)  # noqa: PTH211 (pathlib cannot hold all bytes)
         elif node.kind is Kind.FIFO:
             os.mkfifo(path, 0o600)
         else:
@@ -205,9 +205,9 @@ class _Extraction:
                 self._refuse(path, printable(name), error)
         try:
             if not is_link:
-                os.chmod(path, stat.S_IMODE(node.mode))  # noqa: PTH101 (pathlib is no home for any bytes)
+                os.chmod(path, stat.S_IMODE(node.mode))  # noqa: PTH101 (pathlib cannot hold all bytes)
             if not node.modified_ns and self._tree.volume.type in FAT_TYPES:
-                return  # the root has no time, as others may have none
+                return  # the root has no time, and others may lack theirs
             accessed = node.modified_ns if node.accessed_ns is None else node.accessed_ns
             os.utime(path, ns=(accessed, node.modified_ns), follow_symlinks=False)
         except (OSError, OverflowError) as error:
@@ -224,7 +224,9 @@ class _Extraction:
                 continue
             try:
                 if stream.size > LONGEST_XATTR:
-                    raise UnsupportedError(f"{stream.size} bytes in an extended attribute")
+                    raise UnsupportedError(
+                        f"{stream.size} bytes are too many for an extended attribute"
+                    )
                 read = cast("StreamVolume", self._tree.volume).read_stream
                 found.append((b"user." + stream.name, read(node, stream.name, 0, stream.size)))
             except (CorruptError, UnsupportedError) as error:
@@ -236,7 +238,7 @@ def _set_flags(path: bytes, flags: int) -> None:
     """Set inode flags of a file or directory, beside those it has.
 
     Raises:
-        OSError: its filesystem has none, or not these, or they take privilege.
+        OSError: its filesystem lacks them, or they take privilege.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:

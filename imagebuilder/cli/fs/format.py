@@ -2,7 +2,7 @@
 """How `rebuildkit fs` shows what it found, for people and as JSON.
 
 Names are bytes.  For people, what is not printable UTF-8 shows as \\xNN, so no name can break a
-line or drive the terminal.  In JSON a name that is no UTF-8 has a second field, its base64.
+line or drive the terminal.  In JSON a name that is not UTF-8 has a second field, its base64.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def extents_of(tree: Tree, node: Node) -> list[Extent]:
 
 
 def name_fields(key: str, name: bytes) -> dict[str, object]:
-    """Return a name for JSON: as text, and as base64 if it is no UTF-8."""
+    """Return a name for JSON: as text, and as base64 if it is not UTF-8."""
     try:
         return {key: name.decode()}
     except UnicodeDecodeError:
@@ -152,7 +152,7 @@ def probe_lines(result: Mapping[str, object], rows: Sequence[Mapping[str, object
         rows = [{**result, "number": 0, "start": 0, "type": "-"}]
     if not rows:
         return lines
-    table = [("nr", "start", "size", "type", "filesystem", "uuid", "label", "")]
+    table = [("#", "start", "size", "type", "filesystem", "uuid", "label", "")]
     for row in rows:
         content = "extended" if row.get("is_extended") else str(row.get("filesystem", ""))
         note = " ".join(
@@ -196,7 +196,7 @@ def size_text(node: Node) -> str:
 
 
 def time_text(time_ns: int | None) -> str:
-    """Return a time as UTC with all its digits, a dash for none."""
+    """Return a time as UTC with all its digits, a dash if there is none."""
     if time_ns is None:
         return "-"
     seconds, fraction = divmod(time_ns, 10**9)

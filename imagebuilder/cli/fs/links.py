@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def link_of(type: str, node: Node) -> Link | None:
-    """Return where an object of a volume of a type leads, None if it is no such link."""
+    """Return where an object of a volume of a type leads, None if it is not a link."""
     if type not in NTFS_TYPES or not node.xattrs:
         return None
     from fsdrivers.ntfs.links import link_of

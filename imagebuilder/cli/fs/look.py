@@ -29,20 +29,16 @@ if TYPE_CHECKING:
 class Object(Volume):
     """Options of verbs that show what is at one path."""
 
-    path: str = option("PATH", "from the volume's root", nargs="?", default="/")
+    path: str = option("PATH", "from the volume's root", "/", nargs="?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing(Object):
-    """Options of `fs ls`."""
-
     streams: bool = flag("--streams", "list named streams too")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents(Volume):
-    """Options of `fs cat`."""
-
     paths: tuple[str, ...] = option("PATH", "files to write", nargs="+")
     stream: str | None = stream_option()
 
@@ -60,6 +56,7 @@ def _finish(tree: Tree) -> int:
 
 
 def ls(options: Listing, device: Device) -> int:
+    """List a directory, or one object, as ls -l does."""
     from fsdrivers.printable import printable
     from fsdrivers.volume import Kind
     from imagebuilder.cli.fs.format import list_lines, name_fields, node_fields
@@ -87,6 +84,7 @@ def _by_name(item: tuple[bytes, object]) -> bytes:
 
 
 def stat(options: Object, device: Device) -> int:
+    """Show everything known of one object."""
     from fsdrivers.volume import Kind
     from imagebuilder.cli.fs.format import extents_of, name_fields, node_fields, stat_lines
 
@@ -104,7 +102,7 @@ def stat(options: Object, device: Device) -> int:
 
 
 def cat(options: Contents, device: Device) -> int:
-    """Write the content of each file; one that cannot be read keeps none of the others back."""
+    """Write the content of files to standard output; one that fails does not stop the others."""
     tree = open_tree(options, device)
     sys.stdout.flush()
     results: list[dict[str, object]] = []
@@ -140,7 +138,7 @@ def _iter_named(options: Contents, tree: Tree, path: str) -> Iterator[bytes]:
 
 
 def manifest(options: Object, device: Device) -> int:
-    """Print one line for each object; an object that cannot be read says so in its line."""
+    """List every object at and below PATH with the hash of its content."""
     from backup.shared.collector import paused_collector
     from imagebuilder.cli.fs.manifest import print_manifest
 
@@ -154,6 +152,7 @@ def manifest(options: Object, device: Device) -> int:
 
 
 def probe(options: Volume, device: Device) -> int:
+    """Show the partition table and what each partition holds."""
     from fsdrivers import ISO_TYPES, probe
     from fsdrivers.partitions import read_table
     from imagebuilder.cli.fs.format import probe_lines
@@ -173,7 +172,7 @@ def probe(options: Volume, device: Device) -> int:
         and options.partition != 0
         and table.entry(options.partition) is None
     ):
-        raise NotFoundError(f"{options.image} has no partition {options.partition}")
+        raise NotFoundError(f"{options.image} does not have a partition {options.partition}")
     rows: list[dict[str, object]] = []
     if table.scheme == "none" or options.partition == 0:
         fields, worst = _volume_fields(options, device)
@@ -223,7 +222,7 @@ def _partition_fields(
 
 
 def _volume_fields(options: Volume, device: Device) -> tuple[dict[str, object], int]:
-    """Return what a device holds, and an exit code: what we cannot open is no failure here."""
+    """Return what a device holds, and an exit code: what we do not know is not a failure here."""
     from fsdrivers import FAT_TYPES, READABLE_TYPES, probe
     from imagebuilder.cli.fs.format import name_fields
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import wraps
 from typing import TypeVar
 
 from fsdrivers.device import Device, FileDevice
@@ -48,11 +48,10 @@ class VerbParser(argparse.ArgumentParser):
             self._is_intermixing = False
 
 
-def _verb(
-    name: str, help: str, options: type[ImageOptions], action: Callable[[ImageOptions], int]
-) -> Command:
+def _verb(name: str, options: type[ImageOptions], action: Callable[[ImageOptions], int]) -> Command:
     """Return the row of a verb; what fails ends as one sentence, and as JSON when asked."""
 
+    @wraps(action)
     def run(chosen: ImageOptions) -> int:
         try:
             return action(chosen)
@@ -63,111 +62,65 @@ def _verb(
             report_error(text)
             return code
 
-    return command(name, help, options, run)
-
-
-def _disk(action: Callable[[VolumeOptions, Device], int]) -> Callable[[VolumeOptions], int]:
-    """Return what opens IMAGE for reading and calls `action` with it."""
-
-    def run(options: VolumeOptions) -> int:
-        with FileDevice.open(options.image, sector_size=options.sector_size) as device:
-            return action(options, device)
-
-    return run
+    return command(name, options, run)
 
 
 def _volume(
+    name: str,
+    options: type[VolumeOptions],
     action: Callable[[VolumeOptions, Device], int],
-    writes: Callable[[VolumeOptions], bool] = lambda options: False,
-) -> Callable[[VolumeOptions], int]:
-    """Return what opens the volume that the options name, for writing if they say so."""
-
-    def run(options: VolumeOptions) -> int:
-        with FileDevice.open(
-            options.image, writable=writes(options), sector_size=options.sector_size
-        ) as device:
-            return action(options, open_window(options, device))
-
-    return run
-
-
-def _edit(
-    name: str, help: str, options: type[VolumeOptions], change: edit.Change[VolumeOptions]
+    writes: Callable[[VolumeOptions], bool] = lambda chosen: False,
+    window: Callable[[VolumeOptions, Device], Device] = open_window,
 ) -> Command:
+    """Return the row of a verb that works on one volume, which it writes to if `writes`."""
+
+    @wraps(action)
+    def run(chosen: VolumeOptions) -> int:
+        with FileDevice.open(
+            chosen.image, writable=writes(chosen), sector_size=chosen.sector_size
+        ) as device:
+            return action(chosen, window(chosen, device))
+
+    return _verb(name, options, run)
+
+
+def _edit(name: str, options: type[VolumeOptions], change: edit.Change[VolumeOptions]) -> Command:
     """Return the row of a verb that writes whatever its options."""
-    action = partial(edit.editing, name, change)
-    return _verb(name, help, options, _volume(action, lambda options: True))
+
+    @wraps(change)
+    def action(chosen: VolumeOptions, device: Device) -> int:
+        return edit.editing(name, change, chosen, device)
+
+    return _volume(name, options, action, lambda chosen: True)
 
 
 _VERBS = (
-    _verb(
-        "probe", "show the partition table and what each partition holds", Volume, _disk(look.probe)
-    ),
-    _verb("ls", "list a directory, or one object, as ls -l does", look.Listing, _volume(look.ls)),
-    _verb("stat", "show everything known of one object", look.Object, _volume(look.stat)),
-    _verb("cat", "write the content of files to standard output", look.Contents, _volume(look.cat)),
-    _verb(
-        "manifest",
-        "list every object at and below PATH with the hash of its content",
-        look.Object,
-        _volume(look.manifest),
-    ),
-    _edit("put", "copy a host file or, with -r, a directory into the volume", Put, put),
-    _edit("rm", "remove files, with -r directories and all below", edit.Remove, each(edit.rm)),
-    _edit("rmdir", "remove empty directories", edit.Paths, each(edit.rmdir)),
-    _edit("mv", "rename an object, also to another directory", edit.Move, edit.mv),
-    _edit("mkdir", "make directories", edit.NewDirectories, each(edit.mkdir)),
-    _edit("ln", "give an object another name, or make a symbolic link", edit.Link, edit.ln),
-    _edit("chmod", "set permissions", edit.Mode, each(edit.chmod)),
-    _edit("chown", "set owner and group by number", edit.Owner, each(edit.chown)),
-    _edit(
-        "touch",
-        "set the times of access and modification; make files that are missing",
-        edit.Touch,
-        each(edit.touch),
-    ),
-    _verb(
-        "attr",
-        "show or change the flags and extended attributes of an object",
-        edit.Attributes,
-        _volume(edit.attr, edit.Attributes.writes),
-    ),
-    _verb(
-        "label",
-        "show or set the label of the volume",
-        edit.Label,
-        _volume(edit.label, edit.Label.writes),
-    ),
-    _verb(
-        "describe",
-        "print as JSON all that formatting the same volume again needs",
-        Volume,
-        _volume(volume.describe),
-    ),
-    _verb("mkfs", "format a volume; what was there is lost", volume.Mkfs, volume.mkfs),
-    _verb(
-        "check",
-        "list everything that is wrong with the volume; exit code 5 if anything is",
-        Volume,
-        _volume(volume.check),
-    ),
-    _verb(
-        "extract",
-        "restore an object and all below it to a host directory",
-        volume.Extract,
-        _volume(volume.extract),
-    ),
-    _verb(
-        "fix-dos",
-        "bring the files of DOS to where its boot sector looks; writes to IMAGE",
-        dos.FixDos,
-        dos.fix_dos,
-    ),
+    _volume("probe", Volume, look.probe, window=lambda chosen, device: device),
+    _volume("ls", look.Listing, look.ls),
+    _volume("stat", look.Object, look.stat),
+    _volume("cat", look.Contents, look.cat),
+    _volume("manifest", look.Object, look.manifest),
+    _edit("put", Put, put),
+    _edit("rm", edit.Remove, each(edit.rm)),
+    _edit("rmdir", edit.Paths, each(edit.rmdir)),
+    _edit("mv", edit.Move, edit.mv),
+    _edit("mkdir", edit.NewDirectories, each(edit.mkdir)),
+    _edit("ln", edit.Link, edit.ln),
+    _edit("chmod", edit.Mode, each(edit.chmod)),
+    _edit("chown", edit.Owner, each(edit.chown)),
+    _edit("touch", edit.Touch, each(edit.touch)),
+    _volume("attr", edit.Attributes, edit.attr, edit.Attributes.writes),
+    _volume("label", edit.Label, edit.label, edit.Label.writes),
+    _volume("describe", Volume, volume.describe),
+    _verb("mkfs", volume.Mkfs, volume.mkfs),
+    _volume("check", Volume, volume.check),
+    _volume("extract", volume.Extract, volume.extract),
+    _verb("fix-dos", dos.FixDos, dos.fix_dos),
 )
 COMMANDS = (
     Group(
         "fs",
-        "look into disks and images, and change them, without mounting them",
+        "Look into disks and images, and change them, without mounting them.",
         _VERBS,
         describe([code for code in ExitCode if code <= ExitCode.DEVICE]),
         VerbParser,

@@ -76,7 +76,7 @@ def print_manifest(
         tell: shows such words.
 
     Raises:
-        NotFoundError, CorruptError, DeviceError: the volume has no such path.
+        NotFoundError, CorruptError, DeviceError: the path cannot be found.
     """
     from backup.shared.sharing import share, useful_processes
 
@@ -210,7 +210,7 @@ class _Hasher:
         return self._with_streams(item) if node.streams else item
 
     def _with_streams(self, item: ManifestItem) -> ManifestItem:
-        """Return an item with the hashes of its named streams, or with why there are none."""
+        """Return an item with the hashes of its named streams, or with why they are missing."""
         read, node = cast("StreamVolume", self._tree.volume).read_stream, item.node
         found: list[tuple[bytes, str]] = []
         try:
@@ -225,7 +225,7 @@ class _Hasher:
         return replace(item, streams=found)
 
     def _read(self, path: bytes, node: Node) -> ManifestItem:
-        """Return the item of a file with the hash of its content, or with why there is none."""
+        """Return the item of a file with the hash of its content, or with why it is missing."""
         extents: Sequence[tuple[int, int, bool]] = ()
         size, read = node.size, self._tree.volume.read
         try:

@@ -23,17 +23,17 @@ class SeenNames:
         self._taken: set[str] = set()
 
     def reason_against(self, name: bytes) -> str | None:
-        """Return why a name has no place in the directory, None if it has."""
+        """Return why a name cannot be in the directory, None if it can."""
         try:
             text = name.decode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
-            return "its name is no UTF-8"
+            return "its name is not UTF-8"
         if len(name) > LONGEST and len(units_of(name)) > 2 * LONGEST:
             return f"its name is longer than {LONGEST} UTF-16 units"
         # DEL is one that FAT alone forbids.
         if not is_legal_long_name(name if self._is_fat else name.replace(b"\x7f", b"_")):
-            return "its name is none for Windows"
-        return "only case tells it from another name" if fold(text) in self._taken else None
+            return "Windows does not allow its name"
+        return "its name differs from another only in case" if fold(text) in self._taken else None
 
     def take(self, name: bytes) -> None:
         """Remember a name that `reason_against` has nothing against."""

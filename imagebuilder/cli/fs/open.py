@@ -64,8 +64,8 @@ def open_window(options: Volume, device: Device) -> Device:
     """Return the part of a device that the options name.
 
     Raises:
-        UsageError: there are partitions and none was named.
-        NotFoundError: there is no such partition.
+        UsageError: there are partitions, and the options do not choose one.
+        NotFoundError: the partition does not exist.
     """
     from fsdrivers import ISO_TYPES, probe
     from fsdrivers.partitions import open_partition, read_table
@@ -80,7 +80,7 @@ def open_window(options: Volume, device: Device) -> Device:
     if table.entries:
         numbers = [str(entry.number) for entry in table.entries if not entry.is_extended]
         raise UsageError(
-            f"{options.image} has partitions; name one with --partition: {', '.join(numbers)}"
+            f"{options.image} has partitions; choose one with --partition: {', '.join(numbers)}"
         )
     return device
 
@@ -90,7 +90,7 @@ def driver_for(options: Volume, device: Device) -> tuple[str, ModuleType, dict[s
 
     Raises:
         NotRecognisedError, UnsupportedError: no driver knows it.
-        UsageError: a code page was named, and it has none.
+        UsageError: a code page was given for a volume without one.
     """
     from fsdrivers import FAT_TYPES, driver_of, probe
     from fsdrivers.probing import EMPTY, UNKNOWN
@@ -133,7 +133,7 @@ def open_editor(options: Volume, device: Device) -> Editor:
     """Open a volume for changes.
 
     Raises:
-        UnsupportedError: its driver changes none.
+        UnsupportedError: its driver only reads.
         Else as `open_volume`.
     """
     type, driver, keywords = driver_for(options, device)
@@ -153,7 +153,7 @@ def stored_label(volume: fsdrivers.volume.Volume, label: bytes) -> bytes:
     """Return a label from the command line as it is stored.
 
     Raises:
-        InvalidNameError: the code page lacks a character, or it is no text.
+        InvalidNameError: the code page lacks a character, or it is not text.
     """
     page = getattr(volume, "page", None)
     if page is None:
@@ -162,4 +162,6 @@ def stored_label(volume: fsdrivers.volume.Volume, label: bytes) -> bytes:
         return bytes(label.decode().encode(page.name))
     except UnicodeError as error:
         shown = label.decode("utf-8", "backslashreplace")
-        raise InvalidNameError(f"no label in code page {page.name[2:]}: {shown}") from error
+        raise InvalidNameError(
+            f"code page {page.name[2:]} cannot hold the label {shown}"
+        ) from error

@@ -59,7 +59,7 @@ def reason_of(error: BaseException) -> str:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a verb has done so far; whatever it cannot do is said at once."""
+    """What a verb has done so far; it reports at once what it cannot do."""
 
     changed: list[str] = field(default_factory=list)  # paths
     problems: list[str] = field(default_factory=list)  # a line each

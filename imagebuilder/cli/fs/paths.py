@@ -27,7 +27,7 @@ def split_path(text: str) -> list[bytes]:
         UsageError: one of them is "..", or the path is empty.
     """
     if not text:
-        raise UsageError("an empty path names nothing")
+        raise UsageError("the path is empty; the root is /")
     parts = [part for part in os.fsencode(text).split(b"/") if part not in (b"", b".")]
     if b".." in parts:
         raise UsageError(f"{text}: paths with .. are not supported")
@@ -49,13 +49,13 @@ def find_in_tree(tree: Tree, text: str, *, follow: bool = False) -> tuple[bytes,
 
     Raises:
         UsageError: the path is empty.
-        NotADirectoryError_: it has a slash behind and is no directory.
+        NotADirectoryError_: it ends with a slash and is not a directory.
         Else as `Tree.find`.
     """
     from fsdrivers.volume import Kind
 
     if not text:
-        raise UsageError("an empty path names nothing")
+        raise UsageError("the path is empty; the root is /")
     path = b"/" + os.fsencode(text).strip(b"/")
     says_directory = _says_directory(text)
     found = tree.find(path, follow=follow or says_directory)
@@ -85,14 +85,14 @@ def find_place(editor: Editor, text: str) -> tuple[int, bytes]:
 
     Raises:
         UsageError: it names the root directory.
-        NotFoundError: there is no such object.
+        NotFoundError: the object does not exist.
     """
     from fsdrivers.editing import find_parent
 
     find_object(editor, text)
     parts = split_path(text)
     if not parts:
-        raise UsageError("the root directory can neither be moved nor removed")
+        raise UsageError("the root directory cannot be moved or removed")
     return find_parent(editor, parts)
 
 
@@ -108,7 +108,7 @@ def destination(
         is_directory: it will be a directory, so its path may have a slash behind.
 
     Raises:
-        NotFoundError, NotADirectoryError_: there is no such directory.
+        NotFoundError, NotADirectoryError_: the directory does not exist.
         UsageError: the path is empty.
     """
     from fsdrivers.editing import find, find_parent

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`rebuildkit fs mkfs --from DIRECTORY`: a volume made full, in one pass.
+"""`rebuildkit fs mkfs --from DIRECTORY`: make and fill a volume in one pass.
 
-The directory is walked, the whole volume planned, then content is read straight into the place
-it has in a buffer of 4 MiB, which is written past the page cache, then the metadata follows, what
-makes the volume valid last.  Forked processes share the content.
+It walks the directory, plans the whole volume, reads content straight into its place in a buffer of
+4 MiB, which it writes past the page cache, and then writes the metadata, what makes the volume
+valid last.  Forked processes share the content.
 
 A file that shrinks meanwhile is filled up with zeros and named.
 """

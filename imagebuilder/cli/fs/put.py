@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`rebuildkit fs put`: host files and directories copied into a volume.
+"""`rebuildkit fs put`: copy host files and directories into a volume.
 
-Kept is what the volume has a place for: kind, permissions, owner, times, holes, hard links,
-targets of links, extended attributes and ACLs, and on ext the inode flags.  On FAT only content,
-times and directories, on NTFS links too; what has no place there is refused, or with -r left out
-and named.
+It keeps what the volume can hold: kind, permissions, owner, times, holes, hard links, targets of
+links, extended attributes and ACLs, and on ext the inode flags.  FAT can hold content, times and
+directories, NTFS also links.  Anything else is refused, or with -r left out and named.
 
 A copy that fails leaves nothing behind of the file it failed at.  A file that is replaced keeps its
 old content until the new one is whole on the volume, under a name of its own, so there must be
-room for both.  On NTFS, and where a file has several names, that only proves that there is room:
-the object itself must stay, so it is emptied then and written again.
+room for both.  On NTFS, and if a file has several names, that only proves that there is room: the
+object itself must stay, so it is then emptied and written again.
 """
 
 from __future__ import annotations
@@ -48,15 +47,13 @@ from imagebuilder.cli.fs.streams import stream_editor, stream_name, stream_optio
 if TYPE_CHECKING:
     from fsdrivers.editing import Editor, StreamEditor
 
-_CLASH: Final = "only case tells it from another name here"
+_CLASH: Final = "the name differs from another only in case"
 COPY_SIZE = 1 << 20  # bytes of content copied at a time
 FS_IOC_GETFLAGS: Final = 0x80086601  # linux/fs.h: _IOR('f', 1, long), 64-bit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Put(Volume):
-    """Options of `fs put`."""
-
     source: str = option("SOURCE", 'host file; "-" is standard input')
     path: str = option("PATH", "new name, or an existing directory")
     recursive: bool = flag("-r --recursive", "copy a directory and all below it")
@@ -65,7 +62,10 @@ class Put(Volume):
 
 
 def put(options: Put, editor: Editor, outcome: Outcome) -> None:
-    """Copy what the options name; note the host paths that were copied, and what was left out."""
+    """Copy a host file or, with -r, a directory into the volume.
+
+    Notes the host paths that were copied, and what was left out.
+    """
     source = os.fsencode(options.source)
     if options.stream is not None:
         _put_into_stream(options, options.stream, editor)
@@ -89,14 +89,14 @@ def _put_into_stream(options: Put, text: str, editor: Editor) -> None:
 
     Raises:
         AlreadyExistsError: it has such a stream, and --force is not given.
-        UnsupportedError: the filesystem has no streams.
+        UnsupportedError: the filesystem does not have streams.
     """
     name = stream_name(text)
     changer = stream_editor(editor)
     node = find_object(editor, options.path)
     streams = {stream.name for stream in node.streams}
     if name in streams and not options.force:
-        raise AlreadyExistsError(f"{options.path} has a stream {text} already")
+        raise AlreadyExistsError(f"{options.path} already has a stream {text}; -f replaces it")
     _refuse_encrypted(node, name)
     is_input = options.source == "-"
     descriptor = sys.stdin.fileno() if is_input else os.open(options.source, os.O_RDONLY)
@@ -192,7 +192,7 @@ class _Copy:
         else:
             node = _host_node(status)
             if node.kind is Kind.SYMLINK:
-                node.target = os.readlink(source)  # noqa: PTH115 (pathlib is no home for any bytes)
+                node.target = os.readlink(source)  # noqa: PTH115 (pathlib cannot hold all bytes)
             number = self._editor.create(parent, name, node).number
             self._set_attributes(number, source, status)
         self._placed.add((parent, number))
@@ -219,7 +219,7 @@ class _Copy:
                 node = _host_node(status)
             return self._new_file(parent, name, node, descriptor, status)
         _refuse_encrypted(old, b"")
-        # All that is no content stays: owner, permissions, attributes.
+        # All but the content stays: owner, permissions, attributes.
         node = replace(old, modified_ns=time.time_ns(), accessed_ns=None, changed_ns=None)
         is_kept = self._editor.type in NTFS_TYPES or old.links > 1
         trial = _free_name(lambda some: self._find(parent, some) is not None)
@@ -259,9 +259,9 @@ class _Copy:
         if (parent, old.number) in self._placed:
             raise AlreadyExistsError(f"{shown}: {_CLASH}")
         if not self._options.force:
-            raise AlreadyExistsError(f"{shown} is there already")
+            raise AlreadyExistsError(f"{shown} already exists; -f replaces its content")
         if old.kind is not Kind.FILE:
-            raise AlreadyExistsError(f"{shown} is there already and no file")
+            raise AlreadyExistsError(f"{shown} already exists and is not a file")
         return old
 
     def _new_file(
@@ -297,17 +297,15 @@ class _Copy:
     def _directory(self, parent: int, name: bytes, source: bytes, status: os.stat_result) -> None:
         """Copy a directory, or what is in it into one that is there."""
         if not self._options.recursive:
-            raise UsageError(f"{os.fsdecode(source)} is a directory; -r copies it")
+            raise UsageError(f"{os.fsdecode(source)} is a directory; use -r to copy it")
         children = sorted(os.listdir(source))
         found = self._find(parent, name)
         if found is None:
             found = self._editor.create(parent, name, _host_node(status))
         elif found.kind is not Kind.DIRECTORY:
-            raise AlreadyExistsError(f"{printable(name)} is there already and no directory")
+            raise AlreadyExistsError(f"{printable(name)} already exists and is not a directory")
         elif (parent, found.number) in self._placed:
-            raise AlreadyExistsError(
-                f"{printable(name)}: only case tells it from another name here"
-            )
+            raise AlreadyExistsError(f"{printable(name)}: {_CLASH}")
         self._placed.add((parent, found.number))
         self._outcome.changed.append(os.fsdecode(source))
         for child in children:
@@ -343,7 +341,7 @@ class _Copy:
 
 
 def _xattrs_of(source: bytes | int) -> list[tuple[bytes, bytes]]:
-    """Return the extended attributes of a host object, none where its filesystem has none."""
+    """Return the extended attributes of a host object; none if its filesystem lacks them."""
     follow = isinstance(source, int)  # of a descriptor nothing else is possible
     try:
         names = os.listxattr(source, follow_symlinks=follow)
@@ -355,7 +353,7 @@ def _xattrs_of(source: bytes | int) -> list[tuple[bytes, bytes]]:
 
 
 def _flags_of(source: bytes | int) -> int:
-    """Return the inode flags of a host file or directory, 0 where its filesystem has none."""
+    """Return the inode flags of a host file or directory, 0 if its filesystem lacks them."""
     descriptor = source if isinstance(source, int) else os.open(source, os.O_RDONLY)
     try:
         return int.from_bytes(fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, bytes(8))[:4], sys.byteorder)

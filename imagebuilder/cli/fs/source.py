@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A directory of this host as the entries a driver plans a volume from.
 
-Everything below the directory is taken, other filesystems mounted there included, but the image
-that is being filled.  Kept is what the kind of volume can hold; what it cannot (devices on NTFS,
-links too on FAT; names that Windows cannot reach; of names that differ by case only all but the
-first) is left out and named.  NTFS gets symbolic links as the Windows Subsystem for
-Linux keeps them.  Not kept: inode flags, the time of creation.
+It takes everything below the directory, also from other filesystems mounted there, except the image
+that is being filled.  It leaves out and names what the volume cannot hold: devices on NTFS, on FAT
+also links; names that Windows cannot reach; of names that differ only in case, all but the first.
+NTFS gets symbolic links as the Windows Subsystem for Linux keeps them.  Inode flags and the time of
+creation are not kept.
 
 Source: [MS-FSCC] 2.1.2.1; ntfs-3g and Linux fs/ntfs3 read such links.
 

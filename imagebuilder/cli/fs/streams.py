@@ -41,8 +41,8 @@ def iter_stream(volume: Volume, node: Node, name: bytes) -> Iterator[bytes]:
     """Yield the content of a stream piece by piece.
 
     Raises:
-        UnsupportedError: the filesystem has no streams.
-        NotFoundError: the object has none of this name.
+        UnsupportedError: the filesystem does not have streams.
+        NotFoundError: the object does not have this stream.
     """
     if not hasattr(volume, "read_stream"):
         raise UnsupportedError(f"named streams on {volume.type} volumes")
@@ -52,7 +52,7 @@ def iter_stream(volume: Volume, node: Node, name: bytes) -> Iterator[bytes]:
             for offset in range(0, stream.size, PIECE_SIZE):
                 yield read(node, name, offset, min(PIECE_SIZE, stream.size - offset))
             return
-    raise NotFoundError(f"no stream {name.decode('utf-8', 'backslashreplace')}")
+    raise NotFoundError(f"cannot find the stream {name.decode('utf-8', 'backslashreplace')}")
 
 
 def stream_editor(editor: Editor) -> StreamEditor:

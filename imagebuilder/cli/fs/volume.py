@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mkfs(Volume):
-    """Options of `fs mkfs`."""
-
     like: str | None = option(
         "--like IMAGE", "make a volume like the one on this image", group="kind!"
     )
@@ -49,8 +47,6 @@ class Mkfs(Volume):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extract(Volume):
-    """Options of `fs extract`."""
-
     path: str = option("PATH", "from the volume's root")
     target: str = option("DIRECTORY", "must be new or empty")
 
@@ -69,7 +65,7 @@ def unpack_description(text: str) -> dict[str, Plain]:
     """Return the description that `pack_description` made a text of.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not a description.
     """
 
     def restored(value: dict[str, Plain]) -> Plain:
@@ -81,14 +77,14 @@ def unpack_description(text: str) -> dict[str, Plain]:
     try:
         made = json.loads(text, object_hook=restored)
     except ValueError as error:
-        raise UsageError(f"the description is no JSON: {error}") from error
+        raise UsageError(f"the description is not JSON: {error}") from error
     if not isinstance(made, dict) or not isinstance(made.get("type"), str):
-        raise UsageError("the description names no type of volume")
+        raise UsageError("the description does not name the type of the volume")
     return made
 
 
 def describe(options: Volume, device: Device) -> int:
-    """Print the description of a volume."""
+    """Print as JSON all that formatting the same volume again needs."""
     print(pack_description(open_volume(options, device).describe()))
     return ExitCode.DONE
 
@@ -98,7 +94,7 @@ def _description_of(options: Mkfs) -> dict[str, Plain]:
     if options.type is not None:
         return _new_description(options)
     if options.label is not None or options.cluster_size is not None:
-        raise UsageError("--label and --cluster-size go with --type")
+        raise UsageError("--label and --cluster-size need --type")
     if options.description is not None:
         return unpack_description(Path(options.description).read_text(encoding="utf-8"))
     assert options.like is not None, "one of the three is required"
@@ -116,7 +112,7 @@ def _new_description(options: Mkfs) -> dict[str, Plain]:
         with FileDevice.open(options.image, sector_size=options.sector_size) as device:
             size, sector_size = open_window(options, device).size, device.sector_size
     elif not size:
-        raise UsageError(f"{options.image} does not exist; name its size with --size")
+        raise UsageError(f"{options.image} does not exist; give its size with --size")
     label = (options.label or "").encode("utf-8", "surrogateescape")
     return default_description(
         size, sector_size=sector_size, cluster_size=options.cluster_size, label=label
@@ -124,7 +120,7 @@ def _new_description(options: Mkfs) -> dict[str, Plain]:
 
 
 def mkfs(options: Mkfs) -> int:
-    """Format a volume; IMAGE is made if it does not exist."""
+    """Format a volume; what was there is lost. IMAGE is made if it does not exist."""
     from fsdrivers import FAT_TYPES, ISO_TYPES, driver_of
 
     description = _description_of(options)
@@ -142,11 +138,11 @@ def mkfs(options: Mkfs) -> int:
         recorded = description.get("size")
         size = options.size or (recorded if isinstance(recorded, int) else 0)
         if not size:
-            raise UsageError(f"{path} does not exist; name its size with --size")
+            raise UsageError(f"{path} does not exist; give its size with --size")
         with open(path, "xb") as file:
             file.truncate(size)
     elif options.size:
-        raise UsageError(f"{path} is there already and has a size")
+        raise UsageError(f"{path} exists and keeps its size; leave out --size")
     try:
         return _make(options, driver.plan_volume, description, is_blank=is_blank)
     except BaseException:
@@ -197,7 +193,7 @@ def _format(plan: Callable[..., Layout], description: Description, device: Devic
 
 
 def check(options: Volume, device: Device) -> int:
-    """Print what is wrong with a volume; return 5 if anything is."""
+    """List everything that is wrong with the volume; exit code 5 if anything is."""
     type, driver, keywords = driver_for(options, device)
     if not hasattr(driver, "check_volume"):
         raise UnsupportedError(f"checking {type} volumes")
@@ -212,7 +208,7 @@ def check(options: Volume, device: Device) -> int:
 
 
 def extract(options: Extract, device: Device) -> int:
-    """Restore objects to a host directory."""
+    """Restore an object and all below it to a host directory."""
     from imagebuilder.cli.fs.extract import extract
 
     tree = open_tree(options, device)

@@ -173,12 +173,12 @@ class _Walk:
             if (status.st_dev, status.st_ino) == rules.skipped:
                 return 0
             if rules.largest is not None and size > rules.largest:
-                self._leave_out(path, f"larger than {rules.largest} bytes")
+                self._leave_out(path, f"it is larger than {rules.largest} bytes")
                 return 0
         elif format == stat.S_IFLNK and rules.has_symlinks:
             pass
         elif format != stat.S_IFDIR and not rules.is_unix:
-            self._leave_out(path, "no place for it there")
+            self._leave_out(path, "the filesystem cannot hold it")
             return 0
         if links > 1 and format != stat.S_IFDIR and rules.has_links:
             number = found.links.get((status.st_dev, status.st_ino), number)
@@ -194,7 +194,7 @@ class _Walk:
                 if status.st_blocks * _SECTOR < size and (regions := _regions_of(path, size)):
                     found.regions.append((number, regions))
             elif format == stat.S_IFLNK:
-                found.targets[number] = os.readlink(path)  # noqa: PTH115 (no home for any bytes)
+                found.targets[number] = os.readlink(path)  # noqa: PTH115 (pathlib cannot hold all bytes)
             elif format != stat.S_IFDIR:
                 device = status.st_rdev
                 found.devices[number] = (os.major(device), os.minor(device))
@@ -236,7 +236,7 @@ class _Walk:
 
 
 def _regions_of(path: bytes, size: int) -> list[Region]:
-    """Return the parts of a file that are no holes; empty if there are no holes.
+    """Return the parts of a file that are not holes; empty if it has no holes.
 
     A file that is a hole altogether has one region of no length.
     """

@@ -152,7 +152,7 @@ def test_nothing_is_extracted_through_a_link(
         assert extract(volume, "/", str(tmp_path / "out"), json=False) == 3
     assert os.listdir(outside) == []
     assert os.readlink(tmp_path / "out" / "Directory") == str(outside)
-    assert "File.txt: what it is in could not be made" in capsys.readouterr().err
+    assert "File.txt: its directory could not be made" in capsys.readouterr().err
 
 
 def test_what_is_stored_otherwise_is_replaced_or_stays(

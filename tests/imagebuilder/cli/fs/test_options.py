@@ -143,13 +143,13 @@ def test_mkfs_makes_a_volume_after_no_other(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("chown", "IMAGE", "99999999999", "/f"), "no owner like 1000"),
-        (("chown", "IMAGE", ":", "/f"), "no owner like 1000"),
-        (("chmod", "IMAGE", "99", "/f"), "no octal mode"),
-        (("touch", "IMAGE", "/f", "--time", "soon"), "no time like"),
-        (("attr", "IMAGE", "/f", "--flags", "many"), "no number like"),
-        (("attr", "IMAGE", "/f", "--set", "user.a"), "not NAME=VALUE"),
-        (("attr", "IMAGE", "/f", "--set-hex", "user.a=x"), "not NAME=HEX"),
+        (("chown", "IMAGE", "99999999999", "/f"), "owner must be 1000"),
+        (("chown", "IMAGE", ":", "/f"), "owner must be 1000"),
+        (("chmod", "IMAGE", "99", "/f"), "mode must be octal"),
+        (("touch", "IMAGE", "/f", "--time", "soon"), "time must be 2024"),
+        (("attr", "IMAGE", "/f", "--flags", "many"), "expected a number"),
+        (("attr", "IMAGE", "/f", "--set", "user.a"), "expected NAME=VALUE"),
+        (("attr", "IMAGE", "/f", "--set-hex", "user.a=x"), "expected NAME=HEX"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
