@@ -354,7 +354,7 @@ def _disk_lines(plan: DiskPlan) -> list[str]:
         f"Disk {printable(disk.name)}, {size_text(disk.size)}, {disk.scheme}, goes to",
         f"  {target.path}, {size_text(target.size)}, {target.about}",
         f"  ALL DATA ON IT WILL BE LOST: {target.content}" if target.content else "  It is blank.",
-        "  nr type     label               old size    new size        used  change",
+        "   # type     label               old size    new size        used  change",
     ]
     for part in plan.partitions:
         label = pad(printable(part.label.decode("utf-8", "replace")), 16)

@@ -47,7 +47,7 @@ def test_plan_for_a_larger_disk_reads_so(gpt_machine: SmallMachine) -> None:
         "Disk sda.img, 55.0 MiB, gpt, goes to",
         "  /dev/sda, 118.0 MiB, ATA Disk, serial number SN-7",
         '  ALL DATA ON IT WILL BE LOST: gpt: 1 ntfs "Win" 100.0 MiB',
-        "  nr type     label               old size    new size        used  change",
+        "   # type     label               old size    new size        used  change",
         "   1 fat12    ESP                  4.0 MiB     4.0 MiB    50.5 KiB  same",
         "   2 ext4     root                48.0 MiB   111.0 MiB    16.4 MiB  grows",
         "   3 raw                           1.0 MiB     1.0 MiB         0 B  moves",

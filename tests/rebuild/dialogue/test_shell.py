@@ -210,7 +210,7 @@ def test_plan_fits_the_screen(mbr_machine: SmallMachine, dialogue: Dialogue) -> 
         "  vda, 62.0 MiB, QEMU HARDDISK, serial number SN1\n"
         '  ALL DATA ON IT WILL BE LOST: mbr: 1 fat12 "ESP" 4.0 MiB, 2 ext4 "root" 48.0\n'
         '    MiB, 3 swap "swap" 8.0 MiB\n'
-        "  nr type     label               old size    new size        used  change\n"
+        "   # type     label               old size    new size        used  change\n"
         "   1 fat12    ESP                  4.0 MiB     4.0 MiB    50.5 KiB  same\n"
         "   2 ext4     root                48.0 MiB    48.0 MiB    16.4 MiB  same\n"
         "   3 swap     swap                 8.0 MiB     8.0 MiB     4.0 KiB  same\n"
