@@ -14,13 +14,12 @@ from imagebuilder.cli.commands import add_commands
 from imagebuilder.cli.common import exit_code_of, report_error, sentence_of
 from rebuild.exit_codes import ExitCode, describe
 
-# Which module has which commands.  Importing all of them and describing all options would take
-# a tenth of the time of a backup in which nothing changed.
+# Which module has which commands, so that only those are imported that are needed.
 MODULES = {
-    "imagebuilder.cli.backup": ("server", "register", "backup", "snapshots", "ls", "key"),
-    "imagebuilder.cli.image": ("image",),
-    "imagebuilder.cli.restore": ("restore", "compare", "rehearse"),
-    "imagebuilder.cli.fs.main": ("fs",),
+    "imagebuilder.cli.backup": {"server", "register", "backup", "snapshots", "ls", "key"},
+    "imagebuilder.cli.image": {"image"},
+    "imagebuilder.cli.restore": {"restore", "compare", "rehearse"},
+    "imagebuilder.cli.fs.main": {"fs"},
 }
 
 
@@ -34,24 +33,24 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def make_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """Return the parser of the whole command, or of what is needed for one of its commands."""
+def make_parser(typed: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return the parser of the whole command, or of what the words that were typed need."""
     parser = argparse.ArgumentParser(
         prog="rebuildkit", description="Bare-metal recovery from one disc.", epilog=describe()
     )
     parser.add_argument(
         "--version", action=_Version, nargs=0, help="print the version of this release"
     )
-    known = [module for module, names in MODULES.items() if command in names]
+    known = [module for module, names in MODULES.items() if names.intersection(typed[:1])]
     modules = map(importlib.import_module, known or MODULES)
-    add_commands(parser, [row for module in modules for row in module.COMMANDS], "COMMAND")
+    add_commands(parser, [row for module in modules for row in module.COMMANDS], typed, "COMMAND")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    args, unknown = make_parser(next(iter(arguments), None)).parse_known_args(arguments)
+    args, unknown = make_parser(arguments).parse_known_args(arguments)
     if unknown:
         args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:

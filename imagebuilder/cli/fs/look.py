@@ -172,7 +172,7 @@ def probe(options: Volume, device: Device) -> int:
         and options.partition != 0
         and table.entry(options.partition) is None
     ):
-        raise NotFoundError(f"{options.image} does not have a partition {options.partition}")
+        raise NotFoundError(f"{options.image} has no partition {options.partition}")
     rows: list[dict[str, object]] = []
     if table.scheme == "none" or options.partition == 0:
         fields, worst = _volume_fields(options, device)

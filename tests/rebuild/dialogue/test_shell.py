@@ -272,7 +272,7 @@ def test_unknown_layout_is_asked_again(mbr_machine: SmallMachine, dialogue: Dial
     """A layout that is not on the disc is said so; what the disc was made with is offered."""
     dialogue.start(mbr_machine.medium(), Answers(keymap="fr"))
     dialogue.say(KEYMAP, "klingon")
-    dialogue.terminal.wait_for("There is no such layout")
+    dialogue.terminal.wait_for("does not have the layout 'klingon'")
     dialogue.say(KEYMAP, "")
     dialogue.say(ID, USER)
     dialogue.say(SECRET, mbr_machine.recovery_key)
@@ -311,7 +311,7 @@ def test_one_of_several_disks_is_chosen(
     dialogue.log_in(USER, mbr_machine.recovery_key)
     dialogue.terminal.wait_for("not offered: this recovery disc is on it")
     dialogue.say(DISK, "STICK")
-    dialogue.terminal.wait_for("neither the name nor the serial number of a free disk")
+    dialogue.terminal.wait_for("not the name or serial number of a free disk")
     dialogue.say(DISK, "SN2")
     dialogue.say(CONFIRM, "vdb")
     dialogue.terminal.wait_for(r"Result: complete\.")
@@ -337,7 +337,7 @@ def test_two_disks_go_to_two_of_three(two_disk_machine: SmallMachine, dialogue: 
     dialogue.say(DISK, "SN3")
     dialogue.terminal.wait_for(r"Recorded disk sdb\.img, 24\.0 MiB")
     dialogue.say(DISK, "vdc")
-    dialogue.terminal.wait_for("neither the name nor the serial number of a free disk")
+    dialogue.terminal.wait_for("not the name or serial number of a free disk")
     dialogue.say(DISK, "vda")
     dialogue.say(r"Everything on vdc,[\s\S]*" + CONFIRM, "vdc")
     dialogue.say(r"Everything on vda,[\s\S]*" + CONFIRM, "SN1")
@@ -354,7 +354,7 @@ def test_a_disk_may_be_left_out(two_disk_machine: SmallMachine, dialogue: Dialog
     """With fewer disks than were recorded the rest is told, and one may be skipped."""
     dialogue.start(two_disk_machine.medium())
     dialogue.log_in(USER, two_disk_machine.recovery_key)
-    dialogue.terminal.wait_for("2 disks, this machine only 1 that may be written")
+    dialogue.terminal.wait_for("2 disks, this machine only 1 that can be restored to")
     dialogue.say(DISK, "skip")
     dialogue.say(DISK, "SN1")
     dialogue.terminal.wait_for(r"Disk sda\.img is left out\.")
@@ -375,7 +375,7 @@ def test_equal_serial_numbers_name_no_disk(
     dialogue.start(mbr_machine.medium())
     dialogue.log_in(USER, mbr_machine.recovery_key)
     dialogue.say(DISK, "SN1")
-    dialogue.terminal.wait_for("neither the name nor")
+    dialogue.terminal.wait_for("not the name or serial number")
     dialogue.say(DISK, "vda")
     dialogue.terminal.wait_for("type its name ")
     dialogue.say(CONFIRM, "SN1")
@@ -410,7 +410,7 @@ def test_after_a_refusal_another_disk_may_do(
     dialogue.start(mbr_machine.medium())
     dialogue.log_in(USER, mbr_machine.recovery_key)
     dialogue.say(DISK, "small")
-    dialogue.terminal.wait_for("That cannot be done: .* is too small")
+    dialogue.terminal.wait_for("This does not work: .* is too small")
     dialogue.say(DISK, "vda")
     dialogue.say(CONFIRM, "vda")
     dialogue.terminal.wait_for(r"Result: complete\.")
@@ -424,7 +424,7 @@ def test_machine_without_a_disk(mbr_machine: SmallMachine, dialogue: Dialogue) -
     dialogue.targets = [replace(dialogue.targets[0], refusal="it is read-only")]
     dialogue.start(mbr_machine.medium())
     dialogue.log_in(USER, mbr_machine.recovery_key)
-    dialogue.terminal.wait_for("no disk that may be written")
+    dialogue.terminal.wait_for("no disk that can be restored to")
     dialogue.say(MENU, "p")
 
     assert dialogue.end() == 24
@@ -599,8 +599,8 @@ def test_answers_for_an_incomplete_disc_are_no_consent(
 @pytest.mark.parametrize(
     ("file", "words", "problem"),
     [
-        (b"[]", [], "no JSON object"),
-        (b"\xff", [], "no JSON object"),
+        (b"[]", [], "not a JSON object"),
+        (b"\xff", [], "not a JSON object"),
         (b'{"password": "x"}', [], "'password' is not used"),
         (None, ["rebuildkit.grow=last"], "'grow' is not used"),
         (None, ["rebuildkit.after=shell"], "'after' is not used"),

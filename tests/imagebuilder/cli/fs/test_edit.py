@@ -208,7 +208,7 @@ def test_a_directory_in_itself_is_not_removed_for_ever(
         device.write(nodes[b"inner"] + at, device.read(nodes[b"outer"] + at, 2))
 
     assert fs("rm", image, "/outer", "-r") == 5
-    assert "met twice" in capsys.readouterr().err
+    assert "found twice" in capsys.readouterr().err
 
 
 def test_several_paths_are_each_tried(
@@ -303,13 +303,11 @@ def test_a_fat_root_has_no_time(tmp_path: Path) -> None:
 
 def test_help_reads_well(capsys: pytest.CaptureFixture[str]) -> None:
     """The help has every exit code, and keeps capitals."""
-    with pytest.raises(SystemExit):
-        fs("--help")
+    assert fs("--help") == 0
     text = " ".join(capsys.readouterr().out.split())
     for code in range(10):
         assert f"{code} " in text.split("Exit codes:")[1]
-    with pytest.raises(SystemExit):
-        fs("fix-dos", "--help")
-    assert "files of DOS to where its boot sector looks; writes to IMAGE." in " ".join(
+    assert fs("fix-dos", "--help") == 0
+    assert "files of DOS to where its boot sector looks. Writes to IMAGE." in " ".join(
         capsys.readouterr().out.split()
     )

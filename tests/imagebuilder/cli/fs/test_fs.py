@@ -196,7 +196,7 @@ def test_manifest_text(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "code", "sentence"),
     [
         (["ls"], 2, "choose one with --partition: 1, 2, 3, 4, 5"),
-        (["ls", "-p", "7"], 8, "does not have a partition 7"),
+        (["ls", "-p", "7"], 8, "has no partition 7"),
         (["ls", "-p", "4"], 4, "is empty"),
         (["ls", "-p", "5"], 6, "not supported: xfs"),
         (["ls", "-p", "3"], 8, "swap volumes hold no files"),

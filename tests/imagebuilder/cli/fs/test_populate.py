@@ -168,7 +168,7 @@ def test_what_is_too_large_for_fat_is_left_out(
     image, like = tmp_path / "fat.img", model(["mkfs.fat"], tmp_path)
 
     assert fs("mkfs", image, "--like", like, "--from", tree) == 3
-    assert "large: left out: larger than 4294967295 bytes" in capsys.readouterr().err
+    assert "large: left out: it is larger than 4294967295 bytes" in capsys.readouterr().err
     assert is_clean(image)
 
 
