@@ -258,9 +258,9 @@ def run_compare(options: Compare) -> int:
 
 
 def _compare(unlocked: Unlocked, paths: Sequence[str | Path], status: StatusLine) -> Comparison:
+    from backup.shared.text import plural
     from fsdrivers.device import FileDevice
     from rebuild.compare.disks import compare_machine
-    from rebuild.text import plural
 
     disks = unlocked.machine.disks
     if len(paths) != len(disks):
