@@ -7,9 +7,9 @@ Each revision of the tables is a file in `migrations/versions`.  To change the t
 2. add the file of the next revision, which changes the catalogue of the one before;
 3. add its number to `REVISIONS`.
 
-A new catalogue is made from the schema at once; `tests/backup/store/test_upgrade.py` holds that
-the revisions, one after the other, come to the same.  So Alembic is imported only where there is
-something to upgrade, which saves every other start its import.
+A new catalogue is made from the schema at once; `tests/backup/store/test_upgrade.py` holds that the
+revisions bring a catalogue of the first release to the same.  So Alembic is imported only where
+there is something to upgrade, which saves every other start its import.
 """
 
 from __future__ import annotations

@@ -11,17 +11,15 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
 from alembic.config import Config
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, text
 
 from backup.repository import StoreDamagedError
 from backup.store import upgrade
 from backup.store.local import open_repository, open_store
 from backup.store.schema import metadata
-from backup.store.upgrade import REVISIONS, prepare, revision_of
+from backup.store.upgrade import REVISIONS, prepare
 from tests.backup.store.databases import SqliteDatabase
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "384c8ec" / "store.tar.xz"
@@ -173,24 +171,6 @@ def test_many_processes_upgrade_one_catalogue(old: Path) -> None:
 
     assert [process.exitcode for process in processes] == [0] * 6
     assert rows_of(old / "catalogue.db") == rows_of(old / COPY) == before
-
-
-def test_revisions_come_to_the_schema() -> None:
-    """An empty database that goes through every revision has exactly the tables of the schema."""
-    with SqliteDatabase() as migrated, SqliteDatabase() as made:
-        engine = migrated.engine()
-        with engine.connect().execution_options(writes=True) as connection, connection.begin():
-            upgrade._upgrade(connection, "base")
-            assert revision_of(connection) == REVISIONS[-1]
-            assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-            assert set(inspect(connection).get_table_names()) == {*TABLES, "alembic_version"}
-        engine.dispose()
-        engine = made.engine()
-        with engine.begin() as connection:
-            prepare(connection, print)
-        engine.dispose()
-
-        assert statements_of(migrated.path) == statements_of(made.path)
 
 
 def test_revisions_are_those_on_the_disk() -> None:
