@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Carry out a restore plan: the one place of the engine that writes to disks.
+"""Carry out a restore plan.  Nothing else in the engine writes to disks.
 
 Write order on each disk, and why a power cut leaves either nothing or a whole machine:
 
 1. The old partition table and the signatures of old volumes are wiped: from here on nothing
    on the disk pretends to be usable.
-2. Content, in the order of the packs, straight to the places the layouts gave it.
-3. Metadata of each volume, its superblock or boot sector last; then what fix-ups change in its
-   files and its boot code; then a flush.
-4. Boot code, the gap sectors and the new partition table; then a flush.  Only now can
+2. Content goes, in the order of the packs, straight to the places that the layouts gave it.
+3. The metadata of each volume follows, its superblock or boot sector last; then fix-ups change
+   files and boot code (`rebuild.edits`); then a flush.
+4. Boot code, the gap sectors and the new partition table come last; then a flush.  Only now can
    anything on the disk be found.
 """
 
@@ -45,7 +45,7 @@ WIPED_AT_EACH_END = 1 << 20  # bytes; holds every table and signature that probi
 
 @dataclass(slots=True)
 class _VolumeWork:
-    """A volume on its way: where it goes, its layout, its writer."""
+    """A volume that is being written: where it goes, its layout, its writer."""
 
     tree: VolumeTree  # with what fix-ups add
     changes: VolumeChanges
@@ -83,7 +83,7 @@ def apply_plan(
         devices: the opened, writable target by number of the disk object.
         medium: where the packs are read from.
         opener: opens sealed pieces.
-        is_blank: the targets are new images that read as zeros, so nothing need be wiped.
+        is_blank: the targets are new images that read as zeros, so nothing has to be wiped.
         processes: how many share the work, see `stream_pieces`.
         progress: takes one line of text now and then.
 
@@ -144,7 +144,10 @@ def apply_plan(
 def _ahead(
     machine: Machine, medium: Medium, opener: PieceOpener, processes: int
 ) -> Iterator[Ahead | None]:
-    """Have another process open content inside, if that may be; it has finished behind."""
+    """Have another process open content while the body runs; it has finished afterwards.
+
+    Yields None if one process has to do everything, or no other could be started.
+    """
     ahead: Ahead | None = None
     if processes > 1:
         with suppress(OSError):
@@ -264,7 +267,7 @@ class _Names:
         self.nodes: dict[int, NodeObject] = {}
 
     def of(self, number: int) -> str:
-        """Return the printable name of an object, empty for one that has none."""
+        """Return the printable name of an object, empty if it has no name."""
         item = self.nodes.get(number)
         if item is None:
             return self.fixed.get(number, "")
@@ -274,7 +277,7 @@ class _Names:
 def _collect_volume(volume: _VolumeWork, targets: list[PieceTarget], names: _Names) -> None:
     writer, tree = volume.writer, volume.tree
     if volume.layout is None:
-        # Whatever the target held before: what is not among the pieces was zeros.
+        # What is not among the pieces was zeros, whatever the target held before.
         volume.window.zero(0, volume.window.size)
         names.fixed[tree.volume.number] = f"partition {volume.part.place}"
         for piece in tree.volume.pieces:

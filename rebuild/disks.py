@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The disks that the running kernel sees, as targets of a restore.
 
-Source: Documentation/ABI/testing/sysfs-block, sysfs-devices; ECMA-119 8.4.  Reads /sys only,
+Source: Documentation/ABI/testing/sysfs-block, sysfs-devices; ECMA-119 8.4.  Reads only /sys,
 and the first bytes of each disk through the drivers' own probe.
 """
 
@@ -31,7 +31,7 @@ IGNORED = re.compile(r"^(loop|ram|zram|sr|fd|dm-|md|nbd|mtd)")
 def list_disks(boot_disk: str | None = None, sys_block: str = SYS_BLOCK) -> list[TargetDisk]:
     """Return the disks of the machine in the kernel's order of names.
 
-    Those that must not be written are among them, with the reason.
+    The list includes disks that must not be written, with the reason.
 
     Args:
         boot_disk: kernel name ("sda") of the disk the medium is on.
@@ -74,7 +74,7 @@ def _refusal(path: str, is_boot_disk: bool, base: str) -> str:
 
 
 def holds_recovery_disc(path: str) -> bool:
-    """Tell whether a disk or image holds one of our discs."""
+    """Tell whether a disk or image holds a recovery disc."""
     try:
         with open(path, "rb") as file:
             file.seek(_DESCRIPTOR_POSITION)
@@ -85,7 +85,7 @@ def holds_recovery_disc(path: str) -> bool:
 
 
 def disk_of(device: str, sys_block: str = SYS_BLOCK) -> str:
-    """Return the kernel name of the disk that `device` ("/dev/sda1", "/dev/sr0") is or is on."""
+    """Return the kernel name of the disk of `device`, a disk or partition like "/dev/sda1"."""
     name = os.path.basename(os.path.realpath(device))
     if os.path.isdir(f"{sys_block}/{name}"):
         return name
@@ -96,12 +96,14 @@ def disk_of(device: str, sys_block: str = SYS_BLOCK) -> str:
 
 
 def refuse_in_use(path: str, base: str = "") -> None:
-    """Refuse a block device that is in use: it or a part of it is mounted, swap, or a part of
-    something larger such as a RAID or an encrypted disk; and an image file in use.
+    """Refuse a block device or image file that is in use.
+
+    A device is in use if it or a part of it is mounted, swap, or a part of something larger
+    such as a RAID or an encrypted disk.
 
     Args:
         path: of the device or file.
-        base: its directory below /sys/block; found from `path` where it is left out.
+        base: its directory below /sys/block; by default found from `path`.
 
     Raises:
         UnsafeTargetError: names what is in use.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What fix-ups change on a volume, carried out: all that is read and written for it."""
+"""Carry out what fix-ups change on a volume: all reading and writing for it is here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ SECTOR_SIZE = 512  # bytes, in which loaders count
 def write_blank_files(numbers: Iterable[int], layout: Layout, window: Device) -> None:
     """Make the content of files read as zeros; `window` is the volume.
 
-    Costs what the device makes of zeroing: a hole in an image, one command on most disks.
+    This is cheap where the device zeroes without writing: a hole in an image, one command on
+    most disks.
     """
     for number in sorted(numbers):
         for extent in layout.placements(number):
@@ -52,7 +53,7 @@ class _WrittenFile:
         return found
 
     def write(self, content: bytes) -> None:
-        """Write what of `content`, which has the same size, is not there yet."""
+        """Write the parts of `content`, which has the same size, that differ."""
         before = self.read()
         for position, part in self._parts():
             if content[part] != before[part]:
@@ -100,7 +101,7 @@ def edit_volume(
         code = edits.boot_code
         notes += edits.notes
     if code != written:
-        last = window.size - len(code)  # where the copy of it is, on NTFS
+        last = window.size - len(code)  # NTFS has a copy there
         if window.read(last, len(code)) == written:
             window.write(last, code)
         window.write(0, code)

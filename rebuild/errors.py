@@ -2,7 +2,7 @@
 """Errors of the rebuild engine.
 
 RebuildError
-├── MediumError              the disc (or server) lacks something or is not ours
+├── MediumError              the disc (or server) lacks something or is a foreign one
 ├── TargetTooSmallError      the used data does not fit; carries the numbers
 │   └── TargetFullError      an image's filesystem has no room left
 ├── TargetFailedError        the target failed while it was written
@@ -19,7 +19,7 @@ class RebuildError(Exception):
 
 
 class MediumError(RebuildError):
-    """What the restore reads from is incomplete, foreign or unreadable."""
+    """The medium that the restore reads from is incomplete, foreign or unreadable."""
 
 
 class TargetTooSmallError(RebuildError):
@@ -45,13 +45,12 @@ class TargetFullError(TargetTooSmallError):
     def __init__(self, target: str, needed: int, available: int) -> None:
         super().__init__(target, needed, available)
         self.args = (
-            f"{target} cannot be written any further: there is no room left where it lies; "
-            f"it holds no usable machine",
+            f"{target} cannot grow: the filesystem it is on is full; it holds no usable machine",
         )
 
 
 class TargetFailedError(RebuildError):
-    """The target failed while it was written; what is on it is of no use."""
+    """The target failed while it was written; what is on it is useless."""
 
 
 class LayoutUnsupportedError(RebuildError):

@@ -177,5 +177,5 @@ def path_of(item: NodeObject, by_number: dict[int, NodeObject]) -> bytes:
 
 
 def printable_path(item: NodeObject, by_number: dict[int, NodeObject]) -> str:
-    """Return the path of a node as text; bytes that are no UTF-8 show as escapes."""
+    """Return the path of a node as text; bytes that are not UTF-8 show as escapes."""
     return name_text(path_of(item, by_number))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A mounted recovery disc, or a directory with its files, as what a restore reads from."""
+"""What a restore reads from: a mounted recovery disc, or a directory with its files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DirectoryMedium:
         self._open_pack: tuple[int, int] | None = None  # index, file descriptor
 
     def read_key_file(self) -> bytes:
-        """Return `hash.dat`, or its second copy where the first is damaged.
+        """Return `hash.dat`, or its second copy if the first is damaged.
 
         Raises:
             MediumError: neither is there.
@@ -57,7 +57,7 @@ class DirectoryMedium:
         return found
 
     def open_table(self) -> BinaryIO:
-        """Open `objtab.dat`, or its second copy where the first is missing.
+        """Open `objtab.dat`, or its second copy if the first is missing.
 
         Raises:
             MediumError: neither is there.
@@ -78,7 +78,7 @@ class DirectoryMedium:
             return None
 
     def read_pack(self, index: int, digest: bytes, offset: int, length: int) -> bytes:
-        """Return `length` bytes from `offset` of a pack; fewer where it ends early.
+        """Return `length` bytes from `offset` of a pack; fewer if it ends early.
 
         Raises:
             MissingPackError: there is no such file.
@@ -105,9 +105,9 @@ class DirectoryMedium:
     def missing_packs(self, packs: Sequence[PackInfo]) -> list[int]:
         """Return the packs that are absent or cut short.
 
-        A directory may promise more than the medium has, when the medium itself was cut short.
-        So the last byte of each pack is read, from the last pack backwards, until one is there:
-        a medium is cut at its end.
+        The directory of a medium that was cut short promises more than there is.  Since it is cut
+        at its end, the last byte of each pack is read, from the last pack backwards, until one is
+        there.
         """
         missing = []
         may_be_cut = True

@@ -7,11 +7,10 @@ growable partitions, and the start of what lies behind them.
 1. A position `p` of the old disk moves by the sum of the size changes of all partitions that
    end at or before `p`.  So gaps keep their length, and an extended partition, whose ends
    move by the same rule, goes on enclosing its logical partitions.
-2. A larger disk: one growable partition, the last one or the one asked for, takes all the
-   room that is new.
-   Where places must be kept and no partition was asked for, none grows with others behind it.
-3. A smaller disk: growable partitions give room, the last one first, none below the size its
-   data needs.  If that is not enough the disk is refused with the size it would take.
+2. A larger disk: one growable partition, the last one or the one asked for, takes all new room.
+   If places must be kept and no partition was asked for, only the last partition may grow.
+3. A smaller disk: growable partitions shrink, the last one first, each at most to the size that
+   its data needs.  If that is not enough the disk is refused with the size that would be.
 
 Size changes are multiples of `ALIGNMENT`, so what was aligned stays aligned.
 """

@@ -33,7 +33,7 @@ GROWABLE_TYPES = ("ext2", "ext3", "ext4", "ntfs")
 # UEFI/GPT-based hard drive partitions; on a disk with an MBR, type 27.
 RECOVERY_TYPES = ("DE94BBA4-06D1-4D40-A16A-BFD50179D6AC", "27")
 SHRINK_MARGIN = ALIGNMENT  # bytes left free on a volume shrunk to its data
-FREE_SIZE_SHOWN = 16 << 20  # bytes; less at a disk's end is nothing to speak of
+FREE_SIZE_SHOWN = 16 << 20  # bytes; less free room at a disk's end is not worth a line
 BOOT_CODE_SIZE = 440  # bytes of an MBR before the disk signature
 
 
@@ -94,7 +94,7 @@ class DiskPlan:
 
     @property
     def site(self) -> Site:
-        """Where its partitions were and will be."""
+        """Where its partitions were, and where they will be."""
         return Site(self.disk, self.target.size, self.target.sector_size, self.partitions)
 
     @property
@@ -258,7 +258,7 @@ def _plan_disk(
 
 
 def _check_table(disk: DiskObject, target: TargetDisk, places: Mapping[int, NewPlace]) -> None:
-    """Refuse now what the partition table's writer would refuse after everything else."""
+    """Refuse now what the writer of the partition table would refuse at the end."""
     try:
         plan_table(
             disk.table,
@@ -280,7 +280,7 @@ def _check_boot_code(
     """Refuse to move a BIOS boot loader to sectors of another size: it counts in sectors.
 
     Returns:
-        A note instead where the machine can also start by UEFI.
+        A note instead, if the machine can also start by UEFI.
     """
     has_boot_code = any(piece.offset < BOOT_CODE_SIZE for piece in disk.pieces)
     if not has_boot_code or disk.sector_size == target.sector_size:

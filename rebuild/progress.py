@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Progress of a restore in two lines: percent, bytes, objects, rate, time left; where it is.
 
-Content comes in the order of the packs, which is one volume after the other but for content
-that volumes share; so each volume has its own counters, and the line speaks of the one that
+Content comes in the order of the packs: one volume after the other, except for content that
+volumes share.  So each volume has its own counters, and the line shows those of the volume that
 the newest content went to.
 """
 
@@ -17,7 +17,7 @@ from backup.shared.text import clock, size_text
 
 @dataclass(slots=True)
 class Part:
-    """What is counted by itself: a volume, or the boot area of a disk."""
+    """What has its own counters: a volume, or the boot area of a disk."""
 
     name: str
     total: int  # bytes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a restore came to: counts, names of what failed, and notes of the fix-ups."""
+"""The result of a restore: counts, names of what failed, and notes of the fix-ups."""
 
 from __future__ import annotations
 

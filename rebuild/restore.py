@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A restore from end to end: unlock, load, plan, apply.
 
-What the shell on the disc and `rebuildkit restore` on a host have in common; neither prints
-here nor asks.
+The shell on the disc and `rebuildkit restore` on a host share it.  Nothing here prints or asks.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ NEXT_STEPS: dict[type[BaseException], str] = {
     MissingPackError: "Use another copy of this disc.",
     MediumError: "Clean this disc, try another drive, or use another copy of it.",
 }
-RECOVERY_KEY_LENGTH = 40  # letters and digits; what is as long was likely meant as one
+RECOVERY_KEY_LENGTH = 40  # letters and digits; text of this length was probably meant as one
 NO_PROGRESS: Callable[[str], None] = lambda text: None  # noqa: E731
 
 
@@ -107,7 +106,7 @@ class Unlocked:
 
 
 def open_master(medium: Medium, user: str, secret: str) -> MasterKey:
-    """Return the master key for an id and password, or for a recovery key in either's place.
+    """Return the master key for an id and password, or for a recovery key in place of either.
 
     Raises:
         WrongPasswordError: neither opens the key file.
@@ -144,7 +143,7 @@ def unlock(
 ) -> Unlocked:
     """Open the key file, then load and check the whole object table.
 
-    With `master` given, id and secret are not looked at: who has it has logged in already.
+    With `master` given, id and secret are ignored: the caller has logged in already.
 
     Raises:
         WrongPasswordError: id and password, or recovery key, do not open it.
@@ -171,7 +170,7 @@ def unlock(
 
 
 def missing_content(unlocked: Unlocked, medium: Medium) -> str:
-    """Return in one sentence what of the content the medium lacks; empty when nothing.
+    """Return in one sentence what content the medium lacks; empty if it has everything.
 
     Looks at sizes, not at bytes: a damaged pack is found when it is read.
     """
@@ -270,8 +269,8 @@ def verify(
 ) -> None:
     """Read back what `plan` wrote, from the disks and not from memory; add to `report`.
 
-    What is known to have failed is not reported a second time.  A disk that cannot be read is
-    a difference like any other.
+    Known failures are not reported a second time.  A disk that cannot be read is a difference
+    like any other.
     """
     try:
         with ExitStack() as stack:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where disks and partitions were, and where they are: all that fix-ups go by.
+"""Where disks and partitions were, and where they are now.  Fix-ups know no more than this.
 
-A restore knows it from its plan, a comparison from the disk that it finds.
+A restore takes it from its plan, a comparison from the disks that it finds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rebuild.machine import Machine, VolumeTree
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Partition:
-    """A partition in both places, in bytes from the start of its disk; number 0 is a whole disk."""
+    """A partition in both places, in bytes from the start of its disk.  Number 0: a whole disk."""
 
     number: int
     old_start: int
@@ -41,7 +41,7 @@ class Site:
 
     @property
     def moved(self) -> tuple[Partition, ...]:
-        """Those of them that begin elsewhere."""
+        """The partitions of `solid` that begin elsewhere."""
         return tuple(part for part in self.solid if part.new_start != part.old_start)
 
     def volumes(self, machine: Machine) -> Iterator[tuple[VolumeTree, Partition]]:

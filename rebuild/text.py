@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text for a screen of 80 columns: cut and wrapped by the columns it takes.
 
-Imports nothing at its top, so that the first question is early on the screen; what names
-beyond ASCII need is imported when the first of them comes.
+Imports nothing at its top, so that the first question is early on the screen; text beyond ASCII
+imports what it needs when it first comes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def cut(text: str, width: int) -> str:
 
 
 def tail(text: str, width: int) -> str:
-    """Return `text`, or its end behind dots where it takes more than `width` columns."""
+    """Return `text`, or dots and its end if it takes more than `width` columns."""
     if columns_of(text) <= width:
         return text
     room = width - len(ELLIPSIS)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Python's cyclic garbage collector, kept from what has no cycles.
+"""Python's cyclic garbage collector, switched off where nothing has cycles.
 
-Objects, nodes and layouts of a machine are hundreds of thousands, all of them needed to the
+A machine has hundreds of thousands of objects, nodes and layouts, all of them needed to the
 end.  The collector would visit every one again each time their number has grown by a quarter.
 Measured: loading and planning 50,000 files take 0.37 s without it and 0.83 s with it; reading a
 table of as many objects takes half the time.
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def paused_collector() -> Iterator[None]:
-    """Collect nothing inside; what is there at the end is never visited again."""
+    """Collect nothing in the body; what exists at its end is never visited again."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs shared out among forked processes.
+"""Jobs shared among forked processes.
 
 A small file costs as much of the interpreter's time as of the libraries', so threads gain
-little; forked processes share nothing but the devices.  Of `count` processes the one that was
-there is number 0; number `i` does job `i`, `i + count` and so on, so that together they still
-go through the packs about from front to back.
+little; forked processes share nothing but the devices.  Each job goes to the process with the
+least work, in the order of the jobs, so that together they still go through the packs about from
+front to back.
 
 A forked process tells what became of each job, and at its end that all of it is done.  If it
 ends or fails before that, its jobs are done again here: a job can be done twice, and an error of
@@ -28,7 +28,7 @@ _Job = TypeVar("_Job")
 
 
 def useful_processes() -> int:
-    """Return how many processes this computer has processors and memory for, at least 1."""
+    """Return how many processes the processors and the memory allow, at least 1."""
     try:
         with open("/proc/meminfo", "rb") as file:
             fields = dict(line.split(b":") for line in file)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is a disk what the data set says?  Object by object, content included.
+"""Compares a disk with the data set, object by object, content included.
 
 Reads the restored disk through the drivers, never through what wrote it, and compares every
 attribute the object table has: identities of disk, partitions and volumes, boot code, names,
@@ -56,7 +56,7 @@ def compare_machine(
 ) -> Comparison:
     """Compare the disks in `devices`, by number of the disk object, with the data set.
 
-    What fix-ups of a restore to these places change is expected; the machine stays as it is.
+    It expects what fix-ups change in a restore to these places.  The machine stays as it is.
 
     Raises:
         DeviceError: a disk cannot be read.
@@ -99,7 +99,7 @@ class _FoundDisk:
 
     @property
     def site(self) -> Site:
-        """Where the partitions were and are, those that are missing left out."""
+        """Where the partitions were and are, without the missing ones."""
         size = self.device.size
         whole = Partition(
             number=0, old_start=0, old_size=self.disk.size, new_start=0, new_size=size
@@ -180,7 +180,7 @@ def _compare_tables(
 def _compare_raw(
     case: Case, there: _FoundDisk, tree: VolumeTree, window: Device, start: int, name: str
 ) -> None:
-    """Compare what was kept without a driver; `start` is that of `window` on the disk."""
+    """Compare a volume that was kept without a driver; `window` begins at `start` on the disk."""
     pieces = tree.volume.pieces
     for piece in pieces:
         _compare_piece(case, there, window, start, piece, name)
@@ -219,7 +219,7 @@ def _compare_volume(case: Case, tree: VolumeTree, window: Device, place: str) ->
 
 
 def _first_nonzero_outside(window: Device, pieces: Sequence[Piece]) -> int | None:
-    """Return where the first byte lies that is neither zero nor in a piece."""
+    """Return the position of the first byte that is neither zero nor in a piece."""
     covered = sorted((piece.offset, piece.offset + piece.length) for piece in pieces)
     gaps, position = [], 0
     for start, end in covered:
@@ -241,7 +241,7 @@ def _first_nonzero_outside(window: Device, pieces: Sequence[Piece]) -> int | Non
 def _compare_piece(
     case: Case, there: _FoundDisk, window: Device, start: int, piece: Piece, name: str
 ) -> None:
-    """Compare a piece outside of files; `window` is what it is of, and starts there on the disk."""
+    """Compare a piece of what is in `window`, which begins at `start` on the disk."""
     data = window.read(piece.offset, piece.length)
     if changes := case.changes.of_disk(there.disk.number):
         boot_code = there.device.read(0, BOOT_SECTOR_SIZE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a comparison goes by, and what it finds, as text and as data."""
+"""What a comparison needs to know, and its result as text and as data."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is judged, by what, and what has been found so far.  Nothing of it but that changes."""
+    """What every part of a comparison needs; it changes nothing but the result."""
 
     machine: Machine  # as it was recorded
     master: MasterKey
-    changes: Changes  # of fix-ups, which are no differences
+    changes: Changes  # what fix-ups changed, which is expected
     shown: Progress
     result: Comparison
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is what is stored of a node, on a filesystem with streams, what the data set says?
+"""Compares what is stored of a node, on a filesystem with streams, with the data set.
 
-Content and streams are compared as they are stored: of a compressed stream every allocated
-cluster, of an encrypted one every byte, so that nothing is taken on trust of a decoder.
+Content and streams are compared as they are stored, so that no decoder has to be trusted: of a
+compressed stream every allocated cluster, of an encrypted one every byte.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def ntfs_format_keys(sector_size: int) -> tuple[str, ...]:
 
 
 def name_differences(item: NodeObject, there: Entry) -> Iterator[str]:
-    """Yield in what a name differs: in all that belongs to it and not to the node.
+    """Yield the differences in what belongs to a name and not to the node.
 
-    Of a damaged source it may not be known when a name was made.
+    A damaged source may not tell when a name was made.
     """
     for what, want, have in (
         ("short name", item.short_name, there.short_name),
@@ -55,9 +55,9 @@ def content_differences(
     master: MasterKey,
     changed: bytes | None = None,
 ) -> Iterator[str]:
-    """Yield in what the content and the streams differ; names and sizes are alike already.
+    """Yield the differences of content and streams, whose names and sizes are equal.
 
-    `changed` is the whole content where a fix-up changed it, as it was before.
+    `changed` is the whole content as it was before a fix-up changed it, if one did.
     """
     flags = next((stream.flags for stream in item.streams if not stream.name), 0)
     streams = [stream for stream in item.streams if stream.name]
@@ -80,7 +80,7 @@ def content_differences(
 
 
 def _expected_parts(stream: StreamContent) -> Parts | None:
-    """Return the recorded map of a stream; None where it is kept inside metadata."""
+    """Return the recorded map of a stream; None if it is kept inside metadata."""
     if stream.regions is None:
         if stream.flags & STREAM_COMPRESSED:
             return None

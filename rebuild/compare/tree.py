@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Are the names and nodes of a volume what the data set says?
+"""Compares the names and nodes of a volume with the data set.
 
-Every attribute is compared, and the keyed hash of every piece of content; of filesystems with
+It compares every attribute, and the keyed hash of every piece of content.  For filesystems with
 streams see `rebuild.compare.streams`.
 """
 
@@ -41,7 +41,7 @@ READ_SIZE: Final = 1 << 20  # bytes looked through at a time
 
 
 class FoundFile:
-    """A file of the volume found; read each time, since it may be large."""
+    """A file of the volume found.  Its content may be large, so it is not kept."""
 
     def __init__(self, volume: Volume, node: Node) -> None:
         self._volume = volume
@@ -71,10 +71,10 @@ class TreeComparison:
 
         Args:
             case: what is judged.
-            tree: what has to be on the volume: what was recorded and what fix-ups added.
-            changes: of fix-ups on this volume.
-            volume: found.
-            place: what to call it.
+            tree: what has to be on the volume: what was recorded, and what fix-ups added.
+            changes: what fix-ups changed on it.
+            volume: the one that was found.
+            place: how differences name it.
         """
         self._case = case
         self._tree = tree
@@ -84,7 +84,7 @@ class TreeComparison:
         self._blank = changes.blank()
         self._editors = changes.editors()
         self._has_streams = volume.type in STREAM_TYPES
-        self.edited_files: dict[int, FoundFile] = {}  # that fix-ups may have changed; from `run`
+        self.edited_files: dict[int, FoundFile] = {}  # what fix-ups may have changed; from `run`
 
     def run(self) -> None:
         """Compare everything."""
@@ -107,7 +107,7 @@ class TreeComparison:
             numbers[item.number] = there.node.number
             if item.kind == ObjectKind.HARD_LINK:
                 if numbers.get(item.target_number) != there.node.number:
-                    self._differs(item, "is no link to the same object")
+                    self._differs(item, "does not link to the same object")
                 if self._has_streams:
                     for text in name_differences(item, there):
                         self._differs(item, text)

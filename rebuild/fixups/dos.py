@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What DOS needs to start on the new disk: its files where its boot sector looks for them.
 
-The boot sector of DOS finds its two system files by their places, not by their names; which
-places, `fsdrivers.fat.system` says.  Here is which files they are, on a volume that is made anew
-and on one that is there; and what of the new place the boot sector must know: the sectors in
-front of it, and the geometry of the disk where that has become another one.
+The boot sector of DOS finds its two system files by their places, not by their names;
+`fsdrivers.fat.system` says which places.  This module says which files they are, and what the boot
+sector must know of the new place: the sectors in front of the volume, and the disk's geometry if
+that has changed.
 
 Source: EP1168174A1 [0072] and claim 10.  Measured: MS-DOS 4, and boot sectors of every later
 generation read by cylinder, head and sector with the geometry they carry.
 
-Not done: boot sectors are not rewritten otherwise; one that was made for another version of DOS
+Not done: nothing else in boot sectors is rewritten; one that was made for another version of DOS
 than its files stays so.
 """
 
@@ -43,9 +43,9 @@ _GEOMETRY_FIELDS = ("heads", "sectors_per_track")
 
 
 class Dos(Fixup):
-    """Tells partition table and boot sectors their new place, and where DOS looks for its files.
+    """Puts DOS's files where it looks for them, and the new place into table and boot sectors.
 
-    Boot sectors of Windows NT say the same in the same fields.
+    Boot sectors of Windows NT have the same fields.
     """
 
     def changes(
@@ -78,7 +78,7 @@ class Dos(Fixup):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToldPlace(VolumeChange):
-    """What a boot sector may say of its place, where the driver tells it."""
+    """What the driver writes into a boot sector of the place of its volume."""
 
     hidden_sectors: int  # in front of the volume
     is_same_size: bool  # whether both disks are of one size, and so of one geometry
@@ -91,7 +91,7 @@ class ToldPlace(VolumeChange):
 
 
 def find_system_files(names: Iterable[tuple[bytes, int]]) -> SystemFiles | None:
-    """Return what a volume's boot sector expects, None if no DOS is on it.
+    """Return what a volume's boot sector expects, None if the volume has no DOS.
 
     Args:
         names: (name, number of the node) of the files in the root directory.
@@ -110,7 +110,7 @@ def find_system_files(names: Iterable[tuple[bytes, int]]) -> SystemFiles | None:
 
 
 def system_files_of(tree: VolumeTree) -> SystemFiles | None:
-    """Return what the boot sector of a recorded FAT volume expects, None if no DOS is on it."""
+    """Return what the boot sector of a recorded FAT volume expects, None without DOS on it."""
     if not tree.volume.type.startswith("fat") or not tree.nodes:
         return None
     root = tree.nodes[0].number
@@ -120,10 +120,10 @@ def system_files_of(tree: VolumeTree) -> SystemFiles | None:
 
 
 def new_geometry(machine: Machine, disk: DiskObject, size: int) -> Geometry | None:
-    """Return the geometry that a disk with DOS or Windows gets in a place of another size.
+    """Return the geometry that a disk with DOS or Windows gets if the new disk has another size.
 
-    None for others, and where nothing changes: what the disk recorded fits the machine it came
-    from.  The master boot record of Windows 2000 finds the volume by cylinder, head and sector.
+    None for other systems, and for a disk of the same size, whose recorded geometry fits.  The
+    master boot record of Windows 2000 finds the volume by cylinder, head and sector.
     """
     if size == disk.size:
         return None

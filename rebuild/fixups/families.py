@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All fix-ups, one row each, in the order in which they are carried out."""
+"""All fix-ups, one row each, in the order in which their changes are carried out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIXUPS: tuple[Fixup, ...] = (
 
 
 def plan_changes(machine: Machine, sites: Sequence[Site]) -> Changes:
-    """Plan what all of them change where a machine comes to these sites.  Pure."""
+    """Plan what all fix-ups change when a machine comes to these sites.  Pure."""
     found = [change for fixup in FIXUPS for change in fixup.changes(machine, sites)]
     return Changes(
         tuple(change for change in found if isinstance(change, VolumeChange)),

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """One UEFI boot entry for the restored machine, written to the firmware's own memory.
 
-Only on the disc, and only when the firmware started us in UEFI mode.  The entry is named as
-the distribution names its own, after the loader's directory, and takes the place of every
-older one for the same loader, so that neither repeated restores nor the system's next boot
-loader update fill the memory up.  Entries of other systems stay.  Failing is no failure of
-the restore: the fallback loader `\\EFI\\BOOT\\BOOTX64.EFI` starts without an entry.
+Only on the disc, and only when the firmware started it in UEFI mode.  The entry has the name that
+the system itself gives to it, and replaces every older entry for the same loader, so that neither
+repeated restores nor the system's next update of its loader fill the memory.  Entries of other
+systems stay.  If the entry cannot be written the restore is still complete: the fallback loader
+`\\EFI\\BOOT\\BOOTX64.EFI` starts without one.
 
 Source: UEFI 2.10, 3.1.3 (load options), 3.3 (variables), 10.3.5.1 (hard drive node), 10.3.5.4
 (file path node); Linux Documentation/filesystems/efivarfs.rst.
@@ -83,7 +83,7 @@ def write_boot_entry(machine: Machine, plan: RestorePlan, efivars: str = EFIVARS
         number = _store(option, efivars)
     except OSError as error:
         reason = error.strerror or str(error)
-        return [f"The firmware took no boot entry ({reason}); it will find the loader by itself."]
+        return [f"The firmware refused a boot entry ({reason}); it will find the loader by itself."]
     return [f"Firmware boot entry Boot{number:04X} starts {loader.path}."]
 
 
@@ -106,7 +106,7 @@ def load_option(description: str, device_path: bytes) -> bytes:
 
 
 def parse_load_option(data: bytes) -> BootEntry | None:
-    """Return what an EFI_LOAD_OPTION says, or None where it is none."""
+    """Return what an EFI_LOAD_OPTION says, or None if the bytes are something else."""
     if len(data) < _LOAD_OPTION.size:
         return None
     _, path_length = _LOAD_OPTION.unpack_from(data)
@@ -181,7 +181,7 @@ def _entry_number(name: str) -> int | None:
 
 
 def _read(efivars: str, name: str) -> bytes:
-    """Return a variable's value, empty when there is none."""
+    """Return a variable's value, empty if the variable does not exist."""
     try:
         with open(f"{efivars}/{name}", "rb") as file:
             return file.read()[4:]

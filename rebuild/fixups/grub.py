@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """GRUB for BIOS on a disk whose partitions moved: two places hold sector numbers.
 
-Boot code in the MBR names the first sector of GRUB's core image.  That sector's end lists
-where the rest of the image is.  When the image lies in the gap before the first partition
-nothing moves; when it lies in a BIOS boot partition behind a volume that grew or shrank, both
-numbers follow the partition.  GRUB finds all else by partition number and UUID, which stay.
-
-Moving back is moving with the ends exchanged.
+Boot code in the MBR names the first sector of GRUB's core image.  The end of that sector lists
+where the rest of the image is.  If the image lies in the gap before the first partition nothing
+changes; if it lies in a BIOS boot partition that moved, both follow the partition.  GRUB finds
+everything else by partition number and UUID, which stay.
 
 Source: GRUB manual 2.06, "BIOS installation"; layout of boot.img and diskboot.img read from
 Debian's grub-pc-bin 2.06: 8-byte sector number at 0x5c, text "GRUB " at 0x180; block lists of 12
@@ -46,7 +44,7 @@ class Grub(Fixup):
     """Lets GRUB find its core image in a partition that moved."""
 
     def changes(self, machine: Machine, sites: Sequence[Site]) -> Iterator[DiskChange]:
-        """Plan nothing where sectors have another size: no number fits there."""
+        """Plan to change every disk with sectors of the same size; others GRUB cannot start."""
         for site in sites:
             if site.moved and site.sector_size == site.disk.sector_size:
                 yield MovedCore(
@@ -62,7 +60,7 @@ class MovedCore(DiskChange):
     sector_size: int
 
     def edits(self, boot_code: bytes, read: Callable[[int, int], bytes]) -> Edits:
-        """Change the boot code, and the core image's first sector where that is now."""
+        """Change the boot code, and the first sector of the core image in its new place."""
         moves = [Move(part.old_start, part.new_start, part.old_size) for part in self.partitions]
         made = moved_boot_code(boot_code, moves, self.sector_size)
         old, new = core_sector_of(boot_code), core_sector_of(made)
@@ -74,7 +72,7 @@ class MovedCore(DiskChange):
         return Edits(made, {position: core}, (note,))
 
     def content_before(self, position: int, data: bytes, boot_code: bytes) -> bytes:
-        """Change the numbers back in what has them."""
+        """Change the numbers back in the boot code and in the core image."""
         moves = [Move(part.new_start, part.old_start, part.new_size) for part in self.partitions]
         if not position:
             return moved_boot_code(data, moves, self.sector_size)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boot loaders on an EFI system partition: whose they are, and one at the fallback path.
+"""Boot loaders on an EFI system partition: which there are, and a copy at the fallback path.
 
-Firmware starts `\\EFI\\BOOT\\BOOTX64.EFI` without any boot entry.  Where it is missing, the best
-loader that is there is copied to it, with what it needs beside itself; a directory that is there
-is used as it is.  The copies share the content of what they are copied from.
+Firmware starts `\\EFI\\BOOT\\BOOTX64.EFI` without any boot entry.  If it is missing, the best
+loader of the partition is copied there, with the files that it needs beside itself.  The copies
+share the content of the originals.
 
 Source: UEFI 2.10, 3.5.1.1, 13.3.3.
 Not done: loaders for firmware of other architectures.
@@ -77,7 +77,7 @@ class _Found:
 
 
 class FallbackLoader(Fixup):
-    """Gives every EFI system partition a loader at the fallback path, if it has another one."""
+    """Copies a loader to the fallback path of every EFI system partition that has none there."""
 
     def changes(self, machine: Machine, sites: Sequence[Site]) -> Iterator[VolumeChange]:
         """Plan what to add to the EFI system partitions."""
@@ -93,7 +93,7 @@ class FallbackLoader(Fixup):
 
 
 def find_loader(tree: VolumeTree) -> Loader | None:
-    """Return the best loader of a system of its own on an EFI system partition, if there is one."""
+    """Return the best loader that a system installed on an EFI system partition, if any."""
     found = _find(_children_of(tree))
     if found is None:
         return None
@@ -109,7 +109,7 @@ def has_fallback_loader(tree: VolumeTree) -> bool:
 
 
 def fallback_of(tree: VolumeTree) -> Iterator[VolumeChange]:
-    """Yield what to add to an EFI system partition; nothing where nothing is missing."""
+    """Yield what to add to an EFI system partition; nothing if its fallback path has a loader."""
     children = _children_of(tree)
     found = _find(children)
     if found is None:
@@ -145,7 +145,7 @@ def fallback_of(tree: VolumeTree) -> Iterator[VolumeChange]:
 
 
 def _find(children: _Children) -> _Found | None:
-    """Return the best loader that is not at the fallback path."""
+    """Return the best loader outside the fallback path."""
     efi = _efi_directory(children)
     if efi is None:
         return None
@@ -179,7 +179,7 @@ def _efi_directory(children: _Children) -> NodeObject | None:
 
 
 def _in_fallback(children: _Children, efi: NodeObject) -> dict[bytes, NodeObject]:
-    """Return what is in the directory of the fallback path; empty where it is missing."""
+    """Return the files in the directory of the fallback path, if it exists."""
     boot = children.get(efi.number, {}).get(b"boot")
     return children.get(boot.number, {}) if boot is not None else {}
 

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a restore does otherwise than it was recorded, and why that is no difference.
+"""What fix-ups change when a machine comes to another place, and what a judge must expect of it.
 
-Identities are kept, so most of a system starts again in another place as it is.  For what does
-not, there is a fix-up: one module for each family, one row of `rebuild.fixups.families`.  From a
-machine and the sites it comes to, a fix-up plans changes, which are data and pure functions:
+Identities are kept, so most systems start again in another place without any change.  A fix-up
+does the rest for one family of systems: one module, one row of `rebuild.fixups.families`.  From a
+machine and its sites it plans changes, which are data and pure functions:
 
-* `rebuild.apply` carries them out.  All reading and writing is there;
-* `rebuild.compare` plans them too, from the disks that it finds, and asks them what the data set
-  does not say, or says of the old place.  Content is known by its hash alone, so a change tells
-  what a file was before it; boot code is known, so a change tells what it has to be.
-
-What a method does not say, is not changed.
+* `rebuild.apply` carries them out, and does all reading and writing for it;
+* `rebuild.compare` plans the same changes from the disks that it finds, and asks them what may
+  differ.  A data set knows content only by its hash, so a change returns what a file was before;
+  it knows boot code itself, so a change returns what that has become.
 """
 
 from __future__ import annotations
@@ -29,23 +27,23 @@ MOST_ADDED = 1 << 10  # nodes of one volume
 
 
 class RestoredFile(Protocol):
-    """A file on the new volume, with the content that was recorded."""
+    """A file on the new volume."""
 
     def read(self) -> bytes:
         """Return the whole content."""
         ...
 
     def extents(self) -> list[tuple[int, int]]:
-        """Return (position in the volume, length) in bytes up to the first hole, in order.
+        """Return (position in the volume, length) in bytes, in order, up to the first hole.
 
-        What the last one has of an allocation unit behind the end of the file, belongs to it.
+        The last one may reach behind the end of the file, up to the end of its allocation unit.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Edits:
-    """What has to be written; `parts` by number of the file, or by position on the disk."""
+    """What to write; `parts` by number of the file, or by position on the disk."""
 
     boot_code: bytes
     parts: Mapping[int, bytes] = field(default_factory=dict)
@@ -61,7 +59,7 @@ class VolumeChange:
     nodes: tuple[NodeObject, ...] = ()  # added ones, parents first; their numbers are negative
     options: Mapping[str, object] = field(default_factory=dict)  # what the driver is told
     blank: frozenset[int] = frozenset()  # files of which nothing was kept, and that are all zeros
-    files: frozenset[int] = frozenset()  # whose content `edits` may change, and nothing else does
+    files: frozenset[int] = frozenset()  # whose content `edits` may change, and no other change
 
     def edits(self, boot_code: bytes, files: Mapping[int, RestoredFile]) -> Edits:
         """Return what to change once content and metadata have been written.
@@ -81,7 +79,7 @@ class VolumeChange:
 
         Args:
             code: as it was recorded, from the first byte of the volume.
-            files: by number, those of `files` that were found, as they were left.
+            files: by number, those of `files` that were found, as `edits` left them.
         """
         return code
 
@@ -183,21 +181,21 @@ class Fixup(Protocol):
     def keeps_places(self, machine: Machine) -> bool:
         """Tell whether a system of the machine finds partitions by where they begin.
 
-        Then none moves unasked on a larger disk.
+        If so, none moves on a larger disk unless a person asks for it.
         """
         return False
 
     def plan_notes(self, site: Site, could_grow: bool) -> tuple[str, ...]:
-        """Return in sentences what to know before agreeing, where places are kept.
+        """Return, if places are kept, sentences that a person should read before agreeing.
 
         Args:
             site: what is planned.
-            could_grow: the disk is larger, and no partition was named that takes the new room.
+            could_grow: the disk is larger, and nobody named the partition that takes the room.
         """
         return ()
 
     def changes(
         self, machine: Machine, sites: Sequence[Site]
     ) -> Iterator[VolumeChange | DiskChange]:
-        """Plan what to change.  Pure, and changes nothing of the machine."""
+        """Plan what to change.  Pure; the machine stays as it is."""
         ...

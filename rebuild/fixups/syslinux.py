@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Syslinux on ext and NTFS, where its file comes to lie in other sectors.
+"""Syslinux on ext and NTFS, where its file lies in other sectors after a restore.
 
-Its boot sector names the first sector of ldlinux.sys; that file names all its others, and two at
-its end that hold variables.  All are counted in 512 bytes from the start of the volume, so a
-partition may move, but not the file in it.  The backup records where the file was.  A file whose
-list is made from that place by the rules below is what the installer wrote: its list and checksum
-are made anew for the new place, and the boot sector that named the old first sector names the new
-one.  Anything else is left as it was, and the report says that extlinux must be run again.
+The boot sector names the first sector of ldlinux.sys; that file lists its other sectors, and the
+last two, which hold variables.  All count 512 bytes from the start of the volume, so the partition
+may move, but not the file in it.  The backup records where the file was.  If the file has the list
+that the installer would have made for that place, it gets a list and a checksum for the new place,
+and the boot sector names the new first sector.  Anything else stays as it was, and the report says
+that extlinux must be run again.
 
 On FAT the file is put back where it was instead (`rebuild.fixups.dos`).
 
@@ -14,7 +14,7 @@ Source: syslinux 6.04, what `libinstaller/syslxint.h` and `syslxmod.c` say of th
 its extension and of the list of extents.  Measured: files of Debian's extlinux 6.04 on ext4 and
 NTFS come out byte for byte as extlinux itself writes them in the new place.
 
-Not done: syslinux before 4.0, whose list has another form; the sectors of other sizes, from which
+Not done: syslinux before 4.0, whose list has another form; sectors of other sizes, from which
 syslinux does not start.
 """
 
@@ -84,14 +84,14 @@ def patch_area_of(data: bytes) -> PatchArea:
     """Return the patch area of an ldlinux.sys.
 
     Raises:
-        ValueError: it has none that is sound; says so as the end of a sentence.
+        ValueError: it is missing or damaged; says so as the end of a sentence.
     """
     # The boot sector loads the first sector alone, and looks for the magic there.
     head = data[:SECTOR_SIZE]
     positions = range(0, len(head) - _AREA.size + 1, _WORD.size)
     at = next((p for p in positions if _WORD.unpack_from(head, p)[0] == _MAGIC), -1)
     if at < 0:
-        raise ValueError("is no ldlinux.sys of syslinux 4 or later")
+        raise ValueError("is not an ldlinux.sys of syslinux 4 or later")
     _, _, sectors, variables, words, _, _, extension = _AREA.unpack_from(data, at)
     if extension + _EXTENSION.size > len(data):
         raise ValueError("has a damaged patch area")
@@ -135,7 +135,8 @@ def patched_file(data: bytes, sectors: Sequence[int]) -> bytes:
         sectors: those it is in, in its order; more than it needs do not matter.
 
     Raises:
-        ValueError: it is no ldlinux.sys, or in too many pieces; says so as the end of a sentence.
+        ValueError: it is not an ldlinux.sys, or lies in too many pieces; says so as the end of a
+            sentence.
     """
     area = patch_area_of(data)
     if len(sectors) < area.total_sectors:
@@ -188,7 +189,7 @@ def patched_boot_code(code: bytes, area: PatchArea, sector: int) -> bytes:
 def moved_boot_code(code: bytes, old_start: int, new_start: int) -> bytes:
     """Return a boot code that knows its volume's new place; both starts in bytes.
 
-    What it finds in the partition table counts more; of a logical partition it finds nothing.
+    The partition table counts more, but says nothing of a logical partition.
     """
     (hidden,) = _WORD.unpack_from(code, _HIDDEN_POSITION)
     if hidden * SECTOR_SIZE != old_start or new_start // SECTOR_SIZE > 0xFFFFFFFF:
@@ -199,9 +200,9 @@ def moved_boot_code(code: bytes, old_start: int, new_start: int) -> bytes:
 
 
 def moved_back(data: bytes, new: Extents, old: Extents) -> bytes:
-    """Return a restored ldlinux.sys as it was where it was recorded.
+    """Return a restored ldlinux.sys as it was in the place where it was recorded.
 
-    One whose list is not that of its `new` place was left alone, and is returned as it is.
+    If its list is not the one for the `new` place it was not changed, and is returned as it is.
     """
     try:
         if patched_file(data, sectors_of(new)) == data:
@@ -221,7 +222,7 @@ class Syslinux(Fixup):
     """Lets syslinux find its file in the place where the restore put it."""
 
     def changes(self, machine: Machine, sites: Sequence[Site]) -> Iterator[VolumeChange]:
-        """Plan a look at every volume from which extlinux may start."""
+        """Plan to look at every volume from which extlinux may start."""
         for site in sites:
             for tree, part in site.volumes(machine):
                 if tree.volume.type not in (*EXT_TYPES, *NTFS_TYPES):
@@ -271,12 +272,12 @@ class FollowedSectors(VolumeChange):
     sector_size: int  # bytes, of the new disk
 
     def edits(self, boot_code: bytes, files: Mapping[int, RestoredFile]) -> Edits:
-        """Change what is as extlinux wrote it; of the rest say that it must run again."""
+        """Change the files that are as extlinux wrote them; else say that it must run again."""
         starts = is_boot_code(boot_code)
         parts: dict[int, bytes] = {}
         notes: list[str] = []
         followed: list[_Followed] = []
-        problem = "no ldlinux.sys is where it says"
+        problem = "ldlinux.sys is not where it says"
         for number, (path, size, extents) in self.placed.items():
             try:
                 if self.sector_size != SECTOR_SIZE:
@@ -306,11 +307,11 @@ class FollowedSectors(VolumeChange):
         return Edits(self._followed_code(boot_code, followed), parts, tuple(notes))
 
     def content_before(self, number: int, file: RestoredFile) -> bytes:
-        """Give a file the list of where it was recorded."""
+        """Give a file the list for the place where it was recorded."""
         return moved_back(file.read(), file.extents(), self.placed[number].extents)
 
     def boot_code_after(self, code: bytes, files: Mapping[int, RestoredFile]) -> bytes:
-        """Point to the first sector of the file that the boot code named, if that followed."""
+        """Name the new first sector of the file that the boot code names, if it was changed."""
         followed: list[_Followed] = []
         for number in self.placed.keys() & files.keys():
             try:

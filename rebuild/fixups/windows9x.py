@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What Windows 3.x and 9x, NT on FAT, and OS/2 need: their swap files back, blank.
 
-A swap file is never kept as content.  It comes back with its name, its attributes, its size and
-nothing but zeros in it, so that the system neither misses it nor takes what is in it for its own.
+The content of a swap file is never kept.  The file comes back with its name, attributes and size,
+and only zeros in it, so that the system neither misses it nor uses old content.
 
 Source: EP1168174A1 [0073], [0074].  The rest of what Windows 9x needs to start is what DOS needs.
 """
@@ -23,7 +23,7 @@ class BlankFiles(Fixup):
     """Makes swap files read as zeros."""
 
     def changes(self, machine: Machine, sites: Sequence[Site]) -> Iterator[VolumeChange]:
-        """Plan which files have to be zeros."""
+        """Plan which files to make zeros."""
         for site in sites:
             for tree, _ in site.volumes(machine):
                 if numbers := blank_files(tree):
@@ -31,7 +31,7 @@ class BlankFiles(Fixup):
 
 
 def blank_files(tree: VolumeTree) -> frozenset[int]:
-    """Return the numbers of the files of a FAT volume that are zeros by design, all of them."""
+    """Return the numbers of the files of a FAT volume that have to be zeros."""
     if not tree.volume.type.startswith("fat"):
         return frozenset()
     targets = {marker.target for marker in tree.markers if marker.name == BLANK_FILE}

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What Windows NT and its successors need to start on the new disk.
 
-Most of it needs no fixing, because it is kept: disk signature, GUIDs, volume serials, and the
+Most of it needs no fixing, because it stays: disk signature, GUIDs, volume serials, and the
 places of partitions wherever the new disk allows it.  The boot sector is told its new place by
 the layout of its volume (`rebuild.fixups.dos.layout_options`, which is right for NTFS too).  Paging
 and hibernation files come back without content, by their initialised size alone; what
 shadow copies kept is left out at the backup, and the change journal starts anew.
 
-Here is what is left: on a disk with an MBR whose partitions had to move, the boot configuration
+This module does the rest: if partitions of a disk with an MBR had to move, the boot configuration
 and the registry follow them (`windowsnt_hives`).  BOOT.INI of Windows 2000 and XP counts
-partitions, whose order is kept.
+partitions, and their order is kept.
 
 Source: as `windowsnt_hives`.
 """
@@ -44,7 +44,7 @@ HIVES: tuple[tuple[Hive, Pattern], ...] = (
 )
 EFI_LOADER: Pattern = (b"efi", b"microsoft", b"boot", b"bootmgfw.efi")
 LOADERS: tuple[Pattern, ...] = ((b"ntldr",), (b"bootmgr",), EFI_LOADER)
-_TRANSFORMED = 0x4800  # attributes of files that are stored otherwise: compressed, encrypted
+_TRANSFORMED = 0x4800  # attributes of files that are stored compressed or encrypted
 _SMALLEST, _LARGEST = 4096, 512 << 20  # bytes of a hive worth reading
 
 
@@ -71,7 +71,7 @@ class WindowsNT(Fixup):
                 return ()  # GUIDs stay
             return ("Partitions move: Windows' boot configuration and registry follow them.",)
         if could_grow and all(part.new_size == part.old_size for part in site.solid):
-            return ("So that Windows finds its partitions none moves, and none grows unasked.",)
+            return ("No partition moves and none grows unasked, so that Windows finds them all.",)
         return ()
 
     def changes(self, machine: Machine, sites: Sequence[Site]) -> Iterator[VolumeChange]:
@@ -98,7 +98,7 @@ class WindowsNT(Fixup):
 class _HiveFile(NamedTuple):
     hive: Hive
     path: str
-    is_transformed: bool  # compressed or encrypted, and so stored otherwise
+    is_transformed: bool  # stored compressed or encrypted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +123,8 @@ class MovedPlaces(VolumeChange):
                 made, count = moved_hive(data, hive, self.moves)
             except ValueError as error:
                 notes.append(
-                    f"Partitions moved, but {path} {error}: it still has their old places. Windows "
-                    "may not start, or give other drive letters."
+                    f"Partitions moved, but {path} {error}: it still names their old places. "
+                    "Windows may not start, or give other drive letters."
                 )
                 continue
             if count:
@@ -136,7 +136,7 @@ class MovedPlaces(VolumeChange):
         return Edits(boot_code, parts, tuple(notes))
 
     def content_before(self, number: int, file: RestoredFile) -> bytes:
-        """Change the places back, where the file can be changed at all."""
+        """Change the places back, if the file can be changed at all."""
         data = file.read()
         back = {(signature, new): old for (signature, old), new in self.moves.items()}
         try:

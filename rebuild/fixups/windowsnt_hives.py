@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Places of partitions in the registry files of Windows: found, and changed in place.  Pure.
+"""The places of partitions in Windows' registry files: found, and changed in place.  Pure.
 
-On a disk with an MBR Windows knows a partition by the disk's signature and the partition's first
-byte, in two files: the boot configuration (BCD), of Vista and later, in device elements; and the
-hive SYSTEM in MountedDevices, which gives drive letters.  Partitions of GPT disks have GUIDs
-there, which stay.
+On a disk with an MBR, Windows knows a partition by the disk's signature and the partition's first
+byte.  Two files name it so: the boot configuration (BCD) of Vista and later, in device elements;
+and the hive SYSTEM, in MountedDevices, which gives drive letters.  Partitions of GPT disks have
+GUIDs there, which stay.
 
-A value keeps its length, so nothing else of the file changes: cells have no checksum, and that of
-the base block covers the base block alone.
+A value keeps its length, so nothing else in the file changes: cells have no checksum, and the base
+block has one over itself alone.
 
 Source: [regipy] for the layout of hives; [mistyprojects] for device elements, [dfir] for
 MountedDevices.  Measured: hives of Windows 7 to 10 and a BCD of Windows 10 are read as hivex
@@ -36,7 +36,7 @@ _MOUNTED = struct.Struct("<4sQ")  # signature, first byte
 # In a device element, wherever a partition is named: first byte, 8 bytes of zeros, the kind of
 # device 0 (a disk), the kind of table 1 (MBR), the signature.
 _PARTITION = struct.Struct("<Q8xII4s")
-_MAXIMUM_VALUE = 16344  # bytes that stand in one piece; also less than what marks inline data
+_MAXIMUM_VALUE = 16344  # bytes that are in one piece; also less than what marks inline data
 _MAXIMUM_HEAD = 65536  # bytes of a value's head with its name
 _CELL_HEAD_SIZE, _SIGNATURE_SIZE = 4, 2
 
@@ -53,7 +53,7 @@ class State(Enum):
 
     CLEAN = "clean"
     DIRTY = "was in use, and changes to it are in its log"
-    DAMAGED = "is no sound registry file"
+    DAMAGED = "is not a sound registry file"
 
 
 class _Value(NamedTuple):
@@ -83,13 +83,13 @@ def moved_hive(data: bytes, hive: Hive, moves: Moves) -> tuple[bytes, int]:
     Args:
         data: the whole file, for which `state_of` says that it is clean.
         hive: which one it is.
-        moves: all at once; what is not in it stays.
+        moves: all of them at once; other places stay.
 
     Returns:
         The file, of the same length, and how many places were changed.
 
     Raises:
-        ValueError: it is damaged below its first block; says so as the end of a sentence.
+        ValueError: it is damaged behind its first block; says so as the end of a sentence.
     """
     made = bytearray(data)
     count = 0
@@ -146,12 +146,12 @@ def _iter_values(data: bytes, hive: Hive) -> Iterator[_Value]:
 
 
 def _subkeys(key: Any) -> list[Any]:
-    """Return the keys below a key of regipy's, none below no key."""
+    """Return the keys below a key of regipy; an empty list for None."""
     return list(key.iter_subkeys()) if key is not None else []
 
 
 def _values_of(data: bytes, list_offset: int, count: int) -> Iterator[_Value]:
-    """Yield where the data of a key's values is; of those that stand in one piece."""
+    """Yield where the data of a key's values is, as far as a value is in one piece."""
     from regipy.structs import REGF_HEADER_SIZE, VALUE_KEY
 
     first = REGF_HEADER_SIZE + _CELL_HEAD_SIZE

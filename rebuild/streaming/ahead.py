@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pieces opened by another process while this one plans where they go.
+"""Pieces that another process opens while this one plans where they go.
 
-Planning needs one processor and no medium.  A forked process meanwhile reads and opens pieces in
-the order of the packs into memory that both share, until this one is ready or the memory is full.
-What it has by then is a head start, and nothing more: whatever it could not read or open, or had
-no time for, is read as if it had never been there.
+Planning needs one processor and no medium.  Meanwhile a forked process reads and opens pieces in
+the order of the packs, into memory that both share, until this one is ready or the memory is full.
+That is a head start and nothing more: what it could not read or open, or had no time for, is read
+as if the process had never existed.
 
 Not used on the recovery disc, whose process 1 starts no other.
 """
@@ -36,13 +36,13 @@ _PACK_SHIFT = 40  # packs are smaller than 1 TiB
 
 
 def _key_of(piece: Piece) -> int:
-    """Return one number for where a piece lies; in the order of the packs."""
+    """Return where a piece lies as one number, which grows in the order of the packs."""
     _, _, _, pack, offset, _ = piece
     return pack << _PACK_SHIFT | offset
 
 
 class Ahead:
-    """A forked process that opens pieces, from its making to `finish`.
+    """A forked process that opens pieces until `finish` is called.
 
     Use as a context manager: leaving it finishes, or ends the process at once when an error
     passes.
@@ -57,14 +57,14 @@ class Ahead:
             opener: opens the pieces.
 
         Raises:
-            OSError: there is no memory or no process for it.
+            OSError: memory or another process cannot be had.
         """
         self._shared = memoryview(mmap.mmap(-1, _ARENA_AT + ARENA_SIZE))
         self._places: dict[int, int] = {}
         self.forked = Forked(lambda side: self._work(side, contents, medium, opener))
 
     def finish(self) -> None:
-        """Have it end with what it is at, and take what it has."""
+        """Have the process end with the run it works on, and take what it has opened."""
         self.forked.close()
         count = _READY.unpack_from(self._shared, _READY_AT)[0]
         index = self._shared[_INDEX_AT : _INDEX_AT + count * _ENTRY.size]
@@ -80,16 +80,16 @@ class Ahead:
             self.forked.close(kill=True)
 
     def has(self, piece: Piece) -> bool:
-        """Tell whether a piece, and all before it in the packs, are there; after `finish`."""
+        """Tell, after `finish`, whether a piece and all before it in the packs are opened."""
         return _key_of(piece) in self._places
 
     def plain(self, piece: Piece) -> memoryview | None:
-        """Return the plain bytes of a piece, None if it is not there; after `finish`."""
+        """Return, after `finish`, the plain bytes of a piece; None if it was not opened."""
         place = self._places.get(_key_of(piece))
         return None if place is None else self._shared[place : place + piece.length]
 
     def _work(self, side: Side, contents: Contents, medium: Medium, opener: PieceOpener) -> None:
-        """Open pieces in the other process until there is no room, or an error, or an end."""
+        """Open pieces in the other process until memory is full, one fails, or all are done."""
         shared, place, ready = self._shared, _ARENA_AT, 0
         put, size = _ENTRY.pack_into, _ENTRY.size
         for pieces in _iter_runs(contents):
@@ -114,11 +114,11 @@ class Ahead:
                         if not side.is_wanted():
                             return
             except (ObjectsError, OSError):
-                return  # found again, and told, by who reads it for good
+                return  # whoever reads it next finds and reports it
 
 
 def _iter_runs(contents: Contents) -> Iterator[Sequence[Piece]]:
-    """Yield the pieces in the order of the packs, cut into what is read at once."""
+    """Yield the pieces in the order of the packs, in runs that are read at once."""
     found = {_key_of(piece): piece for _, pieces in contents for piece in pieces}
     run: list[Piece] = []
     pack = begin = -1

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """From packs to places: every piece read once, opened, and written where it belongs.
 
-Pieces are taken in the order they lie in the packs, whatever object they are of, so a disc is
-read from front to back and each part of it once, even when objects share content.  Opening
-runs one pack ahead in a thread of its own: it spends its time in libraries that release the
-interpreter, while this thread writes.  Where there are processors and memory to spare, forked
-processes share the runs instead, see `backup.shared.sharing`.
+Pieces are taken in the order in which they lie in the packs, whatever object they belong to, so a
+disc is read from front to back and each part of it once, even if objects share content.  A thread
+of its own opens the next runs while this one writes: opening spends its time in libraries that
+release the interpreter.  If processors and memory allow, forked processes share the runs instead,
+see `backup.shared.sharing`.
 
-A piece that cannot be read or is not authentic costs the objects that share it and no other:
-when reading a run of pieces fails, its halves are tried, down to single pieces.  The place of
-a lost piece is filled with zeros, so that nothing of the disk's former life shows in it.
+A piece that cannot be read or is not authentic costs only the objects that share it: if reading a
+run of pieces fails, its halves are tried, down to single pieces.  The place of a lost piece is
+filled with zeros, so that no former content of the disk shows there.
 """
 
 from __future__ import annotations
@@ -61,19 +61,19 @@ class PieceTarget(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What of an object could not be restored: bytes, and why in one sentence."""
+    """How many bytes of an object could not be restored, and why in one sentence."""
 
     size: int
     reason: str
 
 
 # What became of a run: bytes and objects, those lost included, and (object, bytes, reason) of
-# each lost piece.  Plain, so that another process can say it.
+# each lost piece.  Plain, so that another process can send it.
 Written = tuple[int, int, list[tuple[int, int, str]]]
 
 
 class Run(NamedTuple):
-    """Neighbouring pieces of one pack that are read at once."""
+    """Pieces of one pack, one behind the other, that are read at once."""
 
     targets: Sequence[PieceTarget]
     pack: int
@@ -98,7 +98,7 @@ class _Source:
         return self.ahead is not None and self.ahead.has(run.targets[-1].piece)
 
     def work_of(self, run: Run) -> int:
-        """Return about how much work a run is: one that is opened already is only copied."""
+        """Return about how much work a run is: if it is opened already it is only copied."""
         return run.length // 4 if self.has_opened(run) else run.length
 
 
@@ -120,9 +120,9 @@ def stream_pieces(
         opener: opens the pieces.
         shown: is told of every run of pieces.
         name_of: gives an object's path for the progress.
-        ahead: what another process opened already, once it has finished.
-        processes: how many share the work; more than one only where what a forked process
-            writes arrives, and where the medium can be read from several.
+        ahead: what another process, which has finished, opened already.
+        processes: how many share the work; more than one only if writes of a forked process
+            reach the device, and if several processes can read the medium.
 
     Raises:
         OSError: a writer's device failed; the medium's failures are losses, not errors.
@@ -162,7 +162,7 @@ def stream_pieces(
 
 
 def _flush(runs: Sequence[Run]) -> None:
-    """Have everything that was collected for these runs written."""
+    """Write everything that was collected for these runs."""
     writers = {id(writer): writer for run in runs for _, writer, _, _ in run.targets}
     for writer in writers.values():
         writer.flush()
@@ -222,12 +222,12 @@ def write_run(run: Run, opened: Iterable[_Opened]) -> Written:
 
 
 def open_run(run: Run, source: _Source) -> Iterator[_Opened]:
-    """Read a run and open its pieces one by one; what is lost comes with the reason."""
+    """Read a run and open its pieces one by one; a lost piece comes with the reason."""
     return _open(run, _read(run, source), source)
 
 
 def _read(run: Run, source: _Source) -> memoryview | str | None:
-    """Return a run's part of the pack, or why all of it is lost; None if halves may be read."""
+    """Return a run's part of the pack, or why all of it is lost; None if a half may be readable."""
     if source.has_opened(run):
         return memoryview(b"")
     digest = source.opener.packs[run.pack].digest
@@ -243,7 +243,7 @@ def _read(run: Run, source: _Source) -> memoryview | str | None:
 def _open(run: Run, data: memoryview | str | None, source: _Source) -> Iterator[_Opened]:
     """Yield the opened pieces of what `_read` returned.
 
-    Taken one by one, each piece is written while the processor's cache still has it.
+    If they are taken one by one, each is written while the processor's cache still has it.
     """
     if isinstance(data, str):
         yield from ((target, None, data) for target in run.targets)
@@ -274,7 +274,7 @@ def _open(run: Run, data: memoryview | str | None, source: _Source) -> Iterator[
 
 
 def _middle_of(run: Sequence[PieceTarget]) -> int:
-    """Return where to halve a run without parting targets that share a piece."""
+    """Return where to halve a run so that targets that share a piece stay together."""
     middle = len(run) // 2
     offset = run[middle].piece.pack_offset
     first = last = middle
@@ -293,7 +293,7 @@ def _range_of(run: Sequence[PieceTarget]) -> tuple[int, int]:
 
 
 def _run_ahead(runs: Iterator[_T]) -> Iterator[_T]:
-    """Yield what `runs` yields, while a thread works on the next ones."""
+    """Yield what `runs` yields while a thread makes the next ones."""
     ready: queue.Queue[_T | BaseException | None] = queue.Queue(QUEUE_LENGTH)
     stopped = threading.Event()
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where each piece of a volume's content goes, by what the layout says.  Pure.
+"""Where each piece of a volume's content goes according to the layout.  Pure.
 
-On a filesystem with streams a layout keeps small content inside its metadata: its pieces go to a
-`ResidentWriter`, and with the metadata to the disk.
+The layout of a filesystem with streams keeps small content inside the metadata: its pieces go to a
+`ResidentWriter`, and to the disk with the metadata.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class ResidentWriter:
         self._buffer = buffer
 
     def write(self, position: int, data: bytes | bytearray | memoryview) -> None:
-        """Keep `data` for the metadata to be made."""
+        """Keep `data` until the metadata is made."""
         self._buffer[position : position + len(data)] = data
 
     def flush(self) -> None:
-        """Do nothing: the metadata is written with the rest of it."""
+        """Do nothing: the content is written with the metadata."""
 
 
 def content_targets(tree: VolumeTree, layout: Layout, writer: Writer) -> Iterator[PieceTarget]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many small writes made into few large ones.
+"""Many small writes are joined into few large ones.
 
-Content arrives in pack order, which is the order the layout placed it in, so most writes
-continue where the last one ended.  Measured: one `pwrite` for each small file costs more than
-all the planning of it; 4 MiB at a time costs nothing that shows.
+Content arrives in pack order, in which the layout placed it, so most writes continue where the
+last one ended.  Measured: one `pwrite` for each small file costs more than all its planning; the
+cost of 4 MiB at a time cannot be measured.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ BUFFER_SIZE = 4 << 20  # bytes
 class CoalescingWriter:
     """Collects writes to `device` that follow one another, up to `BUFFER_SIZE` bytes.
 
-    A gap of less than one allocation unit up to the next unit's start is the tail of a block
-    behind the end of a file; it is filled with zeros, so no stale byte of the disk's former
-    life shows there.
+    A gap from the end of a write to the next allocation unit is the tail of a block behind the
+    end of a file.  It is filled with zeros, so that no former content of the disk shows there.
     """
 
     is_shared = True  # as far as the device is
@@ -77,7 +76,7 @@ class CoalescingWriter:
         self._wait()
 
     def _hand_over(self) -> None:
-        """Have what was collected written by a thread, while more is collected."""
+        """Let a thread write what was collected, while more is collected."""
         if not self._used:
             return
         end = self._start + self._used
@@ -96,14 +95,14 @@ class CoalescingWriter:
                 self._device.write(start, view)
                 if tail:
                     self._write_tail(end)
-            except Exception as error:  # raised again by who waits
+            except Exception as error:  # `_wait` raises it again
                 self._error = error
 
         self._writing = threading.Thread(target=write, name="write")
         self._writing.start()
 
     def _wait(self) -> None:
-        """Return when the device has taken what was handed over.
+        """Wait until the device has taken what was handed over.
 
         Raises:
             DeviceError: it failed.

@@ -120,6 +120,21 @@ def test_fallback_loader_is_added_with_what_shim_needs() -> None:
     assert with_fallback(tree) == (tree, []), "a second time nothing is added"
 
 
+def test_added_objects_are_like_no_other() -> None:
+    """What is added to the EFI partitions of two disks has numbers that no other object has."""
+    first, second = (tree_of("EFI/debian/shimx64.efi"), tree_of("EFI/arch/grubx64.efi"))
+    second.volume.number = 9
+    added = [
+        {node.number: node for node in with_fallback(tree)[0].nodes[len(tree.nodes) :]}
+        for tree in (first, second)
+    ]
+
+    for nodes in added:
+        directory, loader = nodes.values()
+        assert (directory.name, loader.parent) == (b"BOOT", directory.number)
+    assert not added[0].keys() & added[1].keys()
+
+
 @pytest.mark.parametrize(
     "paths",
     [

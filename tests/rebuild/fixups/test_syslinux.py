@@ -175,7 +175,7 @@ def test_holes_and_odd_extents(pair: tuple[Installed, Installed]) -> None:
 
 
 def test_other_files(pair: tuple[Installed, Installed]) -> None:
-    """What is no ldlinux.sys, or a damaged one, is refused and never changed."""
+    """What is not an ldlinux.sys, or is damaged, is refused and never changed."""
     _, data, extents = pair[0]
     area = patch_area_of(data)
     damaged = [b"", bytes(60000), data[:512], data[: area.list_position]]

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.tools
 MIB = 1 << 20
 SIGNATURE, C, D = hives.SIGNATURE, hives.C, hives.D
 FOLLOW = "  Partitions move: Windows' boot configuration and registry follow them."
-STAY = "  So that Windows finds its partitions none moves, and none grows unasked."
+STAY = "  No partition moves and none grows unasked, so that Windows finds them all."
 
 
 @pytest.fixture(scope="module", params=["ntfs", "fat"])
@@ -46,7 +46,9 @@ def windows(
     return make_machine(directory, request.param, hives.make_system(directory / "SYSTEM"))
 
 
-def make_machine(directory: Path, second_type: str, system: Path) -> SmallMachine:
+def make_machine(
+    directory: Path, second_type: str, system: Path, *, is_compressed: bool = False
+) -> SmallMachine:
     """A machine with one MBR disk: an NTFS volume, and Windows on one that lies behind it."""
     bcd = hives.make_bcd(directory / "BCD")
     disk = directory / "sda.img"
@@ -61,6 +63,8 @@ def make_machine(directory: Path, second_type: str, system: Path) -> SmallMachin
         with ntfs_mounted(second, directory / "mount") as root:
             target = root / "Windows" / "System32" / "config"
             target.mkdir(parents=True)
+            if is_compressed:
+                run("setfattr", "-n", "system.ntfs_attrib", "-v", "0x10080000", target)
             (target / "SYSTEM").write_bytes(system.read_bytes())
     else:
         second.write_bytes(b"")
@@ -194,12 +198,26 @@ def test_a_hive_in_use_is_left_alone(tmp_path: Path) -> None:
 
     assert report.notes[1:] == [
         "Partitions moved, but \\WINDOWS\\system32\\config\\system was in use, and changes to it "
-        "are in its log: it still has their old places. Windows may not start, or give other "
+        "are in its log: it still names their old places. Windows may not start, or give other "
         "drive letters."
     ]
     assert differences == []
     kept = file_of(disk, tmp_path / "store", 2, "Windows", "System32", "config", "SYSTEM")
     assert kept.read_bytes() == (tmp_path / "SYSTEM").read_bytes()
+
+
+def test_a_compressed_hive_is_left_alone(tmp_path: Path) -> None:
+    """A hive that is stored compressed stays, is compared as it is stored, and is reported."""
+    system = hives.make_system(tmp_path / "SYSTEM")
+    machine = make_machine(tmp_path, "ntfs", system, is_compressed=True)
+    disk = tmp_path / "disk"
+    _, report, differences = restored(machine, disk, 160 * MIB, 1)
+
+    assert report.notes[1:] == [
+        "Partitions moved, but \\Windows\\System32\\config\\SYSTEM is compressed or encrypted: it "
+        "still names their old places. Windows may not start, or give other drive letters."
+    ]
+    assert differences == []
 
 
 WINDOWS_11 = (  # as Windows 11 lays out a disk, smaller; type, attributes, size in MiB
