@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 
 from fsdrivers.device import Device
-from fsdrivers.volume import Layout
-from rebuild.fixups.protocol import VolumeChanges
+from fsdrivers.volume import Extent, Layout
+from rebuild.fixups.protocol import RestoredFile, VolumeChanges
 from rebuild.machine import VolumeTree
 
 SECTOR_SIZE = 512  # bytes, in which loaders count
@@ -24,47 +25,24 @@ def write_blank_files(numbers: Iterable[int], layout: Layout, window: Device) ->
             window.zero(extent.position, extent.length)
 
 
-class _WrittenFile:
-    """A file of a volume whose content has been written."""
+def _written_file(number: int, size: int, layout: Layout, window: Device) -> RestoredFile:
+    extents = sorted(layout.placements(number), key=lambda extent: extent.offset)
 
-    def __init__(self, number: int, size: int, layout: Layout, window: Device) -> None:
-        self._placements = sorted(layout.placements(number), key=lambda extent: extent.offset)
-        self._block_size = layout.block_size
-        self._size = size
-        self._window = window
-        self._content: bytes | None = None
+    @cache
+    def read() -> bytes:
+        data = bytearray(size)
+        for position, part in _parts(extents, size):
+            data[part] = window.read(position, part.stop - part.start)
+        return bytes(data)
 
-    def read(self) -> bytes:
-        if self._content is None:
-            data = bytearray(self._size)
-            for position, part in self._parts():
-                data[part] = self._window.read(position, part.stop - part.start)
-            self._content = bytes(data)
-        return self._content
+    return RestoredFile(read, extents)
 
-    def extents(self) -> list[tuple[int, int]]:
-        found: list[tuple[int, int]] = []
-        end = 0
-        for offset, length, position, _ in self._placements:
-            if offset != end:
-                break
-            end += length
-            found.append((position, -(-length // self._block_size) * self._block_size))
-        return found
 
-    def write(self, content: bytes) -> None:
-        """Write the parts of `content`, which has the same size, that differ."""
-        before = self.read()
-        for position, part in self._parts():
-            if content[part] != before[part]:
-                self._window.write(position, content[part])
-        self._content = content
-
-    def _parts(self) -> Iterator[tuple[int, slice]]:
-        """Yield (position in the volume, part of the content)."""
-        for offset, length, position, _ in self._placements:
-            if offset < self._size:
-                yield position, slice(offset, min(offset + length, self._size))
+def _parts(extents: Iterable[Extent], size: int) -> Iterator[tuple[int, slice]]:
+    """Yield (position in the volume, part of the content) of a file of `size` bytes."""
+    for offset, length, position, _ in extents:
+        if offset < size:
+            yield position, slice(offset, min(offset + length, size))
 
 
 def edit_volume(
@@ -88,7 +66,7 @@ def edit_volume(
         return []
     editors = changes.editors()
     files = {
-        item.number: _WrittenFile(item.number, item.size, layout, window)
+        item.number: _written_file(item.number, item.size, layout, window)
         for item in tree.nodes
         if item.number in editors
     }
@@ -97,7 +75,10 @@ def edit_volume(
     for change in changes.all:
         edits = change.edits(code, {number: files[number] for number in change.files})
         for number, content in edits.parts.items():
-            files[number].write(content)
+            before = files[number].read()
+            for position, part in _parts(files[number].extents, len(content)):
+                if content[part] != before[part]:
+                    window.write(position, content[part])
         code = edits.boot_code
         notes += edits.notes
     if code != written:

@@ -16,7 +16,7 @@ from fsdrivers import STREAM_TYPES
 from fsdrivers.volume import Entry, Kind, Node, StreamVolume, Volume
 from rebuild.compare.result import Case
 from rebuild.compare.streams import content_differences, merge_parts, name_differences
-from rebuild.fixups.protocol import VolumeChanges
+from rebuild.fixups.protocol import RestoredFile, VolumeChanges
 from rebuild.machine import VolumeTree, node_of, printable_path
 from rebuild.text import cut
 
@@ -38,27 +38,6 @@ NODE_FIELDS = (
 )
 SHOWN_WIDTH: Final = 200  # columns of a value
 READ_SIZE: Final = 1 << 20  # bytes looked through at a time
-
-
-class FoundFile:
-    """A file of the volume found.  Its content may be large, so it is not kept."""
-
-    def __init__(self, volume: Volume, node: Node) -> None:
-        self._volume = volume
-        self._node = node
-
-    def read(self) -> bytes:
-        return self._volume.read(self._node, 0, self._node.size)
-
-    def extents(self) -> list[tuple[int, int]]:
-        found: list[tuple[int, int]] = []
-        end = 0
-        for offset, length, position, _ in self._volume.extents(self._node):
-            if offset != end:
-                break
-            end += length
-            found.append((position, length))
-        return found
 
 
 class TreeComparison:
@@ -84,7 +63,7 @@ class TreeComparison:
         self._blank = changes.blank()
         self._editors = changes.editors()
         self._has_streams = volume.type in STREAM_TYPES
-        self.edited_files: dict[int, FoundFile] = {}  # what fix-ups may have changed; from `run`
+        self.edited_files: dict[int, RestoredFile] = {}  # what fix-ups may have changed; from `run`
 
     def run(self) -> None:
         """Compare everything."""
@@ -184,7 +163,9 @@ class TreeComparison:
         editor = self._editors.get(item.number)
         if editor is None or there.size != item.size:
             return None
-        file = self.edited_files[item.number] = FoundFile(self._volume, there)
+        volume = self._volume  # read anew each time: content may be large
+        file = RestoredFile(lambda: volume.read(there, 0, there.size), volume.extents(there))
+        self.edited_files[item.number] = file
         return editor.content_before(item.number, file)
 
     def _differs(self, item: NodeObject, what: str) -> None:

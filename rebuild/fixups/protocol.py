@@ -19,6 +19,7 @@ from typing import Protocol
 
 from backup.objects.model import NodeObject
 from fsdrivers.partitions.chs import Geometry
+from fsdrivers.volume import Extent
 from rebuild.machine import Machine, VolumeTree
 from rebuild.sites import Site
 
@@ -26,19 +27,12 @@ ADDED_NUMBERS_START = 1 << 40  # object numbers no table reaches
 MOST_ADDED = 1 << 10  # nodes of one volume
 
 
-class RestoredFile(Protocol):
+@dataclass(frozen=True, slots=True)
+class RestoredFile:
     """A file on the new volume."""
 
-    def read(self) -> bytes:
-        """Return the whole content."""
-        ...
-
-    def extents(self) -> list[tuple[int, int]]:
-        """Return (position in the volume, length) in bytes, in order, up to the first hole.
-
-        The last one may reach behind the end of the file, up to the end of its allocation unit.
-        """
-        ...
+    read: Callable[[], bytes]  # returns the whole content
+    extents: Sequence[Extent]  # ascending
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fsdrivers import EXT_TYPES, NTFS_TYPES
+from fsdrivers.volume import Extent
 from rebuild.fixups.dos import placed_files
 from rebuild.fixups.protocol import Edits, Fixup, RestoredFile, VolumeChange
 from rebuild.machine import Machine, VolumeTree, printable_path
@@ -285,7 +286,7 @@ class FollowedSectors(VolumeChange):
                 if not SECTOR_SIZE < size <= _LARGEST:
                     raise ValueError("has a strange size")
                 data, old = files[number].read(), sectors_of(extents)
-                new = sectors_of(files[number].extents())
+                new = sectors_of(_places(files[number].extents))
                 if patched_file(data, old) != data:
                     raise ValueError("has another list of sectors than extlinux would write")
                 made = patched_file(data, new)
@@ -308,14 +309,14 @@ class FollowedSectors(VolumeChange):
 
     def content_before(self, number: int, file: RestoredFile) -> bytes:
         """Give a file the list for the place where it was recorded."""
-        return moved_back(file.read(), file.extents(), self.placed[number].extents)
+        return moved_back(file.read(), _places(file.extents), self.placed[number].extents)
 
     def boot_code_after(self, code: bytes, files: Mapping[int, RestoredFile]) -> bytes:
         """Name the new first sector of the file that the boot code names, if it was changed."""
         followed: list[_Followed] = []
         for number in self.placed.keys() & files.keys():
             try:
-                data, new = files[number].read(), sectors_of(files[number].extents())
+                data, new = files[number].read(), sectors_of(_places(files[number].extents))
                 old = sectors_of(self.placed[number].extents)
                 if patched_file(data, new) == data:  # else it was left as it was
                     followed.append(_Followed(patch_area_of(data), old[0], new[0]))
@@ -331,3 +332,13 @@ class FollowedSectors(VolumeChange):
             if first_sector_in(code, area) == old_first:
                 made = patched_boot_code(made, area, new_first)
         return made
+
+
+def _places(extents: Iterable[Extent]) -> Iterator[tuple[int, int]]:
+    """Yield (position, length) of whole sectors of a file, up to its first hole."""
+    end = 0
+    for offset, length, position, _ in extents:
+        if offset != end:
+            break
+        end += length
+        yield position, -(-length // SECTOR_SIZE) * SECTOR_SIZE
