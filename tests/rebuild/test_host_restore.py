@@ -245,7 +245,7 @@ def test_full_filesystem_is_22(
         )
 
         assert outcome.code == 22
-        assert "no room left where it lies" in sentence(outcome)
+        assert "the filesystem it is on is full" in sentence(outcome)
         assert list(place.iterdir()) == []
 
 
