@@ -18,12 +18,19 @@ from backup.server.run import parse_address, run
 def main() -> int:
     """Run the server; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m backup.server", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--listen", default="127.0.0.1", metavar="HOST:PORT")
-    parser.add_argument("--no-tls", action="store_true", help="for local clients only")
-    parser.add_argument("--log-requests", action="store_true")
-    parser.add_argument("--trust-proxy", action="append", default=[], metavar="ADDRESS")
-    parser.add_argument("--limit", action="append", default=[], metavar="NAME=NUMBER")
+    add = parser.add_argument
+    add("--data", type=Path, required=True, metavar="DIR", help="where everything is kept")
+    add("--listen", default="127.0.0.1", metavar="HOST[:PORT]", help="default: 127.0.0.1:8443")
+    add("--no-tls", action="store_true", help="for local clients only")
+    add("--log-requests", action="store_true", help="print one line for every request")
+    add("--trust-proxy", action="append", default=[], metavar="ADDRESS", help="believe its headers")
+    add(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="see backup/server/limits.py",
+    )
     options = parser.parse_args()
     try:
         host, port = parse_address(options.listen)
