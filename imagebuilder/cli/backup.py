@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,19 +130,12 @@ def run_server(options: Server) -> int:
     limits = Limits()
     if options.max_connections is not None:
         limits = limits.for_connections(options.max_connections)
-
-    def say(text: str) -> None:
-        print(text, flush=True)
-
-    def report(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
     run(
         options.data,
         *options.listen,
         not options.no_tls,
-        say,
-        report=report,
+        partial(print, flush=True),
+        report=partial(print, file=sys.stderr, flush=True),
         logs_requests=options.log_requests,
         limits=limits,
         proxies=options.trust_proxy,
