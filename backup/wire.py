@@ -41,6 +41,8 @@ ERROR_STATUSES: dict[type[r.RepositoryError], tuple[int, str]] = {
 }
 """HTTP status and `kind` of every error that a server answers with."""
 
+_SHOWN_LENGTH = 300  # characters of a message of the other side
+
 _KINDS = {kind: error for error, (_, kind) in ERROR_STATUSES.items()}
 
 COMMIT_MAGIC = b"RKCOMMIT"
@@ -170,7 +172,13 @@ def unpack_error(status: int, body: bytes) -> r.RepositoryError:
         message, kind = text_of(fields, "error"), text_of(fields, "kind")
     except r.InvalidRequestError:
         return r.ConnectionFailedError(f"the server answers with HTTP status {status}")
-    return _KINDS.get(kind, r.ConnectionFailedError)(message)
+    return _KINDS.get(kind, r.ConnectionFailedError)(shown(message))
+
+
+def shown(text: str) -> str:
+    """Return text from outside as it may be shown: nothing that controls a terminal, not long."""
+    plain = "".join(char if char.isprintable() else "?" for char in text)
+    return plain if len(plain) <= _SHOWN_LENGTH else f"{plain[:_SHOWN_LENGTH]}..."
 
 
 def pack_json(value: Mapping[str, object]) -> bytes:
@@ -202,10 +210,10 @@ def text_of(fields: dict[str, object], name: str) -> str:
 
 
 def integer_of(fields: dict[str, object], name: str) -> int:
-    """Return the integer in a field of a JSON object."""
+    """Return the integer in a field of a JSON object: a count, a size or a time."""
     value = fields.get(name)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise r.InvalidRequestError(f"the field {name!r} is missing or not an integer")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
+        raise r.InvalidRequestError(f"the field {name!r} is missing or not a count")
     return value
 
 
@@ -225,8 +233,8 @@ def data_set_fields(info: r.DataSetInfo) -> dict[str, object]:
 def data_set_of(fields: dict[str, object]) -> r.DataSetInfo:
     """Return what `data_set_fields` encoded."""
     return r.DataSetInfo(
-        id=text_of(fields, "id"),
-        machine=text_of(fields, "machine"),
+        id=unpack_id(text_of(fields, "id")).hex(),
+        machine=r.normalise_name(text_of(fields, "machine"), "machine"),
         created_ns=integer_of(fields, "created_ns"),
         generation=integer_of(fields, "generation"),
         table_size=integer_of(fields, "table_size"),

@@ -11,18 +11,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import time
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 from urllib.parse import quote
 
 from backup import wire
-from backup.client.transport import DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, Answer, Body, Transport
+from backup.client.patience import Patience
+from backup.client.transport import DEFAULT_TIMEOUT_S, Answer, Request, Transport
 from backup.repository import (
+    MAXIMUM_KEY_FILE_SIZE,
     MAXIMUM_PACK_SIZE,
+    MAXIMUM_TABLE_SIZE,
     ConnectionFailedError,
     DataSetInfo,
     DigestMismatchError,
@@ -40,9 +44,8 @@ from backup.repository import (
 )
 
 _CHUNK_SIZE = 1 << 20
+_LIST_SIZE = 64 << 20  # bytes of JSON: half a million pending packs
 _LOGIN_TRIES = 8  # a server may be restarted between a login and the next request
-_BUSY_TRIES = 4
-_BUSY_PAUSE_S = 0.5
 _FORGETFUL = "the server forgets every login"
 _DAMAGED_TRIES = 3  # how often a pack that arrived damaged is sent
 
@@ -56,10 +59,10 @@ class HttpServer:
         fingerprint: str | None = None,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        retries: int = DEFAULT_RETRIES,
+        patience: Patience | None = None,
     ) -> None:
         """Only store; see `backup.client.transport.Transport` for the arguments."""
-        self._transport = Transport(url, fingerprint, timeout_s=timeout_s, retries=retries)
+        self._transport = Transport(url, fingerprint, timeout_s=timeout_s, patience=patience)
 
     def __enter__(self) -> Self:
         return self
@@ -77,12 +80,12 @@ class HttpServer:
         Raises:
             ConnectionFailedError: it does not.
         """
-        _json(self._transport.request("GET", f"{wire.API}/health"))
+        _json(self._transport.request(Request(method="GET", path=f"{wire.API}/health")))
 
     def login_parameters(self, user: str) -> bytes:
         """See `backup.repository.RepositoryHost`."""
         path = f"{wire.API}/login-parameters/{_quoted(user, 'user')}"
-        return _checked(self._transport.request("GET", path)).body
+        return _checked(self._transport.request(Request(method="GET", path=path))).body
 
     def register(self, user: str, key_file: bytes, login_secret: bytes) -> None:
         """See `backup.repository.RepositoryHost`."""
@@ -93,7 +96,8 @@ class HttpServer:
                 "login_secret": wire.pack_base64(check_login_secret(login_secret)),
             }
         )
-        _checked(self._transport.request("POST", f"{wire.API}/register", body=body))
+        request = Request(method="POST", path=f"{wire.API}/register", body=body)
+        _checked(self._transport.request(request))
 
     def login(self, user: str, login_secret: bytes) -> HttpRepository:
         """See `backup.repository.RepositoryHost`."""
@@ -112,10 +116,18 @@ class HttpRepository:
         self._token = token
 
     @classmethod
-    def open(cls, url: str, user: str, login_secret: bytes, fingerprint: str | None = None) -> Self:
+    def open(
+        cls,
+        url: str,
+        user: str,
+        login_secret: bytes,
+        fingerprint: str | None = None,
+        *,
+        patience: Patience | None = None,
+    ) -> Self:
         """Log in at a server."""
         user = normalise_name(user, "user")
-        transport = Transport(url, fingerprint)
+        transport = Transport(url, fingerprint, patience=patience)
         try:
             token = _log_in(transport, user, check_login_secret(login_secret))
         except BaseException:
@@ -140,7 +152,7 @@ class HttpRepository:
 
     def key_file(self) -> bytes:
         """See `backup.repository.Repository`."""
-        return self._request("GET", "/key-file").body
+        return self._send(method="GET", path="/key-file", limit=MAXIMUM_KEY_FILE_SIZE).body
 
     def replace_key_file(
         self,
@@ -158,22 +170,25 @@ class HttpRepository:
             fields["new_login_secret"] = wire.pack_base64(check_login_secret(new_login_secret))
         if expected is not None:
             fields["expected"] = hashlib.sha256(expected).hexdigest()
-        self._request("PUT", "/key-file", body=wire.pack_json(fields))
+        self._send(method="PUT", path="/key-file", body=wire.pack_json(fields))
         if new_login_secret is not None:
             self._login_secret = new_login_secret
 
     def machines(self) -> list[str]:
         """See `backup.repository.Repository`."""
-        fields = wire.objects_of(_json(self._request("GET", "/machines")), "machines")
-        return [wire.text_of(item, "name") for item in fields]
+        answer = self._get_json("/machines")
+        with _understood():
+            fields = wire.objects_of(answer, "machines")
+            return [normalise_name(wire.text_of(item, "name"), "machine") for item in fields]
 
     def data_sets(self, machine: str | None = None) -> list[DataSetInfo]:
         """See `backup.repository.Repository`."""
         path = "/data-sets"
         if machine is not None:
             path = f"/machines/{_quoted(machine, 'machine')}/data-sets"
-        fields = wire.objects_of(_json(self._request("GET", path)), "data_sets")
-        return [wire.data_set_of(item) for item in fields]
+        answer = self._get_json(path)
+        with _understood():
+            return [wire.data_set_of(item) for item in wire.objects_of(answer, "data_sets")]
 
     def open_table(self, data_set: str) -> BinaryIO:
         """See `backup.repository.Repository`."""
@@ -182,7 +197,9 @@ class HttpRepository:
     def pending_packs(self, machine: str) -> list[PackInfo]:
         """See `backup.repository.Repository`."""
         path = f"/machines/{_quoted(machine, 'machine')}/pending-packs"
-        return wire.packs_of(wire.objects_of(_json(self._request("GET", path)), "packs"))
+        answer = self._get_json(path)
+        with _understood():
+            return wire.packs_of(wire.objects_of(answer, "packs"))
 
     def put_pack(
         self,
@@ -197,9 +214,11 @@ class HttpRepository:
         path = f"/machines/{_quoted(machine, 'machine')}/packs"
         digest = hashlib.sha256(data).digest() if digest is None else check_digest(digest)
         headers = {wire.DIGEST_HEADER: wire.digest_header(digest)}
+        # Whether a lost answer was a good one is asked before the pack is sent once more.
+        probe = Request(method="GET", path=f"/packs/{digest.hex()}", headers=_range(0, 1), limit=1)
         for is_last in (*[False] * (_DAMAGED_TRIES - 1), True):
             try:
-                self._request("POST", path, headers=headers, body=data)
+                self._send(probe, method="POST", path=path, headers=headers, body=data)
             except DigestMismatchError:
                 if is_last:
                     raise
@@ -211,10 +230,13 @@ class HttpRepository:
         path = f"/packs/{check_digest(digest).hex()}"
         if offset < 0 or length < 1:
             raise InvalidRequestError(f"there are no {length} bytes at byte {offset}")
-        data = self._request("GET", path, headers=_range(offset, length)).body
+        data = self._send(
+            method="GET", path=path, headers=_range(offset, length), limit=length
+        ).body
         if len(data) != length:
             raise InvalidRequestError(
-                f"pack {digest.hex()} has no {length} bytes from byte {offset} on"
+                f"pack {digest.hex()} ends before byte {offset + length}: cannot read {length} "
+                f"bytes from byte {offset} on"
             )
         return data
 
@@ -240,44 +262,44 @@ class HttpRepository:
 
         path = f"/machines/{_quoted(machine, 'machine')}/data-sets"
         size = len(head) + len(listed) + table_size
-        return wire.data_set_of(_json(self._request("POST", path, body=body, size=size)))
+        answer = _json(self._send(method="POST", path=path, body=body, size=size))
+        with _understood():
+            return wire.data_set_of(answer)
 
     def open_range(self, path: str, position: int) -> tuple[HTTPConnection, HTTPResponse]:
         """GET what lies at `path` from `position` on, to be read as a stream."""
         token = self._token
         for _ in range(_LOGIN_TRIES):
-            headers = self._authorised({"Range": f"bytes={position}-"}, token)
+            headers = {"Range": f"bytes={position}-", "Authorization": f"Bearer {token}"}
             with contextlib.suppress(NotAuthorisedError):
                 return self._transport.open(wire.API + path, headers)
             token = self._renew(token)
         raise NotAuthorisedError(_FORGETFUL)
 
-    def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        body: Body | None = None,
-        size: int | None = None,
-    ) -> Answer:
-        """Send a request as the user, logging in again if need be; return a good answer."""
+    def _get_json(self, path: str) -> dict[str, object]:
+        return _json(self._send(method="GET", path=path, limit=_LIST_SIZE))
+
+    def _send(self, probe: Request | None = None, **fields: Any) -> Answer:
+        """Send a request as the user, logging in again if need be; return a good answer.
+
+        Args:
+            probe: see `Transport.request`.
+            fields: of the `Request`.
+        """
         token = self._token
         for _ in range(_LOGIN_TRIES):
             answer = self._transport.request(
-                method,
-                wire.API + path,
-                headers=self._authorised(headers or {}, token),
-                body=body,
-                size=size,
+                self._authorised(Request(**fields), token),
+                None if probe is None else self._authorised(probe, token),
             )
             if answer.status != HTTPStatus.UNAUTHORIZED:
                 return _checked(answer)
             token = self._renew(token)
         raise NotAuthorisedError(_FORGETFUL)
 
-    def _authorised(self, headers: Mapping[str, str], token: str) -> dict[str, str]:
-        return {**headers, "Authorization": f"Bearer {token}"}
+    def _authorised(self, request: Request, token: str) -> Request:
+        headers = {**request.headers, "Authorization": f"Bearer {token}"}
+        return replace(request, path=wire.API + request.path, headers=headers)
 
     def _renew(self, token: str) -> str:
         """Log in again, unless another thread has done so since `token` was drawn."""
@@ -351,11 +373,15 @@ class _Table(io.RawIOBase):
         """Ask for the table from the position on; return the size of the whole."""
         connection, response = self._repository.open_range(self._path, self._position)
         self._stream = connection, response
-        total = (response.getheader("Content-Range") or "").rpartition("/")[2]
-        if not total.isdecimal():
+        content_range = response.getheader("Content-Range") or ""
+        found = re.fullmatch(r"bytes ([0-9]{1,15})-[0-9]{1,15}/([0-9]{1,15})", content_range)
+        if found is None or int(found[1]) != self._position:
             self._drop()
-            raise ConnectionFailedError("the server answers without a Content-Range")
-        return int(total)
+            raise ConnectionFailedError("the server does not answer with the range asked for")
+        if int(found[2]) > MAXIMUM_TABLE_SIZE:
+            self._drop()
+            raise ConnectionFailedError("the server's table is larger than any table may be")
+        return int(found[2])
 
     def _drop(self) -> None:
         if self._stream is not None:
@@ -368,15 +394,12 @@ class _Table(io.RawIOBase):
 def _log_in(transport: Transport, user: str, login_secret: bytes) -> str:
     """Return a new token."""
     body = wire.pack_json({"user": user, "login_secret": wire.pack_base64(login_secret)})
-    for _ in range(_BUSY_TRIES - 1):
-        answer = transport.request("POST", f"{wire.API}/login", body=body)
-        if answer.status != HTTPStatus.TOO_MANY_REQUESTS:
-            break
-        # Somebody is guessing this user's password, or many processes log in at once.
-        time.sleep(_BUSY_PAUSE_S)
-    else:
-        answer = transport.request("POST", f"{wire.API}/login", body=body)
-    return wire.text_of(_json(answer), "token")
+    answer = _json(transport.request(Request(method="POST", path=f"{wire.API}/login", body=body)))
+    with _understood():
+        token = wire.text_of(answer, "token")
+        if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{1,256}", token):
+            raise InvalidRequestError("the token is not one")
+    return token
 
 
 def _checked(answer: Answer) -> Answer:
@@ -389,10 +412,18 @@ def _checked(answer: Answer) -> Answer:
 
 
 def _json(answer: Answer) -> dict[str, object]:
+    _checked(answer)
+    with _understood():
+        return wire.unpack_json(answer.body)
+
+
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    """Tell answers that cannot be right from requests that cannot be."""
     try:
-        return wire.unpack_json(_checked(answer).body)
+        yield
     except InvalidRequestError as error:
-        raise ConnectionFailedError("the server's answer cannot be understood") from error
+        raise ConnectionFailedError(f"the server's answer cannot be understood: {error}") from error
 
 
 def _quoted(name: str, what: str) -> str:

@@ -5,7 +5,10 @@ Source: RFC 9112 (HTTP/1.1) through `http.client`; RFC 8446 (TLS) through `ssl`.
 
 A transport may be used by several threads at once; each request takes an idle connection or
 opens one.  A forked process never uses its parent's connections.  Every request is safe to
-repeat, by design of the API, so a lost connection is answered with another try.
+repeat, by design of the API, so a lost connection is answered with another try, for as long as
+`Patience` says.
+
+The server is trusted no more than a stranger: answers are bounded, and it has to keep up a rate.
 
 Not here: redirects, proxies, cookies, compression.
 """
@@ -19,40 +22,54 @@ import ipaddress
 import os
 import socket
 import ssl
-import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from backup.client.pace import WINDOW_S, PacedSocket
+from backup.client.patience import Patience, Tries
 from backup.repository import (
     CertificateError,
     ConnectionFailedError,
     InvalidRequestError,
+    RepositoryError,
 )
 from backup.wire import (
     DEFAULT_PORT,
     MAXIMUM_JSON_SIZE,
     format_fingerprint,
     parse_fingerprint,
+    shown,
     unpack_error,
 )
 
 DEFAULT_TIMEOUT_S = 120.0
-DEFAULT_RETRIES = 7
-FIRST_PAUSE_S = 0.1  # doubles with every further try
-LONGEST_PAUSE_S = 5.0
 
 Body = bytes | bytearray | memoryview | Callable[[], Iterable[bytes]]
 """Bytes, or a function that begins to yield them anew for every try."""
 
 _LOST = (OSError, http.client.HTTPException)
 _HOPELESS = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)  # when it never worked
+_WORTH_ANOTHER_TRY = (
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+_GOOD = (HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.PARTIAL_CONTENT)
 _MAXIMUM_IDLE = 32
 
 T = TypeVar("T")
+
+
+class _TryAgainError(Exception):
+    """The server answers that it has too much to do; `error` says it."""
+
+    def __init__(self, error: RepositoryError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +78,27 @@ class Answer:
 
     status: int
     body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A request, which may be sent several times.
+
+    Attributes:
+        method: of HTTP.
+        path: quoted, with its leading slash.
+        headers: besides those that HTTP/1.1 itself needs.
+        body: sent as it is.
+        size: of the body, when it is a function.
+        limit: bytes that the body of a good answer may have.
+    """
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Body | None = None
+    size: int | None = None
+    limit: int = MAXIMUM_JSON_SIZE
 
 
 class Transport:
@@ -72,7 +110,8 @@ class Transport:
         fingerprint: str | None = None,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        retries: int = DEFAULT_RETRIES,
+        window_s: float = WINDOW_S,
+        patience: Patience | None = None,
     ) -> None:
         """Only store; the first request connects.
 
@@ -81,7 +120,8 @@ class Transport:
             fingerprint: SHA-256 of the certificate the server must show, hex.  None: the
                 certificate must be valid for the host by the system's authorities.
             timeout_s: how long to wait for the server to move any byte.
-            retries: how often a request is repeated when the connection is lost.
+            window_s: over how long it has to keep up the least rate.
+            patience: how long to repeat requests when connections are lost.
 
         Raises:
             InvalidRequestError: the URL or the fingerprint cannot be right.
@@ -93,7 +133,8 @@ class Transport:
             raise InvalidRequestError("there is no certificate to pin without https")
         self._context = None if self._scheme == "http" else _make_context(self._fingerprint)
         self._timeout_s = timeout_s
-        self._retries = retries
+        self._window_s = window_s
+        self._patience = patience or Patience()
         self._has_connected = False
         self._process = os.getpid()
         self._idle: list[HTTPConnection] = []
@@ -103,44 +144,26 @@ class Transport:
         while self._idle:
             self._idle.pop().close()
 
-    def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        body: Body | None = None,
-        size: int | None = None,
-    ) -> Answer:
+    def request(self, request: Request, probe: Request | None = None) -> Answer:
         """Send a request and return the whole answer, whatever its status.
 
         Args:
-            method: of HTTP.
-            path: quoted, with its leading slash.
-            headers: besides those that HTTP/1.1 itself needs.
-            body: sent as it is.
-            size: of the body, when it is a function.
+            request: what to send.
+            probe: sent first when the request is repeated; if its answer is good, the
+                request has been carried out and need not be sent again.
 
         Raises:
-            ConnectionFailedError: the connection was lost more often than allowed.
+            ConnectionFailedError: the server stayed away for longer than patience lasts.
             CertificateError: the server is not the one meant; never retried.
+            RepositoryError: it had too much to do for longer than that.
         """
-        sent = dict(headers or {})
-        if size is not None:
-            sent["Content-Length"] = str(size)
 
-        def attempt() -> Answer:
-            connection = self._take()
-            try:
-                response = _exchange(connection, method, path, sent, body)
-                answer = Answer(response.status, response.read())
-                if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
-                    raise ConnectionAbortedError("the server has too many connections")
-            except BaseException:
-                connection.close()
-                raise
-            self._give_back(connection, response)
-            return answer
+        def attempt(count: int) -> Answer:
+            if count and probe is not None:
+                answer = self._send(probe)
+                if answer.status in _GOOD:
+                    return answer
+            return self._send(request)
 
         return self._retried(attempt)
 
@@ -151,12 +174,13 @@ class Transport:
             RepositoryError: what the server answered, when it refuses.
         """
 
-        def attempt() -> tuple[HTTPConnection, HTTPResponse]:
+        def attempt(count: int) -> tuple[HTTPConnection, HTTPResponse]:
             connection = self._take()
             try:
-                response = _exchange(connection, "GET", path, headers, None)
-                if response.status not in (200, 206):
-                    body = response.read(MAXIMUM_JSON_SIZE)
+                response = _exchange(connection, Request(method="GET", path=path, headers=headers))
+                if response.status not in _GOOD:
+                    body = _read(response, MAXIMUM_JSON_SIZE)
+                    _raise_if_busy(response.status, body)
                     raise unpack_error(response.status, body)
             except BaseException:
                 connection.close()
@@ -165,29 +189,56 @@ class Transport:
 
         return self._retried(attempt)
 
-    def _retried(self, attempt: Callable[[], T]) -> T:
-        """Return what `attempt` returns, trying again while connections are lost."""
-        pause_s = FIRST_PAUSE_S
-        tries = 0
+    def _send(self, request: Request) -> Answer:
+        """Send a request once.
+
+        Raises:
+            _TryAgainError: the server has too much to do.
+        """
+        connection = self._take()
+        try:
+            response = _exchange(connection, request)
+            limit = request.limit if response.status in _GOOD else MAXIMUM_JSON_SIZE
+            answer = Answer(response.status, _read(response, limit))
+            _raise_if_busy(answer.status, answer.body)
+        except BaseException:
+            connection.close()
+            raise
+        self._give_back(connection, response)
+        return answer
+
+    def _retried(self, attempt: Callable[[int], T]) -> T:
+        """Return what `attempt` returns, trying again while connections are lost.
+
+        `attempt` gets the number of tries before.
+        """
+        tries = Tries(self._patience)
         while True:
             was_idle = bool(self._idle)
             try:
-                return attempt()
+                result = attempt(tries.count)
             except CertificateError:
                 raise
-            except _LOST as error:
-                tries += 1
-                is_hopeless = not self._has_connected and isinstance(error, _HOPELESS)
-                if tries > self._retries or is_hopeless:
-                    reason = str(error) or type(error).__name__
+            except (*_LOST, _TryAgainError) as error:
+                left_s = tries.left_s()
+                is_hopeless = isinstance(error, _HOPELESS) and not (
+                    self._has_connected or self._patience.is_stubborn
+                )
+                reason = shown(_reason(error))
+                if left_s <= 0 or is_hopeless:
+                    if isinstance(error, _TryAgainError):
+                        raise error.error from error
                     raise ConnectionFailedError(
                         f"the server {self.url} cannot be reached: {reason}"
                     ) from error
+            else:
+                self._patience.outage.note_success(f"the server {self.url}")
+                return result
             # A server that was restarted has dropped every idle connection, not only this one.
             self.close()
-            if tries > 1 or not was_idle:
-                time.sleep(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            if tries.count > 1 or not was_idle:
+                self._patience.outage.note_failure(f"the server {self.url}", reason, left_s)
+                tries.pause(left_s)
 
     def _take(self) -> HTTPConnection:
         """Return an idle connection, or a new one."""
@@ -217,6 +268,7 @@ class Transport:
             connection = HTTPConnection(self._host, self._port, timeout=self._timeout_s)
             connection.connect()
             self._has_connected = True
+            PacedSocket.wrap(connection, self._window_s)
             return connection
         secure = HTTPSConnection(
             self._host, self._port, timeout=self._timeout_s, context=self._context
@@ -238,6 +290,7 @@ class Transport:
             secure.close()
             raise
         self._has_connected = True
+        PacedSocket.wrap(secure, self._window_s)
         return secure
 
     def _check_fingerprint(self, connection: HTTPSConnection) -> None:
@@ -253,22 +306,54 @@ class Transport:
             )
 
 
-def _exchange(
-    connection: HTTPConnection,
-    method: str,
-    path: str,
-    headers: Mapping[str, str],
-    body: Body | None,
-) -> HTTPResponse:
-    """Send one request and return the answer with its body still to be read."""
+def _exchange(connection: HTTPConnection, request: Request) -> HTTPResponse:
+    """Send a request and return the answer with its body still to be read."""
+    headers, body = dict(request.headers), request.body
+    if request.size is not None:
+        headers["Content-Length"] = str(request.size)
     try:
-        connection.request(method, path, body() if callable(body) else body, dict(headers))
+        connection.request(
+            request.method, request.path, body() if callable(body) else body, headers
+        )
     except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
         # A server that refuses a body may answer and hang up before it has read it all.
         with contextlib.suppress(*_LOST):
-            return connection.getresponse()
+            return _get_response(connection)
         raise
-    return connection.getresponse()
+    return _get_response(connection)
+
+
+def _get_response(connection: HTTPConnection) -> HTTPResponse:
+    paced = connection.sock
+    response = connection.getresponse()
+    assert isinstance(paced, PacedSocket), "connections are wrapped when they are made"
+    paced.end_head()
+    return response
+
+
+def _read(response: HTTPResponse, limit: int) -> bytes:
+    """Return the body of an answer.
+
+    Raises:
+        HTTPException: it is longer than `limit`, or cut off.
+    """
+    if response.length is None:
+        body = response.read(limit + 1)
+        if len(body) <= limit:
+            return body
+    elif response.length <= limit:
+        return response.read()
+    raise http.client.HTTPException(f"the answer is longer than {limit} bytes")
+
+
+def _reason(error: Exception) -> str:
+    said = error.strerror if isinstance(error, OSError) else ""
+    return said or str(error) or type(error).__name__
+
+
+def _raise_if_busy(status: int, body: bytes) -> None:
+    if status in _WORTH_ANOTHER_TRY:
+        raise _TryAgainError(unpack_error(status, body))
 
 
 def _parse_url(url: str) -> tuple[str, str, int]:
@@ -277,9 +362,9 @@ def _parse_url(url: str) -> tuple[str, str, int]:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise InvalidRequestError(f"{url!r} is no URL: {error}") from error
+        raise InvalidRequestError(f"{url!r} is not a URL: {error}") from error
     if parts.scheme not in ("http", "https") or not host or parts.path or parts.query:
-        raise InvalidRequestError(f"{url!r} is no URL of a server: https://HOST:PORT is")
+        raise InvalidRequestError(f"{url!r} is not a server URL (expected https://HOST:PORT)")
     if parts.scheme == "http" and not _is_loopback(host):
         raise InvalidRequestError(
             f"{url!r} would send the login over the network unprotected: use https"

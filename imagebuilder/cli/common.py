@@ -14,18 +14,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from backup.shared.text import printable
 from imagebuilder.cli.commands import flag, option
 from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from backup.client.patience import Patience
     from backup.objects.keys import MasterKey
     from backup.repository import DataSetInfo, Repository, RepositoryHost
 
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?", re.IGNORECASE)
 SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)", re.IGNORECASE)
+DURATION_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+PATIENCE_S = 3600.0  # with a server that is away, when nobody waits
+PATIENCE_AT_TERMINAL_S = 300.0
 OTHER_DATA_SET = "use this data set instead of the newest"
 STATUS_INTERVAL_S = 0.2
 OWN_PACKAGES = ("backup", "fsdrivers", "imagebuilder", "rebuild", "templates", "vm")
@@ -98,6 +103,28 @@ def size_of_text(text: str) -> int:
     return size
 
 
+def seconds_of_text(text: str) -> float:
+    """Return seconds for "90", "30s", "5m", "2h", "1d"; for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not a length of time.
+    """
+    match = DURATION.fullmatch(text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a length of time; write 90s, 5m or 2h")
+    return float(match[1]) * DURATION_UNITS_S[match[2].lower()]
+
+
+def retry_option() -> Any:
+    """Return the option that every command has that talks to a server."""
+    return option(
+        "--retry-for TIME",
+        "how long to go on trying when the server is away, such as 30s, 5m or 2h, even if it "
+        "could not be reached once (default: 5m on a terminal, 1h without; not at all at first)",
+        type=seconds_of_text,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
     """Options for id and password."""
@@ -121,6 +148,7 @@ class Place(Credentials):
     fingerprint: str | None = option(
         "--fingerprint FP", "of the server's certificate, as it prints it"
     )
+    retry_for: float | None = retry_option()
 
 
 def json_flag() -> bool:
@@ -213,13 +241,32 @@ def open_host(place: Place, *, create: bool = False) -> RepositoryHost:
     if place.server:
         from backup.client.repository import HttpServer
 
-        return HttpServer(place.server, place.fingerprint)
+        return HttpServer(place.server, place.fingerprint, patience=_patience(place.retry_for))
     from backup.store.local import open_store
 
     assert place.store is not None, "one of the two is required"
     if not create and not place.store.is_dir():
         raise UsageError(f"{place.store} is not a store (`rebuildkit backup --store` makes one)")
     return open_store(place.store, create=create)
+
+
+def _patience(retry_for_s: float | None) -> Patience:
+    """Return how long to go on when a server is away, and have outages shown."""
+    from backup.client.patience import Outage, Patience
+
+    is_terminal = sys.stderr.isatty()
+    if retry_for_s is None:
+        usual_s = PATIENCE_AT_TERMINAL_S if is_terminal or sys.stdin.isatty() else PATIENCE_S
+        return Patience(usual_s, outage=Outage(_show_outage))
+    return Patience(retry_for_s, is_stubborn=True, outage=Outage(_show_outage))
+
+
+def _show_outage(text: str) -> None:
+    """Say that a server is away or back; on a terminal in the place of the status line."""
+    line = f"rebuildkit: {text}"
+    if sys.stderr.isatty():
+        line = "\r" + line.ljust(os.get_terminal_size(sys.stderr.fileno()).columns - 1)
+    print(line, file=sys.stderr, flush=True)
 
 
 def open_session(

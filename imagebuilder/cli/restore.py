@@ -26,6 +26,7 @@ from imagebuilder.cli.common import (
     open_session,
     print_json,
     read_password,
+    retry_option,
     size_of_text,
 )
 from rebuild.exit_codes import ExitCode
@@ -51,6 +52,7 @@ class Source(Credentials):
     fingerprint: str | None = option(
         "--fingerprint FP", "of the server's certificate, as it prints it"
     )
+    retry_for: float | None = retry_option()
     machine: str | None = option("--machine NAME", "which machine of a server or a store")
     data_set: str | None = option("--data-set ID", OTHER_DATA_SET)
     json: bool = json_flag()
@@ -132,6 +134,7 @@ def open_unlocked(options: Source, stack: ExitStack, status: StatusLine) -> tupl
             fingerprint=options.fingerprint,
             user=options.user,
             password_file=options.password_file,
+            retry_for=options.retry_for,
         )
         session = stack.enter_context(open_session(place, needed=RESTORE_MODULES))
         from rebuild.restore import unlock

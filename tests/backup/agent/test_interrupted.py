@@ -7,13 +7,17 @@ import contextlib
 import os
 import random
 import signal
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from backup.agent.result import BackupOptions
+from backup.client.patience import Outage, Patience
+from backup.client.repository import HttpServer
 from backup.objects.pack import HEADER_SIZE, IndexEntry, PackReader
+from backup.server import ServerProcess
 from backup.store.local import open_repository
 from tests.backup.agent.machines import (
     MACHINE,
@@ -26,6 +30,7 @@ from tests.backup.agent.machines import (
     make_repository,
     read_data_set,
 )
+from tests.backup.repositories import SECRET, key_file
 
 pytestmark = pytest.mark.tools
 
@@ -151,3 +156,39 @@ def test_interrupt_from_the_terminal(tmp_path: Path) -> None:
         os.killpg(process, 0)
     with open_repository(store, "user") as repository:
         assert not repository.data_sets()
+
+
+def test_server_away_for_a_while(tmp_path: Path) -> None:
+    """A backup outlives a server that is killed under it and stays away; nothing goes twice."""
+    tree, data = tmp_path / "tree", tmp_path / "server"
+    fill(tree, 2)
+    disk = tmp_path / "disk.img"
+    make_machine(disk, tree)
+    said: list[str] = []
+    patience = Patience(300, outage=Outage(said.append))
+    server = ServerProcess.start(data)
+    with HttpServer(server.url, server.fingerprint, patience=patience) as host:
+        host.register("user", key_file(), SECRET)
+        repository = host.login("user", SECRET)
+        restarted: list[ServerProcess] = []
+
+        def interrupt() -> None:
+            while len(pieces_of(data)) < 3:
+                time.sleep(0.01)
+            server.kill()
+            time.sleep(3)
+            restarted.append(ServerProcess.start(data, f"127.0.0.1:{server.port}"))
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        result = back_up(repository, disk, options=BackupOptions(workers=2))
+        thread.join()
+        files = read_data_set(repository).files
+    packs = pieces_of(data)
+    restarted[0].stop()
+
+    assert files == files_below(tree)
+    assert (result.warnings, result.missing) == ([], 0)
+    ids = [entry.content_id for entries in packs.values() for entry in entries]
+    assert len(ids) == len(set(ids))
+    assert result.packs_sent == len(packs)

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from backup.client.pace import PacedSocket
+from backup.client.patience import Patience
 from backup.client.repository import HttpRepository, HttpServer
-from backup.client.transport import Transport
+from backup.client.transport import Request, Transport
 from backup.repository import (
     CertificateError,
     ConnectionFailedError,
@@ -206,7 +208,7 @@ def test_retries_end(server: ServerProcess) -> None:
     user = registered(server)
     with CuttingProxy(server.port, 1 << 30) as proxy:
         url = f"https://127.0.0.1:{proxy.port}"
-        with HttpServer(url, server.fingerprint, retries=2) as host:
+        with HttpServer(url, server.fingerprint, patience=Patience(0.5)) as host:
             repository = host.login(user, SECRET)
             proxy.budget = 1000
             host.close()
@@ -252,12 +254,13 @@ def test_changed_password_ends_other_logins(server: ServerProcess) -> None:
 def test_closed_idle_connection_costs_no_pause(server: ServerProcess) -> None:
     """A connection that the server closed while idle is replaced at once."""
     transport = Transport(server.url, server.fingerprint)
-    transport.request("GET", "/v1/health")
+    health = Request(method="GET", path="/v1/health")
+    transport.request(health)
     idle = transport._idle[0].sock
-    assert idle is not None
-    idle.shutdown(socket.SHUT_RDWR)
+    assert isinstance(idle, PacedSocket)
+    idle._inner.shutdown(socket.SHUT_RDWR)
     start = time.monotonic()
 
-    assert transport.request("GET", "/v1/health").status == 200
+    assert transport.request(health).status == 200
     assert time.monotonic() - start < 0.09
     transport.close()

@@ -57,7 +57,7 @@ class Agent:
 
     def _run(self) -> None:
         try:
-            with HttpServer(self._server.url, self._server.fingerprint, retries=30) as host:
+            with HttpServer(self._server.url, self._server.fingerprint) as host:
                 repository = host.login("user", SECRET)
                 listed: list[bytes] = []
                 while not self._stop.is_set():
