@@ -181,7 +181,11 @@ class Repository(Protocol):
         """Return the names of the machines that have sent anything, sorted."""
 
     def data_sets(self, machine: str | None = None) -> list[DataSetInfo]:
-        """Return committed data sets, oldest first; of all machines when `machine` is None."""
+        """Return committed data sets, of all machines when `machine` is None.
+
+        They come by machine, and of each machine by generation, the newest last: generations
+        order data sets, times do not, for clocks jump.
+        """
 
     def open_table(self, data_set: str) -> BinaryIO:
         """Open a data set's object table; seekable.  The caller closes it.

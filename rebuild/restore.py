@@ -98,8 +98,8 @@ class Unlocked:
         found = self.header
         system = str(found.system.get("os_name", ""))
         return [
-            f"Machine {found.machine}, backed up {second_text(found.created_ns // 10**9)} UTC"
-            + (f", {system}" if system else ""),
+            f"Machine {found.machine}, backup {found.generation} of "
+            f"{second_text(found.created_ns // 10**9)} UTC" + (f", {system}" if system else ""),
             f"{plural(found.object_count, 'object')}, {size_text(found.content_bytes)} of files, "
             f"{plural(len(self.machine.disks), 'disk')}",
         ]

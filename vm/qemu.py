@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FIRMWARES = ("bios", "uefi", "secure-boot")
-BUSES = ("ide", "ahci", "virtio", "nvme", "usb", "scsi")
+BUSES = ("ide", "ahci", "virtio", "nvme", "usb", "scsi", "sd")
 MEDIA = ("cd", "usb")
 
 OVMF_DIRECTORY = Path("/usr/share/OVMF")
@@ -50,6 +50,12 @@ class MachineConfig:
     initrd: Path | None = None
     command_line: str = ""
     extra: tuple[str, ...] = ()
+
+
+def size_on_bus(bus: str, size: int) -> int:
+    """Return the size in bytes, at least `size`, that a disk on a bus can have: QEMU's SD cards
+    are a power of two."""
+    return 1 << (size - 1).bit_length() if bus == "sd" else size
 
 
 def variables_template(firmware: str) -> Path:
@@ -155,6 +161,9 @@ def _disk_arguments(config: MachineConfig, index: int, disk: Disk) -> list[str]:
     name = f"disk{index}"
     file = _file_options(disk.path, disk.error_rules)
     drive = f"if=none,id={name},format=raw,{file},cache=unsafe,discard=unmap,detect-zeroes=off"
+    if disk.bus == "sd":  # a controller each; a card has no serial number that can be set
+        card = f"sd-card,drive={name}"  # takes the first free controller: that one
+        return ["-drive", drive, "-device", "sdhci-pci", "-device", card]
     device = {
         "virtio": "virtio-blk-pci",
         "nvme": "nvme",
@@ -166,8 +175,7 @@ def _disk_arguments(config: MachineConfig, index: int, disk: Disk) -> list[str]:
     device += f",drive={name},bootindex={_disk_boot_index(config, index)}"
     if disk.bus in ("ahci", "ide"):
         device += f",{_port_of(config, disk.bus, index)}"
-    serial = disk.serial or f"REBUILD{index:04}"
-    device += f",serial={serial}"
+    device += f",serial={disk.serial or f'REBUILD{index:04}'}"
     if disk.sector_size != 512:
         device += f",logical_block_size={disk.sector_size},physical_block_size={disk.sector_size}"
     if disk.error_rules is not None and disk.bus != "nvme":

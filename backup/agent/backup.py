@@ -166,6 +166,11 @@ class _Run:
         if note:
             self.result.notes.append(note)
         lost = {i for i, pack in enumerate(previous.packs) if pack.digest in self.missing}
+        if previous.started_ns > self.started_ns:
+            self.result.notes.append(
+                "the clock was ahead when the previous data set was made; data sets are ordered by "
+                "their number, so nothing is lost"
+            )
         give_up_packs(previous, thin_packs(previous) | lost)
         return previous, last.generation + 1 if last else 1
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from backup.agent.previous import PreviousSet, index_objects, no_previous
+from backup.client.remembered import check_sealed
 from backup.objects.errors import ObjectsError
 from backup.objects.keys import MasterKey
 from backup.objects.model import Piece
@@ -45,6 +46,7 @@ def load_previous(
             reader = TableReader(master, stream)
             objects = list(reader)
             summary = reader.summary
+        check_sealed(last, summary)
     except ObjectsError as error:
         previous = no_previous()
         previous.id = last.id

@@ -20,13 +20,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from backup.objects.table import Summary
 from backup.repository import DataSetInfo
 
 STATE_FILE = "data-sets.json"
 
 
 class RolledBackError(Exception):
-    """The newest data set offered is older than one this computer has seen.
+    """The data set offered is older than one this computer has seen, or not the one it says.
 
     No RepositoryError: no repository raises it, it is what a client concludes.
     """
@@ -66,6 +67,24 @@ def check_and_remember(
                 f"remove {directory / STATE_FILE} if that was on purpose"
             )
         state[key] = newest.generation
+
+
+def check_sealed(info: DataSetInfo, summary: Summary) -> None:
+    """Raise if a table, which nobody without the key can write, is not the one listed as `info`.
+
+    A repository that wanted an older data set, or another machine's, to be taken for the newest
+    would have to list it under other facts than those that are sealed in its table.
+
+    Raises:
+        RolledBackError: id, machine or generation differ.
+    """
+    sealed = (summary.data_set_id.hex(), summary.machine, summary.generation)
+    if sealed != (info.id, info.machine, info.generation):
+        raise RolledBackError(
+            f"the repository lists data set {info.id[:10]} as number {info.generation} of "
+            f"{info.machine}, but sealed in it is number {summary.generation} of "
+            f"{summary.machine}: do not trust this repository"
+        )
 
 
 @contextlib.contextmanager

@@ -188,7 +188,8 @@ class HttpRepository:
             path = f"/machines/{_quoted(machine, 'machine')}/data-sets"
         answer = self._get_json(path)
         with _understood():
-            return [wire.data_set_of(item) for item in wire.objects_of(answer, "data_sets")]
+            found = [wire.data_set_of(item) for item in wire.objects_of(answer, "data_sets")]
+        return sorted(found, key=lambda info: (info.machine, info.generation))
 
     def open_table(self, data_set: str) -> BinaryIO:
         """See `backup.repository.Repository`."""

@@ -220,11 +220,11 @@ class Catalogue:
             return connection.execute(delete(packs).where(stale)).rowcount
 
     def data_sets(self, user_id: int, machine: str | None = None) -> list[DataSetInfo]:
-        """Return a user's data sets, oldest first."""
+        """Return a user's data sets by machine, oldest generation first: clocks may jump."""
         query = _select_info().where(data_sets.c.user_id == user_id)
         if machine is not None:
             query = query.where(machines.c.name == machine)
-        query = query.order_by(data_sets.c.created_ns, data_sets.c.id)
+        query = query.order_by(machines.c.name, data_sets.c.generation)
         with self._reading() as connection:
             return [DataSetInfo(*row) for row in connection.execute(query)]
 

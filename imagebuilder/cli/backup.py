@@ -18,7 +18,6 @@ from imagebuilder.cli.common import (
     OTHER_DATA_SET,
     Place,
     StatusLine,
-    choose_data_set,
     json_flag,
     open_session,
     print_json,
@@ -232,14 +231,12 @@ def _sources_of(disks: Sequence[Path]) -> list[Source]:
 
 def run_snapshots(options: Snapshots) -> int:
     """List data sets."""
-    from backup.objects.table import read_summary
     from backup.repository import NoSuchDataSetError
 
     rows: list[dict[str, Any]] = []
     with open_session(options) as session:
         for info in session.repository.data_sets(options.machine):
-            with session.repository.open_table(info.id) as stream:
-                summary = read_summary(session.master, stream)
+            summary = session.summary_of(info)
             rows.append(
                 {
                     "id": info.id,
@@ -259,12 +256,14 @@ def run_snapshots(options: Snapshots) -> int:
         print_json(rows)
         return ExitCode.DONE
     print(
-        f"{'id':<10} {'machine':<20} {'created':<20} {'objects':>10} {'files':>12} {'stored':>12}"
+        f"{'id':<10} {'machine':<20} {'#':>5} {'created':<20} {'objects':>10} {'files':>12} "
+        f"{'stored':>12}"
     )
     for row in rows:
         files, stored = size_text(row["content_size"]), size_text(row["stored_size"])
         print(
-            f"{str(row['id'])[:10]:<10} {str(row['machine'])[:20]:<20} {row['created']:<20} "
+            f"{str(row['id'])[:10]:<10} {str(row['machine'])[:20]:<20} {row['generation']:>5} "
+            f"{row['created']:<20} "
             f"{row['objects']:>10,} {files:>12} {stored:>12}"
         )
     return ExitCode.DONE
@@ -282,7 +281,7 @@ def run_ls(options: Listing) -> int:
     paths: dict[int, bytes] = {}
     found = False
     with open_session(options) as session:
-        info = choose_data_set(session.repository, options.machine, options.data_set)
+        info = session.choose(options.machine, options.data_set)
         with session.repository.open_table(info.id) as stream:
             for item in TableReader(session.master, stream):
                 if isinstance(item, VolumeObject):

@@ -23,6 +23,7 @@ from rebuild.exit_codes import ExitCode
 if TYPE_CHECKING:
     from backup.client.patience import Patience
     from backup.objects.keys import MasterKey
+    from backup.objects.table import Summary
     from backup.repository import DataSetInfo, Repository, RepositoryHost
 
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?", re.IGNORECASE)
@@ -224,6 +225,33 @@ class Session:
         for info in newest.values():
             check_and_remember(self.place, self.repository.user, info)
 
+    def choose(self, machine: str | None = None, data_set: str | None = None) -> DataSetInfo:
+        """Return the data set asked for, by id or the newest of the machine, once it is proven.
+
+        Raises:
+            NoSuchDataSetError: none fits.
+            RolledBackError: a newer one has been seen, or it is not the one it is listed as.
+            UsageError: no machine was named and there are several.
+        """
+        self.check_newest(machine)
+        info = choose_data_set(self.repository, machine, data_set)
+        self.summary_of(info)
+        return info
+
+    def summary_of(self, info: DataSetInfo) -> Summary:
+        """Return what is sealed in the table of a data set.
+
+        Raises:
+            RolledBackError: it is not the table of the data set that `info` names.
+        """
+        from backup.client.remembered import check_sealed
+        from backup.objects.table import read_summary
+
+        with self.repository.open_table(info.id) as stream:
+            summary = read_summary(self.master, stream)
+        check_sealed(info, summary)
+        return summary
+
     def close(self) -> None:
         """Give everything back."""
         self.repository.close()
@@ -234,6 +262,13 @@ class Session:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def canonical_fingerprint(fingerprint: str | None) -> str | None:
+    """Return a fingerprint as the server prints it, however it was typed."""
+    from backup.wire import format_fingerprint, parse_fingerprint
+
+    return None if fingerprint is None else format_fingerprint(parse_fingerprint(fingerprint))
 
 
 def open_host(place: Place, *, create: bool = False) -> RepositoryHost:
@@ -291,7 +326,11 @@ def open_session(
 
     password = read_password(options)
     host = open_host(options, create=create)
-    place = options.fingerprint or options.server or str((options.store or Path()).resolve())
+    place = (
+        canonical_fingerprint(options.fingerprint)
+        or options.server
+        or str((options.store or Path()).resolve())
+    )
     try:
         if create and not options.server and not _is_registered(host, options.user):
             made = create_key_file(options.user, password)

@@ -14,7 +14,6 @@ from imagebuilder.cli.common import (
     Place,
     StatusLine,
     UsageError,
-    choose_data_set,
     json_flag,
     open_session,
     print_json,
@@ -78,8 +77,7 @@ def run_build(options: Build) -> int:
         kernel_arguments=tuple(options.argument),
     )
     with open_session(options) as session:
-        session.check_newest(options.machine)
-        info = choose_data_set(session.repository, options.machine, options.data_set)
+        info = session.choose(options.machine, options.data_set)
         try:
             environment = prepare_boot_environment(
                 compression="zstd-fast" if options.fast else "zstd", progress=status.show

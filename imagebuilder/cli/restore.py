@@ -19,7 +19,6 @@ from imagebuilder.cli.common import (
     Place,
     StatusLine,
     UsageError,
-    choose_data_set,
     confirm,
     import_during,
     json_flag,
@@ -30,7 +29,7 @@ from imagebuilder.cli.common import (
     size_of_text,
 )
 from rebuild.exit_codes import ExitCode
-from vm.qemu import BUSES, FIRMWARES, MEDIA
+from vm.qemu import BUSES, FIRMWARES, MEDIA, size_on_bus
 
 if TYPE_CHECKING:
     from backup.objects.medium import Medium
@@ -139,8 +138,7 @@ def open_unlocked(options: Source, stack: ExitStack, status: StatusLine) -> tupl
         session = stack.enter_context(open_session(place, needed=RESTORE_MODULES))
         from rebuild.restore import unlock
 
-        session.check_newest(options.machine)
-        info = choose_data_set(session.repository, options.machine, options.data_set)
+        info = session.choose(options.machine, options.data_set)
         medium = RepositoryMedium(session.repository, session.master, info.id, source)
         return medium, unlock(medium, options.user, "", master=session.master, progress=status.show)
     password = read_password(options)
@@ -201,7 +199,9 @@ def run_restore(options: Restore) -> int:
             verify(unlocked, plan, report, progress=status.show)
         status.clear()
     if options.json:
-        print_json(report.to_dict())
+        header = unlocked.header
+        chosen = {"data_set": header.data_set_id.hex(), "generation": header.generation}
+        print_json({**chosen, **report.to_dict()})
     else:
         print("\n".join(line for line in report.lines(names_shown=None) if line))
     return ExitCode.DONE if report.is_complete else ExitCode.PARTIAL
@@ -303,7 +303,10 @@ def run_rehearse(options: Rehearse) -> int:
     with ExitStack() as stack:
         medium = stack.enter_context(IsoMedium.open(options.disc))
         unlocked = unlock(medium, options.user, password, progress=status.show)
-        sizes = [options.disk_size or disk.size for disk in unlocked.machine.disks]
+        sizes = [
+            size_on_bus(options.bus, options.disk_size or disk.size)
+            for disk in unlocked.machine.disks
+        ]
         config = RehearsalConfig(
             disc=options.disc,
             disk_sizes=sizes,

@@ -144,16 +144,24 @@ class KernelModules:
 
 
 def _modaliases(sys_bus: str) -> Iterator[str]:
-    """Yield the modalias of every device on every bus."""
+    """Yield the modalias of every device on every bus.
+
+    Most devices have it in a file of its own and in `uevent`; MMC cards have it in `uevent` alone.
+    Source: linux drivers/mmc/core/bus.c, mmc_bus_uevent.
+    """
     for bus in os.listdir(sys_bus):
         devices = f"{sys_bus}/{bus}/devices"
         with contextlib.suppress(OSError):
             for device in os.listdir(devices):
                 # Devices vanish while we look, and not every device has a modalias.
                 with contextlib.suppress(OSError), open(f"{devices}/{device}/modalias") as file:
-                    modalias = file.read().strip()
-                    if modalias:
+                    if modalias := file.read().strip():
                         yield modalias
+                        continue
+                with contextlib.suppress(OSError), open(f"{devices}/{device}/uevent") as file:
+                    for line in file:
+                        if line.startswith("MODALIAS="):
+                            yield line.removeprefix("MODALIAS=").strip()
 
 
 def is_needed_to_start(modalias: str) -> bool:

@@ -129,6 +129,18 @@ def test_coldplug_follows_devices_that_appear(tmp_path: Path) -> None:
     assert kernel.order == ["scsi_mod", "libata", "ahci", "sr_mod"]
 
 
+def test_coldplug_takes_what_only_uevent_says(tmp_path: Path) -> None:
+    """A device without a file `modalias` (SD and eMMC cards) gets its module through `uevent`."""
+    kernel = Kernel()
+    modules = make_modules(kernel)
+    card = tmp_path / "mmc" / "devices" / "mmc0:4567"
+    card.mkdir(parents=True)
+    (card / "uevent").write_text("MMC_TYPE=SD\nMODALIAS=scsi:t-0x05\n")
+
+    assert modules.coldplug(sys_bus=str(tmp_path)) == 1
+    assert kernel.order == ["scsi_mod", "sr_mod"]
+
+
 def test_network_adapters_wait() -> None:
     """What cannot lead to the disc is left for later, and taken then."""
     disk = "pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01"

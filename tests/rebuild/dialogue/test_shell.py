@@ -198,9 +198,9 @@ def test_plan_fits_the_screen(mbr_machine: SmallMachine, dialogue: Dialogue) -> 
 
     shown = "\n".join(dialogue.lines)
     head = shown.index("Machine desk")
-    made = shown[head:].splitlines()[0].partition("backed up ")[2]
+    made = shown[head:].splitlines()[0].partition("backup 1 of ")[2]
     assert shown[head:].replace(made, "TIME") == (
-        "Machine desk, backed up TIME\n"
+        "Machine desk, backup 1 of TIME\n"
         "84 objects, 9.2 MiB of files, 1 disk\n"
         "Disks of this machine:\n"
         "  vda, 62.0 MiB, QEMU HARDDISK, serial number SN1\n"
