@@ -120,6 +120,13 @@ class CertificateError(ConnectionFailedError):
     """The server's certificate is neither the pinned one nor trusted."""
 
 
+class RolledBackError(Exception):
+    """The data set offered is older than one this computer has seen, or not the one it says.
+
+    Not a RepositoryError: no repository raises it, it is what a client concludes.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class DataSetInfo:
     """A committed data set, as a repository lists it."""
@@ -353,3 +360,27 @@ def check_commit(packs: Sequence[bytes], keep: int) -> None:
         check_digest(digest)
     if len(set(packs)) != len(packs):
         raise InvalidRequestError("a pack is listed twice")
+
+
+def check_sealed(info: DataSetInfo, data_set_id: bytes, machine: str, generation: int) -> None:
+    """Raise if a table, which nobody without the key can write, is not the one listed as `info`.
+
+    A repository that wanted an older data set, or another machine's, to be taken for the newest
+    would have to list it under other facts than those that are sealed in its table.
+
+    Args:
+        info: what the repository says.
+        data_set_id: of the table's summary, as what follows; 16 bytes.
+        machine: its name.
+        generation: the number of the data set.
+
+    Raises:
+        RolledBackError: they differ.
+    """
+    sealed = (data_set_id.hex(), machine, generation)
+    if sealed != (info.id, info.machine, info.generation):
+        raise RolledBackError(
+            f"the repository lists data set {info.id[:10]} as number {info.generation} of "
+            f"{info.machine}, but sealed in it is number {generation} of {machine}: "
+            "do not trust this repository"
+        )

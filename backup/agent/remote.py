@@ -9,14 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from backup.agent.previous import PreviousSet, index_objects, no_previous
-from backup.client.remembered import check_sealed
 from backup.objects.errors import ObjectsError
 from backup.objects.keys import MasterKey
 from backup.objects.model import Piece
 from backup.objects.pack import HEADER_SIZE, IndexEntry, PackInfo, PackReader, index_offset
 from backup.objects.preamble import PREAMBLE_SIZE
 from backup.objects.table import TableReader
-from backup.repository import DataSetInfo, Repository, RepositoryError
+from backup.repository import DataSetInfo, Repository, RepositoryError, check_sealed
 from backup.repository import PackInfo as StoredPack
 
 TAIL_SIZE = 128 << 10  # bytes; holds the index of most packs
@@ -46,7 +45,7 @@ def load_previous(
             reader = TableReader(master, stream)
             objects = list(reader)
             summary = reader.summary
-        check_sealed(last, summary)
+        check_sealed(last, summary.data_set_id, summary.machine, summary.generation)
     except ObjectsError as error:
         previous = no_previous()
         previous.id = last.id

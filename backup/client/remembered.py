@@ -20,17 +20,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from backup.objects.table import Summary
-from backup.repository import DataSetInfo
+from backup.repository import DataSetInfo, RolledBackError
 
 STATE_FILE = "data-sets.json"
-
-
-class RolledBackError(Exception):
-    """The data set offered is older than one this computer has seen, or not the one it says.
-
-    No RepositoryError: no repository raises it, it is what a client concludes.
-    """
 
 
 def state_directory() -> Path:
@@ -67,24 +59,6 @@ def check_and_remember(
                 f"remove {directory / STATE_FILE} if that was on purpose"
             )
         state[key] = newest.generation
-
-
-def check_sealed(info: DataSetInfo, summary: Summary) -> None:
-    """Raise if a table, which nobody without the key can write, is not the one listed as `info`.
-
-    A repository that wanted an older data set, or another machine's, to be taken for the newest
-    would have to list it under other facts than those that are sealed in its table.
-
-    Raises:
-        RolledBackError: id, machine or generation differ.
-    """
-    sealed = (summary.data_set_id.hex(), summary.machine, summary.generation)
-    if sealed != (info.id, info.machine, info.generation):
-        raise RolledBackError(
-            f"the repository lists data set {info.id[:10]} as number {info.generation} of "
-            f"{info.machine}, but sealed in it is number {summary.generation} of "
-            f"{summary.machine}: do not trust this repository"
-        )
 
 
 @contextlib.contextmanager

@@ -244,12 +244,12 @@ class Session:
         Raises:
             RolledBackError: it is not the table of the data set that `info` names.
         """
-        from backup.client.remembered import check_sealed
         from backup.objects.table import read_summary
+        from backup.repository import check_sealed
 
         with self.repository.open_table(info.id) as stream:
             summary = read_summary(self.master, stream)
-        check_sealed(info, summary)
+        check_sealed(info, summary.data_set_id, summary.machine, summary.generation)
         return summary
 
     def close(self) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from backup.client.remembered import STATE_FILE, RolledBackError, check_and_remember
-from backup.repository import DataSetInfo
+from backup.client.remembered import STATE_FILE, check_and_remember
+from backup.repository import DataSetInfo, RolledBackError
 
 
 def info(generation: int, machine: str = "desk") -> DataSetInfo:
