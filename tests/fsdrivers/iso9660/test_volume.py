@@ -28,6 +28,7 @@ from fsdrivers.iso9660.format import Platform
 from tests.fsdrivers.iso9660.images import facts_of, facts_of_tree, make_tree, paths_of
 from tests.programs import run
 
+pytestmark = pytest.mark.root  # owners of the tree that discs are made of
 MIB = 1 << 20
 GIB = 1 << 30
 
