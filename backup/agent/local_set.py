@@ -32,26 +32,14 @@ from backup.objects.model import (
 from backup.shared.text import name_text
 from fsdrivers import STREAM_TYPES
 from fsdrivers.errors import FilesystemError
-from fsdrivers.volume import Entry, Node
+from fsdrivers.volume import Attributes, Entry, Kind, Node, copy_attributes
 
 SLICE_SIZE = 8 * PIECE_SIZE  # bytes of content that one worker packs at a time
+RACY_NS = 20_000_000  # a kernel's clock tick, twice: two changes within one look the same
 SLICE_COUNT = 4096  # files in one slice at most
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
-
-
-class Facts(NamedTuple):
-    """What an open file says of itself when it is read, where that may differ from the scan."""
-
-    size: int
-    mode: int
-    uid: int
-    gid: int
-    modified_ns: int
-    accessed_ns: int
-    changed_ns: int
-    flags: int
-    created_ns: int | None
+KINDS = {kind: ObjectKind(kind) for kind in Kind}
 
 
 class Loaded(NamedTuple):
@@ -59,7 +47,7 @@ class Loaded(NamedTuple):
 
     chunks: list[tuple[int, bytes]]  # offset, up to one piece
     regions: tuple[Region, ...] | None
-    facts: Facts | None = None
+    facts: Attributes | None = None  # of the file when it was read, if they may have changed
     warning: str = ""  # why this content may be no single state of the file
 
 
@@ -308,8 +296,9 @@ class LocalSet:
 class TreeScan:
     """The nodes of one volume on their way into the local set.
 
-    `seen` has the object numbers of directories and of objects with several names, by source
-    number.
+    What changed before `settled_before_ns` and has the change time that the previous set says,
+    has not changed since.  `seen` has the object numbers of directories and of objects with several
+    names, by source number.
     """
 
     def __init__(self, local: LocalSet, volume: VolumeObject, reader: int) -> None:
@@ -320,7 +309,16 @@ class TreeScan:
         self.is_changed = False  # whether anything is there that was not, or was otherwise
         self.seen: dict[int, int] = {}
         self.previous: PreviousVolume = local.previous.take_volume(volume)
+        self.stale = local.previous.stale
+        self.settled_before_ns = local.previous.started_ns - RACY_NS
         local.scans[volume.number] = self
+
+    def object_of(self, node: Node, parent: int, name: bytes, security: int) -> NodeObject:
+        """Return the next object of the set for a node that is new or changed."""
+        obj = NodeObject(self.local.next_number(), KINDS[node.kind], self.volume, parent, name)
+        copy_attributes(obj, node)
+        obj.security, obj.source_number = security, node.number
+        return obj
 
     def note_former(self, obj: NodeObject, old: NodeObject | None) -> None:
         """Remember, for counting, what a node was in the previous set: its inode's `old` state
@@ -381,7 +379,7 @@ class TreeScan:
         local.objects.append(obj)
         self.is_changed = True
         self.note_former(obj, old)
-        has_content = has_content and obj.kind == ObjectKind.FILE and obj.size > 0
+        has_content = has_content and obj.size > 0 and obj.kind == ObjectKind.FILE
         if has_content or obj.streams:
             try:
                 local.add_content(obj, self.reader, node, only_streams=not has_content)

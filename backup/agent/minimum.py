@@ -15,7 +15,7 @@ from backup.objects.content import xattrs_of
 from backup.objects.model import NodeObject, ObjectKind, SecurityObject, VolumeObject
 from fsdrivers import EXT_TYPES, STREAM_TYPES, TYPES, driver_of
 from fsdrivers.errors import FilesystemError, NoSpaceError
-from fsdrivers.volume import Description, Entry, Kind, Node, Stream
+from fsdrivers.volume import Description, Entry, Kind, Node, Stream, copy_attributes
 
 KIND_OF = {ObjectKind(kind): kind for kind in Kind}
 ROOT_ONLY = (Entry(2, b"", Node(2, Kind.DIRECTORY)),)
@@ -92,23 +92,9 @@ def _entry_of(local: LocalSet, obj: NodeObject, nodes: dict[int, Node]) -> Entry
         node = nodes[obj.target_number]
         return Entry(parent, obj.name, node, obj.short_name, obj.name_flags, obj.name_times)
     security = local.lookup(obj.security) if obj.security else None
-    node = Node(
-        obj.number,
-        KIND_OF[obj.kind],
-        obj.size,
-        obj.mode,
-        obj.uid,
-        obj.gid,
-        obj.modified_ns,
-        obj.accessed_ns,
-        obj.changed_ns,
-        obj.created_ns,
-        1,
-        obj.device,
-        obj.target,
-        obj.flags,
-        xattrs_of(obj, security if isinstance(security, SecurityObject) else None),
-        tuple([Stream(s.name, s.size, s.flags, s.padding) for s in obj.streams]),
-    )
-    nodes[obj.number] = node
+    node = nodes[obj.number] = Node(obj.number, KIND_OF[obj.kind])
+    copy_attributes(node, obj)
+    node.xattrs = xattrs_of(obj, security if isinstance(security, SecurityObject) else None)
+    if obj.streams:
+        node.streams = tuple([Stream(s.name, s.size, s.flags, s.padding) for s in obj.streams])
     return Entry(parent, obj.name, node, obj.short_name, obj.name_flags, obj.name_times)

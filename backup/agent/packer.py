@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 from blake3 import blake3
 
@@ -19,15 +20,17 @@ from backup.objects.keys import MasterKey
 from backup.objects.pack import PackWriter
 from backup.repository import RepositoryError
 from fsdrivers.errors import FilesystemError
+from fsdrivers.volume import ATTRIBUTES, Attributes
 
 # offset, length, content id, pack offset (-1: known already), sealed length
 SentPiece = tuple[int, int, bytes, int, int]
-# place in the work, pieces, regions, facts, warning, and why it failed ("" if it did not)
+# place in the work, pieces, regions, `ATTRIBUTES` of the file as it was read, warning, and why it
+# failed ("" if it did not)
 Outcome = tuple[
     int,
     list[SentPiece],
     tuple[tuple[int, int, bool], ...] | None,
-    tuple[int | None, ...] | None,
+    tuple[object, ...] | None,
     str,
     str,
 ]
@@ -35,6 +38,7 @@ Outcome = tuple[
 SliceResult = tuple[tuple[bytes, int, bytes] | None, int, list[Outcome]]
 
 VANISHED = "vanished"
+_attributes_of: Callable[[Attributes], tuple[object, ...]] = attrgetter(*ATTRIBUTES)
 KNOWN = -1
 
 
@@ -96,7 +100,7 @@ class Packer:
                     pieces.append((offset, length, content, *at))
             regions = loaded.regions
             plain = None if regions is None else tuple((o, n, u) for o, n, u in regions)
-            facts = None if loaded.facts is None else tuple(loaded.facts)
+            facts = None if loaded.facts is None else _attributes_of(loaded.facts)
             outcomes.append((place, pieces, plain, facts, loaded.warning, ""))
         if writer is None:
             return None, read, outcomes

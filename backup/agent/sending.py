@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from backup.agent.errors import WorkerError
 from backup.agent.live.linux import keep_freed_memory
-from backup.agent.local_set import Facts, LocalSet, Work
+from backup.agent.local_set import LocalSet, Work
 from backup.agent.packer import KNOWN, VANISHED, Outcome, Packer, SentPiece, SliceResult
 from backup.agent.progress import Progress
 from backup.agent.slices import cut_slices
@@ -23,6 +23,7 @@ from backup.objects.pack import PackInfo
 from backup.repository import Repository
 from backup.shared.forks import ForkError
 from backup.shared.pool import Serve, WorkerPool
+from fsdrivers.volume import ATTRIBUTES
 
 MAXIMUM_WORKERS = 8
 _PLAIN = (None, None, "", "")  # what an outcome says behind its pieces when all went well
@@ -180,7 +181,8 @@ class Sender:
             if work.ranges is None:
                 obj.regions = None if regions is None else tuple(Region(*r) for r in regions)
             if facts is not None:
-                _apply_facts(obj, Facts(*facts))  # type: ignore[arg-type]
+                for name, value in zip(ATTRIBUTES, facts, strict=True):
+                    setattr(obj, name, value)
         if place in self._parts_left:
             self._parts_left[place] -= 1
             gathered = self._parts.setdefault(place, [])
@@ -248,10 +250,3 @@ class Sender:
             self._known[content] = piece
             self._announced.append(content)
         return piece
-
-
-def _apply_facts(obj: NodeObject, facts: Facts) -> None:
-    """Give a node the attributes it had when its content was read."""
-    obj.size, obj.mode, obj.uid, obj.gid = facts.size, facts.mode, facts.uid, facts.gid
-    obj.modified_ns, obj.accessed_ns = facts.modified_ns, facts.accessed_ns
-    obj.changed_ns, obj.flags, obj.created_ns = facts.changed_ns, facts.flags, facts.created_ns

@@ -15,12 +15,11 @@ from typing import Protocol, cast
 
 from backup.agent.errors import NotRecoverableError, Problem
 from backup.agent.exclusions import IsExcluded
-from backup.agent.local_set import LocalSet, TreeScan
+from backup.agent.local_set import KINDS, LocalSet, TreeScan
 from backup.objects.content import DESCRIPTOR_XATTR
 from backup.objects.model import (
     MarkerObject,
     NodeObject,
-    ObjectKind,
     Plain,
     Region,
     StreamContent,
@@ -28,12 +27,17 @@ from backup.objects.model import (
 )
 from fsdrivers import NTFS_TYPES
 from fsdrivers.errors import DeviceError, FilesystemError, UnsupportedError
-from fsdrivers.volume import STREAM_COMPRESSED, Entry, Kind, Node, Volume
+from fsdrivers.volume import (
+    STREAM_COMPRESSED,
+    Entry,
+    Kind,
+    Node,
+    Volume,
+    copy_attributes,
+    has_same_attributes,
+)
 
-RACY_NS = 20_000_000  # a kernel's clock tick, twice: two changes within one look the same
 RACY_WITHOUT_ZONE_NS = 15 * 3600 * 1_000_000_000
-
-KINDS = {kind: ObjectKind(kind) for kind in Kind}
 
 # On FAT: files that are zeros by design, here or in the root directory only.
 # Source: EP1168174A1 [0073].
@@ -231,8 +235,14 @@ def _add_entry(
         security = local.security_number(xattrs) if xattrs else 0
     number = len(local.objects) + 1
     old = scan.previous.nodes.pop(source, None)
-    if old is not None and _is_unread(local, old, entry) and (not is_blank or not old.pieces):
-        same = _has_same_attributes(local, old, entry)
+    if old is not None and _is_unread(scan, old, entry) and (not is_blank or not old.pieces):
+        same = (
+            has_same_attributes(old, node)
+            and old.short_name == entry.short_name
+            and old.name_flags == entry.name_flags
+            and old.name_times == entry.name_times
+            and node.xattrs == _xattrs_of(local, old)
+        )
         old.number, old.parent, old.volume = number, parent, scan.volume
         old.name, old.security, old.xattrs = entry.name, security, own
         local.objects.append(old)
@@ -241,37 +251,13 @@ def _add_entry(
             return number
         local.unchanged += same
         local.changed += not same
-        old.mode, old.uid, old.gid, old.flags = node.mode, node.uid, node.gid, node.flags
-        old.device, old.target = node.device, node.target
-        old.accessed_ns, old.created_ns = node.accessed_ns, node.created_ns
-        old.changed_ns = node.changed_ns
+        copy_attributes(old, node)
         old.short_name, old.name_flags = entry.short_name, entry.name_flags
         old.name_times = entry.name_times
         local.sign(old)
         return number
-    obj = NodeObject(
-        number,
-        KINDS[node.kind],
-        scan.volume,
-        parent,
-        entry.name,
-        node.size,
-        node.mode,
-        node.uid,
-        node.gid,
-        node.modified_ns,
-        node.accessed_ns,
-        node.changed_ns,
-        node.created_ns,
-        node.flags,
-        node.device,
-        node.target,
-        security,
-        source,
-        0,
-        entry.short_name,
-        entry.name_flags,
-    )
+    obj = scan.object_of(node, parent, entry.name, security)
+    obj.short_name, obj.name_flags = entry.short_name, entry.name_flags
     if scan.has_streams:
         obj.name_times, obj.xattrs = entry.name_times, own
         if is_blank:
@@ -295,10 +281,10 @@ def _split_security(
     return 0, xattrs
 
 
-def _is_unread(local: LocalSet, old: NodeObject, entry: Entry) -> bool:
+def _is_unread(scan: TreeScan, old: NodeObject, entry: Entry) -> bool:
     """Return whether the content is that of `old`, by all that is known without reading it."""
     node = entry.node
-    if old.kind != KINDS[node.kind] or old.number in local.previous.stale:
+    if old.kind != KINDS[node.kind] or old.number in scan.stale:
         return False
     if old.size != node.size or old.modified_ns != node.modified_ns:
         return False
@@ -306,12 +292,13 @@ def _is_unread(local: LocalSet, old: NodeObject, entry: Entry) -> bool:
         return False
     changed_ns = node.changed_ns
     if changed_ns is not None:
-        return old.changed_ns == changed_ns < local.previous.started_ns - RACY_NS
+        return old.changed_ns == changed_ns < scan.settled_before_ns
+    previous = scan.local.previous
     return node.kind == Kind.DIRECTORY or (
         old.name == entry.name
         and old.created_ns == node.created_ns
-        and local.previous.directories.get(old.parent) == entry.parent
-        and node.modified_ns < local.previous.started_ns - RACY_WITHOUT_ZONE_NS
+        and previous.directories.get(old.parent) == entry.parent
+        and node.modified_ns < previous.started_ns - RACY_WITHOUT_ZONE_NS
     )
 
 
@@ -322,21 +309,7 @@ def _has_same_streams(old: NodeObject, node: Node) -> bool:
     )
 
 
-def _has_same_attributes(local: LocalSet, old: NodeObject, entry: Entry) -> bool:
-    """Return whether everything but the time of the last access is as it was."""
-    node = entry.node
-    return (
-        old.mode == node.mode
-        and old.flags == node.flags
-        and old.uid == node.uid
-        and old.gid == node.gid
-        and old.changed_ns == node.changed_ns
-        and old.created_ns == node.created_ns
-        and old.device == node.device
-        and old.target == node.target
-        and old.short_name == entry.short_name
-        and old.name_flags == entry.name_flags
-        and old.name_times == entry.name_times
-        and (local.previous.xattrs[old.security] if old.security else ()) + old.xattrs
-        == node.xattrs
-    )
+def _xattrs_of(local: LocalSet, old: NodeObject) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the attributes that a node had, those of its security object first."""
+    shared = local.previous.xattrs[old.security] if old.security else ()
+    return shared + old.xattrs if old.xattrs else shared

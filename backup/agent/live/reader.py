@@ -15,11 +15,12 @@ import stat
 from collections.abc import Callable
 
 from backup.agent.live.linux import birth_time_ns_of, data_extents, file_extents, inode_flags
-from backup.agent.local_set import SLICE_SIZE, Facts, Loaded
+from backup.agent.live.nodes import node_of
+from backup.agent.local_set import SLICE_SIZE, Loaded
 from backup.agent.regions import Ranges, iter_pieces, regions_of
 from backup.objects.model import BackupObject, NodeObject, Region
 from fsdrivers.ext.format.flags import RESTORED_INODE_FLAGS
-from fsdrivers.volume import Node
+from fsdrivers.volume import Kind, Node, copy_attributes
 
 ATTEMPTS = 3
 PATH_LIMIT = 4000  # bytes; PATH_MAX is 4096
@@ -151,18 +152,10 @@ def _load_ranges(descriptor: int, obj: NodeObject, ranges: Ranges) -> Loaded:
         obj.modified_ns,
         obj.changed_ns,
     )
-    flags = inode_flags(descriptor) & KEPT_FLAGS
-    facts = Facts(
-        obj.size,
-        obj.mode,
-        obj.uid,
-        obj.gid,
-        obj.modified_ns,
-        obj.accessed_ns or 0,
-        obj.changed_ns or 0,
-        flags,
-        birth_time_ns_of(descriptor),
-    )
+    facts = Node(obj.number, Kind.FILE)
+    copy_attributes(facts, obj)
+    facts.flags = inode_flags(descriptor) & KEPT_FLAGS
+    facts.created_ns = birth_time_ns_of(descriptor)
     return Loaded(chunks, None, facts, "" if is_same else CHANGED)
 
 
@@ -185,16 +178,10 @@ def _same(before: os.stat_result, after: os.stat_result) -> bool:
     )
 
 
-def _facts(descriptor: int, status: os.stat_result, size: int) -> Facts:
+def _facts(descriptor: int, status: os.stat_result, size: int) -> Node:
     """Return the attributes of the file as it was read."""
-    return Facts(
-        size,
-        status.st_mode & 0o7777,
-        status.st_uid,
-        status.st_gid,
-        status.st_mtime_ns,
-        status.st_atime_ns,
-        status.st_ctime_ns,
-        inode_flags(descriptor) & KEPT_FLAGS,
-        birth_time_ns_of(descriptor),
-    )
+    facts = node_of(status)
+    facts.size = size
+    facts.flags = inode_flags(descriptor) & KEPT_FLAGS
+    facts.created_ns = birth_time_ns_of(descriptor)
+    return facts

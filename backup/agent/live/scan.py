@@ -24,26 +24,18 @@ from backup.agent.live.linux import (
     placed_extents,
     project_of,
 )
+from backup.agent.live.nodes import KIND_OF_FORMAT, node_of
 from backup.agent.live.reader import KEPT_FLAGS, PATH_LIMIT, LiveReader, open_unread
-from backup.agent.local_set import LocalSet, TreeScan, Xattrs
-from backup.agent.volume_scan import BLANK_FILE, PLACED_FILE, PLACED_FILES, RACY_NS
+from backup.agent.local_set import KINDS, LocalSet, TreeScan, Xattrs
+from backup.agent.volume_scan import BLANK_FILE, PLACED_FILE, PLACED_FILES
 from backup.objects.content import PIECE_SIZE
-from backup.objects.model import MarkerObject, NodeObject, ObjectKind, Plain, Region, VolumeObject
+from backup.objects.model import MarkerObject, NodeObject, Plain, Region, VolumeObject
 from fsdrivers.ext.format.flags import RoCompat
 from fsdrivers.ext.xattrs import project_xattr
+from fsdrivers.volume import Kind
 
 SWAP_HEADER_SIZE = 4096  # bytes kept of a swap file: its header with UUID and label
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-KIND_OF_FORMAT = {
-    stat.S_IFDIR: ObjectKind.DIRECTORY,
-    stat.S_IFREG: ObjectKind.FILE,
-    stat.S_IFLNK: ObjectKind.SYMLINK,
-    stat.S_IFCHR: ObjectKind.CHARACTER_DEVICE,
-    stat.S_IFBLK: ObjectKind.BLOCK_DEVICE,
-    stat.S_IFIFO: ObjectKind.FIFO,
-    stat.S_IFSOCK: ObjectKind.SOCKET,
-}
 
 
 class LiveScan:
@@ -77,7 +69,6 @@ class LiveScan:
         self.blank_files: list[int] = []
         self.placed_files: dict[int, list[Plain]] = {}  # extents by object number
         self.device = 0
-        self._is_racy_from = local.previous.started_ns - RACY_NS
         features = volume.description.get("feature_ro_compat")
         self._has_projects = isinstance(features, int) and bool(features & RoCompat.PROJECT)
 
@@ -150,12 +141,11 @@ class LiveScan:
         self, parent: int, name: bytes, status: os.stat_result, path: bytes, is_mount_point: bool
     ) -> int:
         """Add a name; return its object number, 0 for a further name of a known object."""
-        local, scan = self.local, self.scan
+        scan = self.scan
         # A mounted filesystem numbers its inodes itself: only the place is of this volume.
         source = 0 if is_mount_point else status.st_ino
-        mode = status.st_mode
-        kind = KIND_OF_FORMAT[stat.S_IFMT(mode)]
-        if status.st_nlink > 1 and kind is not ObjectKind.DIRECTORY:
+        kind = KIND_OF_FORMAT[stat.S_IFMT(status.st_mode)]
+        if status.st_nlink > 1 and kind is not Kind.DIRECTORY:
             first = scan.seen.get(source)
             if first is not None:
                 scan.add_link(first, parent, name, source)
@@ -166,18 +156,18 @@ class LiveScan:
         old = scan.previous.nodes.pop(source, None)
         if (
             old is not None
-            and old.changed_ns == status.st_ctime_ns < self._is_racy_from
+            and old.changed_ns == status.st_ctime_ns < scan.settled_before_ns
             and old.modified_ns == status.st_mtime_ns
-            and old.kind is kind
-            and (kind is not ObjectKind.FILE or old.size == status.st_size)
-            and old.number not in local.previous.stale
+            and old.kind is KINDS[kind]
+            and (kind is not Kind.FILE or old.size == status.st_size)
+            and old.number not in scan.stale
         ):
             number = self._take_over(old, parent, name, status.st_atime_ns)
         else:
-            number = self._add_new(parent, name, status, path, kind, source, old)
+            number = self._add_new(parent, name, status, path, source, old)
         if is_shared:
             scan.seen[source] = number
-        if name in PLACED_FILES and kind is ObjectKind.FILE:
+        if name in PLACED_FILES and kind is Kind.FILE:
             self._note_place(number, path, status.st_size)
         return number
 
@@ -216,52 +206,28 @@ class LiveScan:
         name: bytes,
         status: os.stat_result,
         path: bytes,
-        kind: ObjectKind,
         source: int,
         old: NodeObject | None,
     ) -> int:
         """Add an object that is new or changed; return its number."""
         local = self.local
         xattrs = _read_xattrs(path)
-        if self._has_projects and kind in (ObjectKind.FILE, ObjectKind.DIRECTORY):
+        node = node_of(status)
+        node.number = source
+        if self._has_projects and node.kind in (Kind.FILE, Kind.DIRECTORY):
             xattrs = _with_project(path, xattrs)
         security = local.security_number(xattrs) if xattrs else 0
-        number = len(local.objects) + 1
-        is_device = kind in (ObjectKind.CHARACTER_DEVICE, ObjectKind.BLOCK_DEVICE)
-        device = (os.major(status.st_rdev), os.minor(status.st_rdev)) if is_device else (0, 0)
-        target, size, created_ns = b"", 0, None
-        if kind is ObjectKind.FILE:
-            size = status.st_size
-        elif kind is ObjectKind.SYMLINK:
-            target = os.readlink(path)  # noqa: PTH115 (pathlib is no home for any bytes)
-            size = len(target)
-        if kind not in (ObjectKind.FILE, ObjectKind.DIRECTORY) or not size:
-            created_ns = birth_time_ns(path)
-        obj = NodeObject(
-            number,
-            kind,
-            self.scan.volume,
-            parent,
-            name,
-            size,
-            status.st_mode & 0o7777,
-            status.st_uid,
-            status.st_gid,
-            status.st_mtime_ns,
-            status.st_atime_ns,
-            status.st_ctime_ns,
-            created_ns,
-            0,
-            device,
-            target,
-            security,
-            source,
-        )
+        if node.kind is Kind.SYMLINK:
+            node.target = os.readlink(path)  # noqa: PTH115 (pathlib takes no bytes)
+            node.size = len(node.target)
+        if not node.size or node.kind is not Kind.FILE:
+            node.created_ns = birth_time_ns(path)
+        obj = self.scan.object_of(node, parent, name, security)
         if self.swap_files and (self.device, source) in self.swap_files:
             self._add_blank(obj, old)
         else:
             self.scan.add_new(obj, old, None)
-        return number
+        return obj.number
 
     def _add_blank(self, obj: NodeObject, old: NodeObject | None) -> None:
         """Add a swap file: its header is kept, the rest is allocated and reads as zeros."""
