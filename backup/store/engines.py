@@ -11,8 +11,11 @@ SQLite: one file in write-ahead mode, shared by a server and by local programs a
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
+import tempfile
 import time
+import weakref
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, MetaData, create_engine, event
@@ -25,9 +28,14 @@ BUSY_TIMEOUT_S = 60.0
 
 
 def open_sqlite(path: Path) -> Engine:
-    """Return the engine of a SQLite file; nothing is read or written yet."""
+    """Return the engine of a SQLite file; nothing is read or written yet.
+
+    SQLite cannot read a file in write-ahead mode where it cannot write beside it.  So of a file on
+    a read-only filesystem a copy is opened, which lives as long as the engine.
+    """
+    borrowed = _writable_copy(path) if os.statvfs(path.parent).f_flag & os.ST_RDONLY else None
     engine = create_engine(
-        URL.create("sqlite", database=str(path)),
+        URL.create("sqlite", database=str(path if borrowed is None else borrowed)),
         pool_size=4,
         max_overflow=64,
         connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
@@ -35,7 +43,19 @@ def open_sqlite(path: Path) -> Engine:
     event.listen(engine, "connect", _set_up_connection)
     event.listen(engine, "begin", _begin)
     event.listen(engine, "handle_error", _raise_full)
+    if borrowed is not None:
+        weakref.finalize(engine, shutil.rmtree, borrowed.parent, ignore_errors=True)
     return engine
+
+
+def _writable_copy(path: Path) -> Path:
+    """Return a copy of a SQLite file and its log in a directory of its own."""
+    with translated_errors(f"copying the catalogue {path}"):
+        directory = Path(tempfile.mkdtemp(prefix="rebuildkit-"))
+        for name in (path.name, f"{path.name}-wal"):
+            if (source := path.with_name(name)).exists():
+                shutil.copyfile(source, directory / name)
+    return directory / path.name
 
 
 def copy_sqlite(path: Path, copy: Path) -> None:

@@ -136,6 +136,21 @@ class UserFiles(Protocol):
         next sweep.
         """
 
+    def set_aside(self, kind: Kind, names: Iterable[str], now_s: float) -> None:
+        """Take files out of sight without deleting them; hold `exclusive`.
+
+        `now_s`: seconds since 1970, kept with them for `delete_set_aside`.
+        """
+
+    def bring_back(self, kind: Kind, names: Iterable[str]) -> None:
+        """Let files that were set aside be seen again; hold `exclusive`.
+
+        Files that are not there, or that have been placed anew since, are passed over.
+        """
+
+    def delete_set_aside(self, before_s: float) -> None:
+        """Delete what was set aside before this time, seconds since 1970; hold `exclusive`."""
+
     def delete_abandoned(self) -> None:
         """Delete what killed processes never placed; hold `exclusive`."""
 

@@ -3,6 +3,7 @@
 
     <root>/<user>/packs/<first two digits>/<SHA-256, hex>
     <root>/<user>/tables/<data set id, hex>
+    <root>/<user>/set-aside/<kind>-<name>  what no row lists, until it is deleted for good
     <root>/<user>/incoming/<random>        files being received
     <root>/<user>/lock                     what `DirectoryLocks` locks
 
@@ -12,6 +13,7 @@ A file is written to `incoming`, fsynced, renamed, and the directory fsynced.  A
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -95,6 +97,7 @@ class DirectoryFiles:
         self._packs = root / "packs"
         self._tables = root / "tables"
         self._incoming = root / "incoming"
+        self._set_aside = root / "set-aside"
 
     def make_directories(self) -> None:
         """Make what is missing; the lock comes last, so that it tells that all is there."""
@@ -174,6 +177,32 @@ class DirectoryFiles:
         """See `backup.store.files.UserFiles`."""
         for name in names:
             _delete(Path(self.path_of(kind, name)))
+
+    def set_aside(self, kind: Kind, names: Iterable[str], now_s: float) -> None:
+        """See `backup.store.files.UserFiles`."""
+        with translated_errors(f"setting a {kind.value} aside"):
+            for name in names:
+                target = self._set_aside / f"{kind.value}-{name}"
+                self._set_aside.mkdir(mode=0o700, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    Path(self.path_of(kind, name)).replace(target)
+                    os.utime(target, (now_s, now_s))
+
+    def bring_back(self, kind: Kind, names: Iterable[str]) -> None:
+        """See `backup.store.files.UserFiles`."""
+        with translated_errors(f"bringing a {kind.value} back"):
+            for name in names:
+                place = Path(self.path_of(kind, name))
+                if not place.exists():
+                    with contextlib.suppress(FileNotFoundError):
+                        (self._set_aside / f"{kind.value}-{name}").replace(place)
+
+    def delete_set_aside(self, before_s: float) -> None:
+        """See `backup.store.files.UserFiles`."""
+        with translated_errors("sweeping the store"), contextlib.suppress(FileNotFoundError):
+            for path in self._set_aside.iterdir():
+                if path.stat().st_mtime < before_s:
+                    _delete(path)
 
     def delete_abandoned(self) -> None:
         """See `backup.store.files.UserFiles`."""

@@ -2,8 +2,8 @@
 """One user's repository in a store: the order of files and rows.
 
 Crash safety rests on one order: files before rows, rows before deletes.  A process killed
-between the two leaves files that no row lists, never a row without its file; `sweep` deletes
-such files at the next start.
+between the two leaves files that no row lists, never a row without its file; `sweep` sets
+such files aside at the next start, and deletes them after a grace period.
 
 Each user has files of their own.  Packs of different users never meet: nobody can find out by
 sending a pack whether someone else has it.
@@ -48,6 +48,9 @@ from backup.store.files import (
 
 PENDING_PACKS_AGE_S = 30 * 24 * 3600
 """How long packs that no data set lists wait for the run that goes on with them."""
+
+GRACE_S = 7 * 24 * 3600
+"""How long files that no row lists are kept before they are deleted."""
 
 _COPY_SIZE = 4 << 20
 
@@ -263,7 +266,12 @@ class StoredRepository:
         return committed.info
 
     def sweep(self, now_s: float | None = None) -> None:
-        """Delete what killed processes left, and pending packs that waited for too long."""
+        """Put in order what killed processes left, and pending packs that waited for too long.
+
+        What no row lists is set aside for `GRACE_S` before it is deleted: it is next to nothing
+        after a kill, and everything after the catalogue was lost or an older copy put in its
+        place.  What is listed and was set aside comes back.
+        """
         now_s = time.time() if now_s is None else now_s
         stale_ns = int((now_s - PENDING_PACKS_AGE_S) * 1e9)
         with self._locks.exclusive():
@@ -271,7 +279,10 @@ class StoredRepository:
             packs = {digest.hex() for digest in self._catalogue.known_packs(self._user_id)}
             tables = {info.id for info in self._catalogue.data_sets(self._user_id)}
             for kind, listed in ((Kind.PACK, packs), (Kind.TABLE, tables)):
-                self._files.delete(kind, set(self._files.names(kind)) - listed)
+                present = set(self._files.names(kind))
+                self._files.bring_back(kind, listed - present)
+                self._files.set_aside(kind, present - listed, now_s)
+            self._files.delete_set_aside(now_s - GRACE_S)
             self._files.delete_abandoned()
 
     def _find_committed(self, new: NewDataSet) -> DataSetInfo | None:

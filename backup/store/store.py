@@ -6,13 +6,17 @@ The server and local programs use it alike.  `backup.store.local` opens the one 
 
 from __future__ import annotations
 
+import contextlib
 import hmac
+from collections.abc import Callable
 from typing import Self
 
 from backup.objects import keys
 from backup.repository import (
     AlreadyRegisteredError,
     NotAuthorisedError,
+    StoreDamagedError,
+    StoreFullError,
     check_login_secret,
     normalise_name,
 )
@@ -25,17 +29,25 @@ from backup.store.repository import StoredRepository
 class Store:
     """Users and their repositories.  See `backup.repository.RepositoryHost`."""
 
-    def __init__(self, catalogue: Catalogue, storage: Storage, place: str) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        storage: Storage,
+        place: str,
+        keep_copy: Callable[[], None] = lambda: None,
+    ) -> None:
         """Only store.
 
         Args:
             catalogue: who and what is here; the store's from now on.
             storage: the back end for files and locks.
             place: what people call this store, for messages.
+            keep_copy: copies the catalogue if the last copy has become old.
         """
         self._catalogue = catalogue
         self._storage = storage
         self._place = place
+        self._keep_copy = keep_copy
 
     def __enter__(self) -> Self:
         return self
@@ -122,5 +134,8 @@ class Store:
 
     def _swept(self, record: UserRecord) -> StoredRepository:
         repository = self._repository(record)
-        repository.sweep()
+        # Order is kept where it can be: a store that is full or read-only can still be read.
+        with contextlib.suppress(StoreFullError, StoreDamagedError):
+            repository.sweep()
+            self._keep_copy()
         return repository

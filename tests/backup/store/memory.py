@@ -32,6 +32,7 @@ class MemoryFiles:
 
     def __init__(self) -> None:
         self._files: dict[Kind, dict[str, bytes]] = {kind: {} for kind in Kind}
+        self._set_aside: dict[tuple[Kind, str], tuple[float, bytes]] = {}
 
     def receive(self, *, is_hashed: bool) -> MemoryIncomingFile:
         return MemoryIncomingFile(self, is_hashed=is_hashed)
@@ -57,6 +58,20 @@ class MemoryFiles:
     def delete(self, kind: Kind, names: Iterable[str]) -> None:
         for name in names:
             self._files[kind].pop(name, None)
+
+    def set_aside(self, kind: Kind, names: Iterable[str], now_s: float) -> None:
+        for name in names:
+            if (data := self._files[kind].pop(name, None)) is not None:
+                self._set_aside[kind, name] = now_s, data
+
+    def bring_back(self, kind: Kind, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self._files[kind] and (found := self._set_aside.pop((kind, name), None)):
+                self._files[kind][name] = found[1]
+
+    def delete_set_aside(self, before_s: float) -> None:
+        for key in [key for key, (time_s, _) in self._set_aside.items() if time_s < before_s]:
+            del self._set_aside[key]
 
     def delete_abandoned(self) -> None:
         """Nothing to do: what was not placed dies with its process."""

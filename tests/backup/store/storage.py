@@ -217,6 +217,25 @@ class StorageSuite(ABC):
         assert sorted(files.names(kind)) == sorted(names[1::2])
         assert files.sizes(kind, names) == {names[n]: n % 5 for n in range(1, 300, 2)}
 
+    def test_what_is_set_aside_comes_back_or_goes(self, files: UserFiles, locks: UserLocks) -> None:
+        """Out of sight at once, back when asked for, deleted when its time is over."""
+        for number in range(3):
+            put(files, Kind.PACK, name_of(number), b"%d" % number)
+        put(files, Kind.TABLE, name_of(0), b"a table")
+        with locks.exclusive():
+            files.set_aside(Kind.PACK, [name_of(0), name_of(9)], 1000.0)
+            files.set_aside(Kind.PACK, [name_of(1)], 2000.0)
+        assert set(files.names(Kind.PACK)) == {name_of(2)}
+        put(files, Kind.PACK, name_of(1), b"placed anew")
+        with locks.exclusive():
+            files.bring_back(Kind.PACK, [name_of(1), name_of(8)])
+            files.delete_set_aside(1000.5)
+            files.bring_back(Kind.PACK, [name_of(0)])
+
+        assert set(files.names(Kind.PACK)) == {name_of(1), name_of(2)}
+        assert files.read(Kind.PACK, name_of(1), 0, 11) == b"placed anew"
+        assert files.read(Kind.TABLE, name_of(0), 0, 7) == b"a table"
+
     def test_file_being_received_is_not_abandoned(self, files: UserFiles, locks: UserLocks) -> None:
         """Sweeping leaves what a living process is receiving, and everything placed."""
         put(files, Kind.PACK, name_of(1), b"placed")

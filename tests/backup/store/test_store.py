@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import time
@@ -22,8 +23,9 @@ from backup.repository import (
     StoreDamagedError,
     StoreFullError,
 )
+from backup.store.engines import copy_sqlite
 from backup.store.local import open_repository, open_store
-from backup.store.repository import PENDING_PACKS_AGE_S, StoredRepository
+from backup.store.repository import GRACE_S, PENDING_PACKS_AGE_S, StoredRepository
 from tests.backup.repositories import SECRET, digest_of, key_file, make_pack, make_table
 
 
@@ -97,7 +99,7 @@ def test_a_catalogue_that_is_none(tmp_path: Path) -> None:
 
 
 def test_sweep_deletes_what_no_row_lists(tmp_path: Path, repository: StoredRepository) -> None:
-    """Files that a killed process left go; everything that is listed stays."""
+    """Files that a killed process left go after the grace period; what is listed stays."""
     data, digest = make_pack()
     pending, pending_digest = make_pack()
     repository.put_pack("host", data)
@@ -111,7 +113,10 @@ def test_sweep_deletes_what_no_row_lists(tmp_path: Path, repository: StoredRepos
     (root / "tables" / ("0" * 32)).write_bytes(b"a table without a row")
     (root / "incoming" / "abandoned").write_bytes(b"half a pa")
     repository.sweep()
+    assert len(list((root / "set-aside").iterdir())) == 2
+    repository.sweep(time.time() + GRACE_S + 60)
 
+    assert not list((root / "set-aside").iterdir())
     assert files_of(tmp_path) == before == {digest.hex(), pending_digest.hex(), info.id}
 
 
@@ -236,3 +241,77 @@ def test_full_filesystem(tmp_path: Path) -> None:
             assert repository.data_sets() == [info]
     finally:
         subprocess.run(["umount", mount], check=True)
+
+
+def test_lost_catalogue_costs_no_file(tmp_path: Path) -> None:
+    """Without its catalogue a store is refused untouched, and with a copy of it it is whole."""
+    directory = tmp_path / "store"
+    with open_store(directory, create=True) as store:
+        store.register("user", key_file(), SECRET)
+        repository = store.login("user", SECRET)
+        data, digest = make_pack()
+        repository.put_pack("host", data)
+        info = repository.commit("host", make_table(), [digest], 2)
+    with open_repository(directory, "user"):
+        pass  # a day later, as far as the copy is concerned: there was none of this state
+    copy = directory / "catalogue-copy.db"
+    os.utime(copy, (0, 0))
+    with open_repository(directory, "user"):
+        pass
+    for name in ("catalogue.db", "catalogue.db-wal", "catalogue.db-shm"):
+        (directory / name).unlink(missing_ok=True)
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    for create in (False, True):
+        with pytest.raises(StoreDamagedError, match=r"catalogue.db is missing.*catalogue-copy"):
+            open_store(directory, create=create)
+    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
+    shutil.copyfile(copy, directory / "catalogue.db")
+
+    with open_repository(directory, "user") as repository:
+        assert repository.data_sets() == [info]
+        assert repository.read_pack(digest, 0, len(data)) == data
+
+
+def test_older_catalogue_deletes_nothing_newer(tmp_path: Path) -> None:
+    """Data sets that an older catalogue does not know are set aside, and come back with it."""
+    directory = tmp_path / "store"
+    with open_store(directory, create=True) as store:
+        store.register("user", key_file(), SECRET)
+        older = (directory / "catalogue.db").with_name("older")
+        copy_sqlite(directory / "catalogue.db", older)
+        repository = store.login("user", SECRET)
+        data, digest = make_pack()
+        repository.put_pack("host", data)
+        info = repository.commit("host", make_table(), [digest], 2)
+    copy_sqlite(directory / "catalogue.db", directory / "newer")
+    shutil.copyfile(older, directory / "catalogue.db")
+    with open_repository(directory, "user") as repository:
+        assert repository.data_sets() == []
+    shutil.copyfile(directory / "newer", directory / "catalogue.db")
+
+    with open_repository(directory, "user") as repository:
+        assert repository.data_sets() == [info]
+        assert repository.read_pack(digest, 0, len(data)) == data
+
+
+@pytest.mark.root
+def test_read_only_store_is_read(tmp_path: Path) -> None:
+    """A store on a read-only mount is listed and read, also with a log that is not written back;
+    writing to it says what is wrong."""
+    directory = tmp_path / "store"
+    with make_repository(directory) as repository:
+        data, digest = make_pack()
+        repository.put_pack("host", data)
+        info = repository.commit("host", make_table(), [digest], 2)
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    subprocess.run(["mount", "--bind", str(directory), str(mounted)], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(mounted)], check=True)
+        with open_repository(mounted, "user", SECRET) as repository:
+            assert repository.data_sets() == [info]
+            assert repository.read_pack(digest, 0, len(data)) == data
+            with pytest.raises(StoreDamagedError, match="Read-only file system"):
+                repository.put_pack("host", make_pack()[0])
+    finally:
+        subprocess.run(["umount", str(mounted)], check=True)
