@@ -106,7 +106,6 @@ def test_machine_with_older_filesystem_comes_back(scenario: Scenario, filesystem
         pytest.param("mbr", "bios", "ahci", "usb", id="bios-ahci-from-stick"),
         pytest.param("gpt", "uefi", "ahci", "cd", id="uefi-ahci"),
         pytest.param("gpt", "uefi", "usb", "usb", id="uefi-usb-from-stick"),
-        pytest.param("mbr", "bios", "sd", "cd", id="bios-sd-card"),
     ],
 )
 def test_machine_with_generic_kernel_comes_back(
