@@ -341,6 +341,22 @@ def test_too_small_a_disk_is_refused(case: Case, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_sd_card_is_a_target_like_any_other(case: Case, tmp_path: Path) -> None:
+    """A card, which the kernel names in `uevent` alone, is offered, restored and equal."""
+    card = blank(tmp_path / "card.img", 64 * MIB)
+    config = MachineConfig(disks=(Disk(card, bus="sd"),), disc=case.disc)
+
+    with started(config, "sd-card") as machine:
+        log_in(machine)
+        machine.wait_for(CONFIRM, STEP_S)
+        machine.send("mmcblk0\r")
+        machine.wait_for(marks.pattern("complete"), RESTORE_S)
+        machine.wait_for(END, STEP_S)
+
+    assert differences(case, card) == []
+
+
+@pytest.mark.slow
 def test_answers_on_the_disc_leave_only_id_and_password(case: Case, tmp_path: Path) -> None:
     """Target, layout and end come from answer file and kernel arguments; all is verified."""
     answers = tmp_path / "answers.json"
