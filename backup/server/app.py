@@ -36,6 +36,7 @@ from backup.repository import (
     TooManyAttemptsError,
     normalise_name,
 )
+from backup.server import openapi
 from backup.server.bodies import (
     Body,
     json_response,
@@ -93,6 +94,7 @@ class Api:
         self._router = Router(
             [
                 Route(f"{api}/health", self.health, methods=["GET"]),
+                Route(openapi.PATH, self.openapi, methods=["GET"]),
                 Route(f"{api}/login-parameters/{{user}}", self.login_parameters, methods=["GET"]),
                 Route(f"{api}/register", self.register, methods=["POST"]),
                 Route(f"{api}/login", self.login, methods=["POST"]),
@@ -152,6 +154,8 @@ class Api:
             sentence = f"there is no {request.method} at this path"
             status, body = error.status_code, wire.pack_json({"error": sentence, "kind": kind})
             headers.update(error.headers or {})
+            if status == 405:
+                headers["Allow"] = ", ".join(self._methods_at(request.url.path))
         elif isinstance(error, RepositoryError):
             status, body = wire.pack_error(error)
             if status == 401:
@@ -172,9 +176,22 @@ class Api:
             self._report(f"error: {request.method} {request.url.path}: {name}{reason}")
         return Response(body, status, headers, media_type="application/json")
 
+    def _methods_at(self, path: str) -> list[str]:
+        """Return the methods that a path has, by all its routes."""
+        found: set[str] = set()
+        for route in self._router.routes:
+            assert isinstance(route, Route), "there are no mounts"
+            if route.path_regex.match(path):
+                found.update(route.methods or ())
+        return sorted(found)
+
     async def health(self, request: Request) -> Response:
         """Say that the server runs."""
         return json_response({"status": "ok", "api": 1})
+
+    async def openapi(self, request: Request) -> Response:
+        """Describe the API."""
+        return json_response(openapi.document())
 
     async def login_parameters(self, request: Request) -> Response:
         """Say what deriving the login secret needs."""
