@@ -76,7 +76,7 @@ class FileRecord:
             kind: AttributeType.
             name: UTF-16LE units.
         """
-        return [part for part in self.attributes if part[0] == kind and part[1] == name]
+        return [part for part in self.attributes if part.type == kind and part.name == name]
 
 
 class Mft:
@@ -212,7 +212,7 @@ class Mft:
                 raise CorruptError(f"MFT record {number} continues another", position, 0, base)
             raise CorruptError(f"sequence of MFT record {number}", position, sequence, found)
         for part in attributes:
-            if part[0] == _LIST:
+            if part.type == _LIST:
                 attributes = self._gather(number, attributes)
                 break
         return FileRecord(number, found, links, flags, attributes)

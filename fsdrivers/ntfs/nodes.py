@@ -130,19 +130,19 @@ class NodeReader:
         """
         attributes = file.attributes
         first = attributes[0] if attributes else None
-        if first is None or first[0] != _STANDARD_INFORMATION or first[8] < _OLD_SIZE:
+        if first is None or first.type != _STANDARD_INFORMATION or first.value_length < _OLD_SIZE:
             position = self._mft.record_position(file.number)
             raise CorruptError(f"MFT record {file.number} has no information", position)
         owner = security_id = 0
-        if first[8] >= _NEW_SIZE:
+        if first.value_length >= _NEW_SIZE:
             (
                 created, modified, changed, accessed, flags, maximum_versions, version, class_id,
                 owner, security_id, _, _,
-            ) = _unpack_new(first[4], first[7])  # fmt: skip
+            ) = _unpack_new(first.record, first.value_start)  # fmt: skip
         else:
             (
                 created, modified, changed, accessed, flags, maximum_versions, version, class_id,
-            ) = _unpack_old(first[4], first[7])  # fmt: skip
+            ) = _unpack_old(first.record, first.value_start)  # fmt: skip
         is_directory = file.flags & _DIRECTORY
         node = Node(
             file.number,
@@ -157,18 +157,21 @@ class NodeReader:
         )
         others: list[Attribute] = []
         for part in attributes:
-            kind = part[0]
+            kind = part.type
             if kind == _FILE_NAME:
-                if part[8] >= FileName.SIZE and part[4][part[7] + _NAMESPACE_AT] != _DOS:
+                if (
+                    part.value_length >= FileName.SIZE
+                    and part.record[part.value_start + _NAMESPACE_AT] != _DOS
+                ):
                     node.links += 1
-            elif kind == _DATA and not part[1] and not part[2] & _KEPT_FLAGS:
-                if part[7] >= 0:
-                    node.size = part[8]
+            elif kind == _DATA and not part.name and not part.flags & _KEPT_FLAGS:
+                if part.value_start >= 0:
+                    node.size = part.value_length
                 else:
-                    lowest_vcn, allocated, size = _unpack_sizes(part[4], part[5])
+                    lowest_vcn, allocated, size = _unpack_sizes(part.record, part.start)
                     if not lowest_vcn:
                         node.size = size if size <= allocated else self._bad_size(file, size)
-            elif kind == _DESCRIPTOR and (security_id or part[7] >= 0):
+            elif kind == _DESCRIPTOR and (security_id or part.value_start >= 0):
                 if not security_id:  # one of its own, as before version 3
                     node.xattrs = self._own_acl(part)
             elif kind in _KNOWN_KINDS:
@@ -204,7 +207,7 @@ class NodeReader:
         Raises:
             CorruptError: as `node`.
         """
-        kept = [part for part in file.attributes if part[0] in _FRAME_KINDS]
+        kept = [part for part in file.attributes if part.type in _FRAME_KINDS]
         return self.node(FileRecord(file.number, file.sequence, file.links, file.flags, kept))
 
     def name_times(self, file: FileRecord, parent: int, units: bytes) -> NameTimes | None:
@@ -216,12 +219,12 @@ class NodeReader:
             units: the name.
         """
         for part in file.attributes:
-            if part[0] == _FILE_NAME and part[8] >= FileName.SIZE:
+            if part.type == _FILE_NAME and part.value_length >= FileName.SIZE:
                 (
                     reference, created, modified, changed, accessed, _, _, _, _, length, _,
-                ) = _unpack_name(part[4], part[7])  # fmt: skip
-                start = part[7] + FileName.SIZE
-                if part[4][start : start + 2 * length] == units and not (
+                ) = _unpack_name(part.record, part.value_start)  # fmt: skip
+                start = part.value_start + FileName.SIZE
+                if part.record[start : start + 2 * length] == units and not (
                     (reference ^ parent) & REFERENCE_MASK
                 ):
                     return (

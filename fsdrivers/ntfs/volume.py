@@ -241,17 +241,19 @@ class NtfsVolume:
         names: list[IndexedName] = []
         dos_names: dict[int, IndexedName] = {}
         for item in iter_names(self.mft, self.mft.file(parent)):
-            number = item[0] & REFERENCE_MASK
+            number = item.reference & REFERENCE_MASK
             if number <= _LAST_SYSTEM_RECORD:
                 continue
-            if item[1] == _DOS:
+            if item.namespace == _DOS:
                 dos_names[number] = item
             else:
                 names.append(item)
-        long_names = {item[0] & REFERENCE_MASK for item in names if item[1] == Namespace.WIN32}
+        long_names = {
+            item.reference & REFERENCE_MASK for item in names if item.namespace == Namespace.WIN32
+        }
         names += [item for number, item in dos_names.items() if number not in long_names]
         names.sort(key=_record_number)
-        if len({item[0] for item in names}) < len(names):
+        if len({item.reference for item in names}) < len(names):
             names = list(dict.fromkeys(names))  # nodes that were being split hold some twice
         return names, dos_names
 
@@ -394,7 +396,7 @@ class NtfsVolume:
 
 def _record_number(item: IndexedName) -> int:
     """Return the record that a name leads to."""
-    return item[0] & REFERENCE_MASK
+    return item.reference & REFERENCE_MASK
 
 
 def open_volume(device: Device) -> NtfsVolume:

@@ -50,7 +50,11 @@ def guess_geometry(samples: Iterable[tuple[int, bytes]]) -> Geometry:
     25 years reports.
     """
     decoded = [(lba, *decode(data)) for lba, data in samples]
-    known = [sample for sample in decoded if sample[1] < LAST_CYLINDER and sample[3]]
+    known = [
+        (lba, cylinder, head, sector)
+        for lba, cylinder, head, sector in decoded
+        if cylinder < LAST_CYLINDER and sector
+    ]
     candidates = [Geometry(), Geometry(16, 63), Geometry(240, 63), Geometry(64, 32)]
     for lba, cylinder, head, sector in known:
         if not cylinder:

@@ -293,8 +293,8 @@ def _place_header(
         slack = max(old_sectors - 1 - length - (old.last_usable_lba + 1), 0)
     end = min(high, max([high - slack, *ends]))
 
-    table = (entries_lba, entries_lba + length)
-    is_hit = any(start < table[1] and table[0] < stop for start, stop in ranges)
+    entries_end = entries_lba + length
+    is_hit = any(start < entries_end and entries_lba < stop for start, stop in ranges)
     if is_hit or min([first, *starts]) < first or max([end, *ends]) > end or end <= first:
         needed = (max([first, *ends]) + length + 1) * sector_size
         raise NoSpaceError("both copies of the GPT", needed, disk_sectors * sector_size)

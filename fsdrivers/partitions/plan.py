@@ -105,11 +105,10 @@ def _check_pair(entry: PartitionEntry, other: PartitionEntry, places: Places) ->
 
 def _check_inside(number: int, place: tuple[int, int], container: tuple[int, int]) -> None:
     """Raise unless a logical partition lies in its extended one."""
-    if place[0] < container[0] or sum(place) > sum(container):
+    (start, size), (first, room) = place, container
+    if start < first or start + size > first + room:
         raise NoSpaceError(
-            f"logical partition {number} in its extended partition",
-            sum(place) - container[0],
-            container[1],
+            f"logical partition {number} in its extended partition", start + size - first, room
         )
 
 

@@ -157,12 +157,12 @@ class DirectoryState:
 
     def position_of(self, index: int) -> int:
         """Return where a slot lies on the volume."""
-        place = (0, 0)
+        at = 0
         for first, position in self._places:
             if first > index:
                 break
-            place = (first, position)
-        return place[1] + (index - place[0]) * SLOT_SIZE
+            at = position + (index - first) * SLOT_SIZE
+        return at
 
     def put(self, start: int, slots: bytes) -> list[Write]:
         """Fill free slots from index `start` with one name.

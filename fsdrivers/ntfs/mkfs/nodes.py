@@ -311,7 +311,7 @@ class NodePlan:
             for lowest, first, stop, length in item.extents(self.lcn_bytes):
                 made.append(Part(item.kind, item.name, lowest, length, (item, first, stop)))
         key = self._key
-        made.sort(key=lambda part: (part[0], key(part[1]), part[2]))
+        made.sort(key=lambda part: (part.kind, key(part.name), part.lowest_vcn))
         return made
 
     def _root_entries_size(self, plan: TreePlan, index: int) -> int:
