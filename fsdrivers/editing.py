@@ -35,7 +35,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from fsdrivers.errors import NotADirectoryError_, NotFoundError
+from fsdrivers.errors import NotFoundError, not_a_directory
 from fsdrivers.volume import Kind, Node, Volume
 
 Clock = Callable[[], int]  # nanoseconds since 1970-01-01 UTC, as time.time_ns
@@ -295,6 +295,5 @@ def find_parent(editor: Editor, path: Sequence[bytes]) -> tuple[int, bytes]:
         raise NotFoundError("the root directory has no name")
     node = find(editor, path[:-1])
     if node.kind is not Kind.DIRECTORY:
-        shown = b"/".join(path[:-1]).decode("utf-8", "backslashreplace")
-        raise NotADirectoryError_(f"{shown}: not a directory")
+        raise not_a_directory(b"/".join(path[:-1]))
     return node.number, path[-1]

@@ -13,11 +13,15 @@ FilesystemError
 ├── IsADirectoryError_          also IsADirectoryError
 └── DirectoryNotEmptyError      a directory to be removed has something in it
 DeviceError(OSError)            the medium failed: position, length, errno
+
+What several drivers refuse has one sentence: the functions at the end make those errors.
 """
 
 from __future__ import annotations
 
 import os
+
+from fsdrivers.printable import printable
 
 
 class FilesystemError(Exception):
@@ -117,3 +121,52 @@ class DeviceError(OSError):
         super().__init__(error, f"cannot {action}{where}: {self.reason}", name)
         self.position = position
         self.length = length
+
+
+def not_found(what: bytes | int) -> NotFoundError:
+    """Return the error for an object that is not there, given by its name or number."""
+    return NotFoundError(f"{_subject(what)}: no such file or directory")
+
+
+def already_exists(name: bytes) -> AlreadyExistsError:
+    """Return the error for a name that is taken."""
+    return AlreadyExistsError(f"{_subject(name)}: already exists")
+
+
+def not_a_directory(what: bytes | int) -> NotADirectoryError_:
+    """Return the error for an object that should have been a directory."""
+    return NotADirectoryError_(f"{_subject(what)}: not a directory")
+
+
+def is_a_directory(what: bytes | int) -> IsADirectoryError_:
+    """Return the error for a directory that should have been something else."""
+    return IsADirectoryError_(f"{_subject(what)}: is a directory")
+
+
+def not_a_file(what: bytes | int) -> IsADirectoryError_:
+    """Return the error for an object without content."""
+    return IsADirectoryError_(f"{_subject(what)}: not a file, so it has no content")
+
+
+def not_empty(name: bytes) -> DirectoryNotEmptyError:
+    """Return the error for a directory that has something in it."""
+    return DirectoryNotEmptyError(f"{_subject(name)}: directory not empty")
+
+
+def one_name_only(what: bytes | int) -> IsADirectoryError_:
+    """Return the error for a directory that should get a second name."""
+    return IsADirectoryError_(f"{_subject(what)}: a directory cannot have a second name")
+
+
+def into_itself(name: bytes) -> InvalidNameError:
+    """Return the error for a directory that should move into itself or below."""
+    return InvalidNameError(f"{_subject(name)}: a directory cannot be moved into itself")
+
+
+def bad_link_target(target: bytes) -> InvalidNameError:
+    """Return the error for what a symbolic link cannot lead to."""
+    return InvalidNameError(f"a link cannot lead to '{printable(target[:80])}'")
+
+
+def _subject(what: bytes | int) -> str:
+    return f"object {what}" if isinstance(what, int) else printable(what)

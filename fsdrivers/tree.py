@@ -12,9 +12,11 @@ from fsdrivers.errors import (
     CorruptError,
     DeviceError,
     IsADirectoryError_,
-    NotADirectoryError_,
     NotFoundError,
+    not_a_directory,
+    not_found,
 )
+from fsdrivers.printable import printable
 from fsdrivers.volume import Entry, Extent, Kind, Node, Volume
 
 LINK_LIMIT = 40  # symbolic links followed on one path, as Linux does
@@ -75,7 +77,6 @@ class Tree:
             raise self.error
         if self.root is None:
             raise NotFoundError(f"{self.volume.type} volumes hold no files")
-        shown = path.decode("utf-8", "backslashreplace")
         trail = [self.root]
         parts = [part for part in reversed(path.split(b"/")) if part]
         links = 0
@@ -83,7 +84,7 @@ class Tree:
             part = parts.pop()
             here = trail[-1].node
             if here.kind != Kind.DIRECTORY:
-                raise NotADirectoryError_(f"{shown}: not a directory")
+                raise not_a_directory(path)
             if part == b".":
                 continue
             if part == b"..":
@@ -93,11 +94,11 @@ class Tree:
             if entry is None and self.error is not None:
                 raise self.error
             if entry is None:
-                raise NotFoundError(f"{shown}: no such file or directory")
+                raise not_found(path)
             if entry.node.kind == Kind.SYMLINK and (parts or follow):
                 links += 1
                 if links > LINK_LIMIT:
-                    raise NotFoundError(f"{shown}: too many symbolic links")
+                    raise NotFoundError(f"{printable(path)}: too many symbolic links")
                 target = entry.node.target
                 if target.startswith(b"/"):
                     del trail[1:]

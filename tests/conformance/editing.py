@@ -17,6 +17,7 @@ from fsdrivers.editing import Editor, find
 from fsdrivers.errors import (
     AlreadyExistsError,
     DeviceError,
+    DirectoryNotEmptyError,
     FilesystemError,
     InvalidNameError,
     IsADirectoryError_,
@@ -36,6 +37,9 @@ from tests.conformance.volume import (
     try_everything,
 )
 from tests.fsdrivers.faults import FaultyDevice
+
+NONE = "none: no such file or directory"
+NO_DIRECTORY = "object {}: not a directory"
 
 
 class EditingConformance(PlanningConformance):
@@ -137,6 +141,74 @@ class EditingConformance(PlanningConformance):
                     editor.create(editor.root, name, file_node())
 
         assert set(tree_of(open_volume(device), self.hidden)) == {b"/" + self.longest_name}
+
+    def test_refusals(self) -> None:
+        """The same mistake gets the same sentence from every driver, and changes nothing."""
+        device = self.blank()
+        with self.editing(device) as editor:
+            root = editor.root
+            full = editor.create(root, b"full", directory_node()).number
+            file = editor.create(root, b"file", file_node()).number
+            inner = editor.create(full, b"inner", directory_node()).number
+            for action, kind, sentence in (
+                (lambda: editor.lookup(root, b"none"), NotFoundError, NONE),
+                (lambda: editor.unlink(root, b"none"), NotFoundError, NONE),
+                (lambda: editor.rmdir(root, b"none"), NotFoundError, NONE),
+                (lambda: editor.rename(root, b"none", root, b"x"), NotFoundError, NONE),
+                (
+                    lambda: editor.create(root, b"file", file_node()),
+                    AlreadyExistsError,
+                    "file: already exists",
+                ),
+                (
+                    lambda: editor.rename(root, b"full", root, b"file"),
+                    AlreadyExistsError,
+                    "file: already exists",
+                ),
+                (lambda: editor.unlink(root, b"full"), IsADirectoryError_, "full: is a directory"),
+                (
+                    lambda: editor.rename(root, b"file", root, b"full", replace=True),
+                    IsADirectoryError_,
+                    "full: is a directory",
+                ),
+                (lambda: editor.rmdir(root, b"file"), NotADirectoryError_, "file: not a directory"),
+                (
+                    lambda: editor.rename(root, b"full", root, b"file", replace=True),
+                    NotADirectoryError_,
+                    "file: not a directory",
+                ),
+                (
+                    lambda: editor.rmdir(root, b"full"),
+                    DirectoryNotEmptyError,
+                    "full: directory not empty",
+                ),
+                (
+                    lambda: editor.rename(root, b"full", inner, b"x"),
+                    InvalidNameError,
+                    "full: a directory cannot be moved into itself",
+                ),
+                (
+                    lambda: editor.write(full, 0, b"x"),
+                    IsADirectoryError_,
+                    f"object {full}: not a file, so it has no content",
+                ),
+                (lambda: editor.lookup(file, b"x"), NotADirectoryError_, NO_DIRECTORY),
+                (lambda: editor.names(file), NotADirectoryError_, NO_DIRECTORY),
+                (
+                    lambda: editor.create(file, b"x", file_node()),
+                    NotADirectoryError_,
+                    NO_DIRECTORY,
+                ),
+            ):
+                with pytest.raises(kind) as caught:
+                    action()
+                assert str(caught.value) == sentence.format(file)
+
+        assert tree_of(open_volume(device), self.hidden) == {
+            b"/file": b"",
+            b"/full": None,
+            b"/full/inner": None,
+        }
 
     def test_case(self) -> None:
         """Case is kept; whether it tells names apart is a matter of the format."""

@@ -20,13 +20,16 @@ from collections.abc import Sequence
 from fsdrivers.device import Device
 from fsdrivers.editing import Clock
 from fsdrivers.errors import (
-    AlreadyExistsError,
-    DirectoryNotEmptyError,
-    InvalidNameError,
-    IsADirectoryError_,
-    NotADirectoryError_,
-    NotFoundError,
     UnsupportedError,
+    already_exists,
+    bad_link_target,
+    into_itself,
+    is_a_directory,
+    not_a_directory,
+    not_a_file,
+    not_empty,
+    not_found,
+    one_name_only,
 )
 from fsdrivers.ext import directory as reader
 from fsdrivers.ext.edit import identity as edit_identity
@@ -46,7 +49,6 @@ from fsdrivers.ext.format.flags import (
 )
 from fsdrivers.ext.nodes import FAST_SYMLINK_SIZE, TYPE_BITS, NodeReader, pack_device
 from fsdrivers.ext.volume import ExtVolume
-from fsdrivers.printable import printable
 from fsdrivers.volume import Kind, Node
 
 PIECE_SIZE = 1 << 20  # bytes of content one operation writes
@@ -106,19 +108,19 @@ class ExtEditor(ExtVolume):
             found = find(EditedDirectory(self._session.directories, inode), name)
             number = found.number if found is not None else None
         if number is None or name in (b".", b".."):
-            raise _not_found(name)
+            raise not_found(name)
         return number
 
     def names(self, directory: int) -> list[tuple[bytes, int]]:
         """Return (name, number) of what is in a directory."""
         if not self._session.look(lambda: self._session.inodes.open(directory)).is_directory:
-            raise NotADirectoryError_(f"object {directory} is no directory")
+            raise not_a_directory(directory)
         return [(item.name, item.inode) for item in self._iter_names(directory)]
 
     def _open_directory(self, number: int) -> OpenInode:
         inode = self._session.inodes.open(number)
         if not inode.is_directory:
-            raise NotADirectoryError_(f"object {number} is no directory")
+            raise not_a_directory(number)
         if inode.has(InodeFlags.ENCRYPT):
             raise UnsupportedError("editing an encrypted directory")
         return inode
@@ -169,7 +171,7 @@ class ExtEditor(ExtVolume):
         if node.kind is Kind.SYMLINK and not (
             0 < len(node.target) < self.block_size and b"\0" not in node.target
         ):
-            raise InvalidNameError(f"a link cannot lead to {printable(node.target[:80])}")
+            raise bad_link_target(node.target)
         number = self._session.run(lambda: self._create(parent, name, node))
         self._refresh()
         return self.node(number)
@@ -178,7 +180,7 @@ class ExtEditor(ExtVolume):
         session, kind = self._session, node.kind
         where = self._directory(parent)
         if find(where, name) is not None:
-            raise _exists(name)
+            raise already_exists(name)
         is_directory = kind is Kind.DIRECTORY
         group = (parent - 1) // self.metadata.geometry.inodes_per_group
         number = session.allocator.allocate_inode(group, is_directory=is_directory)
@@ -264,7 +266,7 @@ class ExtEditor(ExtVolume):
         """Return a file to be changed, its content in blocks."""
         inode = self._session.inodes.open(number)
         if inode.kind is not Kind.FILE:
-            raise IsADirectoryError_(f"object {number} is no file")
+            raise not_a_file(number)
         if inode.has(InodeFlags.VERITY | InodeFlags.ENCRYPT):
             raise UnsupportedError("editing a file that is encrypted or sealed with verity")
         if inode.has(InodeFlags.INLINE_DATA):
@@ -299,10 +301,10 @@ class ExtEditor(ExtVolume):
         session = self._session
         inode = session.inodes.open(number)
         if inode.is_directory:
-            raise IsADirectoryError_("a directory cannot have a second name")
+            raise one_name_only(number)
         where = self._directory(parent)
         if find(where, name) is not None:
-            raise _exists(name)
+            raise already_exists(name)
         if inode.record.links_count >= self._most_links:
             raise UnsupportedError(f"more than {self._most_links} names of one object")
         inode.record.links_count += 1
@@ -323,7 +325,7 @@ class ExtEditor(ExtVolume):
         where, found = self._found(parent, name)
         inode = self._session.inodes.open(found.number)
         if inode.is_directory:
-            raise IsADirectoryError_(f"{_shown(name)} is a directory")
+            raise is_a_directory(name)
         where.remove(found)
         self._session.inodes.touch(where.inode, self._session.clock())
         return self._drop_link(inode)
@@ -332,7 +334,7 @@ class ExtEditor(ExtVolume):
         where = self._directory(parent)
         found = find(where, name)
         if found is None or name in (b".", b".."):
-            raise _not_found(name)
+            raise not_found(name)
         return where, found
 
     def _drop_link(self, inode: OpenInode) -> int | None:
@@ -366,7 +368,7 @@ class ExtEditor(ExtVolume):
         where, found = self._found(parent, name)
         inode = self._session.inodes.open(found.number)
         if not inode.is_directory:
-            raise NotADirectoryError_(f"{_shown(name)} is no directory")
+            raise not_a_directory(name)
         self._check_empty(inode, name)
         where.remove(found)
         self._free_directory(inode, where.inode)
@@ -374,7 +376,7 @@ class ExtEditor(ExtVolume):
 
     def _check_empty(self, inode: OpenInode, name: bytes) -> None:
         if next(iter(self._iter_names(inode.number)), None) is not None:
-            raise DirectoryNotEmptyError(f"{_shown(name)} is not empty")
+            raise not_empty(name)
 
     def _free_directory(self, inode: OpenInode, parent: OpenInode) -> None:
         self._session.free(inode)
@@ -425,12 +427,12 @@ class ExtEditor(ExtVolume):
             return inode.number, None
         if taken is not None and taken.number == inode.number:
             if not replace and (parent, name) != (new_parent, new_name):
-                raise _exists(new_name)
+                raise already_exists(new_name)
             return inode.number, None
         if taken is not None and not replace:
-            raise _exists(new_name)
+            raise already_exists(new_name)
         if inode.is_directory:
-            self._check_not_inside(inode.number, new_parent)
+            self._check_not_inside(inode.number, new_parent, name)
         orphan = None
         if taken is None:
             insert(target, new_name, inode.number, inode.kind)
@@ -456,9 +458,9 @@ class ExtEditor(ExtVolume):
         """Let a name lead to another object and free the one it led to."""
         old = self._session.inodes.open(taken.number)
         if old.is_directory and not inode.is_directory:
-            raise IsADirectoryError_(f"{_shown(name)} is a directory")
+            raise is_a_directory(name)
         if inode.is_directory and not old.is_directory:
-            raise NotADirectoryError_(f"{_shown(name)} is no directory")
+            raise not_a_directory(name)
         if old.is_directory:
             self._check_empty(old, name)
         target.redirect(taken, inode.number, inode.kind)
@@ -467,12 +469,12 @@ class ExtEditor(ExtVolume):
             return None
         return self._drop_link(old)
 
-    def _check_not_inside(self, number: int, directory: int) -> None:
+    def _check_not_inside(self, number: int, directory: int, name: bytes) -> None:
         """Raise InvalidNameError if `directory` is in the directory `number`, or is it."""
         seen: set[int] = set()
         while directory != self.root and directory not in seen:
             if directory == number:
-                raise InvalidNameError("a directory cannot be moved into itself")
+                raise into_itself(name)
             seen.add(directory)
             inode = self._open_directory(directory)
             if inode.has(InodeFlags.INLINE_DATA):
@@ -575,15 +577,3 @@ def _set_owner(inode: OpenInode, uid: int | None, gid: int | None) -> None:
     if gid is not None:
         inode.record.gid_low, inode.record.gid_high = gid & 0xFFFF, gid >> 16 & 0xFFFF
     inode.is_changed = True
-
-
-def _shown(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")
-
-
-def _not_found(name: bytes) -> NotFoundError:
-    return NotFoundError(f"no {_shown(name)} there")
-
-
-def _exists(name: bytes) -> AlreadyExistsError:
-    return AlreadyExistsError(f"there is {_shown(name)} already")

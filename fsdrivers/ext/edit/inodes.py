@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fsdrivers.errors import NotFoundError, UnsupportedError
+from fsdrivers.errors import UnsupportedError, not_found
 from fsdrivers.ext import checksum, xattrs
 from fsdrivers.ext.edit.store import Role, Store
 from fsdrivers.ext.format import records as ext
@@ -114,12 +114,12 @@ class Inodes:
         geometry = self._metadata.geometry
         is_reserved = number < geometry.first_inode and number != InodeNumber.ROOT
         if is_reserved or number > geometry.inodes_count:
-            raise NotFoundError(f"no object {number}")
+            raise not_found(number)
         raw = self._metadata.inode_bytes(number)
         record = ext.InodeExtended.unpack(covered_inode(raw))
         is_object = KINDS.get(record.mode & FORMAT_MASK) is not None and record.links_count
         if not is_object or record.flags & InodeFlags.EA_INODE:
-            raise NotFoundError(f"no object {number}")
+            raise not_found(number)
         return self._remember(number, record, raw)
 
     def open_any(self, number: int) -> OpenInode:

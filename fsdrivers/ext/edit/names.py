@@ -18,16 +18,16 @@ from fsdrivers.ext.edit.directory import FILE_TYPES, EditedDirectory, Found, ite
 from fsdrivers.ext.edit.htree import Index, make_index
 from fsdrivers.ext.folding import folded
 from fsdrivers.ext.format import records as ext
+from fsdrivers.printable import printable
 from fsdrivers.volume import Kind
 
 
 def check_name(name: bytes) -> None:
     """Raise InvalidNameError unless a directory can hold the name."""
-    shown = name.decode("utf-8", "backslashreplace")
     if not 0 < len(name) <= ext.MAX_NAME_LENGTH:
-        raise InvalidNameError(f"a name of {len(name)} bytes: {shown!r}")
+        raise InvalidNameError(f"a name of {len(name)} bytes: '{printable(name)}'")
     if b"/" in name or b"\0" in name or name in (b".", b".."):
-        raise InvalidNameError(f"{shown!r} cannot be a name")
+        raise InvalidNameError(f"'{printable(name)}' cannot be a name")
 
 
 def find(directory: EditedDirectory, name: bytes) -> Found | None:

@@ -26,6 +26,7 @@ from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import Compat, Incompat, InodeFlags, RoCompat, XattrIndex
 from fsdrivers.ext.metadata import Metadata
 from fsdrivers.ext.nodes import MAX_XATTR_SIZE
+from fsdrivers.printable import printable
 
 _MODE = 0o100600  # of an inode with a value
 _END = bytes(4)
@@ -150,7 +151,7 @@ class Attributes:
         items = self.items(inode)
         kept = [item for item in items if (item.prefix, item.suffix) != (index, suffix)]
         if len(kept) == len(items):
-            shown = name.decode("utf-8", "backslashreplace")
+            shown = printable(name)
             raise NotFoundError(f"no attribute {shown}")
         self._replace(inode, items, kept)
 

@@ -15,10 +15,11 @@ from fsdrivers.editing import Clock
 from fsdrivers.errors import (
     CorruptError,
     DeviceError,
-    IsADirectoryError_,
     NoSpaceError,
-    NotADirectoryError_,
     NotFoundError,
+    not_a_directory,
+    not_a_file,
+    not_found,
 )
 from fsdrivers.fat.description import Template
 from fsdrivers.fat.directory import ROOT_NUMBER, node_of
@@ -106,8 +107,7 @@ class EditBase(FatVolume):
         if number != ROOT_NUMBER:
             slot = self.group(number).slot
             if not slot.is_directory:
-                shown = slot.name.decode("utf-8", "backslashreplace")
-                raise NotADirectoryError_(f"{shown}: not a directory")
+                raise not_a_directory(number)
             first = slot.entry.first_cluster(self.geometry.bits)
         segments = [Segment(position, data) for position, data in self._segments(number, first)]
         state = DirectoryState(number, first, segments, self.geometry.sector_size, self.page)
@@ -137,7 +137,7 @@ class EditBase(FatVolume):
                     self._own(entry.node.number, first)
         owner = self._owners.get(cluster) if number >= geometry.data_position else None
         if owner is None:
-            raise NotFoundError(f"no object has the number {number}")
+            raise not_found(number)
         return self.directory(owner)
 
     def group(self, number: int) -> Group:
@@ -159,7 +159,7 @@ class EditBase(FatVolume):
         """
         group = None if number == ROOT_NUMBER else self.group(number)
         if group is None or group.slot.is_directory:
-            raise IsADirectoryError_("a directory has no content")
+            raise not_a_file(number)
         return group
 
     def node_at(self, group: Group) -> Node:

@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fsdrivers.errors import NotFoundError
+from fsdrivers.errors import not_found
 from fsdrivers.fat.codepage import CodePage, fold
 from fsdrivers.fat.directory import Slot, iter_slots
 from fsdrivers.fat.format import (
@@ -126,7 +126,7 @@ class DirectoryState:
         """
         group = self.find(name)
         if group is None:
-            raise NotFoundError(f"{name.decode('utf-8', 'backslashreplace')}: not found")
+            raise not_found(name)
         return group
 
     def find_room(self, count: int) -> int:
@@ -245,7 +245,7 @@ class DirectoryState:
         """
         group = self._by_number.get(number)
         if group is None or group.slot.is_dots or group.slot.is_label:
-            raise NotFoundError(f"no object has the number {number}")
+            raise not_found(number)
         return group
 
     def _end(self) -> int:

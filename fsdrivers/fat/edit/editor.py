@@ -40,15 +40,16 @@ from dataclasses import replace
 from fsdrivers.device import Device
 from fsdrivers.editing import Clock
 from fsdrivers.errors import (
-    AlreadyExistsError,
     CorruptError,
-    DirectoryNotEmptyError,
     InvalidNameError,
-    IsADirectoryError_,
     NoSpaceError,
-    NotADirectoryError_,
     NotFoundError,
     UnsupportedError,
+    already_exists,
+    into_itself,
+    is_a_directory,
+    not_a_directory,
+    not_empty,
 )
 from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE
 from fsdrivers.fat.description import label_of, serial_of
@@ -127,7 +128,7 @@ class FatEditor(EditBase):
                 raise UnsupportedError(f"a {kind} on FAT")
             state = self.directory(parent)
             if state.find(name) is not None:
-                raise AlreadyExistsError(f"{_text(name)}: already exists")
+                raise already_exists(name)
             stored = store_name(name, state.short_names, self.page)
             made = replace(
                 node,
@@ -185,7 +186,7 @@ class FatEditor(EditBase):
             state = self.directory(parent)
             group = state.get(name)
             if group.slot.is_directory:
-                raise IsADirectoryError_(f"{_text(name)}: is a directory")
+                raise is_a_directory(name)
             self._remove(state, group)
 
     def rmdir(self, parent: int, name: bytes) -> None:
@@ -194,7 +195,7 @@ class FatEditor(EditBase):
             state = self.directory(parent)
             group = state.get(name)
             if not group.slot.is_directory:
-                raise NotADirectoryError_(f"{_text(name)}: not a directory")
+                raise not_a_directory(name)
             self._check_empty(group, name)
             self._remove(state, group)
 
@@ -210,7 +211,7 @@ class FatEditor(EditBase):
             source, target = self.directory(parent), self.directory(new_parent)
             group, there = source.get(name), target.find(new_name)
             if group.slot.is_directory:
-                self._check_not_inside(group, target, new_name)
+                self._check_not_inside(group, target, name)
             if there is group:
                 if group.slot.name == new_name:
                     return self.node_at(group)
@@ -268,7 +269,7 @@ class FatEditor(EditBase):
         """Set the EA handle of OS/2, two bytes, on FAT12 and FAT16."""
         with self.changing():
             if name != EA_HANDLE or self.geometry.bits == 32:
-                raise UnsupportedError(f"extended attribute {_text(name)} on {self.type}")
+                raise UnsupportedError(f"extended attribute {printable(name)} on {self.type}")
             if len(value) != 2:
                 raise NoSpaceError("EA handle", len(value), 2)
             group = self.group(number)
@@ -283,7 +284,7 @@ class FatEditor(EditBase):
         """
         with self.changing():
             if name not in dict(self.node(number).xattrs):
-                raise NotFoundError(f"no extended attribute {_text(name)}")
+                raise NotFoundError(f"no extended attribute {printable(name)}")
             group = self.group(number)
             self.replace_entry(group, replace(group.slot.entry, first_cluster_high=0))
 
@@ -407,7 +408,7 @@ class FatEditor(EditBase):
             raise UnsupportedError(f"attributes {node.flags:#x} on FAT")
         for name, value in node.xattrs:
             if name != EA_HANDLE or self.geometry.bits == 32 or len(value) != 2:
-                raise UnsupportedError(f"extended attribute {_text(name)} on {self.type}")
+                raise UnsupportedError(f"extended attribute {printable(name)} on {self.type}")
 
     def _check_space(self, clusters: int) -> None:
         """Raise NoSpaceError unless so many clusters are free."""
@@ -430,7 +431,7 @@ class FatEditor(EditBase):
     def _check_empty(self, group: Group, name: bytes) -> None:
         """Raise DirectoryNotEmptyError if something is in a directory."""
         if self.directory(group.number).names:
-            raise DirectoryNotEmptyError(f"{_text(name)}: directory not empty")
+            raise not_empty(name)
 
     def _check_not_inside(self, group: Group, target: DirectoryState, name: bytes) -> None:
         """Raise InvalidNameError if a directory would come into itself or below."""
@@ -439,7 +440,7 @@ class FatEditor(EditBase):
         seen: set[int] = set()
         while above not in (0, self.geometry.root_cluster):
             if above == moved:
-                raise InvalidNameError(f"{_text(name)}: a directory cannot come into itself")
+                raise into_itself(name)
             is_cluster = FIRST_CLUSTER <= above <= self.geometry.last_cluster
             if above in seen or not is_cluster:
                 raise CorruptError('".." does not lead to the root directory', target.number)
@@ -492,11 +493,11 @@ class FatEditor(EditBase):
     ) -> Node:
         """Put an object in the place of another one."""
         if not is_wanted:
-            raise AlreadyExistsError(f"{_text(name)}: already exists")
+            raise already_exists(name)
         if there.slot.is_directory and not group.slot.is_directory:
-            raise IsADirectoryError_(f"{_text(name)}: is a directory")
+            raise is_a_directory(name)
         if group.slot.is_directory and not there.slot.is_directory:
-            raise NotADirectoryError_(f"{_text(name)}: not a directory")
+            raise not_a_directory(name)
         if there.slot.is_directory:
             self._check_empty(there, name)
         freed, old, number = self.chain(there), group.number, there.number
@@ -583,7 +584,3 @@ def open_editor(
     size = -(-table_size(geometry) // geometry.sector_size) * geometry.sector_size
     raw = bytearray(device.read(geometry.fat_position(index), size))
     return FatEditor(device, volume.template, volume.table, raw, clock)
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")

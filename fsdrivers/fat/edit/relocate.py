@@ -29,6 +29,7 @@ from fsdrivers.fat.format import (
 )
 from fsdrivers.fat.system import SystemFiles
 from fsdrivers.fat.table import is_cluster_bad
+from fsdrivers.printable import printable
 from fsdrivers.volume import Kind
 
 
@@ -106,7 +107,7 @@ class _Mover:
                 if number == other.number:
                     numbers[old] = new
             numbers.setdefault(other.number, new)
-            shown = other.slot.name.decode("utf-8", "backslashreplace")
+            shown = printable(other.slot.name)
             self.done.append(f"Moved the entry of {shown} out of the way.")
             self.editor.forget_all()
             return
@@ -117,7 +118,7 @@ class _Mover:
         """Make the 8.3 entry of `group` the one in slot `index`; return its number."""
         editor = self.editor
         root = editor.directory(ROOT_NUMBER)
-        shown = group.slot.name.decode("utf-8", "backslashreplace")
+        shown = printable(group.slot.name)
         entry = group.slot.entry
         if group.start <= index < group.end:  # in the way of itself: its long form goes
             editor.write_slots(root.remove(group))
@@ -216,7 +217,7 @@ class _Mover:
             if number == ROOT_NUMBER:
                 continue
             slot = editor.group(number).slot
-            self._names[number] = entry.name.decode("utf-8", "backslashreplace")
+            self._names[number] = printable(entry.name)
             first = slot.entry.first_cluster(editor.geometry.bits)
             if first:
                 self._firsts[first] = number

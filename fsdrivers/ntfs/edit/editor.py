@@ -31,12 +31,17 @@ from fsdrivers.device import Device
 from fsdrivers.editing import Clock
 from fsdrivers.errors import (
     AlreadyExistsError,
-    DirectoryNotEmptyError,
     InvalidNameError,
-    IsADirectoryError_,
-    NotADirectoryError_,
     NotFoundError,
     UnsupportedError,
+    already_exists,
+    into_itself,
+    is_a_directory,
+    not_a_directory,
+    not_a_file,
+    not_empty,
+    not_found,
+    one_name_only,
 )
 from fsdrivers.ntfs.edit import identity as edit_identity
 from fsdrivers.ntfs.edit.acl import inherited
@@ -44,7 +49,7 @@ from fsdrivers.ntfs.edit.attributes import EditAttribute, OpenFile
 from fsdrivers.ntfs.edit.links import link_point
 from fsdrivers.ntfs.edit.names import check_new_name, is_dos_name, namespace_of
 from fsdrivers.ntfs.edit.nodes import Entry, units_of_key
-from fsdrivers.ntfs.edit.objects import Name, Objects, exists, index_root, not_found, shown
+from fsdrivers.ntfs.edit.objects import Name, Objects, index_root
 from fsdrivers.ntfs.edit.session import Session
 from fsdrivers.ntfs.edit.xattrs import Xattrs
 from fsdrivers.ntfs.format.attributes import (
@@ -174,7 +179,7 @@ class NtfsEditor(NtfsVolume):
         session, objects = self._session, self._objects
         where = objects.directory(parent)
         if objects.is_taken(parent, name):
-            raise exists(name)
+            raise already_exists(name)
         is_directory = node.kind is Kind.DIRECTORY
         xattrs = dict(node.xattrs)
         if node.kind is Kind.SYMLINK:
@@ -230,10 +235,10 @@ class NtfsEditor(NtfsVolume):
             objects = self._objects
             file = objects.open(number)
             if file.is_directory:
-                raise IsADirectoryError_("a directory cannot have a second name")
+                raise one_name_only(number)
             where = objects.directory(parent)
             if objects.is_taken(parent, name):
-                raise exists(name)
+                raise already_exists(name)
             if len(objects.names(file)) >= MAXIMUM_LINKS:
                 raise UnsupportedError(f"more than {MAXIMUM_LINKS} names of one object")
             objects.touch(file, is_modified=False)
@@ -249,7 +254,7 @@ class NtfsEditor(NtfsVolume):
         def change() -> None:
             file, found = self._objects.get(parent, name)
             if file.is_directory and not self._is_link(file):
-                raise IsADirectoryError_(f"{shown(name)} is a directory")
+                raise is_a_directory(name)
             self._drop(file, found)
             self._objects.touch(self._objects.directory(parent))
 
@@ -282,7 +287,7 @@ class NtfsEditor(NtfsVolume):
         def change() -> None:
             file, found = self._objects.get(parent, name)
             if not file.is_directory:
-                raise NotADirectoryError_(f"{shown(name)} is no directory")
+                raise not_a_directory(name)
             self._check_empty(file, name)
             self._drop(file, found)
             self._objects.touch(self._objects.directory(parent))
@@ -291,7 +296,7 @@ class NtfsEditor(NtfsVolume):
 
     def _check_empty(self, file: OpenFile, name: bytes) -> None:
         if next(iter(self._session.index(file.number)), None) is not None:
-            raise DirectoryNotEmptyError(f"{shown(name)} is not empty")
+            raise not_empty(name)
 
     def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, *, replace: bool = False
@@ -317,16 +322,16 @@ class NtfsEditor(NtfsVolume):
                 same = objects.partner(file, same) or same
             if same is None or same.attribute is not found.attribute:
                 if not replace:
-                    raise exists(new_name)
+                    raise already_exists(new_name)
                 return file.number
             taken = None  # another case of the same name
         elif taken is None and objects.is_taken(new_parent, new_name):
-            raise exists(new_name)  # one of the system's
+            raise already_exists(new_name)  # one of the system's
         check_new_name(new_name)
         if taken is not None and not replace:
-            raise exists(new_name)
+            raise already_exists(new_name)
         if file.is_directory:
-            self._check_not_inside(file.number, new_parent)
+            self._check_not_inside(file.number, new_parent, name)
         if taken is not None:
             self._replace(new_parent, taken, file, new_name)
         objects.remove_name(file, found)
@@ -341,27 +346,27 @@ class NtfsEditor(NtfsVolume):
         """Remove what a name leads to, so that another object can have it."""
         old = self._objects.open(number_of(taken.reference))
         if old.is_directory and not file.is_directory:
-            raise IsADirectoryError_(f"{shown(name)} is a directory")
+            raise is_a_directory(name)
         if file.is_directory and not old.is_directory:
-            raise NotADirectoryError_(f"{shown(name)} is no directory")
+            raise not_a_directory(name)
         if old.is_directory:
             self._check_empty(old, name)
         _, found = self._objects.get(parent, name_of(units_of_key(taken.key)))
         self._drop(old, found)
 
-    def _check_not_inside(self, number: int, directory: int) -> None:
+    def _check_not_inside(self, number: int, directory: int, name: bytes) -> None:
         """Raise InvalidNameError if `directory` is in the directory `number`, or is it."""
         seen: set[int] = set()
         while directory != self.root and directory not in seen:
             if directory == number:
-                raise InvalidNameError("a directory cannot be moved into itself")
+                raise into_itself(name)
             seen.add(directory)
             directory = self._objects.parent_of(self._objects.directory(directory))
 
     def set_short_name(self, parent: int, name: bytes, short_name: bytes) -> None:
         """Set the DOS name that goes with a name; empty takes it away."""
         if short_name and not is_dos_name(short_name):
-            raise InvalidNameError(f"{shown(short_name)} is no 8.3 name in capitals")
+            raise InvalidNameError(f"{printable(short_name)} is no 8.3 name in capitals")
         self._run(lambda: self._set_short_name(parent, name, short_name))
 
     def _set_short_name(self, parent: int, name: bytes, short_name: bytes) -> None:
@@ -376,9 +381,9 @@ class NtfsEditor(NtfsVolume):
             return  # it is one itself
         entry = objects.find(parent, short_name) if short_name else None
         if entry is not None and entry.reference != file.reference:
-            raise AlreadyExistsError(f"another object is called {shown(short_name)}")
+            raise AlreadyExistsError(f"another object is called {printable(short_name)}")
         if entry is None and short_name and objects.is_taken(parent, short_name):
-            raise exists(short_name)
+            raise already_exists(short_name)
         where = objects.directory(parent)
         others = [
             other
@@ -391,7 +396,7 @@ class NtfsEditor(NtfsVolume):
             raise UnsupportedError("a second DOS name of an object")
         objects.remove_name(file, found)
         if namespace == Namespace.WIN32 and objects.is_taken(parent, short_name):
-            raise exists(short_name)  # another name of the same object
+            raise already_exists(short_name)  # another name of the same object
         objects.touch(file, is_modified=False)
         objects.add_name(file, where, found.units, namespace.value)
         if namespace == Namespace.WIN32:
@@ -431,7 +436,7 @@ class NtfsEditor(NtfsVolume):
         file = self._objects.open(number)
         if not units:
             if file.is_directory:
-                raise IsADirectoryError_(f"object {number} is no file")
+                raise not_a_file(number)
             node = self.nodes.node(self.mft.file(number))
             if reparse_tag_of(node) in _ELSEWHERE:
                 raise UnsupportedError("changing a file whose content Windows keeps elsewhere")
@@ -465,7 +470,7 @@ class NtfsEditor(NtfsVolume):
             file = self._objects.open(number)
             found = file.find(_DATA, units) if units else None
             if found is None:
-                raise NotFoundError(f"object {number} has no stream {shown(name)}")
+                raise NotFoundError(f"object {number} has no stream {printable(name)}")
             if found.value is None:
                 self._session.allocator.free(found.runs)
             file.attributes.remove(found)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from fsdrivers.errors import CorruptError, NotFoundError
+from fsdrivers.errors import CorruptError, not_found
 from fsdrivers.ntfs.attributes import Attribute, unpack_attribute_list
 from fsdrivers.ntfs.edit.attributes import (
     EditAttribute,
@@ -90,15 +90,15 @@ class Files:
 
     def _load(self, number: int) -> OpenFile:
         if number >= self._mft.record_count:
-            raise NotFoundError(f"there is no object {number}")
+            raise not_found(number)
         try:
             (sequence, _, flags, base), parts = self._mft.attributes(number)
         except CorruptError as error:
             if "not in use" in error.what:
-                raise NotFoundError(f"there is no object {number}") from None
+                raise not_found(number) from None
             raise
         if base:
-            raise NotFoundError(f"there is no object {number}")
+            raise not_found(number)
         file = OpenFile(number, sequence, flags, [])
         own = [part for part in parts if part.type == _LIST]
         if not own:

@@ -7,7 +7,7 @@ link is on.  Source: [MS-FSCC] 2.1.2.4.
 
 from __future__ import annotations
 
-from fsdrivers.errors import InvalidNameError
+from fsdrivers.errors import bad_link_target
 from fsdrivers.ntfs.format.attributes import (
     MAXIMUM_REPARSE_SIZE,
     SYMLINK_RELATIVE,
@@ -16,7 +16,6 @@ from fsdrivers.ntfs.format.attributes import (
     SymlinkPaths,
 )
 from fsdrivers.ntfs.names import units_of
-from fsdrivers.printable import printable
 
 
 def link_point(target: bytes) -> bytes:
@@ -28,7 +27,7 @@ def link_point(target: bytes) -> bytes:
     path = units_of(target.replace(b"/", b"\\"))
     size = ReparseHead.SIZE + SymlinkPaths.SIZE + 2 * len(path)
     if not path or b"\0" in target or size > MAXIMUM_REPARSE_SIZE:
-        raise InvalidNameError(f"a link cannot lead to {printable(target[:80])}")
+        raise bad_link_target(target)
     paths = SymlinkPaths(len(path), len(path), 0, len(path), SYMLINK_RELATIVE)
     data = paths.pack() + path + path
     return ReparseHead(ReparseTag.SYMLINK, len(data), 0).pack() + data

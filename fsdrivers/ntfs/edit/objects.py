@@ -12,13 +12,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from fsdrivers.errors import (
-    AlreadyExistsError,
-    CorruptError,
-    FilesystemError,
-    NotADirectoryError_,
-    NotFoundError,
-)
+from fsdrivers.errors import CorruptError, FilesystemError, not_a_directory, not_found
 from fsdrivers.ntfs.edit.attributes import EditAttribute, OpenFile
 from fsdrivers.ntfs.edit.names import name_value
 from fsdrivers.ntfs.edit.nodes import Entry, units_of_key
@@ -92,7 +86,7 @@ class Objects:
             NotFoundError: there is none.
         """
         if number < FIRST_USER_RECORD and number != SystemRecord.ROOT:
-            raise NotFoundError(f"there is no object {number}")
+            raise not_found(number)
         return self.session.files.open(number)
 
     def directory(self, number: int) -> OpenFile:
@@ -103,7 +97,7 @@ class Objects:
         """
         file = self.open(number)
         if not file.is_directory:
-            raise NotADirectoryError_(f"object {number} is no directory")
+            raise not_a_directory(number)
         return file
 
     def find(self, parent: int, name: bytes) -> Entry | None:
@@ -315,18 +309,3 @@ def index_root(geometry: Geometry) -> EditAttribute:
     head = IndexHead(IndexHead.SIZE, used, used, 0, bytes(3)).pack()
     end = IndexEntry(0, IndexEntry.SIZE, 0, EntryFlag.END, 0).pack()
     return EditAttribute(AttributeType.INDEX_ROOT.value, DIRECTORY_INDEX, root + head + end)
-
-
-def not_found(name: bytes) -> NotFoundError:
-    """Return the error for a name that is not there."""
-    return NotFoundError(f"no {shown(name)} there")
-
-
-def exists(name: bytes) -> AlreadyExistsError:
-    """Return the error for a name that is taken."""
-    return AlreadyExistsError(f"there is {shown(name)} already")
-
-
-def shown(name: bytes) -> str:
-    """Return a name for a message."""
-    return name.decode("utf-8", "backslashreplace")

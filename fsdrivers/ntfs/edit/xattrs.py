@@ -17,7 +17,7 @@ from typing import Final
 
 from fsdrivers.errors import CorruptError, NotFoundError, UnsupportedError
 from fsdrivers.ntfs.edit.attributes import EditAttribute, OpenFile
-from fsdrivers.ntfs.edit.objects import Objects, shown
+from fsdrivers.ntfs.edit.objects import Objects
 from fsdrivers.ntfs.edit.secure import SecureEditor
 from fsdrivers.ntfs.edit.session import Session
 from fsdrivers.ntfs.edit.views import OBJECT_ID_SIZE, ObjectIdView, ReparseView
@@ -42,6 +42,7 @@ from fsdrivers.ntfs.nodes import (
     XATTR_REPARSE,
 )
 from fsdrivers.ntfs.system import SECURITY_STREAM, SystemFiles
+from fsdrivers.printable import printable
 
 _REPARSE: Final = AttributeType.REPARSE_POINT.value
 _OBJECT_ID: Final = AttributeType.OBJECT_ID.value
@@ -142,7 +143,7 @@ class Xattrs:
         elif name == XATTR_INFORMATION:
             self._set_fields(file, value)
         else:
-            raise UnsupportedError(f"setting the extended attribute {shown(name)} on NTFS")
+            raise UnsupportedError(f"setting the extended attribute {printable(name)} on NTFS")
 
     def remove(self, file: OpenFile, name: bytes) -> None:
         """Remove an extended attribute.
@@ -152,7 +153,7 @@ class Xattrs:
             UnsupportedError: it cannot be without.
         """
         if name in (XATTR_ACL, XATTR_EFS):
-            raise UnsupportedError(f"an object without {shown(name)}")
+            raise UnsupportedError(f"an object without {printable(name)}")
         if name == XATTR_REPARSE and file.find(_REPARSE) is not None:
             self.unlist_reparse(file)
             self._remove(file, _REPARSE)
@@ -166,7 +167,7 @@ class Xattrs:
         elif name == XATTR_INFORMATION and self._fields(file) != (0, 0, 0, 0):
             self._set_fields(file, bytes(INFORMATION.size))
         else:
-            raise NotFoundError(f"the object has no {shown(name)}")
+            raise NotFoundError(f"the object has no {printable(name)}")
 
     def forget(self, file: OpenFile) -> None:
         """Take an object that is to be deleted off the lists."""
