@@ -59,7 +59,7 @@ class Editor(Volume, Protocol):
 
         Raises:
             NotFoundError: there is none.
-            NotADirectoryError_: `parent` is no directory.
+            NotADirectoryError_: `parent` is not a directory.
         """
         ...
 
@@ -67,7 +67,7 @@ class Editor(Volume, Protocol):
         """Return (name, number) of what is in a directory, in the order on the medium.
 
         Raises:
-            NotADirectoryError_: it is none.
+            NotADirectoryError_: it is not a directory.
         """
         ...
 
@@ -88,7 +88,7 @@ class Editor(Volume, Protocol):
             InvalidNameError: the filesystem cannot hold the name, of the object or of an xattr.
             UnsupportedError: it cannot hold such an object.
             NoSpaceError: no room for its inode, entry, target or attributes.
-            NotFoundError, NotADirectoryError_: `parent` is no directory.
+            NotFoundError, NotADirectoryError_: `parent` is not a directory.
         """
         ...
 
@@ -98,7 +98,7 @@ class Editor(Volume, Protocol):
         Sets the times modified and changed to now.
 
         Raises:
-            IsADirectoryError_: it is no file.
+            IsADirectoryError_: it is not a file.
             NoSpaceError: nothing of `data` was written, or, of more than 1 MiB, a part from
                 its start.
             UnsupportedError: the file would become larger than the filesystem can hold.
@@ -138,7 +138,7 @@ class Editor(Volume, Protocol):
 
         Raises:
             NotFoundError: no such name.
-            NotADirectoryError_: it is no directory.
+            NotADirectoryError_: it is not a directory.
             DirectoryNotEmptyError: something is in it.
         """
         ...
@@ -198,7 +198,7 @@ class Editor(Volume, Protocol):
             InvalidNameError: the filesystem cannot hold the name.
             NoSpaceError: the attributes of this object have no room for the value.
             UnsupportedError: the filesystem has no such attributes.
-            CorruptError: an ACL that is none.
+            CorruptError: a malformed ACL.
         """
         ...
 
@@ -257,7 +257,7 @@ class StreamEditor(Editor, Protocol):
         """Remove a named stream.
 
         Raises:
-            NotFoundError: the object has none of that name.
+            NotFoundError: the object has no such stream or attribute.
         """
         ...
 
@@ -267,7 +267,7 @@ class StreamEditor(Editor, Protocol):
         Raises:
             NotFoundError: no such name.
             AlreadyExistsError: another object of the directory has the DOS name.
-            InvalidNameError: it is no 8.3 name.
+            InvalidNameError: it is not an 8.3 name.
         """
         ...
 
@@ -277,7 +277,7 @@ def find(editor: Editor, path: Sequence[bytes]) -> Node:
 
     Raises:
         NotFoundError: a component does not exist.
-        NotADirectoryError_: one on the way is no directory.
+        NotADirectoryError_: one on the way is not a directory.
     """
     node = editor.node(editor.root)
     for name in path:

@@ -71,7 +71,7 @@ class Tree:
         Raises:
             NotFoundError: no such object, or too many symbolic links.
             CorruptError, DeviceError: it may be in what could not be read.
-            NotADirectoryError_: something on the way is no directory.
+            NotADirectoryError_: something on the way is not a directory.
         """
         if self.root is None and self.error is not None:
             raise self.error
@@ -111,7 +111,7 @@ class Tree:
         """Yield the content of a file piece by piece.
 
         Raises:
-            IsADirectoryError_: it is no file.
+            IsADirectoryError_: it is not a file.
         """
         if node.kind != Kind.FILE:
             raise IsADirectoryError_(f"a {node.kind.name.lower().replace('_', ' ')} has no content")

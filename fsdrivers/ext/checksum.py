@@ -322,7 +322,7 @@ def seal_directory_block(seed: int, block: bytearray) -> None:
 
 
 def dx_count_offset(block: Buffer) -> int | None:
-    """Return where the slots of an index block start, or None if it is none.
+    """Return where the slots of an index block start, or None if it is not an index block.
 
     A root has two entries before them, an inner block one unused entry of the block's length.
     """

@@ -39,7 +39,7 @@ def iter_block(
         block_size: of the volume.
 
     Raises:
-        CorruptError: an entry breaks the chain, or a name is none.
+        CorruptError: an entry breaks the chain, or a name is impossible.
     """
     at, end = 0, len(block)
     while at + _HEAD <= end:

@@ -26,7 +26,7 @@ _IGNORABLE = (
 def folded(name: bytes) -> bytes:
     """Return what two names have in common exactly if they are the same name.
 
-    A name that is no UTF-8 is only the same as itself.
+    A name that is not UTF-8 equals only itself.
     """
     if name.isascii():
         return name.lower()

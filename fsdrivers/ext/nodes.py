@@ -205,7 +205,7 @@ class NodeReader:
     def _converted(
         self, listed: list[xattrs.RawXattr], number: int, position: int
     ) -> list[xattrs.Xattr]:
-        """Return attributes as Linux shows them; what is no attribute is left out."""
+        """Return attributes as Linux shows them; what is not an attribute is left out."""
         made = []
         for raw in listed:
             if raw.name_index == XattrIndex.SYSTEM and raw.suffix == xattrs.INLINE_DATA_NAME:

@@ -211,7 +211,7 @@ def unpack_file(data: bytes, kind: QuotaKind) -> QuotaFile:
     """Decode a quota file.
 
     Raises:
-        CorruptError: it is none of this kind, or its tree is damaged.
+        CorruptError: it is not of this kind, or its tree is damaged.
     """
     what = f"quota file of kind {kind.name.lower()}"
     if len(data) < (TREE_ROOT + 1) * QUOTA_BLOCK_SIZE:

@@ -5,7 +5,7 @@ A copy is believed if it stands where it says it does, fits the device and has a
 where it has one.  It is older than what was lost: counts and states in it mean nothing.
 
 Source: [kernel-ext4] "Super Block", "Block Groups"; which sizes mke2fs chooses was measured.
-Not here: volumes with a number of blocks a group that is no power of two, unless what is left
+Not here: volumes with a number of blocks a group that is not a power of two, unless what is left
 of the primary superblock tells it; copies of descriptors (`metadata`).
 """
 

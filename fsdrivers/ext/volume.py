@@ -217,7 +217,7 @@ class ExtVolume:
         An inline directory yields its areas of entries, which have none.
 
         Raises:
-            CorruptError: a hole, a size that is no multiple of the block size, or a checksum.
+            CorruptError: a hole, a size that is not a multiple of the block size, or a checksum.
         """
         metadata = self.metadata
         raw = metadata.inode_bytes(number, ahead=True)

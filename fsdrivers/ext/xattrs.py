@@ -82,7 +82,7 @@ def split_name(name: bytes) -> tuple[int, bytes]:
         if name == whole:
             return index, b""
     if name == PROJECT_NAME:
-        raise InvalidNameError("the project number of an inode is no extended attribute")
+        raise InvalidNameError("the project number of an inode is not set as an extended attribute")
     for index, prefix in _PREFIXES.items():
         if name.startswith(prefix):
             suffix = name[len(prefix) :]
@@ -101,7 +101,7 @@ def project_of(xattrs: Iterable[Xattr]) -> int:
     """Return the project number among attributes, 0 if there is none.
 
     Raises:
-        CorruptError: its value is none.
+        CorruptError: its value is not a number.
     """
     for name, value in xattrs:
         if name == PROJECT_NAME:
@@ -177,7 +177,7 @@ def linux_xattr(raw: RawXattr, value: bytes) -> Xattr:
     """Return the attribute as Linux shows it, ACLs converted.
 
     Raises:
-        CorruptError: unknown prefix number, or an ACL that is none.
+        CorruptError: unknown prefix number, or a malformed ACL.
     """
     if raw.name_index in _ACL_INDEXES:
         value = acl_to_linux(value)
@@ -189,7 +189,7 @@ def encoded_xattrs(xattrs: Iterable[Xattr]) -> list[tuple[int, bytes, bytes]]:
 
     Raises:
         InvalidNameError: see `split_name`.
-        CorruptError: an ACL that is none.
+        CorruptError: a malformed ACL.
     """
     made = []
     for name, value in xattrs:

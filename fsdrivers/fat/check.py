@@ -38,7 +38,7 @@ from fsdrivers.fat.volume import FatVolume, active_fats, open_volume
 from fsdrivers.findings import Finding
 from fsdrivers.printable import printable
 
-# DIR_NTRes: the 8.3 name is no name.  Source: Linux fs/fat patents work-around, as fsck.fat has it.
+# DIR_NTRes: the 8.3 name is not to be shown.  Source: Linux fs/fat patents work-around; fsck.fat.
 _NO_SHORT_NAME = 0x20
 _EA_DATA = b"EA DATA  SF"  # of OS/2, with a space inside
 _COMPARE_SIZE = 1 << 20  # bytes of two FATs compared at a time
@@ -247,7 +247,9 @@ def _check_names(check: _Check, listed: list[Slot], *, is_root: bool) -> None:
         name = slot.entry.name
         if slot.entry.case_flags & _NO_SHORT_NAME and not slot.has_long_name:
             check.add(
-                "short-name", f"{printable(name)} is said to be no name, and is all", slot.position
+                "short-name",
+                f"{printable(name)} is marked as not to be shown, and there is no other name",
+                slot.position,
             )
         elif is_root and slot.is_dots:
             check.add("dots", "a dot entry in the root directory", slot.position)

@@ -88,7 +88,7 @@ class CodePage:
         return bytes(kept)
 
     def _character(self, pair: bytes) -> str:
-        """Return the character of two bytes, nothing if they are no pair."""
+        """Return the character of two bytes, nothing if they are not a pair."""
         if len(pair) < 2 or pair[0] not in self.first_bytes:
             return ""
         character = pair.decode(self.name, "ignore")

@@ -65,7 +65,7 @@ class Slot(NamedTuple):
 
     @property
     def is_label(self) -> bool:
-        """Whether it holds the volume label and is no file."""
+        """Whether it holds the volume label and is not a file."""
         return bool(self.entry.attributes & _VOLUME_LABEL)
 
     @property

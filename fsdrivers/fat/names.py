@@ -263,7 +263,7 @@ def _hash_of(name: bytes) -> int:
 
 
 def _exact_short_name(text: str, page: CodePage) -> tuple[bytes, int] | None:
-    """Return `text` in upper case as an 8.3 name, and case flags; None if it is none.
+    """Return `text` in upper case as an 8.3 name, and case flags; None if it cannot be one.
 
     Flags that make the entry show exactly `text` are set if there are such.
     """

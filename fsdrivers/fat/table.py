@@ -174,7 +174,7 @@ def iter_contiguous_table(
         ends: last clusters of all runs, ascending; a run starts where the one before ended, or
             behind a gap, the first in FIRST_CLUSTER.
         gaps: free runs in front of the last end, ascending.
-        links: successors of ends that are no ends of chains.
+        links: successors of ends that do not end a chain.
     """
     bits, code = geometry.bits, "H" if geometry.bits != 32 else "I"
     capacity = geometry.fat_size * 8 // bits

@@ -216,7 +216,7 @@ def open_volume(device: Device, *, code_page: str = DEFAULT_CODE_PAGE) -> FatVol
         code_page: of its 8.3 names, as Python calls the codec.
 
     Raises:
-        NotRecognisedError: this is no FAT volume.
+        NotRecognisedError: this is not a FAT volume.
         CorruptError: it is one, with fields that no such volume can have.
         UnsupportedError: no such code page is known.
         DeviceError: the medium failed, and so did every other copy of what it holds there.

@@ -143,7 +143,11 @@ def _read_items(
     what = f"the directory {printable(directories[index].name)} at byte {start:#x}"
     _claim(check, volume, start, end, what, section.position)
     if section.size % SECTOR_SIZE or not section.size:
-        check.add("directory", f"a size of {section.size} is no whole sectors", section.position)
+        check.add(
+            "directory",
+            f"a size of {section.size} is not a whole number of sectors",
+            section.position,
+        )
     try:
         for item in volume.iter_items(section):
             items.append(item)

@@ -169,7 +169,7 @@ def _check(placed: PlacedDescriptor) -> None:
         raise CorruptError("logical block size", at, sizes, descriptor.block_size)
     if not placed.root.flags & FileFlag.DIRECTORY:
         at = placed.root_position + DirectoryRecord.OFFSETS["flags"]
-        raise CorruptError("the root is no directory", at)
+        raise CorruptError("the root is not a directory", at)
 
 
 def geometry_of(descriptors: DescriptorSet, device: Device) -> Geometry:

@@ -65,7 +65,7 @@ def vcn_size_of(cluster_size: int, block_size: int) -> int:
 
 
 def cluster_size_of(boot: BootSector) -> int:
-    """Return the cluster size a boot sector states, 0 if it is none."""
+    """Return the cluster size a boot sector states, 0 if it is impossible."""
     code = boot.sectors_per_cluster
     sectors = 1 << (256 - code) if code > 0xE0 else code
     return sectors * boot.sector_size

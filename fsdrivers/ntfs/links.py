@@ -37,7 +37,7 @@ class Link(NamedTuple):
 
 
 def link_of(node: Node) -> Link | None:
-    """Return where a node leads, None if it is no link or one that cannot be made out."""
+    """Return where a node leads, None if it is not a link, or one that cannot be understood."""
     tag = reparse_tag_of(node)
     if tag not in (ReparseTag.SYMLINK, ReparseTag.MOUNT_POINT, ReparseTag.LX_SYMLINK):
         return None

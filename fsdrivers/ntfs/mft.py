@@ -70,7 +70,7 @@ class FileRecord:
         return bool(self.flags & RecordFlag.DIRECTORY.value)
 
     def find(self, kind: int, name: bytes = b"") -> list[Attribute]:
-        """Return the extents of one attribute, none if there is no such.
+        """Return the extents of one attribute, none if the file does not have it.
 
         Args:
             kind: AttributeType.
@@ -160,7 +160,9 @@ class Mft:
             position = self.record_position(number)
             if record[:4] not in (FILE_MAGIC, BAD_MAGIC):
                 read_mapped(self.device, self.content.mapped, number * size, size)  # may raise
-                raise CorruptError(f"MFT record {number} is none", position, FILE_MAGIC, record[:4])
+                raise CorruptError(
+                    f"magic of MFT record {number}", position, FILE_MAGIC, record[:4]
+                )
             return fixups.open_record(record, position)  # raises
         return bytearray(record)
 
@@ -234,7 +236,7 @@ class Mft:
         return attributes
 
     def content_of(self, file: FileRecord, kind: int, name: bytes = b"") -> Content | None:
-        """Return where an attribute of a file is, None if the file has no such."""
+        """Return where an attribute of a file is, None if the file does not have it."""
         parts = file.find(kind, name)
         return self.content_of_parts(file, parts) if parts else None
 
@@ -257,7 +259,7 @@ class Mft:
     def read_all(
         self, file: FileRecord, kind: int, name: bytes = b"", *, limit: int
     ) -> bytes | None:
-        """Return the whole value of an attribute, None if the file has no such.
+        """Return the whole value of an attribute, None if the file does not have it.
 
         Raises:
             CorruptError: it is larger than `limit` bytes.

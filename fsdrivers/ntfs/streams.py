@@ -105,7 +105,7 @@ def map_parts(
     """Return what the runs of non-resident extents map, and how many clusters that is.
 
     Returns:
-        (offset, length, position) of each run that is no hole; the clusters with holes; those
+        (offset, length, position) of each run that is not a hole; the clusters with holes; those
         without.
 
     Raises:

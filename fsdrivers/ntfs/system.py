@@ -150,7 +150,7 @@ class SystemFiles:
         return self._extend
 
     def extend_file(self, name: str) -> FileRecord | None:
-        """Return a file of $Extend, None if there is no such."""
+        """Return a file of $Extend, None if there is none of this kind."""
         found = self.extend().get(name)
         return self._mft.file(*found) if found else None
 

@@ -90,7 +90,7 @@ class UpCase:
 def default_table() -> bytes:
     """Return a table made from Python's own idea of simple upper case.
 
-    For volumes that are not made after another.  It is no Windows table: those differ from it
+    For volumes that are not made after another.  It is not Windows' own table: those differ from it
     in some hundred rare letters; all that a volume needs is to be ordered by the one it holds.
     """
     made = array("H", range(UNITS))

@@ -15,7 +15,7 @@ Content that `read` gives, and what `extents` says of it:
 * compressed (LZNT1): decompressed; whole units, `position` is where the compressed bytes are;
 * compressed by the Windows Overlay Filter: decompressed; no extents, since the stream itself is
   one hole and its data is in the stream WofCompressedData, which is listed and read as it is;
-* encrypted: as stored, the last 512 bytes whole (`Stream.padding` bytes of them are no data).
+* encrypted: as stored, the last 512 bytes whole (`Stream.padding` bytes of them are not data).
 
 Refused by name: content of deduplicated files.
 """
@@ -405,7 +405,7 @@ def open_volume(device: Device) -> NtfsVolume:
     Where the boot sector is damaged its copy in the last sector is read.
 
     Raises:
-        NotRecognisedError: this is no NTFS volume.
+        NotRecognisedError: this is not an NTFS volume.
         CorruptError: what is needed to read the rest is damaged.
         DeviceError: the medium failed.
     """

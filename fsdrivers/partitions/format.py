@@ -99,7 +99,7 @@ class GptEntry(Record):
 
     @property
     def text_name(self) -> str:
-        """The name up to its NUL; what is no UTF-16 shows as U+FFFD."""
+        """The name up to its NUL; what is not UTF-16 shows as U+FFFD."""
         return self.name.decode("utf-16-le", "replace").split("\0", 1)[0]
 
 

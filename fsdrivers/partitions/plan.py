@@ -46,7 +46,7 @@ def plan_table(
         NoSpaceError: a partition does not fit on the disk or into its extended partition, or
             overlaps another.
         NotFoundError: `placements` names a partition that does not exist.
-        UnsupportedError: a place is no multiple of the sector size, or the table is so odd
+        UnsupportedError: a place is not a multiple of the sector size, or the table is so odd
             that it would not read the same.
         CorruptError: `description` is not a table's.
     """

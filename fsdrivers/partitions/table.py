@@ -54,7 +54,7 @@ class PartitionTable:
         """Return the table that `description` was made from.
 
         Raises:
-            CorruptError: it is no such description.
+            CorruptError: it is not a description of a partition table.
             UnsupportedError: it was made by a later version.
         """
         version = get_integer(description, "version")

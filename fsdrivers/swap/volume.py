@@ -47,13 +47,13 @@ class SwapVolume:
             CorruptError: the header contradicts itself or the device.
         """
         if device.size < PAGE_SIZE:
-            raise NotRecognisedError(f"{device.name} is no swap area: too small")
+            raise NotRecognisedError(f"{device.name} is too small for a swap area")
         page = device.read(0, PAGE_SIZE)
         magic = page[-len(MAGIC) :]
         if magic == b"SWAP-SPACE":
             raise UnsupportedError("swap area of version 0")
         if magic != MAGIC and magic not in HIBERNATED_MAGICS:
-            raise NotRecognisedError(f"{device.name} is no swap area with 4 KiB pages")
+            raise NotRecognisedError(f"{device.name} has no swap area with 4 KiB pages")
         header = SwapHeader.unpack(page)
         version = SwapHeader.OFFSETS["version"]
         if header.version != VERSION:

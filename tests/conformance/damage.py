@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Damaged volumes, drawn by seed: small changes in the metadata of a volume in memory.
 
-Metadata is whatever holds something and is no content of a file; so the same code serves every
+Metadata is whatever holds something and is not content of a file; so the same code serves every
 filesystem.  Most changes hit bytes that are not zero, where fields are.
 """
 

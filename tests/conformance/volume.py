@@ -74,7 +74,7 @@ def try_everything(
     """Read and check a damaged volume: a result or one of our errors, soon, in little memory.
 
     Only where the device is failing may its errors come through: elsewhere damage that leads
-    behind its end is no fault of the medium.
+    behind its end is not a fault of the medium.
     """
     errors = (FilesystemError, DeviceError) if is_failing else (FilesystemError,)
     started = time.process_time()

@@ -109,7 +109,7 @@ class FieldRules:
         if kind in _DEVICES and flags & (_EXTENTS | _INLINE_DATA):
             yield "is a special file with content"
         if kind in _NO_CONTENT and flags & _NO_SPECIAL_FLAGS:
-            yield "is no file or directory, but immutable or append-only"
+            yield "is immutable or append-only, but neither a file nor a directory"
 
 
 def check_symlink(

@@ -235,7 +235,7 @@ class _Index:
             data, at = self.blocks[child]
             if levels:
                 if checksum.dx_count_offset(data) != ext.DxNode.SIZE:
-                    self._add("has an index block that is none", at)
+                    self._add("has an index block without an index", at)
                 else:
                     self._check_node(data, at, ext.DxNode.SIZE, levels - 1, first, last)
             else:

@@ -146,7 +146,7 @@ def _check_reserved(metadata: Metadata, report: Report, number: int) -> None:
         is_quota = number in (superblock.user_quota_inode, superblock.group_quota_inode)
         is_used = inode.mode or inode.links_count or inode.blocks_low or any(inode.block)
         if is_quota and kind is not _FILE:
-            report.add(f"{what} is no quota file", position)
+            report.add(f"{what} is not a quota file", position)
         elif not is_quota and is_used:
             report.add(f"{what} is in use without quota", position)
     elif number == InodeNumber.JOURNAL:
@@ -186,7 +186,7 @@ def _check_resize_inode(metadata: Metadata, report: Report) -> None:
     kind = KINDS.get(inode.mode & FORMAT_MASK)
     is_mapped = geometry.first_data_block < double < geometry.blocks_count
     if kind is not _FILE or any(others) or not is_mapped or not inode.links_count:
-        report.add("the resize inode is none", position)
+        report.add("the resize inode is malformed", position)
         return
     slots = unpack_words(metadata.read_block(double))
     first = geometry.superblock_block + 1
@@ -224,7 +224,7 @@ def _check_journal(metadata: Metadata, report: Report) -> None:
     least = MIN_JOURNAL_BLOCKS * metadata.geometry.block_size
     kind = KINDS.get(inode.mode & FORMAT_MASK)
     if kind is not _FILE or not inode.links_count or inode.size < least:
-        report.add(f"inode {number} is no journal", position)
+        report.add(f"inode {number} is not a journal", position)
     journal = open_journal(metadata)
     if journal is None:
         return

@@ -4,7 +4,7 @@
 How a name finds room:
 
 1. The index leads from the root through up to two levels of inner blocks to the leaf of the
-   name's hash.  Has the leaf room, that is all.
+   name's hash.  If the leaf has room, that is all.
 2. Else the leaf's names and the new one, sorted by hash, are divided in two by size.  The upper
    part goes to a new block behind the directory; its first hash becomes a slot of the index,
    with bit 0 set when the lower part ends with the same hash.
@@ -52,7 +52,7 @@ class Index:
 
         Raises:
             UnsupportedError: its hash is unknown.
-            CorruptError: it is no index.
+            CorruptError: it is not an index.
         """
         self._directory = directory
         self._tools = directory.tools
@@ -171,7 +171,7 @@ class Index:
         """Return the path with a free slot in its last index block.
 
         Raises:
-            NoSpaceError: there is no way to one.
+            NoSpaceError: the index is as deep as it can be.
         """
         level = len(path) - 1
         while level >= 0 and self._is_full(path[level]):

@@ -46,13 +46,15 @@ def set_uuid(session: Session, text: str) -> None:
     """Set the UUID.
 
     Raises:
-        InvalidNameError: it is none.
+        InvalidNameError: it is not a UUID.
         UnsupportedError: more would depend on it than can be changed at once.
     """
     try:
         raw = uuids.UUID(text).bytes
     except ValueError as error:
-        raise InvalidNameError(f"{text!r} is no UUID") from error
+        raise InvalidNameError(
+            f"{text!r} is not a UUID like 0f8fad5b-d9cb-469f-a165-70867728950e"
+        ) from error
     metadata = session.metadata
     superblock = metadata.superblock
     if superblock.feature_compat & Compat.STABLE_INODES:

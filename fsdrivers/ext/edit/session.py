@@ -247,7 +247,7 @@ class Session:
             elif number <= self.metadata.geometry.inodes_count:
                 continue
             else:
-                break  # freed here: its time of deletion, no number
+                break  # freed here: this is a time of deletion, not a number
         if superblock.feature_ro_compat & RoCompat.ORPHAN_PRESENT:
             superblock.feature_ro_compat &= ~int(RoCompat.ORPHAN_PRESENT)
             self._empty_orphan_file()

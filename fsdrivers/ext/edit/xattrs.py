@@ -106,7 +106,7 @@ class Attributes:
         Raises:
             InvalidNameError: ext cannot hold such a name.
             UnsupportedError: a project number, which this volume cannot hold.
-            CorruptError: an ACL that is none.
+            CorruptError: a malformed ACL.
             NoSpaceError: there is no room for all attributes of the inode.
         """
         if name == xattrs.PROJECT_NAME:
@@ -140,7 +140,7 @@ class Attributes:
         """Remove one attribute, by its full name.
 
         Raises:
-            NotFoundError: the inode has none of this name.
+            NotFoundError: the inode has no attribute of this name.
         """
         if name == xattrs.PROJECT_NAME:
             if not inode.record.project:

@@ -98,7 +98,7 @@ class EditBase(FatVolume):
 
         Raises:
             NotFoundError: there is no such object.
-            NotADirectoryError_: it is none.
+            NotADirectoryError_: it is not a directory.
         """
         state = self._directories.get(number)
         if state is not None:

@@ -112,7 +112,7 @@ class FatEditor(EditBase):
 
         Raises:
             NotFoundError: there is none.
-            NotADirectoryError_: `parent` is no directory.
+            NotADirectoryError_: `parent` is not a directory.
         """
         return self.node_at(self.directory(parent).get(name))
 

@@ -108,7 +108,10 @@ class _Tree:
                 raise CorruptError("an entry leaves its node", self.position)
             has_subnode = bool(entry.flags & EntryFlag.HAS_SUBNODE.value)
             if has_subnode != bool(head.flags & NodeFlag.HAS_SUBNODES.value):
-                self.add("index-node", "an entry has a node below it in a leaf, or has none")
+                self.add(
+                    "index-node",
+                    "an entry of a leaf has a node below it, or one of an inner node has none",
+                )
             if has_subnode:
                 (vcn,) = U64.unpack_from(data, at + entry.length - SUBNODE_VCN_SIZE)
                 self.block(vcn, depth + 1)
@@ -130,11 +133,13 @@ class _Tree:
         unit = vcn_size_of(self.mft.geometry.cluster_size, size)
         number, rest = divmod(vcn * unit, size)
         if rest or depth > _MAXIMUM_DEPTH or number in self.seen or self.blocks is None:
-            raise CorruptError(f"a node leads to block {vcn}, which is none or was there before")
+            raise CorruptError(
+                f"a node leads to block {vcn}, which does not exist or was reached before"
+            )
         self.seen.add(number)
         data = read_content(self.mft.device, self.blocks, number * size, size)
         if len(data) != size or data[:4] != INDEX_MAGIC:
-            raise CorruptError(f"block {vcn} is none", self.position)
+            raise CorruptError(f"block {vcn} is not an index block", self.position)
         record = fixups.open_record(data)
         if IndexBlock.unpack(record).vcn != vcn:
             self.add("index-vcn", f"block {vcn} says that it is another")

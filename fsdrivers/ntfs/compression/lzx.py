@@ -42,7 +42,7 @@ def decompress(data: bytes, size: int) -> bytes:
     """Return the `size` bytes, at most 32768, that are compressed in `data`.
 
     Raises:
-        CorruptError: it is cut off, or no such chunk.
+        CorruptError: it is cut off, or not such a chunk.
     """
     bits, made, codes = BitReader(data), bytearray(), _Codes()
     recent = [1, 1, 1]

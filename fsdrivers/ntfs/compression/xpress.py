@@ -24,7 +24,7 @@ def decompress(data: bytes, size: int) -> bytes:
     """Return the `size` bytes, at most 65536, that are compressed in `data`.
 
     Raises:
-        CorruptError: it is cut off, or no such chunk.
+        CorruptError: it is cut off, or not such a chunk.
     """
     if len(data) < _TABLE_SIZE:
         raise CorruptError("a compressed chunk is cut off", None, _TABLE_SIZE, len(data))

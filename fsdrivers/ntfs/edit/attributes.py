@@ -111,7 +111,7 @@ class OpenFile:
         return bool(self.flags & RecordFlag.DIRECTORY)
 
     def find(self, kind: int, name: bytes = b"") -> EditAttribute | None:
-        """Return an attribute, None if there is no such.
+        """Return an attribute, None if there is none of this kind.
 
         Args:
             kind: AttributeType.
@@ -126,7 +126,7 @@ class OpenFile:
         """Return an attribute.
 
         Raises:
-            CorruptError: there is no such.
+            CorruptError: there is none of this kind.
         """
         found = self.find(kind, name)
         if found is None:

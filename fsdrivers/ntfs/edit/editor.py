@@ -366,7 +366,9 @@ class NtfsEditor(NtfsVolume):
     def set_short_name(self, parent: int, name: bytes, short_name: bytes) -> None:
         """Set the DOS name that goes with a name; empty takes it away."""
         if short_name and not is_dos_name(short_name):
-            raise InvalidNameError(f"{printable(short_name)} is no 8.3 name in capitals")
+            raise InvalidNameError(
+                f"{printable(short_name)} is not an 8.3 name in capitals, for example LONGNA~1.TXT"
+            )
         self._run(lambda: self._set_short_name(parent, name, short_name))
 
     def _set_short_name(self, parent: int, name: bytes, short_name: bytes) -> None:

@@ -23,12 +23,12 @@ def check_label(label: bytes) -> bytes:
     """Return a label as UTF-16LE units.
 
     Raises:
-        InvalidNameError: it is too long, or no text.
+        InvalidNameError: it is too long, or not text.
     """
     units = units_of(label)
     if len(units) > 2 * MAXIMUM_LABEL or b"\0" in label:
         raise InvalidNameError(
-            f"the label {printable(label)} is no text of up to {MAXIMUM_LABEL} units"
+            f"a label is text of at most {MAXIMUM_LABEL} UTF-16 units: {printable(label)}"
         )
     return units
 
@@ -51,7 +51,7 @@ def serial_of_text(text: str) -> int:
         InvalidNameError: it has another form.
     """
     if len(text) != 16 or not set(text) <= _DIGITS:
-        raise InvalidNameError(f"{text!r} is no serial number of 16 hexadecimal digits")
+        raise InvalidNameError(f"{text!r} is not a serial number of 16 hexadecimal digits")
     return int(text, 16)
 
 

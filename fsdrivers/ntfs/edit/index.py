@@ -231,8 +231,8 @@ class IndexEditor:
             yield from node.entries[slot : slot + 1]
 
     def _node_once(self, vcn: int, seen: set[int]) -> Node:
-        """Return a node that was not come by before."""
+        """Return a node that was not visited before."""
         if vcn in seen:
-            raise CorruptError(f"index block {vcn} stands in the tree twice")
+            raise CorruptError(f"index block {vcn} is in the tree twice")
         seen.add(vcn)
         return self._nodes.node(vcn)

@@ -99,7 +99,7 @@ class IndexNodes:
         """Return a node as it is stored; it belongs to the editor.
 
         Raises:
-            CorruptError: it is none.
+            CorruptError: it is not a node of an index.
         """
         found = self._cache.get(vcn)
         if found is None:
@@ -109,7 +109,7 @@ class IndexNodes:
             if vcn == ROOT:
                 found = unpack_root(self.storage.read_root())
             elif vcn % self.storage.vcn_step:
-                raise CorruptError(f"an index leads to block {vcn}, which is none")
+                raise CorruptError(f"an index leads to block {vcn}, which does not exist")
             else:
                 found = unpack_block(self.storage.read_block(vcn), vcn)
             self._cache[vcn] = found

@@ -22,7 +22,7 @@ def link_point(target: bytes) -> bytes:
     """Return the reparse point of a symbolic link.
 
     Raises:
-        InvalidNameError: it is empty, too long, or no text.
+        InvalidNameError: it is empty, too long, or not text.
     """
     path = units_of(target.replace(b"/", b"\\"))
     size = ReparseHead.SIZE + SymlinkPaths.SIZE + 2 * len(path)

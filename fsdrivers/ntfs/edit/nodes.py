@@ -132,7 +132,7 @@ def unpack_root(value: bytes) -> Node:
     """Return the node in the value of $INDEX_ROOT.
 
     Raises:
-        CorruptError: it is none.
+        CorruptError: it is malformed.
     """
     return _unpack(value, IndexRoot.SIZE)
 
@@ -141,7 +141,7 @@ def unpack_block(data: bytes, vcn: int) -> Node:
     """Return the node in a block whose update sequence was opened.
 
     Raises:
-        CorruptError: it is none, or not the one that should be there.
+        CorruptError: it is malformed, or not the one that should be there.
     """
     block = IndexBlock.unpack(data)
     if block.magic != INDEX_MAGIC or block.vcn != vcn:

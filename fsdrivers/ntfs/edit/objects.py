@@ -93,7 +93,7 @@ class Objects:
         """Return a directory.
 
         Raises:
-            NotADirectoryError_: the object is none.
+            NotADirectoryError_: the object is not a directory.
         """
         file = self.open(number)
         if not file.is_directory:

@@ -127,7 +127,7 @@ def _count(there: dict[Key, int], keys: Iterable[Key], by: int) -> None:
 
 
 def keys_of(item: Item, data: bytes) -> set[Key]:
-    """Return the entries of a sealed node, none if it is no sound one."""
+    """Return the entries of a sealed node, none if it is damaged."""
     try:
         opened = open_record(data)
         if item.kind is ItemKind.BLOCK:
@@ -142,7 +142,7 @@ def keys_of(item: Item, data: bytes) -> set[Key]:
 
 
 def _iter_keys(number: int, name: bytes, node: bytes | bytearray, head_at: int) -> Iterator[Key]:
-    """Yield the keys of a node; of a directory without what is no key of them."""
+    """Yield the keys of a node; of a directory only the names, which are the keys."""
     head = IndexHead.unpack(node, head_at)
     at, end = head_at + head.entries_offset, min(head_at + head.used_size, len(node))
     is_directory = name == _DIRECTORY

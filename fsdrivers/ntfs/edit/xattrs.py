@@ -127,7 +127,7 @@ class Xattrs:
         """Set an extended attribute.
 
         Raises:
-            CorruptError: the value is none of this kind.
+            CorruptError: the value is malformed.
             UnsupportedError: there is no place for such an attribute.
             NoSpaceError: no room for it.
             AlreadyExistsError: another object has the object id.
@@ -149,7 +149,7 @@ class Xattrs:
         """Remove an extended attribute.
 
         Raises:
-            NotFoundError: the object has none of that name.
+            NotFoundError: the object has no such stream or attribute.
             UnsupportedError: it cannot be without.
         """
         if name in (XATTR_ACL, XATTR_EFS):
@@ -262,7 +262,7 @@ class Xattrs:
             head = EaHead.unpack(value, at)
             size = EaHead.SIZE + head.name_length + 1 + head.value_length
             if head.next_offset < size or head.next_offset % 4 or not head.name_length:
-                raise CorruptError("an extended attribute that is none", None, size, at)
+                raise CorruptError("entry of extended attributes", None, size, at)
             packed += 5 + head.name_length + head.value_length
             needed += bool(head.flags & _NEEDED)
             at += head.next_offset

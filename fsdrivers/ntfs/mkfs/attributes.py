@@ -158,7 +158,7 @@ def pack_non_resident(
 
 
 def placed_runs(pattern: Iterable[tuple[int, int]], lcn: int) -> list[Run]:
-    """Return runs of (is hole, clusters) as they lie if what is no hole follows from `lcn` on."""
+    """Return runs of (is hole, clusters) as they lie where all but holes follow from `lcn` on."""
     made: list[Run] = []
     for is_hole, clusters in pattern:
         if is_hole:

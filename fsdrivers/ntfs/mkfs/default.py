@@ -99,7 +99,7 @@ def default_description(
 
     Raises:
         UnsupportedError: no volume has clusters of this size on such sectors.
-        InvalidNameError: the label is too long, or no UTF-8.
+        InvalidNameError: the label is too long, or not UTF-8.
     """
     clusters = cluster_size or usual_cluster_size(size, sector_size)
     if len(units_of(label)) > 2 * MAXIMUM_LABEL:

@@ -108,7 +108,7 @@ def unpack_description(description: Description) -> Template:
         raise CorruptError(f"description: boot sector: {error}") from error
     major, minor = _get(description, "version_major", int), _get(description, "version_minor", int)
     if boot.oem_id != OEM_ID or not (0 <= major <= 255 and 0 <= minor <= 255):
-        raise CorruptError("description: no NTFS volume, or its version")
+        raise CorruptError("description: not of an NTFS volume, or without its version")
     if major < _OLDEST_MAJOR:
         raise UnsupportedError(f"making an NTFS volume of version {major}.{minor}")
     if description.get("is_deduplicated"):

@@ -221,7 +221,7 @@ def _spans(regions: Sequence[Region], unit: int) -> list[tuple[int, int, bool]]:
 
 
 def _iter_gaps(regions: Sequence[Region], unit: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield (offset, length) of what is in clusters with content and is no content itself.
+    """Yield (offset, length) of what is in clusters with content and is not content itself.
 
     There is none where regions end with clusters or with the stream, as they do if they come from
     NTFS with clusters of the same size.

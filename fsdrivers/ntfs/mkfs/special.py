@@ -238,7 +238,7 @@ def ea_information(value: bytes) -> EaInformation:
     """Return what $EA_INFORMATION says of an $EA.
 
     Raises:
-        CorruptError: it is none.
+        CorruptError: it is malformed.
     """
     packed = needed = at = 0
     if not 0 < len(value) <= MAXIMUM_EA_SIZE:

@@ -188,7 +188,7 @@ def test_projects_need_their_feature() -> None:
 
 @pytest.mark.tools
 def test_damaged_file_costs_its_limits_alone() -> None:
-    """A volume with a quota file that is none is described without its limits, and says so."""
+    """A volume with a malformed quota file is described without its limits, and says so."""
     device = MemoryDevice.of(blank("ext4-quota", 24 * MIB))
     volume = open_volume(device)
     number = volume.quota_inodes()[QuotaKind.GROUP]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What no NTFS volume can be made of: refused by name, and damage is one of our errors."""
+"""What cannot become an NTFS volume is refused by name, and damage is one of our errors."""
 
 from __future__ import annotations
 

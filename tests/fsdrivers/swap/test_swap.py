@@ -144,13 +144,13 @@ def test_bad_pages_are_kept_where_they_fit() -> None:
     ids=["tiny", "blank", "v0", "v2", "big-endian", "too-long", "empty", "bad-pages"],
 )
 def test_refusals(device: MemoryDevice, error: type[FilesystemError]) -> None:
-    """What is no swap area, another kind, or contradicts itself gets its own kind of error."""
+    """What is not a swap area, is of another kind, or contradicts itself gets its own kind of error."""
     with pytest.raises(error):
         open_volume(device)
 
 
 def test_too_small_is_refused() -> None:
-    """Less than ten pages is no swap area; the error carries the numbers."""
+    """Less than ten pages is too small for a swap area; the error carries the numbers."""
     description = open_volume(swap_device()).describe()
     with pytest.raises(NoSpaceError) as caught:
         plan_volume(description, size=minimum_size(description) - 1, sector_size=512)
