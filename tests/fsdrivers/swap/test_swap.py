@@ -144,7 +144,7 @@ def test_bad_pages_are_kept_where_they_fit() -> None:
     ids=["tiny", "blank", "v0", "v2", "big-endian", "too-long", "empty", "bad-pages"],
 )
 def test_refusals(device: MemoryDevice, error: type[FilesystemError]) -> None:
-    """What is not a swap area, is of another kind, or contradicts itself gets its own kind of error."""
+    """No swap area, another kind, one that contradicts itself: each has its own kind of error."""
     with pytest.raises(error):
         open_volume(device)
 
