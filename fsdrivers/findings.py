@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
+
+from fsdrivers.errors import CorruptError, FilesystemError
+
+MAXIMUM_FINDINGS: Final = 1000  # of one check; more say nothing new
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,3 +24,30 @@ class Finding:
     rule: str
     what: str
     position: int | None = None
+
+    def __str__(self) -> str:
+        return self.what if self.position is None else f"{self.what} (byte {self.position:#x})"
+
+
+@dataclass(slots=True, kw_only=True)
+class Findings:
+    """What a check has found so far; drivers add what their passes hand on to each other."""
+
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(self, rule: str, what: str, position: int | None = None) -> None:
+        """Note a finding, if there are not too many."""
+        if len(self.findings) < MAXIMUM_FINDINGS:
+            self.findings.append(Finding(rule, what, position))
+
+    def add_error(self, rule: str, error: FilesystemError, position: int | None = None) -> None:
+        """Note an error as a finding, at its own position where it has one."""
+        own = error.position if isinstance(error, CorruptError) else None
+        self.add(rule, str(error), position if own is None else own)
+
+    def expect(
+        self, rule: str, what: str, position: int | None, expected: object, actual: object
+    ) -> None:
+        """Note a finding if the values differ."""
+        if expected != actual:
+            self.add(rule, f"{what}: expected {expected}, found {actual}", position)

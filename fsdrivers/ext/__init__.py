@@ -16,10 +16,10 @@ from fsdrivers.editing import Clock
 from fsdrivers.volume import Description, Entry
 
 if TYPE_CHECKING:
-    from fsdrivers.ext.check.report import Finding
     from fsdrivers.ext.edit.editor import ExtEditor
     from fsdrivers.ext.mkfs.plan import ExtLayout, Regions
     from fsdrivers.ext.volume import ExtVolume
+    from fsdrivers.findings import Finding
 
 __all__ = ["check_volume", "minimum_size", "open_editor", "open_volume", "plan_volume"]
 

@@ -35,7 +35,7 @@ from fsdrivers.fat.format import (
 from fsdrivers.fat.names import BASE_SIZE, is_legal_long_name, is_legal_short_name
 from fsdrivers.fat.table import is_cluster_bad, table_size
 from fsdrivers.fat.volume import FatVolume, active_fats, open_volume
-from fsdrivers.findings import Finding
+from fsdrivers.findings import Finding, Findings
 from fsdrivers.printable import printable
 
 # DIR_NTRes: the 8.3 name is not to be shown.  Source: Linux fs/fat patents work-around; fsck.fat.
@@ -45,16 +45,11 @@ _COMPARE_SIZE = 1 << 20  # bytes of two FATs compared at a time
 
 
 @dataclass(slots=True)
-class _Check:
+class _Check(Findings):
     """The state of one check."""
 
     volume: FatVolume
-    findings: list[Finding] = field(default_factory=list)
     claimed: bytearray = field(default_factory=bytearray)  # one byte per cluster number
-
-    def add(self, rule: str, what: str, position: int | None = None) -> None:
-        """Note a finding."""
-        self.findings.append(Finding(rule, what, position))
 
 
 def check_volume(device: Device, *, code_page: str = DEFAULT_CODE_PAGE) -> list[Finding]:

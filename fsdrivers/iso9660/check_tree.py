@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, FilesystemError
-from fsdrivers.findings import Finding
+from fsdrivers.findings import Findings
 from fsdrivers.iso9660.directory import Item
 from fsdrivers.iso9660.format import (
     PARENT_NAME,
@@ -30,7 +30,6 @@ from fsdrivers.iso9660.times import is_short_time_legal
 from fsdrivers.iso9660.volume import IsoVolume, start_of
 from fsdrivers.printable import printable
 
-MAXIMUM_FINDINGS = 1000
 MAXIMUM_CLAIMED_UNITS = 1000  # of an interleaved file; the rest is not looked at
 
 
@@ -52,22 +51,11 @@ class Directory(NamedTuple):
 
 
 @dataclass(slots=True)
-class Check:
+class Check(Findings):
     """The state of one check."""
 
     device: Device
-    findings: list[Finding] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
-
-    def add(self, rule: str, what: str, position: int | None = None) -> None:
-        """Note a finding."""
-        if len(self.findings) < MAXIMUM_FINDINGS:
-            self.findings.append(Finding(rule, what, position))
-
-    def add_error(self, rule: str, error: FilesystemError, position: int) -> None:
-        """Note an error as a finding, at its own position where it has one."""
-        own = error.position if isinstance(error, CorruptError) else None
-        self.add(rule, str(error), position if own is None else own)
 
     def check_overlaps(self) -> None:
         """Ranges lie apart, or are the same: files may share all of their content."""

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from fsdrivers.ext import contents, xattrs
-from fsdrivers.ext.check.report import Report
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import Compat, Incompat, InodeFlags, RoCompat
 from fsdrivers.ext.metadata import Metadata, extra_isize_of
 from fsdrivers.ext.nodes import FAST_SYMLINK_SIZE
+from fsdrivers.findings import Findings
 from fsdrivers.printable import printable
 from fsdrivers.volume import Kind
 
@@ -64,17 +64,17 @@ class FieldRules:
                 self._lacking |= int(flag)
 
     def check(
-        self, report: Report, number: int, inode: ext.InodeExtended, kind: Kind | None
+        self, report: Findings, number: int, inode: ext.InodeExtended, kind: Kind | None
     ) -> None:
         """Check what an inode in use says of itself."""
         position = self._metadata.inode_position(number)
         for what in self._wrong_fields(inode, kind):
-            report.add(f"inode {number} {what}", position)
+            report.add("inode", f"inode {number} {what}", position)
         if inode.flags & ~_HARMLESS_FLAGS or inode.flags & self._lacking:
             for what in self._wrong_flags(inode.flags, kind):
-                report.add(f"inode {number} {what}", position)
+                report.add("inode", f"inode {number} {what}", position)
         elif inode.flags and kind in _DEVICES:
-            report.add(f"inode {number} is a special file with content", position)
+            report.add("inode", f"inode {number} is a special file with content", position)
 
     def _wrong_fields(self, inode: ext.InodeExtended, kind: Kind | None) -> Iterator[str]:
         if inode.fragment_address:
@@ -113,7 +113,7 @@ class FieldRules:
 
 
 def check_symlink(
-    metadata: Metadata, report: Report, number: int, raw: bytes, inode: ext.InodeExtended
+    metadata: Metadata, report: Findings, number: int, raw: bytes, inode: ext.InodeExtended
 ) -> None:
     """Check that a link's target is as long as its size says, and in one block."""
     position, size = metadata.inode_position(number), inode.size
@@ -124,17 +124,17 @@ def check_symlink(
     else:
         runs = contents.runs_of(metadata, number, raw)
         if len(runs) != 1 or runs[0].logical or runs[0].blocks != 1 or runs[0].is_unwritten:
-            report.add(f"symbolic link {number} has not one block", position)
+            report.add("symlink", f"symbolic link {number} has not one block", position)
             return
         target = metadata.read_block(runs[0].start)
     length = target.find(b"\0")
     length = len(target) if length < 0 else length
     if not 0 < size <= metadata.geometry.block_size or length != size:
-        report.expect(f"length of symbolic link {number}", position, length, size)
+        report.expect("symlink", f"length of symbolic link {number}", position, length, size)
 
 
 def check_attributes(
-    metadata: Metadata, report: Report, number: int, raw: bytes, block: bytes | None
+    metadata: Metadata, report: Findings, number: int, raw: bytes, block: bytes | None
 ) -> None:
     """Check the entries of an inode's attributes, in the inode and in their block."""
     position = metadata.inode_position(number)
@@ -148,14 +148,14 @@ def check_attributes(
         header = ext.XattrBlockHeader.unpack(block)
         what = f"attribute block of inode {number}"
         if header.blocks != 1:
-            report.add(f"{what} says it is {header.blocks} blocks", position)
+            report.add("attributes", f"{what} says it is {header.blocks} blocks", position)
         listed = xattrs.unpack_block_list(block, position)
         first = ext.XattrBlockHeader.SIZE
         _check_entries(metadata, report, what, position, listed, first, has_hashes=True)
 
 
 def _check_entries(
-    metadata: Metadata, report: Report, what: str, position: int,
+    metadata: Metadata, report: Findings, what: str, position: int,
     listed: list[xattrs.RawXattr], first: int, *, has_hashes: bool,
 ) -> None:  # fmt: skip
     """Check hashes, and that names and values do not lie over each other."""
@@ -165,12 +165,12 @@ def _check_entries(
         if raw.value_start:
             taken.append((raw.value_start, raw.value_start + raw.value_size))
         if not raw.suffix and raw.name_index not in xattrs.WHOLE_NAMES:
-            report.add(f"{what}: an entry without a name", position)
+            report.add("attributes", f"{what}: an entry without a name", position)
         if (raw.hash or has_hashes) and not _has_good_hash(metadata, raw):
-            report.add(f"{what}: hash of {printable(raw.suffix)}", position)
+            report.add("attributes", f"{what}: hash of {printable(raw.suffix)}", position)
     taken.sort()
     if any(low < end for (_, end), (low, _) in pairwise(taken)):
-        report.add(f"{what}: names and values overlap", position)
+        report.add("attributes", f"{what}: names and values overlap", position)
 
 
 def _has_good_hash(metadata: Metadata, raw: xattrs.RawXattr) -> bool:

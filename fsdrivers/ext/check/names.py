@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from fsdrivers.errors import CorruptError, FilesystemError, UnsupportedError
 from fsdrivers.ext import checksum, directory, htree
-from fsdrivers.ext.check.report import FoundInode, Report
+from fsdrivers.ext.check.report import FoundInode
 from fsdrivers.ext.folding import hashed_name
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import (
@@ -22,6 +22,7 @@ from fsdrivers.ext.format.flags import (
     SuperFlags,
 )
 from fsdrivers.ext.volume import ExtVolume
+from fsdrivers.findings import Findings
 from fsdrivers.printable import printable
 from fsdrivers.volume import Kind
 
@@ -50,7 +51,7 @@ class _Names:
     children: dict[int, list[int]] = field(default_factory=dict)
 
 
-def check_names(volume: ExtVolume, report: Report, inodes: dict[int, FoundInode]) -> None:
+def check_names(volume: ExtVolume, report: Findings, inodes: dict[int, FoundInode]) -> None:
     """Check all directories among `inodes` (those in use) and the links they make."""
     names = _Names()
     dot_dots: dict[int, int] = {}
@@ -62,12 +63,12 @@ def check_names(volume: ExtVolume, report: Report, inodes: dict[int, FoundInode]
         except UnsupportedError:
             raise
         except FilesystemError as error:
-            report.add_error(error)
+            report.add_error("directory", error)
     _check_links(volume, report, inodes, names, dot_dots)
 
 
 def _check_directory(
-    volume: ExtVolume, report: Report, inodes: dict[int, FoundInode], names: _Names, number: int
+    volume: ExtVolume, report: Findings, inodes: dict[int, FoundInode], names: _Names, number: int
 ) -> int:
     """Check one directory's entries and index; return what its ".." says."""
     found = inodes[number]
@@ -90,27 +91,35 @@ def _check_directory(
         if index == 0 and not is_inline:
             dot_dot = _check_dots(report, listed, number, position, has_types)
             if block[_DOT_END] or block[_DOT_DOT_END]:
-                report.add(f". and .. of directory {number} do not end with zeros", position)
+                report.add(
+                    "name", f". and .. of directory {number} do not end with zeros", position
+                )
             listed = listed[2:]
         hashed[index] = [name.name for name in listed]
         for name in listed:
             if name.name in seen:
-                report.add(f"name {printable(name.name)} twice in directory {number}", position)
+                report.add(
+                    "name", f"name {printable(name.name)} twice in directory {number}", position
+                )
             seen.add(name.name)
             target = inodes.get(name.inode)
             if target is None or target.kind is None:
                 report.add(
-                    f"name {printable(name.name)} leads to unused inode {name.inode}", position
+                    "name",
+                    f"name {printable(name.name)} leads to unused inode {name.inode}",
+                    position,
                 )
                 continue
             if has_types and name.file_type != FILE_TYPES[target.kind]:
                 report.add(
-                    f"file type of name {printable(name.name)} in directory {number}", position
+                    "name",
+                    f"file type of name {printable(name.name)} in directory {number}",
+                    position,
                 )
             names.counts[name.inode] = names.counts.get(name.inode, 0) + 1
             if target.kind is Kind.DIRECTORY:
                 if name.inode in names.parents:
-                    report.add(f"directory {name.inode} has more than one name", position)
+                    report.add("name", f"directory {name.inode} has more than one name", position)
                 names.parents[name.inode] = number
                 children.append(name.inode)
     if is_inline:
@@ -121,21 +130,21 @@ def _check_directory(
 
 
 def _check_dots(
-    report: Report, listed: list[directory.Name], number: int, position: int, has_types: bool
+    report: Findings, listed: list[directory.Name], number: int, position: int, has_types: bool
 ) -> int:
     """Check that a directory starts with "." and ".."; return what the latter says."""
     if [name.name for name in listed[:2]] != [b".", b".."]:
-        report.add(f"directory {number} does not start with . and ..", position)
+        report.add("dots", f"directory {number} does not start with . and ..", position)
         return 0
-    report.expect(f". of directory {number}", position, number, listed[0].inode)
+    report.expect("dots", f". of directory {number}", position, number, listed[0].inode)
     if has_types and any(name.file_type != FileType.DIRECTORY for name in listed[:2]):
-        report.add(f"file type of . or .. in directory {number}", position)
+        report.add("dots", f"file type of . or .. in directory {number}", position)
     return listed[1].inode
 
 
 def _check_links(
     volume: ExtVolume,
-    report: Report,
+    report: Findings,
     inodes: dict[int, FoundInode],
     names: _Names,
     dot_dots: dict[int, int],
@@ -151,14 +160,16 @@ def _check_links(
         if found.kind is Kind.DIRECTORY:
             if number in dot_dots:
                 what = f".. of directory {number}"
-                report.expect(what, found.position, names.parents.get(number), dot_dots[number])
+                report.expect(
+                    "links", what, found.position, names.parents.get(number), dot_dots[number]
+                )
             links = 2 + len(names.children.get(number, []))
             if may_overflow and found.links == 1 and links > ext.MAX_LINKS:
                 links = 1
         elif links == 0:
-            report.add(f"inode {number} has no name", found.position)
+            report.add("links", f"inode {number} has no name", found.position)
             continue
-        report.expect(f"link count of inode {number}", found.position, links, found.links)
+        report.expect("links", f"link count of inode {number}", found.position, links, found.links)
     reached, pending = {root}, [root]
     while pending:
         for child in names.children.get(pending.pop(), []):
@@ -167,7 +178,7 @@ def _check_links(
                 pending.append(child)
     for number, found in inodes.items():
         if found.kind is Kind.DIRECTORY and found.links and number not in reached:
-            report.add(f"directory {number} is not connected to the root", found.position)
+            report.add("links", f"directory {number} is not connected to the root", found.position)
 
 
 class _Index:
@@ -176,7 +187,7 @@ class _Index:
     def __init__(
         self,
         volume: ExtVolume,
-        report: Report,
+        report: Findings,
         number: int,
         blocks: list[tuple[bytes, int]],
         names: dict[int, list[bytes]],
@@ -209,7 +220,7 @@ class _Index:
                 self._add(f"has block {index} outside its index", at)
 
     def _add(self, what: str, position: int) -> None:
-        self.report.add(f"directory {self.number} {what}", position)
+        self.report.add("index", f"directory {self.number} {what}", position)
 
     def _check_node(
         self, block: bytes, position: int, offset: int, levels: int, low: int, high: int

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 from fsdrivers.errors import CorruptError, FilesystemError
 from fsdrivers.ext import blockmap, checksum
-from fsdrivers.ext.check.report import Report
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import Compat, Incompat, InodeNumber, RoCompat
 from fsdrivers.ext.format.journal import JournalBlock, JournalSuperblock
@@ -20,6 +19,7 @@ from fsdrivers.ext.metadata import Metadata, covered_inode, unpack_words
 from fsdrivers.ext.nodes import FORMAT_MASK, KINDS
 from fsdrivers.ext.quota import QuotaKind, Usage
 from fsdrivers.ext.volume import ExtVolume
+from fsdrivers.findings import Findings
 from fsdrivers.volume import Kind
 
 MIN_JOURNAL_BLOCKS = 1024
@@ -55,7 +55,7 @@ DAY_S = 24 * 3600  # clocks may be wrong by so much
 _DIRECTORY, _FILE = Kind.DIRECTORY, Kind.FILE
 
 
-def check_special(volume: ExtVolume, report: Report) -> None:
+def check_special(volume: ExtVolume, report: Findings) -> None:
     """Check everything here but what is used by owners (`check_usage`)."""
     metadata = volume.metadata
     _check_superblock(metadata, report)
@@ -65,15 +65,15 @@ def check_special(volume: ExtVolume, report: Report) -> None:
         try:
             _check_reserved(metadata, report, number)
         except FilesystemError as error:
-            report.add_error(error)
+            report.add_error("reserved-inode", error)
     for check in (_check_resize_inode, _check_journal, _check_mmp):
         try:
             check(metadata, report)
         except FilesystemError as error:
-            report.add_error(error)
+            report.add_error("special-file", error)
 
 
-def _check_superblock(metadata: Metadata, report: Report) -> None:
+def _check_superblock(metadata: Metadata, report: Findings) -> None:
     superblock, base = metadata.superblock, ext.SUPERBLOCK_POSITION
     _check_known(metadata, report)
     has_quota = superblock.feature_ro_compat & RoCompat.QUOTA
@@ -83,12 +83,14 @@ def _check_superblock(metadata: Metadata, report: Report) -> None:
     ):
         value = getattr(superblock, name)
         if value not in allowed or (value and not has_quota):
-            report.add(f"superblock field {name} is {value}", base + superblock.OFFSETS[name])
+            report.add(
+                "superblock", f"superblock field {name} is {value}", base + superblock.OFFSETS[name]
+            )
     project = superblock.project_quota_inode
     is_inside = superblock.first_inode <= project <= superblock.inodes_count
     if project and not (has_quota and is_inside):
         at = base + superblock.OFFSETS["project_quota_inode"]
-        report.add(f"superblock field project_quota_inode is {project}", at)
+        report.add("superblock", f"superblock field project_quota_inode is {project}", at)
     if not superblock.feature_ro_compat & RoCompat.BIGALLOC:
         for name, same in (
             ("clusters_per_group", "blocks_per_group"),
@@ -96,24 +98,28 @@ def _check_superblock(metadata: Metadata, report: Report) -> None:
         ):
             expected, actual = getattr(superblock, same), getattr(superblock, name)
             at = base + superblock.OFFSETS[name]
-            report.expect(f"superblock field {name}", at, expected, actual)
+            report.expect("superblock", f"superblock field {name}", at, expected, actual)
     if superblock.orphan_file_inode and not superblock.feature_compat & Compat.ORPHAN_FILE:
         at = base + superblock.OFFSETS["orphan_file_inode"]
-        report.add("superblock has an orphan file without orphan_file", at)
+        report.add("superblock", "superblock has an orphan file without orphan_file", at)
     latest = time.time() + DAY_S
     for name in ("mount_time", "write_time"):
         low, high = getattr(superblock, f"{name}_low"), getattr(superblock, f"{name}_high")
         if low | high << 32 > latest:
             at = base + superblock.OFFSETS[f"{name}_low"]
-            report.add(f"superblock field {name} is in the future", at)
+            report.add("superblock", f"superblock field {name} is in the future", at)
     reserved = superblock.reserved_gdt_blocks
     can_reserve = superblock.feature_compat & Compat.RESIZE_INODE
     if reserved and not can_reserve and superblock.revision:
         at = base + superblock.OFFSETS["reserved_gdt_blocks"]
-        report.add(f"superblock reserves {reserved} descriptor blocks without resize_inode", at)
+        report.add(
+            "superblock",
+            f"superblock reserves {reserved} descriptor blocks without resize_inode",
+            at,
+        )
 
 
-def _check_known(metadata: Metadata, report: Report) -> None:
+def _check_known(metadata: Metadata, report: Findings) -> None:
     """Check that no feature is unknown, and fields that say how long inodes' fields are."""
     superblock, base = metadata.superblock, ext.SUPERBLOCK_POSITION
     if superblock.revision:
@@ -121,15 +127,17 @@ def _check_known(metadata: Metadata, report: Report) -> None:
             unknown = getattr(superblock, f"feature_{name}") & ~int(known)
             if unknown:
                 at = base + superblock.OFFSETS[f"feature_{name}"]
-                report.add(f"superblock has unknown {name} features {unknown:#x}", at)
+                report.add("superblock", f"superblock has unknown {name} features {unknown:#x}", at)
     room = metadata.geometry.inode_size - ext.OLD_INODE_SIZE
     for name in ("min_extra_isize", "want_extra_isize"):
         value = getattr(superblock, name)
         if room and (value & 3 or value > room):
-            report.add(f"superblock field {name} is {value}", base + superblock.OFFSETS[name])
+            report.add(
+                "superblock", f"superblock field {name} is {value}", base + superblock.OFFSETS[name]
+            )
 
 
-def _check_reserved(metadata: Metadata, report: Report, number: int) -> None:
+def _check_reserved(metadata: Metadata, report: Findings, number: int) -> None:
     """Check a reserved inode's checksum and that it is what its number says, or nothing."""
     position = metadata.inode_position(number)
     raw = metadata.inode_record(number)
@@ -138,7 +146,7 @@ def _check_reserved(metadata: Metadata, report: Report, number: int) -> None:
     metadata.inode_bytes(number)  # compares its checksum
     inode = ext.Inode.unpack(raw)
     if inode.deletion_time:
-        report.add(f"reserved inode {number} has a deletion time", position)
+        report.add("reserved-inode", f"reserved inode {number} has a deletion time", position)
     kind = KINDS.get(inode.mode & FORMAT_MASK)
     superblock = metadata.superblock
     what = f"reserved inode {number}"
@@ -146,27 +154,27 @@ def _check_reserved(metadata: Metadata, report: Report, number: int) -> None:
         is_quota = number in (superblock.user_quota_inode, superblock.group_quota_inode)
         is_used = inode.mode or inode.links_count or inode.blocks_low or any(inode.block)
         if is_quota and kind is not _FILE:
-            report.add(f"{what} is not a quota file", position)
+            report.add("reserved-inode", f"{what} is not a quota file", position)
         elif not is_quota and is_used:
-            report.add(f"{what} is in use without quota", position)
+            report.add("reserved-inode", f"{what} is in use without quota", position)
     elif number == InodeNumber.JOURNAL:
         is_used = inode.mode or inode.links_count or inode.blocks_low
         if superblock.journal_inode != number and is_used:
-            report.add(f"{what} is in use without a journal", position)
+            report.add("reserved-inode", f"{what} is in use without a journal", position)
     elif number == InodeNumber.BAD_BLOCKS:
         if inode.mode or inode.uid or inode.gid or inode.links_count or inode.xattr_block:
-            report.add(f"{what} is more than a list of bad blocks", position)
+            report.add("reserved-inode", f"{what} is more than a list of bad blocks", position)
         at = position + ext.Inode.OFFSETS["block"]
         for _ in blockmap.iter_runs(metadata, inode.block, 1 << 32, at):
             pass  # it raises CorruptError where it leads outside
     elif number == InodeNumber.BOOT_LOADER:
         if kind is _DIRECTORY:
-            report.add(f"{what} is a directory", position)
+            report.add("reserved-inode", f"{what} is a directory", position)
     elif inode.mode and (number != InodeNumber.RESIZE or kind is not _FILE):
-        report.add(f"{what} has mode {inode.mode:#o}", position)
+        report.add("reserved-inode", f"{what} has mode {inode.mode:#o}", position)
 
 
-def _check_resize_inode(metadata: Metadata, report: Report) -> None:
+def _check_resize_inode(metadata: Metadata, report: Findings) -> None:
     """Check that inode 7 maps the reserved descriptor blocks of every group that has them.
 
     Its double-indirect block has the reserved blocks of group 0, by their index modulo the
@@ -179,14 +187,14 @@ def _check_resize_inode(metadata: Metadata, report: Report) -> None:
     words = unpack_words(inode.block)
     if not superblock.feature_compat & Compat.RESIZE_INODE:
         if inode.links_count or inode.blocks_low or any(words):
-            report.add("the resize inode is in use without resize_inode", position)
+            report.add("resize-inode", "the resize inode is in use without resize_inode", position)
         return
     double = words[ext.DIRECT_BLOCKS + 1]
     others = [word for index, word in enumerate(words) if index != ext.DIRECT_BLOCKS + 1]
     kind = KINDS.get(inode.mode & FORMAT_MASK)
     is_mapped = geometry.first_data_block < double < geometry.blocks_count
     if kind is not _FILE or any(others) or not is_mapped or not inode.links_count:
-        report.add("the resize inode is malformed", position)
+        report.add("resize-inode", "the resize inode is malformed", position)
         return
     slots = unpack_words(metadata.read_block(double))
     first = geometry.superblock_block + 1
@@ -194,7 +202,7 @@ def _check_resize_inode(metadata: Metadata, report: Report) -> None:
     now = geometry.descriptor_blocks_count
     if first + now + geometry.reserved_gdt_blocks > geometry.blocks_count:
         at = ext.SUPERBLOCK_POSITION + superblock.OFFSETS["reserved_gdt_blocks"]
-        report.add("more descriptor blocks are reserved than the volume has", at)
+        report.add("resize-inode", "more descriptor blocks are reserved than the volume has", at)
         return
     expected = [0] * len(slots)
     for index in range(now, now + geometry.reserved_gdt_blocks):
@@ -202,50 +210,56 @@ def _check_resize_inode(metadata: Metadata, report: Report) -> None:
         copies = [block + group * geometry.blocks_per_group for group in backups]
         if list(unpack_words(metadata.read_block(block))[: len(copies)]) != copies:
             at = block * geometry.block_size
-            report.add(f"reserved descriptor block {index} does not list its copies", at)
+            report.add(
+                "resize-inode", f"reserved descriptor block {index} does not list its copies", at
+            )
     if list(slots) != expected:
-        report.add("the resize inode does not list the reserved blocks", position)
+        report.add("resize-inode", "the resize inode does not list the reserved blocks", position)
 
 
-def _check_journal(metadata: Metadata, report: Report) -> None:
+def _check_journal(metadata: Metadata, report: Findings) -> None:
     superblock = metadata.superblock
     number = superblock.journal_inode
     if not superblock.feature_compat & Compat.HAS_JOURNAL:
         if number:
             at = ext.SUPERBLOCK_POSITION + superblock.OFFSETS["journal_inode"]
-            report.add("the superblock has a journal inode without has_journal", at)
+            report.add("journal", "the superblock has a journal inode without has_journal", at)
         return
     if not number:
         if not any(superblock.journal_uuid) and not superblock.journal_device:
             at = ext.SUPERBLOCK_POSITION + superblock.OFFSETS["journal_inode"]
-            report.add("the superblock has no journal in spite of has_journal", at)
+            report.add("journal", "the superblock has no journal in spite of has_journal", at)
         return
     inode, position = metadata.inode(number), metadata.inode_position(number)
     least = MIN_JOURNAL_BLOCKS * metadata.geometry.block_size
     kind = KINDS.get(inode.mode & FORMAT_MASK)
     if kind is not _FILE or not inode.links_count or inode.size < least:
-        report.add(f"inode {number} is not a journal", position)
+        report.add("journal", f"inode {number} is not a journal", position)
     journal = open_journal(metadata)
     if journal is None:
         return
     last = journal.runs[-1]
     if (last.logical + last.blocks) * metadata.geometry.block_size < inode.size:
-        report.add(f"journal inode {number} has fewer blocks than its size says", position)
+        report.add(
+            "journal", f"journal inode {number} has fewer blocks than its size says", position
+        )
     head = journal.superblock
     if head.block_type == JournalBlock.SUPERBLOCK_V1:
         rest = journal.read(0)[JournalSuperblock.OFFSETS["feature_compat"] : 1024]
         if any(rest):
             report.add(
-                "the journal's old superblock has fields of the new one", journal.position(0)
+                "journal",
+                "the journal's old superblock has fields of the new one",
+                journal.position(0),
             )
     elif head.feature_ro_compat:
         what = f"the journal has unknown features {head.feature_ro_compat:#x}"
-        report.add(what, journal.position(0))
+        report.add("journal", what, journal.position(0))
     elif head.users_count > 1:
-        report.add(f"the journal has {head.users_count} users", journal.position(0))
+        report.add("journal", f"the journal has {head.users_count} users", journal.position(0))
 
 
-def _check_mmp(metadata: Metadata, report: Report) -> None:
+def _check_mmp(metadata: Metadata, report: Findings) -> None:
     superblock, geometry = metadata.superblock, metadata.geometry
     if not superblock.feature_incompat & Incompat.MMP:
         return
@@ -256,15 +270,15 @@ def _check_mmp(metadata: Metadata, report: Report) -> None:
     position = block * geometry.block_size
     data = metadata.device.read(position, ext.Mmp.SIZE)
     mmp = ext.Mmp.unpack(data)
-    report.expect("magic of multiple mount protection", position, ext.MMP_MAGIC, mmp.magic)
+    report.expect("mmp", "magic of multiple mount protection", position, ext.MMP_MAGIC, mmp.magic)
     if metadata.seed is not None:
         value = checksum.mmp_checksum(metadata.seed, data)
-        report.expect("checksum of multiple mount protection", position, value, mmp.checksum)
+        report.expect("mmp", "checksum of multiple mount protection", position, value, mmp.checksum)
 
 
 def check_usage(
     volume: ExtVolume,
-    report: Report,
+    report: Findings,
     used: Mapping[QuotaKind, Mapping[int, Usage]],
     inline_links: Mapping[tuple[QuotaKind, int], int],
 ) -> None:
@@ -278,11 +292,11 @@ def check_usage(
         try:
             file = volume.quota_file(kind)
         except FilesystemError as error:
-            report.add_error(error)
+            report.add_error("quota", error)
             continue
         recorded = file.usage
         if file.has_bad_lists:
-            report.add(f"free blocks of the quota file of {kind.name.lower()}s", position)
+            report.add("quota", f"free blocks of the quota file of {kind.name.lower()}s", position)
         actual = used.get(kind, {})
         for owner in sorted({*recorded, *actual}):
             what = f"use of {kind.name.lower()} {owner}"
@@ -290,7 +304,7 @@ def check_usage(
             links = inline_links.get((kind, owner), 0)
             if links and found.inodes == expected.inodes - links:
                 expected = expected._replace(inodes=found.inodes)
-            report.expect(what, position, tuple(expected), tuple(found))
+            report.expect("quota", what, position, tuple(expected), tuple(found))
 
 
 def charged_usage(

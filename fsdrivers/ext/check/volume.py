@@ -19,7 +19,7 @@ from fsdrivers.errors import CorruptError, FilesystemError
 from fsdrivers.ext import blockmap, checksum, extents, xattrs
 from fsdrivers.ext.check.inodes import FieldRules, check_attributes, check_symlink
 from fsdrivers.ext.check.names import check_names
-from fsdrivers.ext.check.report import Finding, FoundInode, Report
+from fsdrivers.ext.check.report import FoundInode
 from fsdrivers.ext.check.special import charged_usage, check_special, check_usage
 from fsdrivers.ext.extents import Mapped
 from fsdrivers.ext.format import records as ext
@@ -36,6 +36,7 @@ from fsdrivers.ext.metadata import covered_inode, extra_isize_of, group_checksum
 from fsdrivers.ext.nodes import FAST_SYMLINK_SIZE, FORMAT_MASK, KINDS
 from fsdrivers.ext.quota import QuotaKind, Usage
 from fsdrivers.ext.volume import ExtVolume
+from fsdrivers.findings import Finding, Findings
 from fsdrivers.volume import Kind
 
 # Plain integers: an operation of an enumeration costs a microsecond.
@@ -68,11 +69,11 @@ def check(device: Device) -> list[Finding]:
         NotRecognisedError: there is no ext superblock.
         UnsupportedError: a feature is not implemented.
     """
-    report = Report()
+    report = Findings()
     try:
         volume = ExtVolume.open(device)
     except CorruptError as error:
-        report.add_error(error)
+        report.add_error("superblock", error)
         return report.findings
     checker = _Checker(volume, report)
     checker.check_frame()
@@ -87,7 +88,7 @@ def check(device: Device) -> list[Finding]:
 class _Checker:
     """The passes that share the account of used clusters."""
 
-    def __init__(self, volume: ExtVolume, report: Report) -> None:
+    def __init__(self, volume: ExtVolume, report: Findings) -> None:
         self.volume = volume
         self.metadata = volume.metadata
         self.geometry = volume.metadata.geometry
@@ -107,12 +108,12 @@ class _Checker:
         """Check superblock, its copies and the descriptors' copies; account for their blocks."""
         superblock, report = self.metadata.superblock, self.report
         for warning in self.volume.warnings():
-            report.add(warning)
+            report.add("superblock", warning)
         if self.volume.was_replayed:
-            report.add("the volume was not unmounted; checked as its journal leaves it")
+            report.add("dirty", "the volume was not unmounted; checked as its journal leaves it")
         elif superblock.state & State.ERROR or not superblock.state & State.VALID:
             at = ext.SUPERBLOCK_POSITION + superblock.OFFSETS["state"]
-            report.add(f"superblock state is {superblock.state:#x}", at)
+            report.add("dirty", f"superblock state is {superblock.state:#x}", at)
         for group in range(self.geometry.groups_count):
             if self.geometry.has_superblock(group):
                 self._check_superblock_copy(group)
@@ -129,16 +130,30 @@ class _Checker:
         position = block * geometry.block_size
         data = self.metadata.device.read(position, ext.Superblock.SIZE)
         copy = ext.Superblock.unpack(data)
-        report.expect(f"group number in superblock copy {group}", position, group, copy.block_group)
+        report.expect(
+            "superblock-copy",
+            f"group number in superblock copy {group}",
+            position,
+            group,
+            copy.block_group,
+        )
         for name in primary.OFFSETS:
             is_upgraded = copy.revision == 0 and name in _REVISION_FIELDS
             if name not in _LIVE_FIELDS and not is_upgraded:
                 at = position + primary.OFFSETS[name]
                 what = f"{name} in superblock copy {group}"
-                report.expect(what, at, getattr(primary, name), getattr(copy, name))
+                report.expect(
+                    "superblock-copy", what, at, getattr(primary, name), getattr(copy, name)
+                )
         if primary.has_metadata_checksums:
             value = checksum.superblock_checksum(data)
-            report.expect(f"checksum of superblock copy {group}", position, value, copy.checksum)
+            report.expect(
+                "superblock-copy",
+                f"checksum of superblock copy {group}",
+                position,
+                value,
+                copy.checksum,
+            )
 
     def _account_group(self, group: int) -> None:
         """Mark what the frame of one group takes, and compare copies of descriptors."""
@@ -146,7 +161,7 @@ class _Checker:
         uninit = descriptor.flags & (GroupFlags.INODE_UNINIT | GroupFlags.BLOCK_UNINIT)
         has_checksums = self.metadata.superblock.has_group_checksums
         if not has_checksums and (uninit or descriptor.unused_inodes):
-            self.report.add(f"group {group} is uninitialised without a feature for that")
+            self.report.add("group", f"group {group} is uninitialised without a feature for that")
         if geometry.has_superblock(group):
             first = geometry.backup_superblock_block(group) + 1
             for index in range(geometry.old_descriptor_blocks_count(group)):
@@ -177,11 +192,13 @@ class _Checker:
             position = block * geometry.block_size + at
             for name in _PLACES:
                 what = f"{name} in a copy of descriptor {group}"
-                self.report.expect(what, position, getattr(primary, name), getattr(copy, name))
+                self.report.expect(
+                    "descriptor-copy", what, position, getattr(primary, name), getattr(copy, name)
+                )
             if metadata.superblock.has_group_checksums:
                 value = group_checksum(metadata.superblock, metadata.seed, group, raw)
                 what = f"checksum of a copy of descriptor {group}"
-                self.report.expect(what, position, value, copy.checksum)
+                self.report.expect("descriptor-copy", what, position, value, copy.checksum)
 
     def _use(self, block: int, count: int, what: str, *, is_shared: bool = False) -> int:
         """Mark blocks as used; `is_shared` ones may be in a cluster together.  Return clusters."""
@@ -191,7 +208,9 @@ class _Checker:
         taken = self.used.find(1, start, end)
         if taken >= 0 and not (is_shared and ratio > 1):
             position = (taken * ratio + first) * self.geometry.block_size
-            self.report.add(f"{what} uses block {taken * ratio + first}, which is used", position)
+            self.report.add(
+                "shared", f"{what} uses block {taken * ratio + first}, which is used", position
+            )
         self.used[start:end] = b"\1" * (end - start)
         return end - start
 
@@ -203,12 +222,12 @@ class _Checker:
                 try:
                     self._check_inode(number)
                 except FilesystemError as error:
-                    self.report.add_error(error)
+                    self.report.add_error("inode", error)
         for block, count in self._xattr_references.items():
             header = ext.XattrBlockHeader.unpack(self.metadata.read_block(block))
             at = block * self.geometry.block_size
             what = f"reference count of attribute block {block}"
-            self.report.expect(what, at, count, header.reference_count)
+            self.report.expect("inode", what, at, count, header.reference_count)
 
     def _check_inode(self, number: int) -> None:
         metadata, geometry = self.metadata, self.geometry
@@ -218,15 +237,19 @@ class _Checker:
         is_special = number < geometry.first_inode and number != InodeNumber.ROOT
         is_orphan = number in self.volume.orphans
         if 0 < inode.deletion_time < geometry.inodes_count and not is_orphan:
-            self.report.add(f"inode {number} looks as if it were on the orphan list", position)
+            self.report.add(
+                "inode", f"inode {number} looks as if it were on the orphan list", position
+            )
         if inode.links_count == 0 and not is_orphan and not (is_special and inode.blocks_low):
             return
         metadata.inode_bytes(number)  # compares its checksum
         kind = KINDS.get(inode.mode & FORMAT_MASK)
         if kind is None and not is_special:
-            self.report.add(f"inode {number} has no known kind: mode {inode.mode:#o}", position)
+            self.report.add(
+                "inode", f"inode {number} has no known kind: mode {inode.mode:#o}", position
+            )
         if inode.deletion_time and not is_orphan:
-            self.report.add(f"inode {number} in use has a deletion time", position)
+            self.report.add("inode", f"inode {number} in use has a deletion time", position)
         is_hidden = is_special or inode.flags & _EA_INODE or number in self._hidden_inodes
         self.inodes[number] = FoundInode(
             kind=None if is_hidden else kind,
@@ -242,7 +265,9 @@ class _Checker:
         sectors = clusters * geometry.cluster_size // ext.SECTOR
         if number != InodeNumber.BAD_BLOCKS and not is_orphan:
             actual = metadata.allocated_sectors(inode)
-            self.report.expect(f"sector count of inode {number}", position, sectors, actual)
+            self.report.expect(
+                "inode", f"sector count of inode {number}", position, sectors, actual
+            )
         if kind is Kind.SYMLINK:
             check_symlink(metadata, self.report, number, raw, inode)
         self._charge(number, raw, is_hidden=bool(is_hidden))
@@ -315,15 +340,17 @@ class _Checker:
         reached = written[-1].logical + written[-1].blocks if written else 0
         if kind is Kind.DIRECTORY:
             what = f"size of directory {number}"
-            self.report.expect(what, position, reached * block_size, inode.size)
+            self.report.expect("inode", what, position, reached * block_size, inode.size)
             return
         end = -(-inode.size // block_size)
         slots = block_size // 4
         most = ext.DIRECT_BLOCKS + slots + slots**2 + slots**3
         if reached > -(-end // ratio) * ratio and not inode.flags & _VERITY:
-            self.report.add(f"inode {number} has blocks past its size", position)
+            self.report.add("inode", f"inode {number} has blocks past its size", position)
         elif end > (most if not inode.flags & _EXTENTS else ALL_BLOCKS):
-            self.report.add(f"inode {number} has an impossible size: {inode.size}", position)
+            self.report.add(
+                "inode", f"inode {number} has an impossible size: {inode.size}", position
+            )
 
     def _account_runs(self, runs: list[Mapped], what: str, *, is_shared: bool) -> int:
         """Mark runs; those that share a cluster of the file and of the volume count once."""
@@ -384,15 +411,17 @@ class _Checker:
                 1 for number, found in self._inodes_of(group) if found.kind is Kind.DIRECTORY
             )
             what = f"directories of group {group}"
-            self.report.expect(what, None, directories, descriptor.used_directories)
+            self.report.expect("counts", what, None, directories, descriptor.used_directories)
         base = ext.SUPERBLOCK_POSITION
         at = base + superblock.OFFSETS["free_blocks_low"]
         if not self.volume.was_replayed:  # the kernel brings these two up to date on unmounting
             total = free_blocks * geometry.cluster_blocks
-            self.report.expect("free blocks in the superblock", at, total, superblock.free_blocks)
+            self.report.expect(
+                "counts", "free blocks in the superblock", at, total, superblock.free_blocks
+            )
             at = base + superblock.OFFSETS["free_inodes_count"]
             actual = superblock.free_inodes_count
-            self.report.expect("free inodes in the superblock", at, free_inodes, actual)
+            self.report.expect("counts", "free inodes in the superblock", at, free_inodes, actual)
 
     def _inodes_of(self, group: int) -> list[tuple[int, FoundInode]]:
         first = group * self.geometry.inodes_per_group + 1
@@ -407,7 +436,7 @@ class _Checker:
         flags = self.used[first : first + count]
         free = flags.count(0)
         what = f"free clusters of group {group}"
-        self.report.expect(what, None, free, descriptor.free_blocks)
+        self.report.expect("counts", what, None, free, descriptor.free_blocks)
         flags += b"\1" * (geometry.clusters_per_group - count)
         if not self._is_uninitialised(descriptor, GroupFlags.BLOCK_UNINIT):
             self._compare(
@@ -428,7 +457,9 @@ class _Checker:
             reserved = geometry.first_inode - 1
             flags[:reserved] = b"\1" * reserved
         free = flags.count(0)
-        self.report.expect(f"free inodes of group {group}", None, free, descriptor.free_inodes)
+        self.report.expect(
+            "counts", f"free inodes of group {group}", None, free, descriptor.free_inodes
+        )
         if not self._is_uninitialised(descriptor, GroupFlags.INODE_UNINIT):
             self._compare(
                 f"inode bitmap of group {group}",
@@ -448,19 +479,23 @@ class _Checker:
         expected = pack_bits(flags)
         size = len(expected)
         if data[size:].count(0xFF) != len(data) - size:
-            self.report.add(f"bits behind the end of the {what} are not all set", position)
+            self.report.add(
+                "bitmap", f"bits behind the end of the {what} are not all set", position
+            )
         if data[:size] != expected:
             differing = int.from_bytes(data[:size], "little") ^ int.from_bytes(expected, "little")
             count, low = differing.bit_count(), (differing & -differing).bit_length() - 1
             is_set = data[low // 8] >> low % 8 & 1
             state = "used but not reached" if is_set else "reached but free"
-            self.report.add(f"{what}: {count} bits differ, first {low}: {state}", position)
+            self.report.add(
+                "bitmap", f"{what}: {count} bits differ, first {low}: {state}", position
+            )
         seed = self.metadata.seed
         if seed is not None:
             value = checksum.bitmap_checksum(seed, data, len(flags))
             if not self.metadata.superblock.is_64bit:
                 value &= 0xFFFF
-            self.report.expect(f"checksum of {what}", position, value, stored)
+            self.report.expect("bitmap", f"checksum of {what}", position, value, stored)
 
 
 def pack_bits(flags: bytes | bytearray) -> bytes:

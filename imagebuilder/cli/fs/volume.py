@@ -199,11 +199,12 @@ def check(options: Volume, device: Device) -> int:
         raise UnsupportedError(f"checking {type} volumes")
     findings = driver.check_volume(device, **keywords)
     if options.json:
-        print_json([{"what": item.what, "position": item.position} for item in findings])
+        print_json(
+            [{"rule": item.rule, "what": item.what, "position": item.position} for item in findings]
+        )
     else:
         for item in findings:
-            where = "" if item.position is None else f" (byte {item.position:#x})"
-            print(f"{item.what}{where}")
+            print(item)
     return ExitCode.CORRUPT if findings else ExitCode.DONE
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -132,9 +133,10 @@ def test_each_defect_is_found(
     path.write_bytes(image.read_bytes())
     _apply(path, requests)
 
-    findings = [finding.what for finding in check(load_image(path))]
+    findings = check(load_image(path))
 
-    assert any(expected in what for what in findings), findings
+    assert any(expected in finding.what for finding in findings), findings
+    assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", finding.rule) for finding in findings)
 
 
 def _break_backup(device: MemoryDevice) -> None:
