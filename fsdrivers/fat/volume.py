@@ -139,7 +139,7 @@ class FatVolume:
             runs = self.table.runs(first_cluster, limit, is_whole=True)
         except CorruptError as error:
             _raise_placed(error, "directory", position)
-        yield from iter_slots(self._iter_segments(runs), faults, self.page)
+        yield from iter_slots(self.iter_segments(runs), faults, self.page)
 
     def extents(self, node: Node) -> list[Extent]:
         """Return where the content of a file is; directories have none.
@@ -171,6 +171,10 @@ class FatVolume:
             index += 1
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def forget(self) -> None:
+        """Drop what was read before a change."""
+        self._extents.clear()
+
     def _read_extents(self, node: Node) -> list[Extent]:
         """Follow the chain of a file that is not empty."""
         geometry = self.geometry
@@ -187,7 +191,7 @@ class FatVolume:
             offset += count * cluster_size
         return extents
 
-    def _iter_segments(self, runs: list[Run]) -> Iterator[tuple[int, bytes]]:
+    def iter_segments(self, runs: list[Run]) -> Iterator[tuple[int, bytes]]:
         """Yield (position, data) of the clusters of a directory."""
         for start, count in runs:
             position = self.geometry.cluster_position(start)

@@ -148,7 +148,7 @@ def patched(path: Path, position: int, data: bytes) -> None:
 def swap_entries(path: Path) -> None:
     """Exchange the first two entries of the root directory."""
     editor, device = open_dos(path)
-    root = editor.directory(1).position_of(0)
+    root = editor.session.directory(1).position_of(0)
     first, second = editor.device.read(root, 32), editor.device.read(root + 32, 32)
     editor.device.write(root, second + first)
     device.close()
@@ -170,7 +170,7 @@ def rewrite_io(path: Path, kept: int) -> None:
     data = editor.read(node, 0, node.size)
     editor.truncate(node.number, kept)
     filler = editor.create(1, b"FILLER", FILE)
-    editor.fats.next_free = 2
+    editor.session.fats.next_free = 2
     editor.write(filler.number, 0, b"z" * 4096)
     editor.write(node.number, kept, data[kept:])
     editor.close()

@@ -52,7 +52,7 @@ from fsdrivers.errors import (
     not_empty,
 )
 from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE
-from fsdrivers.fat.description import label_of, serial_of
+from fsdrivers.fat.description import Template, label_of, serial_of
 from fsdrivers.fat.directory import (
     DIRECTORY_MODE,
     EA_HANDLE,
@@ -62,8 +62,8 @@ from fsdrivers.fat.directory import (
     pack_dots,
     pack_slots,
 )
-from fsdrivers.fat.edit.base import EditBase, joined, length_of, split_runs, with_cluster
 from fsdrivers.fat.edit.directory import SLOT_SIZE, DirectoryState, Group
+from fsdrivers.fat.edit.session import Session, joined, length_of, split_runs, with_cluster
 from fsdrivers.fat.format import (
     DOT_DOT,
     ENTRY_DELETED,
@@ -76,9 +76,9 @@ from fsdrivers.fat.format import (
     DirectoryEntry,
 )
 from fsdrivers.fat.names import StoredName, pack_long_name, store_name
-from fsdrivers.fat.table import Run, table_size
+from fsdrivers.fat.table import Run, Table, table_size
 from fsdrivers.fat.times import dos_of
-from fsdrivers.fat.volume import active_fats, open_volume
+from fsdrivers.fat.volume import FatVolume, active_fats, open_volume
 from fsdrivers.printable import printable
 from fsdrivers.volume import Kind, Node
 
@@ -91,11 +91,17 @@ _SERIAL = re.compile(r"([0-9A-Fa-f]{4})-([0-9A-Fa-f]{4})")
 _WRITE_SIZE = 1 << 20  # bytes that go to the device at once
 
 
-class FatEditor(EditBase):
+class FatEditor(FatVolume):
     """A FAT volume open for changes.  Made by `open_editor`."""
 
     root = ROOT_NUMBER
-    _is_closed = False
+
+    def __init__(
+        self, device: Device, template: Template, table: Table, raw: bytearray, clock: Clock
+    ) -> None:
+        super().__init__(device, template, table)
+        self.session = Session(self, raw, clock)
+        self._is_closed = False
 
     def node(self, number: int) -> Node:
         """Return the object with this number as it is now.
@@ -105,7 +111,7 @@ class FatEditor(EditBase):
         """
         if number == ROOT_NUMBER:
             return next(self.walk()).node
-        return self.node_at(self.group(number))
+        return self.session.node_at(self.session.group(number))
 
     def lookup(self, parent: int, name: bytes) -> Node:
         """Return what a directory has under a long or 8.3 name, whatever its case.
@@ -114,41 +120,42 @@ class FatEditor(EditBase):
             NotFoundError: there is none.
             NotADirectoryError_: `parent` is not a directory.
         """
-        return self.node_at(self.directory(parent).get(name))
+        return self.session.node_at(self.session.directory(parent).get(name))
 
     def names(self, directory: int) -> list[tuple[bytes, int]]:
         """Return (name, number) of what is in a directory, in the order on the medium."""
-        return [(group.slot.name, group.number) for group in self.directory(directory).names]
+        groups = self.session.directory(directory).names
+        return [(group.slot.name, group.number) for group in groups]
 
     def create(self, parent: int, name: bytes, node: Node) -> Node:
         """Make a file or a directory; see `fsdrivers.editing`.  Modes and owners are ignored."""
-        with self.changing():
+        with self.session.changing():
             if node.kind not in (Kind.FILE, Kind.DIRECTORY):
                 kind = node.kind.name.lower().replace("_", " ")
                 raise UnsupportedError(f"a {kind} on FAT")
-            state = self.directory(parent)
+            state = self.session.directory(parent)
             if state.find(name) is not None:
                 raise already_exists(name)
             stored = store_name(name, state.short_names, self.page)
             made = replace(
                 node,
                 size=0,
-                accessed_ns=self.clock() if node.accessed_ns is None else node.accessed_ns,
-                created_ns=self.clock() if node.created_ns is None else node.created_ns,
+                accessed_ns=self.session.clock() if node.accessed_ns is None else node.accessed_ns,
+                created_ns=self.session.clock() if node.created_ns is None else node.created_ns,
             )
             self._check_attributes(made)
             start = state.find_room(stored.slot_count)
-            needed = self.missing_slots(state, start, stored.slot_count)
+            needed = self.session.missing_slots(state, start, stored.slot_count)
             is_directory = node.kind is Kind.DIRECTORY
             self._check_space(needed + is_directory)
             first = self._make_directory(made, state) if is_directory else 0
             slots = pack_slots(made, stored, first, self.geometry.bits)
-            return self.node(self.add_name(state, slots))
+            return self.node(self.session.add_name(state, slots))
 
     def write(self, number: int, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write content into a file; see `fsdrivers.editing`."""
-        with self.changing():
-            group = self.file(number)
+        with self.session.changing():
+            group = self.session.file(number)
             view = memoryview(data).cast("B")
             if not view.nbytes:
                 return
@@ -162,19 +169,19 @@ class FatEditor(EditBase):
 
     def truncate(self, number: int, size: int) -> None:
         """Make a file `size` bytes long; see `fsdrivers.editing`."""
-        with self.changing():
-            group = self.file(number)
+        with self.session.changing():
+            group = self.session.file(number)
             old = group.slot.entry.size
             if size > old:
                 runs, new = self._room_for(group, size)
                 self._zero_content(joined(runs, new), old, size)
                 self._finish_growth(group, runs, new, size)
                 return
-            keep, rest = split_runs(self.chain(group), self.geometry.clusters_of(size))
+            keep, rest = split_runs(self.session.chain(group), self.geometry.clusters_of(size))
             self._write_entry(group, size, keep[0][0] if keep else 0)
-            self.set_chain(number, keep)
+            self.session.set_chain(number, keep)
             if rest:
-                self.fats.free(rest, keep=sum(keep[-1]) - 1 if keep else 0)
+                self.session.fats.free(rest, keep=sum(keep[-1]) - 1 if keep else 0)
 
     def link(self, number: int, parent: int, name: bytes) -> None:
         """Refuse: FAT has no hard links."""
@@ -182,8 +189,8 @@ class FatEditor(EditBase):
 
     def unlink(self, parent: int, name: bytes) -> None:
         """Remove a file; see `fsdrivers.editing`."""
-        with self.changing():
-            state = self.directory(parent)
+        with self.session.changing():
+            state = self.session.directory(parent)
             group = state.get(name)
             if group.slot.is_directory:
                 raise is_a_directory(name)
@@ -191,8 +198,8 @@ class FatEditor(EditBase):
 
     def rmdir(self, parent: int, name: bytes) -> None:
         """Remove an empty directory; see `fsdrivers.editing`."""
-        with self.changing():
-            state = self.directory(parent)
+        with self.session.changing():
+            state = self.session.directory(parent)
             group = state.get(name)
             if not group.slot.is_directory:
                 raise not_a_directory(name)
@@ -207,14 +214,14 @@ class FatEditor(EditBase):
         With `replace` the entry that is there stays, name and all, and gets the object: one
         write.
         """
-        with self.changing():
-            source, target = self.directory(parent), self.directory(new_parent)
+        with self.session.changing():
+            source, target = self.session.directory(parent), self.session.directory(new_parent)
             group, there = source.get(name), target.find(new_name)
             if group.slot.is_directory:
                 self._check_not_inside(group, target, name)
             if there is group:
                 if group.slot.name == new_name:
-                    return self.node_at(group)
+                    return self.session.node_at(group)
             elif there is not None:
                 return self._replace(source, group, target, there, new_name, is_wanted=replace)
             taken = target.short_names
@@ -237,7 +244,7 @@ class FatEditor(EditBase):
         flags: int | None = None,
     ) -> None:
         """Change times and the attribute byte; see `fsdrivers.editing`."""
-        with self.changing():
+        with self.session.changing():
             node = self.node(number)
             is_usual = mode in (None, DIRECTORY_MODE if node.kind is Kind.DIRECTORY else FILE_MODE)
             if not is_usual or uid or gid or changed_ns is not None:
@@ -247,7 +254,7 @@ class FatEditor(EditBase):
                 return
             if number == ROOT_NUMBER:
                 raise UnsupportedError("attributes of a FAT root directory")
-            group = self.group(number)
+            group = self.session.group(number)
             entry = group.slot.entry
             if modified_ns is not None:
                 date, clock, _ = dos_of(modified_ns)
@@ -263,18 +270,18 @@ class FatEditor(EditBase):
                 kept = entry.attributes & _DIRECTORY
                 entry = replace(entry, attributes=flags & ~_DIRECTORY | kept)
             if entry != group.slot.entry:
-                self.replace_entry(group, entry)
+                self.session.replace_entry(group, entry)
 
     def set_xattr(self, number: int, name: bytes, value: bytes) -> None:
         """Set the EA handle of OS/2, two bytes, on FAT12 and FAT16."""
-        with self.changing():
+        with self.session.changing():
             if name != EA_HANDLE or self.geometry.bits == 32:
                 raise UnsupportedError(f"extended attribute {printable(name)} on {self.type}")
             if len(value) != 2:
                 raise NoSpaceError("EA handle", len(value), 2)
-            group = self.group(number)
+            group = self.session.group(number)
             handle = int.from_bytes(value, "little")
-            self.replace_entry(group, replace(group.slot.entry, first_cluster_high=handle))
+            self.session.replace_entry(group, replace(group.slot.entry, first_cluster_high=handle))
 
     def remove_xattr(self, number: int, name: bytes) -> None:
         """Remove the EA handle.
@@ -282,11 +289,11 @@ class FatEditor(EditBase):
         Raises:
             NotFoundError: the object has no such attribute.
         """
-        with self.changing():
+        with self.session.changing():
             if name not in dict(self.node(number).xattrs):
                 raise NotFoundError(f"no extended attribute {printable(name)}")
-            group = self.group(number)
-            self.replace_entry(group, replace(group.slot.entry, first_cluster_high=0))
+            group = self.session.group(number)
+            self.session.replace_entry(group, replace(group.slot.entry, first_cluster_high=0))
 
     def set_label(self, label: bytes) -> None:
         """Set the label in the root directory and in the boot sector; empty for none.
@@ -295,7 +302,7 @@ class FatEditor(EditBase):
             InvalidNameError: it is longer than 11 bytes or holds what a label cannot.
             NoSpaceError: the root directory has no room for it.
         """
-        with self.changing():
+        with self.session.changing():
             single = self.page.without_pairs(label)
             if len(label) > len(NO_LABEL) or single.translate(None, _FORBIDDEN_IN_LABEL) != single:
                 raise InvalidNameError(f"not a label FAT can hold: {printable(label)}")
@@ -305,7 +312,7 @@ class FatEditor(EditBase):
             boot = self.template.boot
             if boot.boot_signature == EXTENDED_SIGNATURES[-1]:
                 padded = label.ljust(len(NO_LABEL)) if label else NO_LABEL
-                self.patch_boot_sector("label", padded)
+                self.session.patch_boot_sector("label", padded)
             self.label = label_of(self.template)
 
     def set_uuid(self, uuid: str) -> None:
@@ -315,27 +322,27 @@ class FatEditor(EditBase):
             InvalidNameError: it has another form.
             UnsupportedError: the boot sector has no place for one.
         """
-        with self.changing():
+        with self.session.changing():
             match = _SERIAL.fullmatch(uuid)
             if match is None:
                 raise InvalidNameError(f"not a serial number like 5EC0-FEED: {uuid}")
             if self.template.boot.boot_signature not in EXTENDED_SIGNATURES:
                 raise UnsupportedError("a serial number in this old boot sector")
             serial = int(match[1] + match[2], 16)
-            self.patch_boot_sector("serial", serial.to_bytes(4, "little"))
+            self.session.patch_boot_sector("serial", serial.to_bytes(4, "little"))
             self.uuid = serial_of(self.template.boot)
 
     def flush(self) -> None:
         """Return when everything is on the medium and the volume is marked as it was."""
-        with self.changing():
-            if self.marks.is_set:
-                self.marks.clear()
+        with self.session.changing():
+            if self.session.marks.is_set:
+                self.session.marks.clear()
             else:
                 self.device.flush()
 
     def close(self) -> None:
         """Flush, unless a write has failed; the device stays open.  Idempotent."""
-        if not self._is_closed and not self.has_failed:
+        if not self._is_closed and not self.session.has_failed:
             self._is_closed = True
             self.flush()
         self._is_closed = True
@@ -349,22 +356,22 @@ class FatEditor(EditBase):
         """
         if size > MAXIMUM_FILE_SIZE:
             raise UnsupportedError("a file of 4 GiB or more on FAT")
-        runs = self.chain(group)
+        runs = self.session.chain(group)
         missing = self.geometry.clusters_of(size) - length_of(runs)
         if missing <= 0:
             return runs, []
-        return runs, self.fats.allocate(missing, sum(runs[-1]) - 1 if runs else 0)
+        return runs, self.session.fats.allocate(missing, sum(runs[-1]) - 1 if runs else 0)
 
     def _finish_growth(self, group: Group, runs: list[Run], new: list[Run], size: int) -> None:
         """Make new clusters part of a file, then give it its size."""
-        self.fats.link(new, after=sum(runs[-1]) - 1 if runs else 0)
+        self.session.fats.link(new, after=sum(runs[-1]) - 1 if runs else 0)
         chain = joined(runs, new)
         self._write_entry(group, size, chain[0][0] if chain else 0)
-        self.set_chain(group.number, chain)
+        self.session.set_chain(group.number, chain)
 
     def _write_entry(self, group: Group, size: int, first_cluster: int) -> None:
         """Write size, first cluster, times and the archive attribute of a changed file."""
-        date, clock, _ = dos_of(self.clock())
+        date, clock, _ = dos_of(self.session.clock())
         entry = with_cluster(group.slot.entry, first_cluster, self.geometry.bits)
         entry = replace(
             entry,
@@ -374,7 +381,7 @@ class FatEditor(EditBase):
             modified_time=clock,
             accessed_date=date,
         )
-        self.replace_entry(group, entry)
+        self.session.replace_entry(group, entry)
 
     def _write_content(self, runs: list[Run], offset: int, view: memoryview) -> None:
         """Write content to its clusters, whether they are linked yet or not."""
@@ -382,13 +389,13 @@ class FatEditor(EditBase):
         for position, length in self._places(runs, offset, view.nbytes):
             for at in range(0, length, _WRITE_SIZE):
                 count = min(_WRITE_SIZE, length - at)
-                self.write_at(position + at, view[done : done + count])
+                self.session.write_at(position + at, view[done : done + count])
                 done += count
 
     def _zero_content(self, runs: list[Run], start: int, end: int) -> None:
         """Zero content in its clusters, whether they are linked yet or not."""
         for position, length in self._places(runs, start, end - start):
-            self.zero_at(position, length)
+            self.session.zero_at(position, length)
 
     def _places(self, runs: list[Run], offset: int, length: int) -> list[tuple[int, int]]:
         """Return (position, length) of the parts of a range of content."""
@@ -412,25 +419,27 @@ class FatEditor(EditBase):
 
     def _check_space(self, clusters: int) -> None:
         """Raise NoSpaceError unless so many clusters are free."""
-        if clusters > self.fats.free_count:
+        if clusters > self.session.fats.free_count:
             size = self.geometry.cluster_size
-            raise NoSpaceError("free clusters", clusters * size, self.fats.free_count * size)
+            raise NoSpaceError(
+                "free clusters", clusters * size, self.session.fats.free_count * size
+            )
 
     def _make_directory(self, node: Node, parent: DirectoryState) -> int:
         """Make an empty directory in a free cluster; return the cluster."""
-        runs = self.fats.allocate(1)
+        runs = self.session.fats.allocate(1)
         cluster = runs[0][0]
         above = 0 if parent.number == ROOT_NUMBER else parent.first_cluster
         dots = pack_dots(node, cluster, above, self.geometry.bits)
         position = self.geometry.cluster_position(cluster)
-        self.write_at(position, dots.ljust(self.geometry.cluster_size, b"\0"))
+        self.session.write_at(position, dots.ljust(self.geometry.cluster_size, b"\0"))
         self.device.flush()
-        self.fats.link(runs)
+        self.session.fats.link(runs)
         return cluster
 
     def _check_empty(self, group: Group, name: bytes) -> None:
         """Raise DirectoryNotEmptyError if something is in a directory."""
-        if self.directory(group.number).names:
+        if self.session.directory(group.number).names:
             raise not_empty(name)
 
     def _check_not_inside(self, group: Group, target: DirectoryState, name: bytes) -> None:
@@ -453,14 +462,14 @@ class FatEditor(EditBase):
 
     def _remove(self, state: DirectoryState, group: Group) -> None:
         """Remove a name and free what it leads to."""
-        runs = self.chain(group)
-        self.write_slots(state.remove(group))
+        runs = self.session.chain(group)
+        self.session.write_slots(state.remove(group))
         if group.slot.is_directory:
             self.device.flush()
-        self.fats.free(runs)
-        self._chains.pop(group.number, None)
+        self.session.fats.free(runs)
+        self.session.forget_chain(group.number)
         if group.slot.is_directory:
-            self.forget(group.number)
+            self.session.forget(group.number)
 
     def _move(
         self, source: DirectoryState, group: Group, target: DirectoryState, stored: StoredName
@@ -471,14 +480,14 @@ class FatEditor(EditBase):
         entry = replace(group.slot.entry, name=stored.short_name, case_flags=case_flags)
         slots = pack_long_name(stored.units, stored.short_name) + entry.pack()
         if source is target and source.has_place_for(group, len(slots) // SLOT_SIZE):
-            self.write_slots(source.rewrite(group, slots))
-            return self.node_at(group)
+            self.session.write_slots(source.rewrite(group, slots))
+            return self.session.node_at(group)
         start = target.find_room(stored.slot_count)
-        self._check_space(self.missing_slots(target, start, stored.slot_count))
-        new = self.add_name(target, slots)
+        self._check_space(self.session.missing_slots(target, start, stored.slot_count))
+        new = self.session.add_name(target, slots)
         self._finish_move(source, group, target)
         target.short_names.add(stored.short_name)
-        self.renumber(old, new)
+        self.session.renumber(old, new)
         return self.node(new)
 
     def _replace(
@@ -500,19 +509,19 @@ class FatEditor(EditBase):
             raise not_a_directory(name)
         if there.slot.is_directory:
             self._check_empty(there, name)
-        freed, old, number = self.chain(there), group.number, there.number
+        freed, old, number = self.session.chain(there), group.number, there.number
         kept = there.slot.entry
         case_flags = group.slot.entry.case_flags & ~_CASE | kept.case_flags & _CASE
         entry = replace(group.slot.entry, name=kept.name, case_flags=case_flags)
         if there.slot.is_directory:
-            self.forget(number)
-        self._chains.pop(number, None)
-        self.replace_entry(there, entry)
+            self.session.forget(number)
+        self.session.forget_chain(number)
+        self.session.replace_entry(there, entry)
         self._finish_move(source, group, target)
         if there.slot.is_directory:
             self.device.flush()
-        self.fats.free(freed)
-        self.renumber(old, number)
+        self.session.fats.free(freed)
+        self.session.renumber(old, number)
         return self.node(number)
 
     def _finish_move(self, source: DirectoryState, group: Group, target: DirectoryState) -> None:
@@ -520,46 +529,32 @@ class FatEditor(EditBase):
         self.device.flush()
         if group.slot.is_directory and source is not target:
             above = 0 if target.number == ROOT_NUMBER else target.first_cluster
-            self.set_dots(group.number, DOT_DOT, above)
-        self.write_slots(source.remove(group))
+            self.session.set_dots(group.number, DOT_DOT, above)
+        self.session.write_slots(source.remove(group))
 
     def _set_root_label(self, label: bytes) -> None:
         """Set, make or remove the label entry of the root directory."""
-        root = self.directory(ROOT_NUMBER)
+        root = self.session.directory(ROOT_NUMBER)
         group = root.label
         if not label:
             if group is not None:
-                self.write_slots(root.remove(group))
+                self.session.write_slots(root.remove(group))
             self.template = replace(self.template, root_label=None)
             return
         if group is not None:
             entry = replace(group.slot.entry, name=label.ljust(len(NO_LABEL)))
-            self.write_slots(root.replace(group, entry))
+            self.session.write_slots(root.replace(group, entry))
         else:
-            now = self.clock()
+            now = self.session.clock()
             node = Node(0, Kind.FILE, modified_ns=now)
             name = StoredName(label.ljust(len(NO_LABEL)), 0, b"")
             entry = replace(entry_of(node, name, 0, self.geometry.bits), attributes=_LABEL)
-            self._check_space(self.missing_slots(root, root.find_room(1), 1))
-            self.add_name(root, entry.pack())
+            self._check_space(self.session.missing_slots(root, root.find_room(1), 1))
+            self.session.add_name(root, entry.pack())
         found = root.label
         assert found is not None, "the label has just been written"
         index = sum(other.start < found.start for other in root.names)
         self.template = replace(self.template, root_label=(index, entry.pack()))
-
-    def patch_boot_sector(self, field: str, data: bytes) -> None:
-        """Change a field of the boot sector and of its backup."""
-        self.mark()
-        self.marks.patch_boot_sector(field, data)
-        self.template = replace(self.template, boot=self.marks.boot)
-
-    def move_root(self, cluster: int) -> None:
-        """Make a FAT32 root directory start in another cluster, which holds its content."""
-        self.patch_boot_sector("root_cluster", cluster.to_bytes(4, "little"))
-        geometry = replace(self.geometry, root_cluster=cluster)
-        self.geometry = self.table.geometry = self.fats.geometry = geometry
-        self.template = replace(self.template, geometry=geometry)
-        self.forget_all()
 
 
 def open_editor(

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 
 from fsdrivers.errors import CorruptError, NoSpaceError, UnsupportedError
 from fsdrivers.fat.directory import ROOT_NUMBER
-from fsdrivers.fat.edit.base import with_cluster
 from fsdrivers.fat.edit.directory import SLOT_SIZE, Group
 from fsdrivers.fat.edit.editor import FatEditor
+from fsdrivers.fat.edit.session import Session, with_cluster
 from fsdrivers.fat.format import (
     DOT,
     DOT_DOT,
@@ -30,7 +30,6 @@ from fsdrivers.fat.format import (
 from fsdrivers.fat.system import SystemFiles
 from fsdrivers.fat.table import is_cluster_bad
 from fsdrivers.printable import printable
-from fsdrivers.volume import Kind
 
 
 def fix_system_files(editor: FatEditor, system: SystemFiles) -> list[str]:
@@ -41,8 +40,8 @@ def fix_system_files(editor: FatEditor, system: SystemFiles) -> list[str]:
         UnsupportedError: something lies in the way that cannot move.
         CorruptError: the volume is damaged.
     """
-    with editor.changing():
-        mover = _Mover(editor)
+    with editor.session.changing():
+        mover = _Mover(editor.session)
         numbers = mover.arrange(system.entries)
         mover.gather([numbers.get(number, number) for number in system.contiguous])
         return mover.done
@@ -52,15 +51,16 @@ def fix_place(
     editor: FatEditor, *, hidden_sectors: int, geometry: tuple[int, int] | None = None
 ) -> list[str]:
     """Make the boot sector say where it is and, if given, what heads and sectors the disk has."""
-    boot, done = editor.template.boot, []
+    session, done = editor.session, list[str]()
+    boot = editor.template.boot
     wanted = {"hidden_sectors": (hidden_sectors, 4)}
     if geometry is not None:
         wanted |= {"heads": (geometry[0], 2), "sectors_per_track": (geometry[1], 2)}
-    with editor.changing():
+    with session.changing():
         for field, (value, size) in wanted.items():
             old: int = getattr(boot, field)
             if old != value:
-                editor.patch_boot_sector(field, value.to_bytes(size, "little"))
+                session.patch_boot_sector(field, value.to_bytes(size, "little"))
                 done.append(f"The boot sector's {field.replace('_', ' ')}: {value}, was {old}.")
     return done
 
@@ -68,8 +68,8 @@ def fix_place(
 class _Mover:
     """Moves entries and clusters of one volume."""
 
-    def __init__(self, editor: FatEditor) -> None:
-        self.editor = editor
+    def __init__(self, session: Session) -> None:
+        self.session = session
         self.done: list[str] = []
         self._numbers: list[int] = []  # of the system files, as they are now
         self._firsts: dict[int, int] = {}  # number of the node by first cluster
@@ -81,62 +81,62 @@ class _Mover:
         for index, number in enumerate(wanted):
             if number is None:
                 continue
-            group = self.editor.directory(ROOT_NUMBER).group_of(numbers.get(number, number))
+            group = self.session.directory(ROOT_NUMBER).group_of(numbers.get(number, number))
             if (group.start, group.end) != (index, index + 1):
                 self._clear(index, group, numbers)
-                group = self.editor.directory(ROOT_NUMBER).group_of(numbers.get(number, number))
+                group = self.session.directory(ROOT_NUMBER).group_of(numbers.get(number, number))
                 numbers[number] = self._place(index, group)
         last = max((i for i, number in enumerate(wanted) if number is not None), default=-1)
         for index, number in enumerate(wanted[:last]):
-            label = self.editor.directory(ROOT_NUMBER).label
-            is_free = self.editor.directory(ROOT_NUMBER).is_free(index)
+            label = self.session.directory(ROOT_NUMBER).label
+            is_free = self.session.directory(ROOT_NUMBER).is_free(index)
             if number is None and is_free and label is not None and label.start > last:
                 self._place(index, label)
         return numbers
 
     def _clear(self, index: int, group: Group, numbers: dict[int, int]) -> None:
         """Free a slot; `numbers` follows what moves."""
-        root = self.editor.directory(ROOT_NUMBER)
+        root = self.session.directory(ROOT_NUMBER)
         for other in root.groups:
             if other is group or not other.start <= index < other.end:
                 continue
             slots = b"".join(root.slot(at) for at in range(other.start, other.end))
-            new = self.editor.add_name(root, slots)
-            self.editor.write_slots(root.remove(other))
+            new = self.session.add_name(root, slots)
+            self.session.write_slots(root.remove(other))
             for old, number in list(numbers.items()):
                 if number == other.number:
                     numbers[old] = new
             numbers.setdefault(other.number, new)
             shown = printable(other.slot.name)
             self.done.append(f"Moved the entry of {shown} out of the way.")
-            self.editor.forget_all()
+            self.session.forget_all()
             return
         if not root.is_free(index) and not group.start <= index < group.end:
-            self.editor.write_slots(root.mark_deleted(index))
+            self.session.write_slots(root.mark_deleted(index))
 
     def _place(self, index: int, group: Group) -> int:
         """Make the 8.3 entry of `group` the one in slot `index`; return its number."""
-        editor = self.editor
-        root = editor.directory(ROOT_NUMBER)
+        session = self.session
+        root = session.directory(ROOT_NUMBER)
         shown = printable(group.slot.name)
         entry = group.slot.entry
         if group.start <= index < group.end:  # in the way of itself: its long form goes
-            editor.write_slots(root.remove(group))
-            editor.write_slots(root.put(index, entry.pack()))
+            session.write_slots(root.remove(group))
+            session.write_slots(root.put(index, entry.pack()))
         else:
-            editor.write_slots(root.put(index, entry.pack()))
-            editor.write_slots(root.remove(group))
+            session.write_slots(root.put(index, entry.pack()))
+            session.write_slots(root.remove(group))
         number = root.position_of(index)
-        editor.forget_all()
+        session.forget_all()
         self.done.append(f"{shown} is entry {index + 1} of the root directory.")
         return number
 
     def gather(self, numbers: Sequence[int]) -> None:
         """Make files lie one behind the other from the first cluster of the data area on."""
-        editor, geometry = self.editor, self.editor.geometry
+        session, geometry = self.session, self.session.geometry
         start = FIRST_CLUSTER
         if geometry.root_cluster == ROOT_CLUSTER:
-            start += editor.chain_from(ROOT_CLUSTER)[0][1]
+            start += session.chain_from(ROOT_CLUSTER)[0][1]
         chains = [self._clusters(number) for number in numbers]
         targets: list[list[int]] = []
         for chain in chains:
@@ -152,7 +152,7 @@ class _Mover:
             if cluster == place
         }
         self._read_firsts()
-        in_the_way = sorted(c for c in area - settled if editor.table.entries[c] != FREE)
+        in_the_way = sorted(c for c in area - settled if session.table.entries[c] != FREE)
         self._check(in_the_way, area)
         hint = max(area)
         moved: Counter[str] = Counter()
@@ -177,28 +177,28 @@ class _Mover:
             self.done.append(f"Moved {count} clusters of {name} out of the way.")
 
     def _clusters(self, number: int) -> list[int]:
-        runs = self.editor.chain(self.editor.group(number))
+        runs = self.session.chain(self.session.group(number))
         return [cluster for start, count in runs for cluster in range(start, start + count)]
 
     def _check(self, in_the_way: Sequence[int], area: set[int]) -> None:
         """Raise unless everything in the way can move and there is room for it."""
-        editor = self.editor
-        free_inside = sum(editor.table.entries[cluster] == FREE for cluster in area)
-        available = editor.fats.free_count - free_inside
+        session = self.session
+        free_inside = sum(session.table.entries[cluster] == FREE for cluster in area)
+        available = session.fats.free_count - free_inside
         if len(in_the_way) > available:
-            size = editor.geometry.cluster_size
+            size = session.geometry.cluster_size
             raise NoSpaceError(
                 "clusters to move things to", len(in_the_way) * size, available * size
             )
         for cluster in in_the_way:
-            if is_cluster_bad(editor.table.entries[cluster], editor.geometry.bits):
+            if is_cluster_bad(session.table.entries[cluster], session.geometry.bits):
                 raise UnsupportedError(f"a system file where cluster {cluster} is marked bad")
             if self._owner(cluster) is None:
                 raise UnsupportedError(f"a system file where cluster {cluster} belongs to nothing")
 
     def _free_outside(self, area: set[int], hint: int) -> int:
         """Return a free cluster that is not in `area`, behind `hint` if there is one."""
-        entries, stop = self.editor.table.entries, self.editor.geometry.last_cluster + 1
+        entries, stop = self.session.table.entries, self.session.geometry.last_cluster + 1
         for low, high in ((hint + 1, stop), (max(area) + 1, hint + 1), (FIRST_CLUSTER, min(area))):
             try:
                 return entries.index(FREE, low, high)
@@ -208,23 +208,23 @@ class _Mover:
 
     def _read_firsts(self) -> None:
         """Find the first cluster of everything, the root directory included."""
-        editor = self.editor
-        editor.forget_all()
-        self._firsts = {editor.geometry.root_cluster: ROOT_NUMBER}
+        session = self.session
+        session.forget_all()
+        self._firsts = {session.geometry.root_cluster: ROOT_NUMBER}
         self._names = {ROOT_NUMBER: "the root directory"}
-        for entry in editor.walk():
+        for entry in session.volume.walk():
             number = entry.node.number
             if number == ROOT_NUMBER:
                 continue
-            slot = editor.group(number).slot
+            slot = session.group(number).slot
             self._names[number] = printable(entry.name)
-            first = slot.entry.first_cluster(editor.geometry.bits)
+            first = slot.entry.first_cluster(session.geometry.bits)
             if first:
                 self._firsts[first] = number
 
     def _owner(self, cluster: int) -> int | None:
         """Return the number of the node whose chain a cluster is in."""
-        for _ in range(self.editor.geometry.cluster_count):
+        for _ in range(self.session.geometry.cluster_count):
             if cluster in self._firsts:
                 return self._firsts[cluster]
             before = self._before(cluster)
@@ -236,25 +236,25 @@ class _Mover:
     def _before(self, cluster: int) -> int | None:
         """Return the cluster that leads to `cluster`."""
         try:
-            return self.editor.table.entries.index(cluster, FIRST_CLUSTER)
+            return self.session.table.entries.index(cluster, FIRST_CLUSTER)
         except ValueError:
             return None
 
     def _move(self, old: int, new: int) -> None:
         """Move one cluster of whatever it belongs to."""
-        editor, geometry = self.editor, self.editor.geometry
+        session, geometry = self.session, self.session.geometry
         owner = self._owner(old)
         assert owner is not None, "everything in the way has an owner"
-        is_directory = editor.node(owner).kind is Kind.DIRECTORY
-        data = editor.device.read(geometry.cluster_position(old), geometry.cluster_size)
-        editor.write_at(geometry.cluster_position(new), data)
-        editor.fats.change({new: editor.table.entries[old]})
+        is_directory = owner == ROOT_NUMBER or session.group(owner).slot.is_directory
+        data = session.device.read(geometry.cluster_position(old), geometry.cluster_size)
+        session.write_at(geometry.cluster_position(new), data)
+        session.fats.change({new: session.table.entries[old]})
         before = self._before(old) if old not in self._firsts else None
         if before is not None:
-            editor.fats.change({before: new})
+            session.fats.change({before: new})
         else:
             self._lead(owner, new)
-        editor.fats.change({old: FREE})
+        session.fats.change({old: FREE})
         if old in self._firsts:
             self._firsts[new] = self._firsts.pop(old)
         if is_directory:  # the entries in it have moved along, and are numbered by their places
@@ -266,28 +266,28 @@ class _Mover:
             ]
             self._read_firsts()
         else:
-            editor.forget_all()
+            session.forget_all()
 
     def _lead(self, owner: int, new: int) -> None:
         """Make a node start in cluster `new`, which holds its content, and tell its directories."""
-        editor, bits = self.editor, self.editor.geometry.bits
+        session, bits = self.session, self.session.geometry.bits
         if owner == ROOT_NUMBER:
-            editor.move_root(new)
+            session.move_root(new)
             return
-        group = editor.group(owner)
+        group = session.group(owner)
         below: list[int] = []
         if group.slot.is_directory:
-            slots = [child.slot for child in editor.directory(owner).names]
+            slots = [child.slot for child in session.directory(owner).names]
             below = [slot.entry.first_cluster(bits) for slot in slots if slot.is_directory]
-            self._set_cluster(editor.geometry.cluster_position(new), new)
-        editor.replace_entry(group, with_cluster(group.slot.entry, new, bits))
+            self._set_cluster(session.geometry.cluster_position(new), new)
+        session.replace_entry(group, with_cluster(group.slot.entry, new, bits))
         for child in below:
-            self._set_cluster(editor.geometry.cluster_position(child) + SLOT_SIZE, new)
+            self._set_cluster(session.geometry.cluster_position(child) + SLOT_SIZE, new)
 
     def _set_cluster(self, position: int, cluster: int) -> None:
         """Make the dot entry at `position` lead to another cluster."""
-        entry = DirectoryEntry.unpack(self.editor.device.read(position, SLOT_SIZE))
+        entry = DirectoryEntry.unpack(self.session.device.read(position, SLOT_SIZE))
         if entry.name not in (DOT, DOT_DOT):
             raise CorruptError("directory without its dot entries", position)
-        changed = with_cluster(entry, cluster, self.editor.geometry.bits)
-        self.editor.write_at(position, changed.pack())
+        changed = with_cluster(entry, cluster, self.session.geometry.bits)
+        self.session.write_at(position, changed.pack())

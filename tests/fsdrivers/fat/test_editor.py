@@ -92,19 +92,19 @@ def test_create_write_read(editor: FatEditor) -> None:
 
 def test_truncate_to_nothing_frees(editor: FatEditor) -> None:
     """An empty file has no cluster, and what it had can be used again."""
-    free = editor.fats.free_count
+    free = editor.session.fats.free_count
     node = find(editor, [b"A.TXT"])
     editor.truncate(node.number, 0)
     editor.flush()
 
-    assert editor.fats.free_count == free + 2
+    assert editor.session.fats.free_count == free + 2
     assert editor.extents(editor.node(node.number)) == []
     assert_clean(editor.device)
 
 
 def test_unlink_frees_and_marks(editor: FatEditor) -> None:
     """A removed name leaves its slots marked, long name too, and its clusters free."""
-    free = editor.fats.free_count
+    free = editor.session.fats.free_count
     node = find(editor, [b"dir", b"a long name inside.txt"])
     editor.unlink(find(editor, [b"dir"]).number, b"A LONG NAME INSIDE.TXT")
     editor.flush()
@@ -112,7 +112,7 @@ def test_unlink_frees_and_marks(editor: FatEditor) -> None:
     slots = editor.device.read(node.number - 64, 96)
     assert [slots[0], slots[32], slots[64]] == [0xE5] * 3
     assert slots[65:75].startswith(b"LONGN~1")
-    assert editor.fats.free_count == free + 6
+    assert editor.session.fats.free_count == free + 6
     assert_clean(editor.device)
 
 
@@ -159,7 +159,7 @@ def test_rename_changes_case_only(editor: FatEditor) -> None:
 
 def test_rename_replaces(editor: FatEditor) -> None:
     """With `replace` a file takes another's place, whose clusters come free."""
-    free = editor.fats.free_count
+    free = editor.session.fats.free_count
     directory = find(editor, [b"dir"]).number
     expected = content(editor, b"A.TXT")
     with pytest.raises(AlreadyExistsError):
@@ -168,7 +168,7 @@ def test_rename_replaces(editor: FatEditor) -> None:
     editor.flush()
 
     assert content(editor, b"dir", b"a long name inside.txt") == expected
-    assert editor.fats.free_count == free + 6
+    assert editor.session.fats.free_count == free + 6
     assert_clean(editor.device)
 
 
@@ -327,18 +327,18 @@ def test_directories_grow(bits: int) -> None:
     """A directory takes as many clusters as its names need; removed names make room again."""
     editor = editor_on(device_of(bits))
     number = editor.create(1, b"many", DIRECTORY).number
-    free = editor.fats.free_count
+    free = editor.session.fats.free_count
     for index in range(200):
         editor.create(number, b"name number %03d" % index, FILE)
     for index in range(0, 200, 2):
         editor.unlink(number, b"name number %03d" % index)
-    grown = editor.fats.free_count
+    grown = editor.session.fats.free_count
     for index in range(100):
         editor.create(number, b"other name %03d" % index, FILE)
     editor.flush()
 
     assert free - grown == -(-(200 * 3 + 2) // 16) - 1
-    assert editor.fats.free_count == grown
+    assert editor.session.fats.free_count == grown
     assert len(editor.names(number)) == 200
     assert_clean(editor.device)
 
@@ -363,7 +363,7 @@ def test_full_volume() -> None:
     """The last cluster can be used, and then there is none for content, directory or entry."""
     editor = editor_on(device_of(12))
     number = editor.create(1, b"BIG", FILE).number
-    editor.truncate(number, editor.fats.free_count * 512)
+    editor.truncate(number, editor.session.fats.free_count * 512)
     other = editor.create(1, b"OTHER", FILE).number
 
     for change in (
@@ -495,7 +495,7 @@ def test_table_in_step(editor: FatEditor) -> None:
         found = Table.unpack(data, geometry)
 
         assert found.entries[2:] == editor.table.entries[2:]
-        assert found.free_count() == editor.fats.free_count
+        assert found.free_count() == editor.session.fats.free_count
 
 
 OPTIONS = {

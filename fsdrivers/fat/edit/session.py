@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from fsdrivers.device import Device
 from fsdrivers.editing import Clock
 from fsdrivers.errors import (
     CorruptError,
@@ -21,13 +20,13 @@ from fsdrivers.errors import (
     not_a_file,
     not_found,
 )
-from fsdrivers.fat.description import Template
 from fsdrivers.fat.directory import ROOT_NUMBER, node_of
 from fsdrivers.fat.edit.directory import SLOT_SIZE, DirectoryState, Group, Segment, Write
 from fsdrivers.fat.edit.marks import Marks
 from fsdrivers.fat.edit.table import TableEditor
 from fsdrivers.fat.format import FIRST_CLUSTER, MAXIMUM_DIRECTORY_ENTRIES, DirectoryEntry
-from fsdrivers.fat.table import Run, Table
+from fsdrivers.fat.geometry import Geometry
+from fsdrivers.fat.table import Run
 from fsdrivers.fat.volume import FatVolume, active_fats
 from fsdrivers.volume import Kind, Node
 
@@ -35,21 +34,26 @@ _CACHED_DIRECTORIES = 256
 _CACHED_CHAINS = 256
 
 
-class EditBase(FatVolume):
-    """A FAT volume with what it takes to change it."""
+class Session:
+    """What it takes to change a FAT volume; what the volume says of itself follows."""
 
-    def __init__(
-        self, device: Device, template: Template, table: Table, raw: bytearray, clock: Clock
-    ) -> None:
-        super().__init__(device, template, table)
+    def __init__(self, volume: FatVolume, raw: bytearray, clock: Clock) -> None:
+        """Take an opened volume, and its first FAT as it is on the medium."""
+        self.volume = volume
+        self.device, self.table, self.page = volume.device, volume.table, volume.page
         self.clock = clock
-        fats = active_fats(template.boot)
-        self.fats = TableEditor(table, raw, fats, self.write_at)
-        self.marks = Marks(device, template, self.fats, device.write)
+        fats = active_fats(volume.template.boot)
+        self.fats = TableEditor(volume.table, raw, fats, self.write_at)
+        self.marks = Marks(volume.device, volume.template, self.fats, volume.device.write)
         self._directories: dict[int, DirectoryState] = {}  # by number of the node
         self._owners: dict[int, int] = {}  # number of the directory by cluster
         self._chains: dict[int, list[Run]] = {}  # of files, by number of the node
         self._failure: DeviceError | None = None
+
+    @property
+    def geometry(self) -> Geometry:
+        """That of the volume."""
+        return self.volume.geometry
 
     @property
     def has_failed(self) -> bool:
@@ -70,7 +74,7 @@ class EditBase(FatVolume):
             self._failure = error
             raise
         finally:
-            self._extents.clear()
+            self.volume.forget()
 
     def write_at(self, position: int, data: bytes | bytearray | memoryview) -> None:
         """Write to the volume, which is marked as in use first."""
@@ -128,7 +132,7 @@ class EditBase(FatVolume):
             return self.directory(ROOT_NUMBER)
         cluster = FIRST_CLUSTER + (number - geometry.data_position) // geometry.cluster_size
         if number >= geometry.data_position and cluster not in self._owners:
-            for entry in self.walk():
+            for entry in self.volume.walk():
                 if entry.node.kind is Kind.DIRECTORY:
                     first = self.geometry.root_cluster
                     if entry.node.number != ROOT_NUMBER:
@@ -243,17 +247,17 @@ class EditBase(FatVolume):
         self._directories.clear()
         self._chains.clear()
         self._owners.clear()
-        self._extents.clear()
+        self.volume.forget()
 
     def _segments(self, number: int, first: int) -> list[tuple[int, bytes]]:
         """Return (position, data) of the parts of a directory."""
         geometry = self.geometry
         if not first:
-            size = self.template.boot.root_entries * SLOT_SIZE
+            size = self.volume.template.boot.root_entries * SLOT_SIZE
             return [(geometry.root_position, self.device.read(geometry.root_position, size))]
         limit = geometry.clusters_of(MAXIMUM_DIRECTORY_ENTRIES * SLOT_SIZE)
         runs = self.table.runs(first, limit, is_whole=True)
-        return list(self._iter_segments(runs))
+        return list(self.volume.iter_segments(runs))
 
     def _own(self, number: int, first: int) -> None:
         """Remember whose clusters those of a directory are."""
@@ -286,9 +290,27 @@ class EditBase(FatVolume):
             return []
         return self.table.runs(first, self.geometry.cluster_count, is_whole=True)
 
+    def forget_chain(self, number: int) -> None:
+        """Drop the clusters of an object that loses all of them."""
+        self._chains.pop(number, None)
+
     def set_chain(self, number: int, runs: list[Run]) -> None:
         """Remember the clusters of an object that has just got or lost some."""
         self._chains[number] = runs
+
+    def patch_boot_sector(self, field: str, data: bytes) -> None:
+        """Change a field of the boot sector and of its backup."""
+        self.mark()
+        self.marks.patch_boot_sector(field, data)
+        self.volume.template = replace(self.volume.template, boot=self.marks.boot)
+
+    def move_root(self, cluster: int) -> None:
+        """Make a FAT32 root directory start in another cluster, which holds its content."""
+        self.patch_boot_sector("root_cluster", cluster.to_bytes(4, "little"))
+        geometry = replace(self.geometry, root_cluster=cluster)
+        self.volume.geometry = self.table.geometry = self.fats.geometry = geometry
+        self.volume.template = replace(self.volume.template, geometry=geometry)
+        self.forget_all()
 
     def _last_cluster(self, first: int) -> int:
         start, count = self.chain_from(first)[-1]
