@@ -18,6 +18,7 @@ import contextlib
 import io
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -257,14 +258,18 @@ class _Run:
             (old.volume, previous.directories.get(old.parent), old.name)
             for old in (*previous.iter_left(), *local.replaced)
         }
-        by_path = {(parent, name) for _, parent, name in left}
+        by_path = Counter((parent, name) for _, parent, name in left)
         replaced = 0
         for place in local.fresh:
             node = local.objects[place]
             assert isinstance(node, NodeObject), "only nodes are fresh"
             parent = local.lookup(node.parent) if node.parent else None
             source = parent.source_number if isinstance(parent, NodeObject) else None
-            replaced += (source, node.name) in by_path
+            if parent is not None and source is None:
+                continue  # all below a new directory is new
+            if by_path[source, node.name]:
+                by_path[source, node.name] -= 1
+                replaced += 1
         result.changed += replaced
         result.new += len(local.fresh) - replaced
         result.removed = len(left) - replaced

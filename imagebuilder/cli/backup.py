@@ -18,6 +18,7 @@ from imagebuilder.cli.common import (
     OTHER_DATA_SET,
     Place,
     StatusLine,
+    check_new_password,
     json_flag,
     open_session,
     print_json,
@@ -148,6 +149,7 @@ def run_register(options: Place) -> int:
     from imagebuilder.cli.common import open_host
 
     password = read_password(options, confirm=True)
+    check_new_password(password)
     made = create_key_file(options.user, password)
     host = open_host(options, create=True)
     try:

@@ -11,6 +11,7 @@ import re
 import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,14 +185,44 @@ def read_new_password(path: str | None) -> str:
     """Return a new password, from a file or typed twice.
 
     Raises:
-        UsageError: no file is named and nobody can be asked, or the two differ.
+        UsageError: no file is named and nobody can be asked, the two differ, or nobody can type
+            it.
     """
-    return _read_password_file(path) if path else _ask_password("New password: ", confirm=True)
+    password = _read_password_file(path) if path else _ask_password("New password: ", confirm=True)
+    check_new_password(password)
+    return password
+
+
+def check_new_password(password: str) -> None:
+    """Refuse a password that cannot be typed at all; warn of one that a disc cannot take.
+
+    Raises:
+        UsageError: it is empty, or has a control character.
+    """
+    if not password:
+        raise UsageError("the password is empty: choose one of at least 8 characters")
+    if any(unicodedata.category(character) == "Cc" for character in password):
+        raise UsageError("the password has a control character (such as a tab): nobody can type it")
+    if password != password.strip():
+        report_error("warning: the password begins or ends with a blank, which is easily forgotten")
+    from rebuild.boot.keymaps import layouts_for
+
+    layouts = layouts_for(password)
+    if not layouts:
+        report_error(
+            "warning: no keyboard layout of the recovery disc can type this password: "
+            "choose another, or print a recovery key with `rebuildkit key export`"
+        )
+    elif "us" not in layouts:
+        report_error(
+            f"warning: at the recovery disc this password needs the keyboard layout "
+            f"{' or '.join(layouts)}"
+        )
 
 
 def _read_password_file(path: str) -> str:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # editors write byte order marks
             return file.readline().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the password file {path}: {error}") from error
@@ -333,6 +364,7 @@ def open_session(
     )
     try:
         if create and not options.server and not _is_registered(host, options.user):
+            check_new_password(password)
             made = create_key_file(options.user, password)
             host.register(options.user, made.data, made.login_secret)
             return Session(host.login(options.user, made.login_secret), made.master, host, place)

@@ -47,8 +47,23 @@ def make_parser(typed: Sequence[str] = ()) -> argparse.ArgumentParser:
     return parser
 
 
+def _open_standard_streams() -> None:
+    """Have descriptors 0 to 2 open, on nothing where the caller closed them, as cron may do.
+
+    Otherwise the next files opened would get their numbers, and messages would go into them.
+    """
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
+    _open_standard_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     args, unknown = make_parser(arguments).parse_known_args(arguments)
     if unknown:

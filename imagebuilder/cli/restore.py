@@ -159,6 +159,7 @@ def run_restore(options: Restore) -> int:
         from rebuild.plan import match_disks
         from rebuild.restore import apply_plan, make_plan, missing_content, verify
 
+        _check_targets(options.disk, len(unlocked.machine.disks))
         targets = [
             _target_of(path, disk, options)
             for path, disk in zip(options.disk, unlocked.machine.disks, strict=False)
@@ -205,6 +206,28 @@ def run_restore(options: Restore) -> int:
     else:
         print("\n".join(line for line in report.lines(names_shown=None) if line))
     return ExitCode.DONE if report.is_complete else ExitCode.PARTIAL
+
+
+def _check_targets(paths: Sequence[str | Path], disks: int) -> None:
+    """Refuse more targets than there are disks, and one target under two names.
+
+    Raises:
+        UsageError: it is one of these.
+    """
+    if len(paths) > disks:
+        from backup.shared.text import plural
+
+        raise UsageError(f"the data set has {plural(disks, 'disk')}, but --disk names {len(paths)}")
+    seen: dict[object, str | Path] = {}
+    for path in paths:
+        try:
+            found = os.stat(path)
+            identity: object = found.st_rdev or (found.st_dev, found.st_ino)
+        except OSError:
+            identity = os.path.realpath(path)
+        if identity in seen:
+            raise UsageError(f"{seen[identity]} and {path} are the same target: name each once")
+        seen[identity] = path
 
 
 @contextmanager

@@ -158,6 +158,18 @@ def entries_of(layout: Layout) -> list[tuple[int, int, int]]:
     return entries
 
 
+def layouts_for(text: str) -> list[str]:
+    """Return the names of the layouts that can type `text`, in their order here."""
+    wanted = {action_of(character) for character in text if character != " "}
+    american = {(table, code): action for table, code, action in entries_of(_US)}
+    found = []
+    for name, layout in KEYMAPS.items():
+        own = {(table, code): action for table, code, action in entries_of(layout)}
+        if wanted <= set({**american, **own}.values()):
+            found.append(name)
+    return found
+
+
 def action_of(character: str) -> int:
     """Return the kernel's action that types `character`."""
     value = ord(character)
