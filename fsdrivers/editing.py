@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Changing an existing volume in place: what every driver that can do it offers.
 
-A driver package that can edit exports one more function beside those of `fsdrivers.volume`:
-
-    open_editor(device, *, clock=time.time_ns) -> Editor
-
 An `Editor` is a `Volume` too: what it read, it shows as its own changes left it.  Objects are
 named by the number of their node, names by the number of their directory and one component;
 `find` leads from a path to a node.  One editor per device at a time, used by one thread.
@@ -33,10 +29,11 @@ Not here: what a filesystem cannot hold.  That is UnsupportedError, before anyth
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, Unpack
 
+from fsdrivers.device import Device
 from fsdrivers.errors import NotFoundError, not_a_directory
-from fsdrivers.volume import Kind, Node, Volume
+from fsdrivers.volume import Kind, Node, Volume, VolumeOptions
 
 Clock = Callable[[], int]  # nanoseconds since 1970-01-01 UTC, as time.time_ns
 
@@ -268,6 +265,24 @@ class StreamEditor(Editor, Protocol):
             NotFoundError: no such name.
             AlreadyExistsError: another object of the directory has the DOS name.
             InvalidNameError: it is not an 8.3 name.
+        """
+        ...
+
+
+class OpenEditor(Protocol):
+    def __call__(
+        self, device: Device, *, clock: Clock = ..., **options: Unpack[VolumeOptions]
+    ) -> Editor:
+        """Open the volume on `device`, which is writable, for changes.
+
+        Args:
+            device: that holds it.
+            clock: gives the times of what is changed; by default that of the system.
+            options: as of `fsdrivers.volume.OpenVolume`.
+
+        Raises:
+            UnsupportedError: the volume must not be changed as it is.
+            Else as `OpenVolume`.
         """
         ...
 

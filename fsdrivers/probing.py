@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is on a device, by its signatures: one word, a few small reads, no driver imported.
 
-Containers (RAID, LVM, encryption) come first: what they hold may show through.  A probe that
-says "ext4" promises that the ext driver is the one to ask, not that the volume is sound.
+Containers (RAID, LVM, encryption) come first: what they hold may show through.  Then the drivers,
+but last those whose filesystem leaves its start to others.  A probe that says "ext4" promises that
+the ext driver is the one to ask, not that the volume is sound.
 
 Source: each row of the tables names the header or document that defines the signature.
 """
@@ -11,9 +12,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from fsdrivers import registry
 from fsdrivers.device import Device
+from fsdrivers.registry import EMPTY, UNKNOWN
 
-EMPTY, UNKNOWN = "empty", "unknown"
 HEAD_SIZE = 0x11000  # bytes of the start that hold all signatures but those of ZFS
 SAMPLE_SIZE = 1 << 20  # bytes at either end that are zero on an empty device
 
@@ -46,14 +48,22 @@ CONTAINERS = (
     Signature("bitlocker", 424, _BITLOCKER_TO_GO),
 )
 
-FILESYSTEMS = (
-    Signature("ntfs", 3, b"NTFS    "),  # ntfs-3g layout.h
+CONTAINER_REASONS = {
+    "lvm2": "it is an LVM physical volume",
+    "mdraid": "it is a member of a Linux RAID array",
+    "dmraid": "it is a member of a firmware RAID array",
+    "luks": "it is encrypted with LUKS",
+    "bitlocker": "it is encrypted with BitLocker",
+    "bcache": "it belongs to bcache",
+}
+
+LIKE_FAT = (  # their boot sectors are; no driver yet
     Signature("exfat", 3, b"EXFAT   "),  # [exFAT] 3.1.2
     Signature("refs", 3, b"ReFS\0\0\0\0"),
     Signature("hpfs", 16 * 512, bytes.fromhex("49e895f9c5e953fa")),  # [linux] fs/hpfs/hpfs.h
 )
 
-OTHERS = (
+OTHERS = (  # no driver yet
     Signature("btrfs", 0x10040, b"_BHRfS_M"),  # [linux] btrfs_tree.h
     Signature("xfs", 0, b"XFSB"),  # [linux] fs/xfs/libxfs/xfs_format.h
     Signature("f2fs", 1024, bytes.fromhex("1020f5f2")),  # [linux] f2fs_fs.h
@@ -68,25 +78,8 @@ OTHERS = (
     Signature("hfsplus", 1024, b"H+"),  # Apple TN1150
     Signature("hfsplus", 1024, b"HX"),
     Signature("hfs", 1024, b"BD"),
-    Signature("iso9660", 0x8001, b"CD001"),  # ECMA-119, 8.1
     Signature("udf", 0x8001, b"BEA01"),  # ECMA-167, part 2
 )
-
-SWAP_MAGICS = (  # in the last 10 bytes of the first page. [linux] include/linux/swap.h
-    b"SWAPSPACE2",
-    b"SWAP-SPACE",
-    b"S1SUSPEND\0",  # hibernated: kernel/power/swap.c, HIBERNATE_SIG
-    b"S2SUSPEND\0",  # by uswsusp
-    b"ULSUSPEND\0",
-    b"LINHIB0001",
-)
-PAGE_SIZES = (4096, 8192, 16384, 65536)
-
-EXT_SUPERBLOCK = 1024  # [linux] fs/ext4/ext4.h, struct ext4_super_block
-EXT3_COMPATIBLE = 0x0004  # has_journal
-EXT_INCOMPATIBLE_JOURNAL_DEVICE = 0x0008
-EXT3_INCOMPATIBLE = 0x0002 | 0x0004 | 0x0010  # filetype, needs recovery, meta_bg
-EXT3_READ_ONLY = 0x0001 | 0x0002 | 0x0004  # sparse_super, large_file, btree_dir
 
 
 def probe(device: Device) -> str:
@@ -99,12 +92,29 @@ def probe(device: Device) -> str:
         DeviceError: one of its ends cannot be read.
     """
     head = device.read(0, min(HEAD_SIZE, device.size))
-    found = _find(device, head, CONTAINERS) or _mdraid_at_end(device)
-    found = found or _find(device, head, FILESYSTEMS) or _fat(head) or _ext(head) or _swap(head)
-    found = found or _find(device, head, OTHERS) or _zfs(device)
-    if found:
-        return found
-    return EMPTY if _is_empty(device, head) else UNKNOWN
+    found = (
+        _find(device, head, CONTAINERS)
+        or _mdraid_at_end(device)
+        or _find(device, head, LIKE_FAT)
+        or _ask(device, head, is_start_free=False)
+        or _find(device, head, OTHERS)
+        or _zfs(device)
+        or _ask(device, head, is_start_free=True)
+    )
+    return found or (EMPTY if _is_empty(device, head) else UNKNOWN)
+
+
+def reason_against(type: str) -> str:
+    """Say why what a probe found is not for any driver, as the end of a sentence."""
+    if type == UNKNOWN:
+        return "its content is of no known type"
+    return CONTAINER_REASONS.get(type, f"it holds {type}, which has no driver yet")
+
+
+def _ask(device: Device, head: bytes, *, is_start_free: bool) -> str:
+    """Return what the first driver that knows it says, or an empty string."""
+    asked = (driver for driver in registry.DRIVERS if driver.is_start_free == is_start_free)
+    return next(filter(None, (driver.probe(device, head) for driver in asked)), "")
 
 
 def _find(device: Device, head: bytes, signatures: tuple[Signature, ...]) -> str:
@@ -136,71 +146,6 @@ def _mdraid_at_end(device: Device) -> str:
             if magic in (_MD_MAGIC, _MD_MAGIC[::-1]):
                 return "mdraid"
     return ""
-
-
-def _integer(data: bytes, position: int, length: int) -> int:
-    """Return the little-endian integer of `length` bytes."""
-    return int.from_bytes(data[position : position + length], "little")
-
-
-def _fat(head: bytes) -> str:
-    """Recognise FAT, by its boot sector and the start of its table.
-
-    Source: [fatgen103] "Boot Sector and BPB", "FAT Type Determination".
-    """
-    if len(head) < 512 or head[0] not in (0xE9, 0xEB):
-        return ""
-    sector_size = _integer(head, 11, 2)
-    cluster_sectors, reserved = head[13], _integer(head, 14, 2)
-    copies, media = head[16], head[21]
-    root_entries = _integer(head, 17, 2)
-    sectors = _integer(head, 19, 2) or _integer(head, 32, 4)
-    table_sectors = _integer(head, 22, 2) or _integer(head, 36, 4)
-    is_sane = (
-        sector_size in (512, 1024, 2048, 4096)
-        and cluster_sectors.bit_count() == 1
-        and reserved
-        and copies in (1, 2, 3, 4)
-        and (media == 0xF0 or media >= 0xF8)
-        and sectors
-        and table_sectors
-    )
-    if not is_sane:
-        return ""
-    table = reserved * sector_size
-    if table < len(head) and head[table] != media and head[table + 1 : table + 2] != b"\xff":
-        return ""
-    root_sectors = -(-root_entries * 32 // sector_size)
-    data_sectors = sectors - reserved - copies * table_sectors - root_sectors
-    if data_sectors <= 0:
-        return ""
-    clusters = data_sectors // cluster_sectors
-    if not _integer(head, 22, 2):
-        return "fat32"
-    return "fat12" if clusters < 4085 else "fat16"
-
-
-def _ext(head: bytes) -> str:
-    """Recognise ext2, ext3 and ext4; which of them its features decide, as for blkid."""
-    superblock = head[EXT_SUPERBLOCK : EXT_SUPERBLOCK + 1024]
-    if (
-        len(superblock) < 1024
-        or superblock[56:58] != b"\x53\xef"
-        or _integer(superblock, 24, 4) > 6
-    ):
-        return ""
-    compatible, incompatible, read_only = (_integer(superblock, at, 4) for at in (92, 96, 100))
-    if incompatible & EXT_INCOMPATIBLE_JOURNAL_DEVICE:
-        return "ext-journal"
-    if incompatible & ~EXT3_INCOMPATIBLE or read_only & ~EXT3_READ_ONLY:
-        return "ext4"
-    return "ext3" if compatible & EXT3_COMPATIBLE else "ext2"
-
-
-def _swap(head: bytes) -> str:
-    """Recognise swap areas and hibernation images, of any page size."""
-    ends = [head[size - 10 : size] for size in PAGE_SIZES]
-    return "swap" if any(end in SWAP_MAGICS for end in ends) else ""
 
 
 def _zfs(device: Device) -> str:

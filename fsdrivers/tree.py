@@ -7,6 +7,7 @@ Holds one entry per name in memory.  Not here: content, which `Volume.read` give
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from fsdrivers.errors import (
     CorruptError,
@@ -17,7 +18,8 @@ from fsdrivers.errors import (
     not_found,
 )
 from fsdrivers.printable import printable
-from fsdrivers.volume import Entry, Extent, Kind, Node, Volume
+from fsdrivers.registry import Can, driver_of
+from fsdrivers.volume import Entry, Extent, Kind, Link, Node, Volume
 
 LINK_LIMIT = 40  # symbolic links followed on one path, as Linux does
 PIECE_SIZE = 1 << 20  # bytes that `iter_content` reads at a time
@@ -35,7 +37,9 @@ class Tree:
         self.root: Entry | None = None
         self.error: CorruptError | DeviceError | None = None
         self._children: dict[int, list[Entry]] = {}
-        self._ignores_case = volume.type.startswith(("fat", "ntfs"))
+        driver = driver_of(volume.type)
+        self._ignores_case = driver.names.ignores_case
+        self._link_of = driver.link_of if Can.LINK in driver.can else None
         try:
             for entry in volume.walk():
                 if self.root is None:
@@ -44,6 +48,17 @@ class Tree:
                     self._children.setdefault(entry.parent, []).append(entry)
         except (CorruptError, DeviceError) as error:
             self.error = error
+
+    def link_of(self, node: Node) -> Link | None:
+        """Return where a node leads that is kept as an object of another kind, None if nowhere."""
+        return self._link_of(node) if self._link_of is not None else None
+
+    def shown(self, node: Node) -> Node:
+        """Return a node as a person sees it: as a symbolic link if it leads somewhere."""
+        link = self.link_of(node)
+        if link is None:
+            return node
+        return replace(node, kind=Kind.SYMLINK, size=len(link.target), target=link.target)
 
     def children(self, node: Node) -> list[Entry]:
         """Return the names in a directory, in the order on the medium."""
@@ -64,8 +79,8 @@ class Tree:
         """Return what `path` names, from the root with or without a leading slash.
 
         Args:
-            path: names between slashes; FAT and NTFS volumes ignore the case of ASCII
-                letters where no name is written exactly so.
+            path: names between slashes; where the filesystem ignores case, that of ASCII
+                letters is ignored if no name is written exactly so.
             follow: follow a symbolic link that the whole path names, as those on the way are.
 
         Raises:

@@ -2,13 +2,9 @@
 """What every filesystem driver offers: the API that the rebuild engine and the agent know.
 
 Two capabilities: read everything there is on a volume (`Volume`), and lay out a whole
-populated volume before the first write, then stream it in ascending order (`Layout`).
-
-A driver package offers three functions of its own beside its `Volume` class:
-
-    open_volume(device) -> Volume
-    plan_volume(description, *, size, sector_size, entries, order, ...) -> Layout   (pure)
-    minimum_size(description, entries) -> int                                       (pure)
+populated volume before the first write, then stream it in ascending order (`Layout`).  What the
+functions of a driver promise, their protocols at the end say; `fsdrivers.registry` says where
+they are.
 
 Names are bytes everywhere.  Filesystems that store UTF-16 names give and take them as UTF-8
 with lone surrogates encoded as three bytes ("surrogatepass"), so every name survives.
@@ -16,14 +12,26 @@ with lone surrogates encoded as three bytes ("surrogatepass"), so every name sur
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import NamedTuple, Protocol
+from enum import Enum, IntEnum, auto
+from typing import Final, NamedTuple, Protocol, TypedDict, Unpack
+
+from fsdrivers.device import Device
+from fsdrivers.errors import CorruptError, DeviceError
+from fsdrivers.findings import Finding
 
 # What `Volume.describe` gives and `plan_volume` takes: plain data that any serialiser can hold.
 Plain = None | bool | int | str | bytes | list["Plain"] | dict[str, "Plain"]
 Description = Mapping[str, Plain]
+
+# What is allocated of content, ascending: (offset, length, is unwritten) in bytes.  What is missing
+# in a map of them is dense.
+Regions = Mapping[int, Sequence[tuple[int, int, bool]]]  # by number of the node
+StreamRegions = Mapping[tuple[int, bytes], Sequence[tuple[int, int, bool]]]  # and name
+
+# Is told the number of a directory, and what is wrong with it or with a name in it.
+OnDamage = Callable[[int, CorruptError | DeviceError], None]
 
 
 class Kind(IntEnum):
@@ -168,14 +176,30 @@ class Entry:
     # accessed as kept with the name, in ns like the node's own, from which they may differ
 
 
+class Link(NamedTuple):
+    """Where a link leads that is kept as an object of another kind.
+
+    Relative targets, and those from the root of the volume, are `is_unix`: they have slashes.
+    Others name a drive or a volume of Windows, as Windows writes it.
+    """
+
+    target: bytes
+    is_unix: bool
+
+
+Walk = Callable[[OnDamage], Iterator[Entry]]  # as `Volume.walk`
+
+
 class Volume(Protocol):
-    """An opened filesystem, for reading."""
+    """An opened filesystem, for reading.  Drivers inherit from it what they have no use for."""
 
     type: str  # "ext2" "ext3" "ext4" "fat12" "fat16" "fat32" "swap" ...
     size: int  # bytes the filesystem spans
     uuid: str  # as blkid prints it: lower-case UUID, or "5EC0-FEED" for FAT; empty if none
     label: bytes  # as stored, without padding
+    label_encoding: str = ""  # of a label in a code page, as Python calls the codec
     block_size: int  # allocation unit in bytes
+    damage: CorruptError | DeviceError | None = None  # what the volume as a whole has lost
 
     def describe(self) -> dict[str, Plain]:
         """Return all that `plan_volume` needs to format the same filesystem again."""
@@ -185,8 +209,28 @@ class Volume(Protocol):
         """Return the bytes in use, metadata included, by the filesystem's own account."""
         ...
 
-    def walk(self) -> Iterator[Entry]:
+    def label_text(self) -> str:
+        """Return the label for people."""
+        return self.label.decode(self.label_encoding or "utf-8", "replace")
+
+    def warnings(self) -> list[str]:
+        """Return in sentences what makes the volume's state doubtful, or had to be tolerated."""
+        return []
+
+    def check_restorable(self) -> None:
+        """Look for what is on the volume and could not be made again.
+
+        Raises:
+            UnsupportedError: there is such a thing; `feature` names it.
+            CorruptError: what has to be looked at is damaged.
+        """
+        return
+
+    def walk(self, on_damage: OnDamage | None = None) -> Iterator[Entry]:
         """Yield every name on the volume, the root first, parents before children.
+
+        Args:
+            on_damage: a driver that can go on behind what is damaged tells it, and goes on.
 
         Raises:
             CorruptError: at the directory that cannot be read; what came before stands.
@@ -289,4 +333,176 @@ class StreamLayout(Layout, Protocol):
 
     def resident_place(self, number: int, name: bytes) -> int | None:
         """Return where in `resident` a stream begins, None if it has placements instead."""
+        ...
+
+
+class SystemFiles(NamedTuple):
+    """What a boot sector expects that finds files by their places.
+
+    Attributes:
+        entries: numbers of the nodes wanted in the first entries of the root directory; None
+            where any other entry may be, the volume label best of all.
+        contiguous: numbers of the files that lie one behind the other from the first cluster of
+            the data area on, each contiguous.
+    """
+
+    entries: tuple[int | None, ...] = ()
+    contiguous: tuple[int, ...] = ()
+
+
+class Place(NamedTuple):
+    """Where on a disk a volume comes to lie, and what will be looked for there by its place.
+
+    Attributes:
+        hidden_sectors: in front of it, as its boot sector has to say; None keeps what it says.
+        geometry: heads and sectors per track of the disk; None keeps what the boot sector says.
+        system: files that the boot sector finds by their places.
+        fixed: (position, length) in bytes of the extents of files that something finds by their
+            sectors, by node number.  They stay there if the volume keeps its geometry.
+    """
+
+    hidden_sectors: int | None = None
+    geometry: tuple[int, int] | None = None
+    system: SystemFiles | None = None
+    fixed: Mapping[int, Sequence[tuple[int, int]]] | None = None
+
+
+ANYWHERE: Final = Place()
+
+
+class KeptKind(Enum):
+    """What `Kept` speaks of."""
+
+    FACT = auto()  # of the filesystem
+    # Of the boot sector.  `hidden_sectors`, `heads` and `sectors_per_track` speak of the disk, and
+    # so may differ on another one.
+    BOOT_FIELD = auto()
+    BOOT_CODE = auto()  # bytes; zeros at the end do not count
+
+
+class Kept(NamedTuple):
+    """What a volume made again must have as it was recorded."""
+
+    name: str  # of the fact or the field, or of where the code is
+    recorded: Plain
+    found: Plain
+    kind: KeptKind = KeptKind.FACT
+
+
+def kept_facts(recorded: Description, found: Description, *keys: str) -> Iterator[Kept]:
+    """Yield what two descriptions say for the same keys, as far as `recorded` has them."""
+    for key in keys:
+        if key in recorded:
+            yield Kept(key, recorded[key], found.get(key))
+
+
+class VolumeOptions(TypedDict, total=False):
+    """What a person may know of a volume, and the volume does not say."""
+
+    code_page: str  # of its text, as Python calls the codec; for drivers with `has_code_page`
+
+
+class OpenVolume(Protocol):
+    def __call__(self, device: Device, **options: Unpack[VolumeOptions]) -> Volume:
+        """Open the volume that starts at the start of `device`; the device stays open.
+
+        Args:
+            device: that holds it.
+            options: that the driver takes.
+
+        Raises:
+            NotRecognisedError: there is no such volume.
+            CorruptError: what is needed to read the rest is damaged.
+            UnsupportedError: a feature would be misread or lost.
+            DeviceError: the medium failed.
+        """
+        ...
+
+
+class PlanVolume(Protocol):
+    def __call__(
+        self,
+        description: Description,
+        *,
+        size: int,
+        sector_size: int,
+        entries: Sequence[Entry],
+        order: Sequence[int],
+        is_blank: bool = False,
+        regions: Regions | None = None,
+        stream_regions: StreamRegions | None = None,
+        place: Place = ANYWHERE,
+    ) -> Layout:
+        """Decide every metadata byte of a volume.  Pure.
+
+        A filesystem that has no use for an argument does not look at it.
+
+        Args:
+            description: as `Volume.describe` gives it.
+            size: of the volume to be made, bytes.
+            sector_size: of the device, bytes.
+            entries: every name, the root first, parents before children.
+            order: node numbers of files in the order in which their content will be streamed;
+                files that are missing here are placed behind.
+            is_blank: the device reads as zeros, so zeros need not be written.
+            regions: what is allocated of content; what is missing here is dense.
+            stream_regions: the same of streams.
+            place: on the disk.
+
+        Raises:
+            CorruptError: the description, the entries or regions are damaged.
+            UnsupportedError: what this writer cannot honour; `feature` names it.
+            NoSpaceError: `size` is too small.
+            InvalidNameError, AlreadyExistsError: the filesystem cannot hold a name.
+        """
+        ...
+
+
+class MinimumSize(Protocol):
+    def __call__(
+        self,
+        description: Description,
+        entries: Sequence[Entry],
+        *,
+        sector_size: int | None = None,
+        regions: Regions | None = None,
+        stream_regions: StreamRegions | None = None,
+    ) -> int:
+        """Return the bytes of about the smallest volume that `plan_volume` can make of this.
+
+        Args: as `PlanVolume`; `sector_size` is by default that of the recorded device.
+
+        Raises: as `PlanVolume`.
+        """
+        ...
+
+
+class CreateDescription(Protocol):
+    def __call__(
+        self, size: int, *, sector_size: int, cluster_size: int | None, label: bytes
+    ) -> dict[str, Plain]:
+        """Return the description of a new volume of `size` bytes, made after no other.
+
+        Raises:
+            UnsupportedError: the filesystem has no such volumes.
+            InvalidNameError: it cannot hold the label.
+        """
+        ...
+
+
+# Yields what the description of a volume and that of one made of it must have in common.  What has
+# to be another in another place or size is left out, and what an older data set does not have.
+# Raises CorruptError where the recorded one, which comes first, is damaged.
+IterKept = Callable[[Description, Description], Iterator[Kept]]
+
+LinkOf = Callable[[Node], Link | None]  # where a node leads; None if it cannot be made out
+KeepLink = Callable[[Node], None]  # makes a symbolic link the object that it is kept as
+
+
+class CheckVolume(Protocol):
+    def __call__(self, device: Device, **options: Unpack[VolumeOptions]) -> Sequence[Finding]:
+        """Return everything that is wrong with the volume on `device`, nothing if it is sound.
+
+        Args and Raises: as `OpenVolume`.
+        """
         ...

@@ -22,7 +22,7 @@ from typing import cast
 
 from backup.objects.medium import Medium
 from backup.objects.model import NodeObject
-from fsdrivers import EXT_TYPES, STREAM_TYPES, TYPES, driver_of
+from fsdrivers import Can
 from fsdrivers.device import Device, Window
 from fsdrivers.partitions import plan_table
 from fsdrivers.partitions.chs import Geometry
@@ -166,33 +166,27 @@ def _plan_volume(
 ) -> _VolumeWork:
     tree = changes.tree(recorded)
     window = Window(work.device, part.new_start, part.new_size)
-    kind = tree.volume.type
     layout: Layout | None = None
-    block_size = 1
-    if kind in TYPES:
-        options = changes.options()
-        has_streams = kind in STREAM_TYPES
-        if has_streams or kind in EXT_TYPES:
-            options["regions"] = tree.regions()
-            options["is_blank"] = is_blank
-        if has_streams:
-            options["stream_regions"] = tree.stream_regions()
-        layout = driver_of(kind).plan_volume(
+    block_size, driver = 1, tree.driver
+    if tree.volume.has_driver:
+        if driver is None or Can.PLAN not in driver.can:
+            raise RebuildError(f"this disc cannot restore a volume of type {tree.volume.type}")
+        layout = driver.plan_volume(
             tree.volume.description,
             size=part.new_size,
             sector_size=work.plan.target.sector_size,
             entries=tree.entries(machine),
             order=tree.content_order(),
-            **options,
+            is_blank=is_blank,
+            regions=tree.regions() if driver.has_holes else None,
+            stream_regions=tree.stream_regions() if driver.has_streams else None,
+            place=changes.place(),
         )
-        assert layout is not None
         block_size = layout.block_size
-    elif kind not in ("raw", "empty"):
-        raise RebuildError(f"this disc cannot restore a volume of type {kind}")
     writer = CoalescingWriter(window, block_size)
     volume = _VolumeWork(tree, changes, part, window, layout, writer)
-    if kind in STREAM_TYPES:
-        volume.resident = ResidentWriter(cast(StreamLayout, layout).resident)
+    if driver and layout and (streams := driver.with_streams(layout)):
+        volume.resident = ResidentWriter(streams.resident)
     return volume
 
 

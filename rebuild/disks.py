@@ -141,7 +141,7 @@ def _refuse_file_in_use(path: str) -> None:
 
 def content_of(path: str) -> str:
     """Return in a few words what is on a disk or image now; empty when it is blank."""
-    from fsdrivers import probe
+    from fsdrivers import EMPTY, probe
     from fsdrivers.device import FileDevice, Window
     from fsdrivers.partitions import read_table
 
@@ -153,7 +153,7 @@ def content_of(path: str) -> str:
         table = read_table(device)
         if table is None or table.scheme == "none":
             kind = probe(device)
-            return "" if kind == "empty" else kind
+            return "" if kind == EMPTY else kind
         parts = [
             f"{entry.number} {_volume_text(Window(device, entry.start, entry.size))}"
             for entry in table.entries
@@ -168,13 +168,14 @@ def content_of(path: str) -> str:
 
 def _volume_text(window: Device) -> str:
     """Return type, label and size of what is in a partition."""
-    from fsdrivers import open_volume, probe
+    from fsdrivers import find_driver, probe
 
     kind, label = "unreadable", ""
     with contextlib.suppress(FilesystemError, OSError):
         kind = probe(window)
-        if kind.startswith(("ext", "fat", "swap")):
-            label = open_volume(window).label.decode("utf-8", "replace")
+        driver = find_driver(kind)
+        if driver is not None:
+            label = driver.open_volume(window).label_text()
     words = (kind, f'"{printable(label)}"' if label else "", size_text(window.size))
     return " ".join(word for word in words if word)
 

@@ -23,6 +23,7 @@ from backup.objects.model import (
     VolumeObject,
 )
 from backup.shared.text import name_text
+from fsdrivers import Driver, Starts, find_driver
 from fsdrivers.volume import Entry, Kind, Node, Stream, copy_attributes
 
 _KINDS = {int(kind): kind for kind in Kind}  # calling the enumeration costs 1 us
@@ -35,6 +36,15 @@ class VolumeTree:
     volume: VolumeObject
     nodes: list[NodeObject] = field(default_factory=list)  # in table order, parents first
     markers: list[MarkerObject] = field(default_factory=list)
+
+    @property
+    def driver(self) -> Driver | None:
+        """The driver of the volume, None where it was kept without one."""
+        return find_driver(self.volume.type)
+
+    def may_start(self, what: Starts) -> bool:
+        """Tell whether something of these kinds may start from the volume."""
+        return self.driver is not None and bool(self.driver.starts & what)
 
     def entries(self, machine: Machine) -> list[Entry]:
         """Return the tree as the drivers take it; node numbers are object numbers."""

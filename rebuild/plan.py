@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from backup.objects.model import DiskObject
 from backup.shared.text import plural, printable, size_text
+from fsdrivers import Can, types_that
 from fsdrivers.errors import NoSpaceError, UnsupportedError
 from fsdrivers.partitions import PartitionEntry, PartitionTable, plan_table
 from rebuild.errors import (
@@ -28,7 +29,6 @@ from rebuild.placement import ALIGNMENT, NewPlace, OldPartition, place_partition
 from rebuild.sites import Partition, Site
 from rebuild.text import cut, pad
 
-GROWABLE_TYPES = ("ext2", "ext3", "ext4", "ntfs")
 # Windows' recovery environment, a partition of the size that it needs.  Source: Microsoft,
 # UEFI/GPT-based hard drive partitions; on a disk with an MBR, type 27.
 RECOVERY_TYPES = ("DE94BBA4-06D1-4D40-A16A-BFD50179D6AC", "27")
@@ -212,7 +212,7 @@ def _plan_disk(
 ) -> DiskPlan:
     trees = {tree.volume.partition: tree for tree in machine.volumes_of(disk)}
     for tree in trees.values():
-        _check_sector_size(tree, target)
+        _check_sector_size(tree, disk, target)
     if disk.scheme == "none":
         whole = _whole_disk(disk, trees, target, minimum_sizes)
         return DiskPlan(disk, target, (replace(whole, place=f"{prefix}0"),))
@@ -298,7 +298,7 @@ def _old_partition(
     entry: PartitionEntry, tree: VolumeTree | None, minimum_sizes: Mapping[int, int]
 ) -> OldPartition:
     is_fixed = entry.type.upper() in (ESP_TYPE, *RECOVERY_TYPES)
-    growable = tree is not None and tree.volume.type in GROWABLE_TYPES and not is_fixed
+    growable = tree is not None and tree.volume.type in types_that(Can.GROW) and not is_fixed
     minimum = entry.size
     if tree is not None and growable:
         volume = tree.volume
@@ -316,7 +316,7 @@ def _whole_disk(
     """Plan a disk that is one volume from its first byte."""
     tree = trees.get(0)
     size = disk.size
-    if tree is not None and tree.volume.type in GROWABLE_TYPES:
+    if tree is not None and tree.volume.type in types_that(Can.GROW):
         needed = minimum_sizes.get(tree.volume.number, tree.volume.minimum_size) or disk.size
         size = target.size // 4096 * 4096
         if size < needed:
@@ -337,15 +337,17 @@ def _whole_disk(
     )
 
 
-def _check_sector_size(tree: VolumeTree, target: TargetDisk) -> None:
-    """Refuse a volume whose own block is smaller than the target's sector."""
-    is_ntfs = tree.volume.type == "ntfs"
-    block = tree.volume.description.get("cluster_size" if is_ntfs else "block_size")
-    if isinstance(block, int) and tree.volume.type != "swap" and block < target.sector_size:
+def _check_sector_size(tree: VolumeTree, disk: DiskObject, target: TargetDisk) -> None:
+    """Refuse a volume that cannot be on sectors as large as the target's."""
+    driver = tree.driver
+    if driver is None or target.sector_size <= disk.sector_size:
+        return
+    try:
+        driver.check_description(tree.volume.description, sector_size=target.sector_size)
+    except UnsupportedError as error:
         raise LayoutUnsupportedError(
-            f"a {tree.volume.type} volume with {block}-byte blocks cannot live on {target.path}, "
-            f"whose sectors are {target.sector_size} bytes"
-        )
+            f"the {tree.volume.type} volume cannot be made on {target.path}: {error.feature}"
+        ) from error
 
 
 def _disk_lines(plan: DiskPlan) -> list[str]:

@@ -29,7 +29,7 @@ from backup.objects.medium import Medium
 from backup.objects.table import Summary, TableReader
 from backup.shared.collector import paused_collector
 from backup.shared.text import plural, second_text, size_text
-from fsdrivers import EXT_TYPES, STREAM_TYPES, driver_of
+from fsdrivers import Can
 from fsdrivers.device import Device, FileDevice
 from fsdrivers.errors import DeviceError, NoSpaceError, UnsupportedError
 from rebuild.apply import apply_plan as apply_to_devices
@@ -205,13 +205,14 @@ def make_plan(
             continue
         # Only a smaller target needs the exact figure, which costs as much as planning.
         for tree in machine.volumes_of(disk):
-            kind = tree.volume.type
-            if kind in (*EXT_TYPES, *STREAM_TYPES):
-                options: dict[str, object] = {"regions": tree.regions()}
-                if kind in STREAM_TYPES:
-                    options["stream_regions"] = tree.stream_regions()
-                minimum_sizes[tree.volume.number] = driver_of(kind).minimum_size(
-                    tree.volume.description, tree.entries(machine), **options
+            driver = tree.driver
+            if driver is not None and Can.GROW in driver.can:
+                minimum_sizes[tree.volume.number] = driver.minimum_size(
+                    tree.volume.description,
+                    tree.entries(machine),
+                    sector_size=target.sector_size,
+                    regions=tree.regions(),
+                    stream_regions=tree.stream_regions() if driver.has_streams else None,
                 )
     return plan_restore(machine, targets, minimum_sizes=minimum_sizes, grow=grow)
 

@@ -13,17 +13,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from backup.agent.errors import Problem
-from backup.agent.minimum import check_description
 from backup.agent.readers import any_nonzero
 from backup.objects.content import PIECE_SIZE
-from fsdrivers import TYPES, open_volume, probe
+from backup.objects.model import EMPTY, RAW
+from fsdrivers import EMPTY as ZEROS
+from fsdrivers import UNKNOWN, Can, find_driver, open_volume, probe
 from fsdrivers.device import Device
 from fsdrivers.errors import DeviceError, FilesystemError
 from fsdrivers.partitions import PartitionEntry, PartitionTable, open_partition, read_table
-from fsdrivers.volume import Entry, Volume
+from fsdrivers.probing import reason_against
+from fsdrivers.volume import Volume, Walk
 
 SMALL_SIZE = 64 << 20  # bytes; what nobody recognises is kept raw up to here
-RAW, EMPTY, UNKNOWN = "raw", "empty", "unknown"
 
 # GPT types whose content is boot code or nothing, whatever a probe makes of it.
 # Source: UEFI 2.10, 5.3.3; GNU GRUB manual, BIOS installation; PowerPC Reference Platform.
@@ -36,16 +37,6 @@ RAW_GPT_TYPES = frozenset(
 )
 RAW_MBR_TYPES = frozenset({"41"})  # PReP boot
 
-REASONS = {
-    "lvm2": "it is an LVM physical volume",
-    "mdraid": "it is a member of a Linux RAID array",
-    "dmraid": "it is a member of a firmware RAID array",
-    "luks": "it is encrypted with LUKS",
-    "bitlocker": "it is encrypted with BitLocker",
-    "bcache": "it belongs to bcache",
-    "iso9660": "it holds a disc image, which can be read but not made again",
-    UNKNOWN: "its content is of no known type",
-}
 _HINT = "rebuildkit cannot restore that yet"
 
 
@@ -58,7 +49,7 @@ class Partition:
     type: str  # of the driver; "raw" or "empty"
     volume: Volume | None = None
     entry: PartitionEntry | None = None
-    names: Iterator[Entry] | None = None  # of the volume, some of them read already
+    walk: Walk | None = None  # of the volume, some of whose names are read already
 
 
 @dataclass(slots=True)
@@ -157,21 +148,21 @@ def _decide(
     if entry is not None and (entry.type in RAW_GPT_TYPES or entry.type in RAW_MBR_TYPES):
         return Partition(number, device, RAW, entry=entry)
     type = probe(device)
-    if type == EMPTY:
+    if type == ZEROS:
         if is_all_zeros(device):
             return Partition(number, device, EMPTY, entry=entry)
         type = UNKNOWN
-    reason = REASONS.get(type, f"it holds {type}, which has no driver yet")
-    if type in TYPES:
+    driver = find_driver(type)
+    if driver is None:
+        reason = reason_against(type)
+    elif Can.PLAN not in driver.can:
+        reason = f"it holds {type}, which can be read but not made again"
+    else:
         try:
             volume = open_volume(device)
-            description = volume.describe()
-            if not description.get("is_deduplicated"):
-                check_description(volume.type, description)
-                if check := getattr(volume, "check_restorable", None):
-                    check()
-                return Partition(number, device, volume.type, volume, entry)
-            reason = f"its {type} is deduplicated: most content of files is kept elsewhere"
+            driver.check_description(volume.describe())
+            volume.check_restorable()
+            return Partition(number, device, volume.type, volume, entry)
         except FilesystemError as error:
             reason = f"its {type} cannot be read or made again: {error}"
     if allow_raw or (type == UNKNOWN and device.size <= SMALL_SIZE and number):

@@ -30,7 +30,7 @@ from backup.objects.model import (
     VolumeObject,
 )
 from backup.shared.text import name_text
-from fsdrivers import STREAM_TYPES
+from fsdrivers import driver_of
 from fsdrivers.errors import FilesystemError
 from fsdrivers.volume import Attributes, Entry, Kind, Node, copy_attributes
 
@@ -305,7 +305,7 @@ class TreeScan:
         self.local = local
         self.volume = volume.number
         self.reader = reader
-        self.has_streams = volume.type in STREAM_TYPES
+        self.has_streams = driver_of(volume.type).has_streams
         self.is_changed = False  # whether anything is there that was not, or was otherwise
         self.seen: dict[int, int] = {}
         self.previous: PreviousVolume = local.previous.take_volume(volume)

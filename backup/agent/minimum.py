@@ -7,30 +7,17 @@ restore is refused, not discovered on the day it is needed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from backup.agent.errors import Problem
 from backup.agent.local_set import LocalSet
 from backup.objects.content import xattrs_of
 from backup.objects.model import NodeObject, ObjectKind, SecurityObject, VolumeObject
-from fsdrivers import EXT_TYPES, STREAM_TYPES, TYPES, driver_of
+from fsdrivers import Can, driver_of, types_that
 from fsdrivers.errors import FilesystemError, NoSpaceError
-from fsdrivers.volume import Description, Entry, Kind, Node, Stream, copy_attributes
+from fsdrivers.volume import Entry, Kind, Node, Stream, copy_attributes
 
 KIND_OF = {ObjectKind(kind): kind for kind in Kind}
-ROOT_ONLY = (Entry(2, b"", Node(2, Kind.DIRECTORY)),)
-
-Regions = Mapping[int, Sequence[tuple[int, int, bool]]]
-StreamRegions = Mapping[tuple[int, bytes], Sequence[tuple[int, int, bool]]]
-
-
-def check_description(type: str, description: Description) -> None:
-    """Ask the driver of `type` whether it can make such a volume.
-
-    Raises:
-        FilesystemError: it cannot; says why.
-    """
-    driver_of(type).minimum_size(description, ROOT_ONLY)
 
 
 def set_minimum_sizes(local: LocalSet) -> list[Problem]:
@@ -38,10 +25,10 @@ def set_minimum_sizes(local: LocalSet) -> list[Problem]:
 
     A volume on which nothing changed keeps the size it had.  Measured: 4 us a node.
     """
-    problems = []
+    problems, types = [], types_that(Can.PLAN)
     wanted: dict[int, VolumeObject] = {}
     for obj in local.objects:
-        if isinstance(obj, VolumeObject) and obj.type in TYPES:
+        if isinstance(obj, VolumeObject) and obj.type in types:
             obj.minimum_size = local.kept_minimum(obj)
             if not obj.minimum_size:
                 wanted[obj.number] = obj
@@ -61,28 +48,15 @@ def set_minimum_sizes(local: LocalSet) -> list[Problem]:
                     streams[obj.number, stream.name] = stream.regions
     for number, volume in wanted.items():
         try:
-            volume.minimum_size = _minimum_size(volume, entries[number], regions, streams)
+            volume.minimum_size = driver_of(volume.type).minimum_size(
+                volume.description, entries[number], regions=regions, stream_regions=streams
+            )
         except NoSpaceError:
             volume.minimum_size = volume.size
         except FilesystemError as error:
             reason = f"it could not be laid out again: {error}"
             problems.append(Problem(local.path_of(number - 1), reason))
     return problems
-
-
-def _minimum_size(
-    volume: VolumeObject, entries: Sequence[Entry], regions: Regions, streams: StreamRegions
-) -> int:
-    """Ask the volume's driver."""
-    if volume.type in EXT_TYPES:
-        from fsdrivers import ext
-
-        return ext.minimum_size(volume.description, entries, regions)
-    options = {}
-    if volume.type in STREAM_TYPES:
-        options = {"regions": regions, "stream_regions": streams}
-    size: int = driver_of(volume.type).minimum_size(volume.description, entries, **options)
-    return size
 
 
 def _entry_of(local: LocalSet, obj: NodeObject, nodes: dict[int, Node]) -> Entry:

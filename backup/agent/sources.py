@@ -12,14 +12,14 @@ from typing import Protocol, cast
 
 from backup.agent.errors import NoSourceError, Problem
 from backup.agent.exclusions import IsExcluded
-from backup.agent.inspection import EMPTY, RAW, InspectedDisk, Partition, inspect_disk
+from backup.agent.inspection import InspectedDisk, Partition, inspect_disk
 from backup.agent.local_set import LocalSet
 from backup.agent.operating_system import find_system
 from backup.agent.readers import DeviceReader, StreamVolumeReader, VolumeReader
 from backup.agent.regions import iter_pieces
-from backup.agent.volume_scan import scan_volume, walk_ahead
-from backup.objects.model import DiskObject, LabelObject, Plain, VolumeObject
-from fsdrivers import EXT_TYPES, STREAM_TYPES
+from backup.agent.volume_scan import VolumeScan, walk_ahead
+from backup.objects.model import EMPTY, RAW, DiskObject, LabelObject, Plain, VolumeObject
+from fsdrivers import driver_of
 from fsdrivers.device import Device, FileDevice
 from fsdrivers.errors import DeviceError
 from fsdrivers.partitions import outside_regions
@@ -71,9 +71,8 @@ class DiskSource:
         """
         self._prepared = self.inspect(allow_raw=allow_raw)
         for partition in self._disk.partitions if self._disk else ():
-            volume = partition.volume
-            if volume is not None and volume.type in EXT_TYPES and is_waiting():
-                partition.names = walk_ahead(volume, is_waiting)
+            if partition.volume is not None and is_waiting():
+                partition.walk = walk_ahead(partition.volume, is_waiting)
 
     def inspect(self, *, allow_raw: bool) -> list[Problem]:
         """Open the disk and look at all its partitions.
@@ -175,19 +174,15 @@ def _add_partition(local: LocalSet, disk: int, partition: Partition, scan_tree: 
 
 def reader_of(volume: Volume) -> VolumeReader:
     """Return what reads the files of an opened volume."""
-    if volume.type in STREAM_TYPES:
+    if driver_of(volume.type).has_streams:
         return StreamVolumeReader(cast(StreamVolume, volume))
     return VolumeReader(volume)
 
 
 def warnings_of(volume: Volume, obj: VolumeObject) -> list[str]:
     """Return what makes the state of a volume doubtful, as far as its driver can tell."""
-    tell = getattr(volume, "warnings", None)
-    return (
-        [f"{obj.type} volume {obj.uuid or obj.partition}: {text}" for text in tell()]
-        if tell
-        else []
-    )
+    name = f"{obj.type} volume {obj.uuid or obj.partition}"
+    return [f"{name}: {text}" for text in volume.warnings()]
 
 
 def _add_raw(local: LocalSet, place: int, device: Device) -> None:
@@ -207,11 +202,11 @@ def scan_partition(
     """Add the nodes of a partition through its driver."""
     volume: Volume | None = partition.volume
     assert volume is not None, "only what a driver opened has nodes"
-    if volume.type == "swap":
+    if not driver_of(volume.type).has_files:
         return
     local.warnings += warnings_of(volume, obj)
-    if getattr(volume, "security_damage", None) is not None:
-        local.missing += 1  # the descriptors of an NTFS volume, which a warning names
+    if volume.damage is not None:
+        local.missing += 1  # which a warning names
     reader = local.add_reader(reader_of(volume))
-    names, partition.names = partition.names, None
-    scan_volume(local, volume, obj, reader, is_excluded, prefix, names)
+    walk, partition.walk = partition.walk or volume.walk, None
+    VolumeScan(local, volume, obj, reader, is_excluded, prefix).run(walk)

@@ -99,6 +99,9 @@ class DiskObject:
     kind = ObjectKind.DISK
 
 
+RAW, EMPTY = "raw", "empty"  # types of volumes that no driver kept
+
+
 @dataclass(slots=True)
 class VolumeObject:
     """One filesystem, swap area, or partition kept as a raw image.
@@ -122,6 +125,11 @@ class VolumeObject:
     signature: bytes = b""
 
     kind = ObjectKind.VOLUME
+
+    @property
+    def has_driver(self) -> bool:
+        """Whether a driver kept it; else it is raw, or nothing but its size."""
+        return self.type not in (RAW, EMPTY)
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ says.  `feature_*` are the raw words without the flags of the moment (`TRANSIENT
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from fsdrivers.ext.format import records as ext
@@ -16,12 +16,26 @@ from fsdrivers.ext.format.journal import JournalSuperblock
 from fsdrivers.ext.geometry import Geometry
 from fsdrivers.ext.quota import QuotaFacts, describe_quota
 from fsdrivers.record import words_codec
-from fsdrivers.volume import Plain
+from fsdrivers.volume import Description, Kept, KeptKind, Plain, kept_facts
 
 # Plain integers: the complement of an IntFlag forgets the bits that have no name.
 TRANSIENT_INCOMPAT = int(Incompat.RECOVER)
 TRANSIENT_RO_COMPAT = int(RoCompat.ORPHAN_PRESENT)
 _HAS_JOURNAL_COPY: Final = 1  # EXT3_JNL_BACKUP_BLOCKS
+_KEPT: Final = (
+    "block_size",
+    "cluster_size",
+    "inode_size",
+    "feature_compat",
+    "feature_incompat",
+    "feature_ro_compat",
+    "hash_seed",
+    "default_hash_version",
+    "checksum_type",
+    "checksum_seed",
+    "encoding",
+    "encoding_flags",
+)
 _JOURNAL_SIZE_AT: Final = 60  # in the copy of the journal's inode: high half, low half
 
 
@@ -172,3 +186,11 @@ def _journal(superblock: ext.Superblock, journal: JournalSuperblock | None) -> d
         high, low = words_codec(2).unpack_from(superblock.journal_blocks, _JOURNAL_SIZE_AT)
         facts["journal_blocks"] = (high << 32 | low) // superblock.block_size
     return facts
+
+
+def kept(recorded: Description, found: Description) -> Iterator[Kept]:
+    """Yield what a volume made again must have as it was; see `fsdrivers.volume.IterKept`."""
+    yield from kept_facts(recorded, found, *_KEPT)
+    if "boot_block" in recorded:
+        blocks = recorded["boot_block"], found.get("boot_block")
+        yield Kept("boot block", *blocks, KeptKind.BOOT_CODE)

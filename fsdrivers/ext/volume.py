@@ -27,7 +27,7 @@ from fsdrivers.ext.orphans import find_orphans, truncated_extents
 from fsdrivers.ext.quota import QuotaFacts, QuotaFile, QuotaKind, file_inodes, unpack_file
 from fsdrivers.printable import printable
 from fsdrivers.record import sparse_codec
-from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
+from fsdrivers.volume import Entry, Extent, Kind, Node, OnDamage, Plain, Volume
 
 READ_AHEAD = 256 << 10  # bytes of a directory read at once
 CACHED_MAPS = 64
@@ -38,7 +38,7 @@ _DOTS = (b".", b"..")
 _LINKS_AND_FLAGS = sparse_codec(ext.Inode, ("links_count", "flags"))
 
 
-class ExtVolume:
+class ExtVolume(Volume):
     """See `fsdrivers.volume.Volume` for what its methods promise."""
 
     def __init__(
@@ -70,34 +70,6 @@ class ExtVolume:
         self.orphans = orphans
         self.nodes = NodeReader(metadata)
         self._maps: dict[int, list[Extent]] = {}
-
-    @classmethod
-    def open(cls, device: Device) -> ExtVolume:
-        """Read and verify what is needed to read the rest.
-
-        Raises:
-            NotRecognisedError: there is no ext superblock.
-            UnsupportedError: a feature would be misread or lost.
-            CorruptError: the frame of the volume is damaged, or the journal is and may hold
-                changes.
-        """
-        metadata = Metadata.load(device, use_copies=True)
-        warnings = metadata.warnings
-        overlay = journal.replay(metadata)
-        if overlay is not None:
-            metadata = Metadata.load(overlay, use_copies=True)
-            metadata.warnings = warnings or metadata.warnings
-        log: journal.Journal | None = None
-        try:
-            log = journal.open_journal(metadata)
-        except (CorruptError, DeviceError) as error:  # nothing in it is needed: it was replayed
-            metadata.warnings.append(f"the journal is damaged, and is not read: {error}")
-        return cls(
-            metadata,
-            log,
-            was_replayed=overlay is not None,
-            orphans=find_orphans(metadata),
-        )
 
     def describe(self) -> dict[str, Plain]:
         """Return all that formatting the same filesystem again needs; see `description`."""
@@ -169,7 +141,7 @@ class ExtVolume:
         free = sum(descriptor.free_blocks for descriptor in self.metadata.descriptors)
         return max(0, geometry.size - free * geometry.cluster_size)
 
-    def walk(self) -> Iterator[Entry]:
+    def walk(self, on_damage: OnDamage | None = None) -> Iterator[Entry]:
         """Yield every name on the volume, the root first, parents before children."""
         root = self.nodes.node(InodeNumber.ROOT)
         if root.kind is not Kind.DIRECTORY:
@@ -287,3 +259,41 @@ class ExtVolume:
         return contents.read(
             self.device, self.extents(node) if mapped is None else mapped, offset, length
         )
+
+
+def open_volume(device: Device) -> ExtVolume:
+    """Read and verify what is needed to read the rest.
+
+    Raises:
+        NotRecognisedError: there is no ext superblock.
+        UnsupportedError: a feature would be misread or lost.
+        CorruptError: the frame of the volume is damaged, or the journal is and may hold
+            changes.
+    """
+    metadata = Metadata.load(device, use_copies=True)
+    warnings = metadata.warnings
+    overlay = journal.replay(metadata)
+    if overlay is not None:
+        metadata = Metadata.load(overlay, use_copies=True)
+        metadata.warnings = warnings or metadata.warnings
+    log: journal.Journal | None = None
+    try:
+        log = journal.open_journal(metadata)
+    except (CorruptError, DeviceError) as error:  # nothing in it is needed: it was replayed
+        metadata.warnings.append(f"the journal is damaged, and is not read: {error}")
+    return ExtVolume(
+        metadata,
+        log,
+        was_replayed=overlay is not None,
+        orphans=find_orphans(metadata),
+    )
+
+
+def open_frame(device: Device) -> ExtVolume:
+    """Open a volume that is mounted, for its facts alone.
+
+    Its journal is in use: replaying it would mix two moments.  Raises as `open_volume`.
+    """
+    metadata = Metadata.load(device)
+    log = journal.open_journal(metadata)
+    return ExtVolume(metadata, log, was_replayed=False, orphans=frozenset())

@@ -19,8 +19,9 @@ This module is the only one that knows the keys.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
 
 import construct
 
@@ -32,14 +33,30 @@ from fsdrivers.fat.format import (
     NO_LABEL,
     NO_SECTOR,
     Attribute,
+    BootFlag,
     BootSector16,
     BootSector32,
     DirectoryEntry,
     FsInfo,
 )
 from fsdrivers.fat.geometry import Geometry, geometry_of
-from fsdrivers.volume import Description, Plain
+from fsdrivers.volume import Description, Kept, KeptKind, Plain, kept_facts
 
+_TRANSIENT_FLAGS: Final = (BootFlag.DIRTY | BootFlag.NEEDS_SURFACE_TEST).value
+_PLANNED: Final = frozenset(  # by the size of the volume and its sectors; and what are facts
+    (
+        "sector_size",
+        "sectors_per_cluster",
+        "root_entries",
+        "total_sectors_16",
+        "total_sectors_32",
+        "fat_sectors_16",
+        "fat_sectors_32",
+        "root_cluster",
+        "oem_name",
+        "media",
+    )
+)
 _T = TypeVar("_T")
 
 
@@ -198,3 +215,63 @@ def _get(description: Description, key: str, kind: type[_T]) -> _T:
             f"description of a FAT volume, {key}", None, kind.__name__, type(value).__name__
         )
     return value
+
+
+def kept(recorded: Description, found: Description) -> Iterator[Kept]:
+    """Yield what a volume made again must have as it was; see `fsdrivers.volume.IterKept`."""
+    yield from kept_facts(recorded, found, "oem_name", "media")
+    if "reserved" not in recorded:
+        return
+    old, new = unpack_description(recorded), unpack_description(found)
+    planned = _PLANNED
+    has_flags = old.boot.boot_signature in EXTENDED_SIGNATURES  # else they and the serial are code
+    if has_flags:
+        planned |= {"serial", "boot_flags"}
+        flags = [template.boot.boot_flags & ~_TRANSIENT_FLAGS for template in (old, new)]
+        yield Kept("boot_flags", flags[0], flags[1], KeptKind.BOOT_FIELD)
+    for name in old.boot.OFFSETS:
+        if name not in planned:
+            have = getattr(new.boot, name, None)
+            yield Kept(name, getattr(old.boot, name), have, KeptKind.BOOT_FIELD)
+    expected = _expected_sectors(old, new)
+    for number in sorted(expected.keys() | new.reserved.keys()):
+        name = f"reserved sector {number}" if number else "boot sector"
+        sector = new.reserved.get(number, b"")
+        if has_flags and number in (0, old.backup_sector):
+            sector = _without_transient_flags(sector, new.boot)
+        yield Kept(name, expected.get(number, b""), sector, KeptKind.BOOT_CODE)
+
+
+def _expected_sectors(old: Template, new: Template) -> dict[int, bytes]:
+    """Return what the reserved sectors of a volume with the fields of `new` have to be."""
+    size = new.geometry.sector_size
+    made = {number: data[:size] for number, data in old.reserved.items()}
+    boot = new.boot
+    if old.boot.boot_signature in EXTENDED_SIGNATURES:
+        boot = replace(boot, boot_flags=boot.boot_flags & ~_TRANSIENT_FLAGS)
+    sector = made[0] = boot_sector_bytes(boot, made.get(0, b""), size)
+    at, backup = old.fsinfo_sector, old.backup_sector
+    if at is not None:
+        sectors = made.get(at, b"")
+        made[at] = _with_hints(sectors, new.fsinfo(at))
+        if backup is not None and old.fsinfo(backup + at).is_valid:
+            made[backup + at] = _with_hints(sectors, new.fsinfo(backup + at))
+    if backup is not None:
+        made[backup] = sector
+    count = new.geometry.reserved_sectors
+    return {number: data for number, data in made.items() if 0 <= number < count}
+
+
+def _with_hints(sector: bytes, found: FsInfo) -> bytes:
+    """Return an FSInfo sector that says of free clusters, and of itself, what `found` says."""
+    known = FsInfo.unpack(sector[: FsInfo.SIZE].ljust(FsInfo.SIZE, b"\0"))
+    made = replace(found, reserved_4=known.reserved_4, reserved_1f0=known.reserved_1f0)
+    return made.pack() + sector[FsInfo.SIZE :]
+
+
+def _without_transient_flags(sector: bytes, boot: BootSector16 | BootSector32) -> bytes:
+    """Return a boot sector without what a user of the volume leaves behind."""
+    at = boot.OFFSETS["boot_flags"]
+    made = bytearray(sector.ljust(at + 1, b"\0"))
+    made[at] &= ~_TRANSIENT_FLAGS
+    return bytes(made)

@@ -2,8 +2,8 @@
 """Where the files of a DOS system must be: in the root directory and in the clusters.
 
 The boot sector of DOS knows no file system: it looks at fixed entries of the root directory and
-loads what lies at the start of the data area.  Which files those are, `SystemFiles` says; who
-makes one knows the system.  Pure.
+loads what lies at the start of the data area.  Which files those are,
+`fsdrivers.volume.SystemFiles` says; who makes one knows the system.  Pure.
 
 Source: EP1168174A1 [0072] and claim 10: IO.SYS is the first, MSDOS.SYS the second, CONFIG.SYS
 the fourth entry.  Measured: MS-DOS 4 demands that IO.SYS begins in the first cluster of the data
@@ -13,25 +13,11 @@ area and is contiguous.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
+from fsdrivers.volume import SystemFiles
+
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class SystemFiles:
-    """What the boot sector of a volume expects.
-
-    Attributes:
-        entries: numbers of the nodes wanted in the first entries of the root directory; None
-            where any other entry may be, the volume label best of all.
-        contiguous: numbers of the files that lie one behind the other from the first cluster of
-            the data area on, each contiguous.
-    """
-
-    entries: tuple[int | None, ...] = ()
-    contiguous: tuple[int, ...] = ()
 
 
 def arrange(

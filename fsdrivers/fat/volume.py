@@ -50,14 +50,14 @@ from fsdrivers.fat.format import (
 )
 from fsdrivers.fat.geometry import Geometry, geometry_of, unpack_boot_sector
 from fsdrivers.fat.table import Run, Table, table_size
-from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
+from fsdrivers.volume import Entry, Extent, Kind, Node, OnDamage, Plain, Volume
 
 _CACHED_NODES = 256  # whose extents are remembered, for reads piece by piece
 _READ_SIZE = 1 << 20  # bytes of reserved sectors read at a time
 _TABLE_READ_SIZE = 1 << 16  # bytes of a FAT read at a time: what a bad sector costs one copy
 
 
-class FatVolume:
+class FatVolume(Volume):
     """An opened FAT volume.  Made by `open_volume`; owns no descriptor."""
 
     def __init__(self, device: Device, template: Template, table: Table) -> None:
@@ -70,6 +70,7 @@ class FatVolume:
         self.size = self.geometry.size
         self.uuid = serial_of(template.boot)
         self.label = label_of(template)
+        self.label_encoding = template.code_page
         self.block_size = self.geometry.cluster_size
         self.is_dirty = template.is_dirty  # in use, or with errors, when last written
         self._extents: dict[int, list[Extent]] = {}
@@ -83,7 +84,7 @@ class FatVolume:
         used = self.geometry.cluster_count - self.table.free_count()
         return self.geometry.metadata_size + used * self.geometry.cluster_size
 
-    def walk(self) -> Iterator[Entry]:
+    def walk(self, on_damage: OnDamage | None = None) -> Iterator[Entry]:
         """Yield every name, the root first, each directory followed by what is in it.
 
         Raises:

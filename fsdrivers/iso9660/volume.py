@@ -8,7 +8,7 @@ is read as an image is.
 
 Damage is told from carelessness: where the two copies of a number differ, the record is damaged
 (CorruptError), unless the volume descriptor itself shows that the mastering program did not
-care for the second copies; then the first ones count everywhere, and `problems` says so.
+care for the second copies; then the first ones count everywhere, and `warnings` says so.
 
 Not done: UDF and HFS trees of hybrid discs, files on other volumes of a set, record formats of
 extended attribute records, attributes in AL entries, sparse files (refused by name).
@@ -44,7 +44,7 @@ from fsdrivers.iso9660.names import checked_name, joliet_name, plain_name
 from fsdrivers.iso9660.nodes import LinkKey, directory_node, file_node, link_key
 from fsdrivers.iso9660.rockridge import RockRidge, parse_entries
 from fsdrivers.iso9660.susp import SuspEntry, find_skip, iter_entries, rock_ridge_version
-from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
+from fsdrivers.volume import Entry, Extent, Kind, Node, OnDamage, Plain, Volume
 
 Namespace = Literal["rockridge", "joliet", "enhanced", "plain"]
 NAMESPACES: tuple[Namespace, ...] = ("rockridge", "joliet", "enhanced", "plain")
@@ -78,7 +78,7 @@ class _Content(NamedTuple):
     compression: zisofs.Compression | None
 
 
-class IsoVolume:
+class IsoVolume(Volume):
     """An opened ISO 9660 volume.  Made by `open_volume`; owns no descriptor."""
 
     type = "iso9660"
@@ -91,7 +91,7 @@ class IsoVolume:
         namespace: Namespace,
         *,
         show_associated: bool,
-        problems: tuple[str, ...],
+        tolerated: tuple[str, ...],
     ) -> None:
         self.device = device
         self.descriptors = descriptors
@@ -99,7 +99,7 @@ class IsoVolume:
         self.views = views
         self.view = views[namespace]
         self.namespace = namespace
-        self.problems = problems  # what was tolerated, in sentences
+        self._tolerated = tolerated
         self.is_strict = not descriptors.ignores_big_endian
         self.size = self.geometry.size
         self.block_size = self.geometry.block_size
@@ -113,6 +113,10 @@ class IsoVolume:
         return description.pack_description(
             self.descriptors, {name: view.version for name, view in self.views.items()}
         )
+
+    def warnings(self) -> list[str]:
+        """Return what was tolerated."""
+        return list(self._tolerated)
 
     def used_size(self) -> int:
         """Return the size of the volume: a disc has no free space."""
@@ -128,7 +132,7 @@ class IsoVolume:
             return None
         return read_catalogue(self.device, self.descriptors.catalogue_sector * SECTOR_SIZE)
 
-    def walk(self) -> Iterator[Entry]:
+    def walk(self, on_damage: OnDamage | None = None) -> Iterator[Entry]:
         """Yield every name, the root first, each directory followed by what is in it.
 
         Raises:
@@ -411,16 +415,16 @@ def open_volume(
     descriptors = read_descriptors(device, sector)
     plain = View("plain", descriptors.primary)
     views: dict[Namespace, View] = {"plain": plain}
-    problems = list(descriptors.problems)
+    tolerated = list(descriptors.problems)
     probing = IsoVolume(
-        device, descriptors, views, "plain", show_associated=False, problems=tuple(problems)
+        device, descriptors, views, "plain", show_associated=False, tolerated=tuple(tolerated)
     )
     try:
         found = _find_rock_ridge(probing)
         if found is not None:
             views["rockridge"] = found
     except FilesystemError as error:
-        problems.append(f"no Rock Ridge: {error}")
+        tolerated.append(f"no Rock Ridge: {error}")
     if descriptors.joliet is not None:
         level = descriptors.joliet.descriptor.joliet_level
         views["joliet"] = View("joliet", descriptors.joliet, version=str(level))
@@ -428,14 +432,14 @@ def open_volume(
         views["enhanced"] = View("enhanced", descriptors.enhanced)
     namespace = next(name for name in (prefer, *NAMESPACES) if name in views)
     if probing.size > device.size:
-        problems.append(f"the volume has {probing.size} bytes, the image {device.size}")
+        tolerated.append(f"the volume has {probing.size} bytes, the image {device.size}")
     return IsoVolume(
         device,
         descriptors,
         views,
         namespace,
         show_associated=show_associated,
-        problems=tuple(problems),
+        tolerated=tuple(tolerated),
     )
 
 

@@ -33,19 +33,49 @@ This module and `mkfs.description`, which reads them, are the only ones that kno
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Final
 
+from fsdrivers.errors import CorruptError
 from fsdrivers.ntfs.format.attributes import AttributeType
-from fsdrivers.ntfs.format.records import BootSector, VolumeFlag
+from fsdrivers.ntfs.format.records import (
+    BOOT_FILE_SIZE,
+    BOOT_SIGNATURE,
+    BOOT_SIGNATURE_OFFSET,
+    BootSector,
+    VolumeFlag,
+)
 from fsdrivers.ntfs.geometry import Geometry
 from fsdrivers.ntfs.mft import FileRecord, Mft
 from fsdrivers.ntfs.nodes import XATTR_ACL, NodeReader
 from fsdrivers.ntfs.system import SystemFiles, VolumeFacts
-from fsdrivers.volume import Plain
+from fsdrivers.volume import Description, Kept, KeptKind, Plain, kept_facts
 
 SHADOW_HEADER_AT: Final = 0x1E00  # in $Boot
 SHADOW_HEADER: Final = bytes.fromhex("6b87083876c1484eb7ae04046e6cc752")
 SHADOW_HEADER_SIZE: Final = 512
+_KEPT: Final = (
+    "serial",
+    "cluster_size",
+    "index_block_size",
+    "version",
+    "object_id",
+    "upcase",
+    "upcase_info",
+    "attribute_definitions",
+)
+_PLANNED: Final = frozenset(  # by the size of the volume, its sectors, and where things went
+    (
+        "sector_size",
+        "sectors_per_cluster",
+        "total_sectors",
+        "mft_lcn",
+        "mft_mirror_lcn",
+        "record_size_code",
+        "index_block_size_code",
+        "serial",
+    )
+)
 
 
 def serial_of(boot: BootSector) -> str:
@@ -149,3 +179,30 @@ def _system_file(file: FileRecord, nodes: NodeReader, name: str) -> dict[str, Pl
         "information_size": information[0].value_length if information else 0,
         "name": name,
     }
+
+
+def kept(recorded: Description, found: Description) -> Iterator[Kept]:
+    """Yield what a volume made again must have as it was; see `fsdrivers.volume.IterKept`."""
+    yield from kept_facts(recorded, found, *_KEPT)
+    if found.get("sector_size") == 512:  # a record is one sector at least
+        yield from kept_facts(recorded, found, "record_size")
+    old, new = recorded.get("bpb"), found.get("bpb")
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name, want in old.items():
+            if name not in _PLANNED:
+                yield Kept(name, want, new.get(name), KeptKind.BOOT_FIELD)
+    if "boot" not in recorded:
+        return
+    cluster_size = found.get("cluster_size")
+    size = max(BOOT_FILE_SIZE, cluster_size if isinstance(cluster_size, int) else 0)
+    want, have = recorded["boot"], found.get("boot")
+    if not isinstance(want, bytes) or not isinstance(have, bytes):
+        raise CorruptError(
+            "description of an NTFS volume, boot", None, "bytes", type(want).__name__
+        )
+    made = bytearray(want[:size].ljust(size, b"\0"))
+    made[BOOT_SIGNATURE_OFFSET : BOOT_SIGNATURE_OFFSET + 2] = BOOT_SIGNATURE
+    # A data set that is older has the header of shadow copies.
+    made = bytearray(_boot_code(bytes(made)))
+    made[: BootSector.SIZE] = have[: BootSector.SIZE].ljust(BootSector.SIZE, b"\0")
+    yield Kept("$Boot", bytes(made), have, KeptKind.BOOT_CODE)

@@ -8,7 +8,7 @@ applications), which have no path.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from fsdrivers.ntfs.format.attributes import (
     SYMLINK_RELATIVE,
@@ -17,23 +17,13 @@ from fsdrivers.ntfs.format.attributes import (
     ReparseTag,
     SymlinkPaths,
 )
+from fsdrivers.ntfs.format.records import FileAttribute
 from fsdrivers.ntfs.names import name_of
 from fsdrivers.ntfs.nodes import XATTR_REPARSE, reparse_tag_of
-from fsdrivers.volume import Node
+from fsdrivers.volume import Kind, Link, Node
 
 _LINK_VERSION: Final = b"\2\0\0\0"  # of a link of WSL
 _NT_PREFIX: Final = b"\\??\\"
-
-
-class Link(NamedTuple):
-    """Where a link leads.
-
-    Relative targets, and those from the root of the volume, are `is_unix`: they have slashes.
-    Others name a drive or a volume of Windows, as Windows writes it.
-    """
-
-    target: bytes
-    is_unix: bool
 
 
 def link_of(node: Node) -> Link | None:
@@ -49,6 +39,15 @@ def link_of(node: Node) -> Link | None:
     else:
         link = _link_of_paths(data, has_flags=tag == ReparseTag.SYMLINK)
     return link if link and link.target and b"\0" not in link.target else None
+
+
+def keep_link(node: Node) -> None:
+    """Make a symbolic link what the Windows Subsystem for Linux keeps it as: to the byte."""
+    data = _LINK_VERSION + node.target
+    head = ReparseHead(ReparseTag.LX_SYMLINK, len(data), 0).pack()
+    node.kind, node.size, node.target = Kind.FILE, 0, b""
+    node.flags |= FileAttribute.REPARSE_POINT.value
+    node.xattrs = ((XATTR_REPARSE, head + data),)
 
 
 def _link_of_paths(data: bytes, *, has_flags: bool) -> Link | None:

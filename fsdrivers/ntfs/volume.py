@@ -22,7 +22,7 @@ Refused by name: content of deduplicated files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from fsdrivers.device import Device
@@ -60,7 +60,7 @@ from fsdrivers.ntfs.streams import (
 )
 from fsdrivers.ntfs.system import SystemFiles
 from fsdrivers.printable import printable
-from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
+from fsdrivers.volume import Entry, Extent, Kind, Node, OnDamage, Plain, StreamVolume
 
 _KEPT_CONTENTS: Final = 256
 _DOS: Final = Namespace.DOS.value
@@ -70,10 +70,8 @@ _LAST_SYSTEM_RECORD: Final = SystemRecord.FIRST_FREE.value - 1
 _HIBERNATION_FILE: Final = "hiberfil.sys"
 _HIBERNATED: Final = (b"hibr", b"HIBR")
 
-OnDamage = Callable[[int, CorruptError | DeviceError], None]
 
-
-class NtfsVolume:
+class NtfsVolume(StreamVolume):
     """See `fsdrivers.volume.StreamVolume` for what its methods promise."""
 
     type = "ntfs"
@@ -91,7 +89,6 @@ class NtfsVolume:
         self.label = self.facts.label
         self.block_size = self.geometry.cluster_size
         self.is_dirty = self.facts.is_dirty
-        self.security_damage: CorruptError | DeviceError | None = None  # of $Secure as a whole
         self.nodes = self._node_reader()
         # By number and name; without a name also of what the Overlay Filter compressed.
         self._contents: dict[tuple[int, bytes | None], Content | WofFile] = {}
@@ -104,7 +101,7 @@ class NtfsVolume:
             if not descriptors and self.facts.major >= 3:
                 raise CorruptError("$Secure has no sound descriptor")
         except (CorruptError, DeviceError) as error:
-            self.security_damage, descriptors = error, None
+            self.damage, descriptors = error, None
         return NodeReader(self.mft, descriptors, self.system.birth_ids)
 
     def describe(self) -> dict[str, Plain]:
@@ -143,10 +140,9 @@ class NtfsVolume:
         for number in sorted(self.mft.mirrored):
             which = f"MFT record {number}" if number else "the first MFT record"
             made.append(f"{which} is damaged: its copy in $MFTMirr was read")
-        if self.security_damage is not None:
+        if self.damage is not None:  # of $Secure
             made.append(
-                f"$Secure is damaged, the security descriptors in it are lost: "
-                f"{self.security_damage}"
+                f"$Secure is damaged, the security descriptors in it are lost: {self.damage}"
             )
         if self.is_dirty:
             made.append("the volume is marked dirty: Windows would check it")

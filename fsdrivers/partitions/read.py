@@ -16,6 +16,7 @@ from fsdrivers.partitions.format import (
 )
 from fsdrivers.partitions.table import DESCRIPTION_VERSION, PartitionTable
 from fsdrivers.probing import probe
+from fsdrivers.registry import EMPTY, UNKNOWN
 from fsdrivers.volume import Plain
 
 SECTOR_SIZES = (512, 4096)
@@ -45,7 +46,7 @@ def read_table(device: Device) -> PartitionTable:
     if _is_table(device, boot):
         keys = mbr.read_description(device, boot)
         return _made(device, "mbr", device.sector_size, keys)
-    if gpt_sector_size and not any(boot.entries) and probe(device) == "unknown":
+    if gpt_sector_size and not any(boot.entries) and probe(device) == UNKNOWN:
         # Sector 0 was overwritten; kernels see no partitions then, but we may save them.
         keys = gpt.read_description(device, boot, gpt_sector_size)
         problems = keys["problems"]
@@ -90,5 +91,5 @@ def _is_table(device: Device, boot: BootRecord) -> bool:
         return False
     used = [entry for entry in slots if entry.is_used]
     if not used:
-        return probe(device) in ("unknown", "empty")
+        return probe(device) in (UNKNOWN, EMPTY)
     return any(entry.start_lba * device.sector_size < device.size for entry in used)

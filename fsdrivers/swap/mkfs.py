@@ -54,9 +54,7 @@ def plan_volume(
     description: Description,
     *,
     size: int,
-    sector_size: int,
-    entries: Sequence[Entry] = (),
-    order: Sequence[int] = (),
+    **unused: object,
 ) -> SwapLayout:
     """Plan a blank swap area with the recorded UUID and label.
 
@@ -67,9 +65,8 @@ def plan_volume(
     Args:
         description: from `SwapVolume.describe`.
         size: bytes of the new area.
-        sector_size: of the target, in bytes; a page is a multiple of any.
-        entries: not used, as `order`; a swap area holds none.
-        order: see `entries`.
+        unused: what a swap area has no use for: it holds nothing, and a page is a multiple of
+            any sector.
 
     Raises:
         NoSpaceError: `size` is less than ten pages.
@@ -86,7 +83,7 @@ def plan_volume(
     return SwapLayout(size, data.ljust(PAGE_SIZE - len(MAGIC), b"\0") + MAGIC)
 
 
-def minimum_size(description: Description, entries: Sequence[Entry] = ()) -> int:
+def minimum_size(description: Description, entries: Sequence[Entry] = (), **unused: object) -> int:
     """Return the bytes of the smallest area that mkswap would make."""
     return MINIMUM_PAGES * PAGE_SIZE
 

@@ -15,36 +15,20 @@ from dataclasses import dataclass
 from backup.objects.content import content_size
 from backup.objects.keys import MasterKey
 from backup.objects.model import DiskObject, Piece
-from fsdrivers import open_volume, probe
+from fsdrivers import driver_of, probe
 from fsdrivers.device import Device
 from fsdrivers.errors import FilesystemError
 from fsdrivers.partitions import PartitionTable, open_partition, read_table
-from rebuild.compare.boot import Expected, boot_code_differences
+from rebuild.compare.boot import Expected, kept_differences
 from rebuild.compare.result import Case, Comparison
-from rebuild.compare.streams import ntfs_format_keys
 from rebuild.compare.tree import TreeComparison
 from rebuild.fixups.families import plan_changes
 from rebuild.machine import Machine, VolumeTree
 from rebuild.progress import Progress
 from rebuild.sites import Partition, Site
-from rebuild.text import cut
 
 READ_SIZE = 1 << 20  # bytes
 BOOT_SECTOR_SIZE = 512  # bytes
-# What of an ext volume's description must be as it was whatever the size of the new volume.
-FORMAT_KEYS = (
-    "block_size",
-    "inode_size",
-    "compat",
-    "incompat",
-    "ro_compat",
-    "hash_seed",
-    "default_hash_version",
-    "checksum_seed",
-    "fat_type",
-    "oem_name",
-    "media",
-)
 
 
 def compare_machine(
@@ -149,7 +133,7 @@ def _compare_disk(case: Case, there: _FoundDisk) -> None:
             continue  # reported with the tables
         window = open_partition(there.device, found, number) if found is not None else there.device
         try:
-            if tree.volume.type in ("raw", "empty"):
+            if not tree.volume.has_driver:
                 start = entry.start if entry is not None else 0
                 _compare_raw(case, there, tree, window, start, f"partition {place}")
             else:
@@ -196,25 +180,21 @@ def _compare_volume(case: Case, tree: VolumeTree, window: Device, place: str) ->
     if kind != volume.type:
         case.differs(f"{name}: holds {kind}, not {volume.type}")
         return
-    opened = open_volume(window)
+    driver = driver_of(kind)
+    opened = driver.open_volume(window)
     for what, want, have in (
         ("uuid", volume.uuid, opened.uuid),
         ("label", volume.label, opened.label),
     ):
         if want != have:
             case.differs(f"{name}: {what} is {have!r}, not {want!r}")
-    description = opened.describe()
-    keys = ntfs_format_keys(window.sector_size) if kind == "ntfs" else FORMAT_KEYS
-    for key in keys:
-        if key in volume.description and volume.description[key] != description.get(key):
-            want, have = cut(repr(volume.description[key]), 80), cut(repr(description.get(key)), 80)
-            case.differs(f"{name}: {key} is {have}, not {want}")
     changes = case.changes.of_volume(volume.number)
     comparison = TreeComparison(case, changes.tree(tree), changes, opened, place)
     if tree.nodes:
         comparison.run()
     expected = Expected(changes, comparison.edited_files)
-    for text in boot_code_differences(volume.description, description, expected):
+    kept = driver.kept(volume.description, opened.describe())
+    for text in kept_differences(kept, expected):
         case.differs(f"{name}: {text}")
 
 

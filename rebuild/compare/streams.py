@@ -16,23 +16,6 @@ from fsdrivers.volume import STREAM_COMPRESSED, Entry, Node, StreamVolume
 
 Parts = list[tuple[int, int, bool]]
 
-# What of an NTFS volume's description must be as it was whatever the size of the new volume.
-NTFS_FORMAT_KEYS = (
-    "serial",
-    "cluster_size",
-    "index_block_size",
-    "version",
-    "object_id",
-    "upcase",
-    "upcase_info",
-    "attribute_definitions",
-)
-
-
-def ntfs_format_keys(sector_size: int) -> tuple[str, ...]:
-    """Return the keys that count on a disk with these sectors: a record is one at least."""
-    return (*NTFS_FORMAT_KEYS, "record_size") if sector_size <= 512 else NTFS_FORMAT_KEYS
-
 
 def name_differences(item: NodeObject, there: Entry) -> Iterator[str]:
     """Yield the differences in what belongs to a name and not to the node.

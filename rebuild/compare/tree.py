@@ -12,7 +12,7 @@ from typing import Final, cast
 from backup.objects.content import content_size
 from backup.objects.model import NodeObject, ObjectKind, Region
 from backup.shared.text import name_text, printable
-from fsdrivers import STREAM_TYPES
+from fsdrivers import driver_of
 from fsdrivers.volume import Entry, Kind, Node, StreamVolume, Volume
 from rebuild.compare.result import Case
 from rebuild.compare.streams import content_differences, merge_parts, name_differences
@@ -62,7 +62,8 @@ class TreeComparison:
         self._by_number = {item.number: item for item in tree.nodes}
         self._blank = changes.blank()
         self._editors = changes.editors()
-        self._has_streams = volume.type in STREAM_TYPES
+        driver = driver_of(volume.type)
+        self._has_streams, self._has_holes = driver.has_streams, driver.has_holes
         self.edited_files: dict[int, RestoredFile] = {}  # what fix-ups may have changed; from `run`
 
     def run(self) -> None:
@@ -136,7 +137,7 @@ class TreeComparison:
         self._case.shown.advance(size, 1)
 
     def _compare_content(self, item: NodeObject, have: Node) -> None:
-        if self._volume.type.startswith("ext"):
+        if self._has_holes:
             expected = _expected_regions(item)
             actual = _actual_regions(self._volume, have)
             if expected != actual:

@@ -19,10 +19,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from backup.objects.model import DiskObject
-from fsdrivers import NTFS_TYPES
-from fsdrivers.fat.system import SystemFiles
+from fsdrivers import Starts
 from fsdrivers.partitions import PartitionTable
 from fsdrivers.partitions.chs import Geometry, bios_geometry
+from fsdrivers.volume import Place, SystemFiles
 from rebuild.fixups.protocol import DiskChange, Fixup, VolumeChange
 from rebuild.machine import Machine, VolumeTree
 from rebuild.sites import Site
@@ -57,14 +57,14 @@ class Dos(Fixup):
             if geometry is not None:
                 yield DiskChange(disk=site.disk.number, geometry=geometry)
             for tree, part in site.volumes(machine):
-                if not tree.volume.type.startswith(("fat", "ntfs")):
+                if not tree.may_start(Starts.DOS | Starts.WINDOWS):
                     continue
                 of_volume = geometry
-                if tree.volume.type == "ntfs" and site.size != site.disk.size:
+                if _follows_geometry(tree) and site.size != site.disk.size:
                     of_volume = geometry or bios_geometry(site.size)
                 yield ToldPlace(
                     volume=tree.volume.number,
-                    options=layout_options(
+                    place=place_of(
                         tree,
                         site.disk,
                         start=part.new_start,
@@ -111,7 +111,7 @@ def find_system_files(names: Iterable[tuple[bytes, int]]) -> SystemFiles | None:
 
 def system_files_of(tree: VolumeTree) -> SystemFiles | None:
     """Return what the boot sector of a recorded FAT volume expects, None without DOS on it."""
-    if not tree.volume.type.startswith("fat") or not tree.nodes:
+    if not tree.may_start(Starts.DOS) or not tree.nodes:
         return None
     root = tree.nodes[0].number
     return find_system_files(
@@ -128,7 +128,7 @@ def new_geometry(machine: Machine, disk: DiskObject, size: int) -> Geometry | No
     if size == disk.size:
         return None
     for tree in machine.volumes_of(disk):
-        if tree.volume.type in NTFS_TYPES and disk.scheme == "mbr":
+        if _follows_geometry(tree) and disk.scheme == "mbr":
             return bios_geometry(size)
         is_fixed = tree.volume.description.get("media") == FIXED_DISK_MEDIA
         if is_fixed and system_files_of(tree) is not None:
@@ -136,15 +136,19 @@ def new_geometry(machine: Machine, disk: DiskObject, size: int) -> Geometry | No
     return None
 
 
-def layout_options(
+def _follows_geometry(tree: VolumeTree) -> bool:
+    return tree.driver is not None and tree.driver.follows_geometry
+
+
+def place_of(
     tree: VolumeTree,
     disk: DiskObject,
     *,
     start: int,
     sector_size: int,
     geometry: Geometry | None = None,
-) -> dict[str, object]:
-    """Return what the FAT driver is told about a volume beside its description.
+) -> Place:
+    """Return what a driver is told of the place that a volume comes to.
 
     Args:
         tree: the volume.
@@ -153,7 +157,7 @@ def layout_options(
         sector_size: of the new disk.
         geometry: of the new disk, if it has become another one.
     """
-    options: dict[str, object] = {"hidden_sectors": start // sector_size}
+    hidden_sectors: int | None = start // sector_size
     entry = None
     if disk.scheme != "none":
         entry = PartitionTable.from_description(disk.table).entry(tree.volume.partition)
@@ -162,16 +166,9 @@ def layout_options(
         bpb = tree.volume.description.get("bpb")
         recorded = bpb.get("hidden_sectors") if isinstance(bpb, Mapping) else None
         if recorded != entry.start // disk.sector_size:
-            options["hidden_sectors"] = None
-    if geometry is not None:
-        options["bios_geometry"] = tuple(geometry)
-    system = system_files_of(tree)
-    if system is not None:
-        options["system"] = system
-    fixed = placed_files(tree) if tree.volume.type.startswith("fat") else {}
-    if fixed:
-        options["fixed"] = fixed
-    return options
+            hidden_sectors = None
+    fixed = placed_files(tree) if tree.may_start(Starts.DOS) else None
+    return Place(hidden_sectors, geometry, system_files_of(tree), fixed)
 
 
 def placed_files(tree: VolumeTree) -> dict[int, list[tuple[int, int]]]:

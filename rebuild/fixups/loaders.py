@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from backup.objects.model import NodeObject, ObjectKind
 from backup.shared.text import printable
+from fsdrivers import Starts
 from fsdrivers.partitions import PartitionTable
 from rebuild.fixups.protocol import Fixup, VolumeChange
 from rebuild.machine import Machine, VolumeTree
@@ -88,7 +89,7 @@ class FallbackLoader(Fixup):
             for tree, _ in site.volumes(machine):
                 entry = table.entry(tree.volume.partition)
                 is_esp = entry is not None and entry.type == ESP_TYPE
-                if is_esp and tree.volume.type.startswith("fat"):
+                if is_esp and tree.may_start(Starts.UEFI):
                     yield from fallback_of(tree)
 
 

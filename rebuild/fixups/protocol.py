@@ -19,7 +19,7 @@ from typing import Protocol
 
 from backup.objects.model import NodeObject
 from fsdrivers.partitions.chs import Geometry
-from fsdrivers.volume import Extent
+from fsdrivers.volume import ANYWHERE, Extent, Place
 from rebuild.machine import Machine, VolumeTree
 from rebuild.sites import Site
 
@@ -51,7 +51,7 @@ class VolumeChange:
     volume: int  # number of the object
     notes: tuple[str, ...] = ()  # sentences for the report
     nodes: tuple[NodeObject, ...] = ()  # added ones, parents first; their numbers are negative
-    options: Mapping[str, object] = field(default_factory=dict)  # what the driver is told
+    place: Place = ANYWHERE  # what the driver is told
     blank: frozenset[int] = frozenset()  # files of which nothing was kept, and that are all zeros
     files: frozenset[int] = frozenset()  # whose content `edits` may change, and no other change
 
@@ -146,9 +146,9 @@ class VolumeChanges:
         """Return the sentences for the report that are known before anything is written."""
         return [note for change in self.all for note in change.notes]
 
-    def options(self) -> dict[str, object]:
-        """Return what the driver is told."""
-        return {name: value for change in self.all for name, value in change.options.items()}
+    def place(self) -> Place:
+        """Return what the driver is told, which one of them knows."""
+        return next((change.place for change in self.all if change.place != ANYWHERE), ANYWHERE)
 
     def blank(self) -> frozenset[int]:
         """Return the numbers of the files that are all zeros."""

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fsdrivers import EXT_TYPES, NTFS_TYPES
+from fsdrivers import Starts
 from fsdrivers.volume import Extent
 from rebuild.fixups.dos import placed_files
 from rebuild.fixups.protocol import Edits, Fixup, RestoredFile, VolumeChange
@@ -215,7 +215,7 @@ def moved_back(data: bytes, new: Extents, old: Extents) -> bytes:
 
 def recorded_places(tree: VolumeTree) -> dict[int, list[tuple[int, int]]]:
     """Return (position, length) of the extents of the volume's boot files, by object number."""
-    is_ours = tree.volume.type in (*EXT_TYPES, *NTFS_TYPES)
+    is_ours = tree.may_start(Starts.SYSLINUX)
     return placed_files(tree) if is_ours else {}
 
 
@@ -226,7 +226,7 @@ class Syslinux(Fixup):
         """Plan to look at every volume from which extlinux may start."""
         for site in sites:
             for tree, part in site.volumes(machine):
-                if tree.volume.type not in (*EXT_TYPES, *NTFS_TYPES):
+                if not tree.may_start(Starts.SYSLINUX):
                     continue
                 places = recorded_places(tree)
                 nodes = {item.number: item for item in tree.nodes} if places else {}

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from backup.objects.model import ObjectKind
+from fsdrivers import Starts
 from rebuild.fixups.protocol import Fixup, VolumeChange
 from rebuild.machine import Machine, VolumeTree
 from rebuild.sites import Site
@@ -32,7 +33,7 @@ class BlankFiles(Fixup):
 
 def blank_files(tree: VolumeTree) -> frozenset[int]:
     """Return the numbers of the files of a FAT volume that have to be zeros."""
-    if not tree.volume.type.startswith("fat"):
+    if not tree.may_start(Starts.DOS):
         return frozenset()
     targets = {marker.target for marker in tree.markers if marker.name == BLANK_FILE}
     return frozenset(

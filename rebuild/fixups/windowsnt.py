@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from backup.objects.model import NodeObject, ObjectKind
 from backup.shared.text import plural, printable
+from fsdrivers import Starts
 from fsdrivers.partitions import PartitionTable
 from rebuild.fixups.protocol import Edits, Fixup, RestoredFile, VolumeChange
 from rebuild.fixups.windowsnt_hives import (
@@ -44,7 +45,8 @@ HIVES: tuple[tuple[Hive, Pattern], ...] = (
 )
 EFI_LOADER: Pattern = (b"efi", b"microsoft", b"boot", b"bootmgfw.efi")
 LOADERS: tuple[Pattern, ...] = ((b"ntldr",), (b"bootmgr",), EFI_LOADER)
-_TRANSFORMED = 0x4800  # attributes of files that are stored compressed or encrypted
+# Attributes of files that are stored compressed or encrypted; FAT has no such bits.
+_TRANSFORMED = 0x4800
 _SMALLEST, _LARGEST = 4096, 512 << 20  # bytes of a hive worth reading
 
 
@@ -56,11 +58,9 @@ class WindowsNT(Fixup):
 
         Its directory on an EFI system partition alone is often all that is left of one.
         """
-        trees = [
-            tree for tree in machine.trees.values() if tree.volume.type.startswith(("fat", "ntfs"))
-        ]
+        trees = [tree for tree in machine.trees.values() if tree.may_start(Starts.WINDOWS)]
         patterns = [pattern for _, pattern in HIVES] + list(LOADERS)
-        if not any(tree.volume.type == "ntfs" for tree in trees):
+        if all(tree.may_start(Starts.UEFI) for tree in trees):
             patterns = [pattern for pattern in patterns if pattern[0] != EFI_LOADER[0]]
         return any(any(True for _ in _find(tree, patterns)) for tree in trees)
 
@@ -82,7 +82,7 @@ class WindowsNT(Fixup):
         for site in sites:
             for tree, _ in site.volumes(machine):
                 hives = {
-                    item.number: _HiveFile(hive, path, _is_transformed(tree, item))
+                    item.number: _HiveFile(hive, path, bool(item.flags & _TRANSFORMED))
                     for hive, item, path in find_hives(tree)
                     if _SMALLEST <= item.size <= _LARGEST  # else Windows did not write it
                 }
@@ -149,7 +149,7 @@ class MovedPlaces(VolumeChange):
 
 def find_hives(tree: VolumeTree) -> list[tuple[Hive, NodeObject, str]]:
     """Return the files of a volume that name partitions by their places, with their paths."""
-    if not tree.volume.type.startswith(("fat", "ntfs")):
+    if not tree.may_start(Starts.WINDOWS):
         return []
     hives, patterns = zip(*HIVES, strict=True)
     return [(hives[index], item, path) for index, item, path in _find(tree, patterns)]
@@ -164,10 +164,6 @@ def moves_of(site: Site) -> dict[tuple[bytes, int], int]:
     if not any(signature):
         return {}  # Windows would give the disk a signature, and look for nothing before
     return {(signature, part.old_start): part.new_start for part in site.moved}
-
-
-def _is_transformed(tree: VolumeTree, item: NodeObject) -> bool:
-    return tree.volume.type == "ntfs" and bool(item.flags & _TRANSFORMED)
 
 
 def _find(tree: VolumeTree, patterns: Iterable[Pattern]) -> Iterator[tuple[int, NodeObject, str]]:

@@ -21,7 +21,7 @@ from backup.shared.collector import paused_collector
 from fsdrivers import driver_of, open_volume
 from fsdrivers.device import FileDevice
 from imagebuilder.cli.fs.populate import write_volume
-from imagebuilder.cli.fs.source import DOS_ARCHIVE, HostEntries, HostTree
+from imagebuilder.cli.fs.source import HostEntries, HostTree
 from imagebuilder.cli.fs.walk import FACTS, ROOT, Found
 from tests.bench.data import TIME_S, make_image
 
@@ -63,7 +63,7 @@ class ManyFiles(HostTree):
             if index % FILES_EACH == 0:
                 directory = add(ROOT, b"directory-%04d" % (index // FILES_EACH), mode, 0)
             add(directory, b"a file of many %07d.text" % index, stat.S_IFREG | 0o644, SIZE)
-        self.entries = HostEntries([found], 0 if type == "ext4" else DOS_ARCHIVE)
+        self.entries = HostEntries([found], driver_of(type))
         self.regions, self.problems = {}, []
         self.list_files()
 
@@ -122,16 +122,17 @@ def _make(type: str, count: int, scratch: Path) -> None:
             FileDevice.open(image, writable=True, direct=True) as device,
         ):
             tree = ManyFiles(source, type, count)
-            options = {} if type == "fat32" else {"is_blank": True}
-            layout = driver_of(type).plan_volume(
+            driver = driver_of(type)
+            layout = driver.plan_volume(
                 description,
                 size=device.size,
                 sector_size=device.sector_size,
-                entries=list(tree.entries) if type == "ntfs" else tree.entries,
+                entries=tree.entries,
                 order=tree.order,
-                **options,
+                is_blank=True,
             )
-            write_volume(tree, layout, device, is_blank=True)
+            resident = driver.with_streams(layout)
+            write_volume(tree, layout, device, resident, is_blank=True)
         print(json.dumps({"peak": _peak(), "wall_s": time.perf_counter() - started}))
     finally:
         image.unlink(missing_ok=True)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from fsdrivers.device import MemoryDevice
-from fsdrivers.ext import check_volume, open_volume
+from fsdrivers.ext.check import check_volume
+from fsdrivers.ext.volume import open_volume
 from fsdrivers.volume import Kind, Node
 from tests.conformance.damage import assert_nothing_missed
 from tests.fsdrivers.ext.editing import (

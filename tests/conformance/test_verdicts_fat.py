@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from fsdrivers.device import MemoryDevice
-from fsdrivers.fat import check_volume, open_volume
+from fsdrivers.fat.check import check_volume
 from fsdrivers.fat.format import EXTENDED_SIGNATURES, BootSector16
+from fsdrivers.fat.volume import open_volume
 from tests.conformance.damage import assert_nothing_missed
 from tests.fsdrivers.fat.images import geometry_for, tree_entries, volume_in_memory
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from fsdrivers.device import MemoryDevice
-from fsdrivers.iso9660 import Namespace, check_volume, open_volume
+from fsdrivers.iso9660.check import check_volume
+from fsdrivers.iso9660.volume import Namespace, open_volume
 from fsdrivers.volume import Kind
 from tests.conformance.damage import assert_nothing_missed
 from tests.fsdrivers.iso9660.images import paths_of

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from fsdrivers.ntfs import check_volume, default_description, open_volume
+from fsdrivers.ntfs.check import check_volume
 from fsdrivers.ntfs.format.records import RecordFlag, RecordHead
+from fsdrivers.ntfs.mkfs import default_description
+from fsdrivers.ntfs.volume import open_volume
 from tests.conformance.damage import assert_nothing_missed
 from tests.fsdrivers.ntfs.trees import MIB, T0, draw_forest
 

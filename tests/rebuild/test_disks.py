@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from fsdrivers import driver_of, probe
+from fsdrivers.device import FileDevice
 from rebuild import disks
 from rebuild.errors import UnsafeTargetError
 from tests.rebuild.machines import SmallMachine
@@ -139,6 +142,28 @@ def test_content_is_told_in_a_few_words(
     assert disks.content_of(str(blank)) == ""
     assert disks.content_of(str(odd)) == "unknown"
     assert disks.content_of("/nonexistent") == "unreadable"
+
+
+@pytest.mark.tools
+def test_label_of_every_filesystem_is_told(tmp_path: Path) -> None:
+    """That of NTFS too, and one in a code page as what it says."""
+    disk, volume = tmp_path / "disk", tmp_path / "volume"
+    parts = []
+    for command, label in ((["mkntfs", "-q", "-F"], "Büro".encode()), (["mkfs.fat"], b"B\x9aRO")):
+        with volume.open("wb") as file:
+            file.truncate(8 << 20)
+        subprocess.run([*command, volume], check=True, capture_output=True)
+        with FileDevice.open(volume, writable=True) as device:
+            editor = driver_of(probe(device)).open_editor(device)
+            editor.set_label(label)
+            editor.close()
+        parts.append(volume.read_bytes())
+        volume.unlink()
+    disk.write_bytes(b"".join((bytes(1 << 20), *parts)))
+    script = "label: dos\nstart=2048, size=16384, type=7\nstart=18432, size=16384, type=6\n"
+    subprocess.run(["sfdisk", "-q", disk], input=script, text=True, check=True)
+
+    assert disks.content_of(str(disk)) == 'mbr: 1 ntfs "Büro" 8.0 MiB, 2 fat12 "BÜRO" 8.0 MiB'
 
 
 def test_mounted_disk_is_in_use() -> None:

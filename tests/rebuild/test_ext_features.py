@@ -12,7 +12,7 @@ from backup.agent.local_set import LocalSet
 from backup.agent.sources import DiskSource
 from backup.objects.keys import create_key_file
 from fsdrivers.device import FileDevice
-from fsdrivers.ext import open_volume
+from fsdrivers.ext.volume import open_volume
 from fsdrivers.partitions import open_partition, read_table
 from rebuild.compare.disks import compare_machine
 from rebuild.plan import TargetDisk

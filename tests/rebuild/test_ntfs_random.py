@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from backup.agent.errors import AgentError
 from fsdrivers.device import FileDevice
-from fsdrivers.ntfs import check_volume, default_description, open_volume
-from fsdrivers.ntfs.volume import NtfsVolume
+from fsdrivers.ntfs.check import check_volume
+from fsdrivers.ntfs.mkfs import default_description
+from fsdrivers.ntfs.volume import NtfsVolume, open_volume
 from rebuild.compare.disks import compare_machine
 from rebuild.plan import TargetDisk
 from rebuild.restore import apply_plan, make_plan

@@ -15,7 +15,9 @@ from functools import cache
 from pathlib import Path
 
 from fsdrivers.device import FileDevice, Window
-from fsdrivers.fat import FatEditor, fix_system_files, open_editor
+from fsdrivers.fat.edit import open_editor
+from fsdrivers.fat.edit.editor import FatEditor
+from fsdrivers.fat.edit.relocate import fix_system_files
 from fsdrivers.volume import Kind, Node
 from rebuild.fixups.dos import find_system_files
 from tests.vm.old_pc import GEOMETRY, SECTOR, assembled

@@ -17,10 +17,11 @@ import pytest
 from fsdrivers import open_volume
 from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.editing import find
-from fsdrivers.fat import FatVolume, open_editor
+from fsdrivers.fat.edit import open_editor
 from fsdrivers.fat.geometry import with_clusters
-from fsdrivers.iso9660 import Namespace
-from fsdrivers.iso9660 import open_volume as open_iso
+from fsdrivers.fat.volume import FatVolume
+from fsdrivers.iso9660.volume import Namespace
+from fsdrivers.iso9660.volume import open_volume as open_iso
 from fsdrivers.volume import Kind, Node, Volume
 from tests.fsdrivers.fat.images import STAMP_NS, geometry_for, tree_entries, volume_in_memory
 from tests.fsdrivers.iso9660.images import HandMade, Made, make_tree

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fsdrivers.device import FileDevice, Window
-from fsdrivers.ntfs import open_editor
+from fsdrivers.ntfs.edit import open_editor
 from fsdrivers.ntfs.edit.editor import NtfsEditor
 from tests.fsdrivers.ntfs.editing import NOW_NS, directory_node, make_file
 from tests.fsdrivers.ntfs.volumes import (

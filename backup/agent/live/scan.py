@@ -27,7 +27,7 @@ from backup.agent.live.linux import (
 from backup.agent.live.nodes import KIND_OF_FORMAT, node_of
 from backup.agent.live.reader import KEPT_FLAGS, PATH_LIMIT, LiveReader, open_unread
 from backup.agent.local_set import KINDS, LocalSet, TreeScan, Xattrs
-from backup.agent.volume_scan import BLANK_FILE, PLACED_FILE, PLACED_FILES
+from backup.agent.special_files import BLANK_FILE, PLACED_FILE, PLACED_FILES
 from backup.objects.content import PIECE_SIZE
 from backup.objects.model import MarkerObject, NodeObject, Plain, Region, VolumeObject
 from fsdrivers.ext.format.flags import RoCompat

@@ -23,14 +23,12 @@ from backup.agent.live.linux import open_tree
 from backup.agent.live.scan import LiveScan
 from backup.agent.local_set import LocalSet
 from backup.agent.machine import KernelDisk, KernelPartition, Machine, Mount, read_machine
+from backup.agent.operating_system import EFI_SYSTEM
 from backup.agent.sources import add_disk, scan_partition
 from backup.objects.model import VolumeObject
-from fsdrivers import EXT_TYPES, NTFS_TYPES, open_volume, probe
+from fsdrivers import Can, driver_of, find_driver, open_volume, probe
 from fsdrivers.device import Device, FileDevice
 from fsdrivers.errors import CorruptError, DeviceError
-from fsdrivers.ext.journal import open_journal
-from fsdrivers.ext.metadata import Metadata
-from fsdrivers.ext.volume import ExtVolume
 from fsdrivers.partitions import PartitionTable, open_partition
 from fsdrivers.volume import Volume
 
@@ -135,8 +133,9 @@ class LiveSource:
 
     def _open_volume(self, device: Device) -> Volume:
         """Open a volume that may be mounted: a frame read while it changes is read again."""
-        is_walked = self._is_mounted(device) and probe(device) in EXT_TYPES
-        opening = _open_frame if is_walked else open_volume
+        opening = open_volume
+        if self._is_mounted(device) and (driver := find_driver(probe(device))):
+            opening = driver.open_frame if Can.LIVE in driver.can else driver.open_volume
         for _ in range(ATTEMPTS - 1):
             try:
                 return opening(device)
@@ -166,7 +165,7 @@ class LiveSource:
         partial = [mount for mount in self.machine.mounts if mount.device == device]
         if mounts:
             obj.mount_point = mounts[0].point
-        if mounts and obj.type in EXT_TYPES:
+        if mounts and Can.LIVE in driver_of(obj.type).can:
             self._scan_mount(local, obj, mounts[0], is_excluded)
             return
         if partial and not mounts:
@@ -174,10 +173,11 @@ class LiveSource:
                 f"{os.fsdecode(partial[0].source)}: only a part of it is mounted; it is kept as "
                 "it is on the disk"
             )
-        if mounts and obj.type in NTFS_TYPES:
+        # Nobody writes to an EFI system partition but who installs a system.
+        if mounts and not (partition.entry and partition.entry.type in EFI_SYSTEM):
             local.notes.append(
-                f"{os.fsdecode(mounts[0].source)}: its ntfs is mounted and was read as it is on "
-                "the disk: files written meanwhile may be of different moments"
+                f"{os.fsdecode(mounts[0].source)}: its {obj.type} is mounted and was read as it is "
+                "on the disk: files written meanwhile may be of different moments"
             )
         scan_partition(local, partition, obj, is_excluded, obj.mount_point.rstrip(b"/"))
 
@@ -204,16 +204,6 @@ class LiveSource:
         except OSError as error:
             local.warnings.append(f"{os.fsdecode(mount.point)}: {os.strerror(error.errno or 0)}")
             local.missing += 1
-
-
-def _open_frame(device: Device) -> Volume:
-    """Open an ext volume that is mounted, for its facts alone.
-
-    Its journal is in use: replaying it would mix two moments.
-    """
-    metadata = Metadata.load(device)
-    journal = open_journal(metadata)
-    return ExtVolume(metadata, journal, was_replayed=False, orphans=frozenset())
 
 
 def _identities(paths: tuple[bytes, ...]) -> list[tuple[int, int]]:

@@ -35,7 +35,7 @@ from fsdrivers.ext.format.flags import (
 from fsdrivers.ext.metadata import covered_inode, extra_isize_of, group_checksum
 from fsdrivers.ext.nodes import FAST_SYMLINK_SIZE, FORMAT_MASK, KINDS
 from fsdrivers.ext.quota import QuotaKind, Usage
-from fsdrivers.ext.volume import ExtVolume
+from fsdrivers.ext.volume import ExtVolume, open_volume
 from fsdrivers.findings import Finding, Findings
 from fsdrivers.volume import Kind
 
@@ -62,7 +62,7 @@ _REVISION_FIELDS = {"revision", "first_inode", "inode_size"}  # the kernel may r
 _PLACES = ("block_bitmap", "inode_bitmap", "inode_table")
 
 
-def check(device: Device) -> list[Finding]:
+def check_volume(device: Device) -> list[Finding]:
     """Return everything wrong with the volume on `device`; empty when it is clean.
 
     Raises:
@@ -71,7 +71,7 @@ def check(device: Device) -> list[Finding]:
     """
     report = Findings()
     try:
-        volume = ExtVolume.open(device)
+        volume = open_volume(device)
     except CorruptError as error:
         report.add_error("superblock", error)
         return report.findings

@@ -73,20 +73,6 @@ class ExtEditor(ExtVolume):
             orphans=frozenset(),
         )
 
-    @classmethod
-    def open_for_editing(cls, device: Device, clock: Clock = time.time_ns) -> ExtEditor:
-        """Open a volume; a dirty journal is carried out on the medium first.
-
-        Raises:
-            NotRecognisedError, CorruptError: see `ExtVolume.open`.
-            UnsupportedError: see the module.
-            DeviceError: the medium is read-only, or failed.
-        """
-        session = Session(device, clock)
-        session.finish_orphans()
-        session.flush()
-        return cls(session)
-
     def node(self, number: int) -> Node:
         """Return the object with this number as it is now."""
         self._session.look(lambda: self._session.inodes.open(number))
@@ -577,3 +563,17 @@ def _set_owner(inode: OpenInode, uid: int | None, gid: int | None) -> None:
     if gid is not None:
         inode.record.gid_low, inode.record.gid_high = gid & 0xFFFF, gid >> 16 & 0xFFFF
     inode.is_changed = True
+
+
+def open_editor(device: Device, *, clock: Clock = time.time_ns) -> ExtEditor:
+    """Open a volume; a dirty journal is carried out on the medium first.
+
+    Raises:
+        NotRecognisedError, CorruptError: see `volume.open_volume`.
+        UnsupportedError: see the module.
+        DeviceError: the medium is read-only, or failed.
+    """
+    session = Session(device, clock)
+    session.finish_orphans()
+    session.flush()
+    return ExtEditor(session)

@@ -22,13 +22,12 @@ from fsdrivers.ext.mkfs.quota import OwnerSets
 from fsdrivers.ext.mkfs.sizes import parameters_for_size
 from fsdrivers.ext.mkfs.tree import (
     LOST_AND_FOUND,
-    Regions,
     lost_and_found_blocks,
     xattr_store,
 )
 from fsdrivers.ext.nodes import FAST_SYMLINK_SIZE
 from fsdrivers.ext.xattrs import project_of
-from fsdrivers.volume import Entry, Kind
+from fsdrivers.volume import Entry, Kind, Regions
 
 _DOTS_SIZE = 2 * ENTRY_SIZES[1]
 _LOST_AND_FOUND_ENTRY = ENTRY_SIZES[len(LOST_AND_FOUND)]

@@ -30,7 +30,8 @@ from fsdrivers.ext.mkfs.inodes import (
 from fsdrivers.ext.mkfs.parameters import Parameters
 from fsdrivers.ext.mkfs.shape import Run
 from fsdrivers.ext.mkfs.space import Space, iter_blocks, map_blocks
-from fsdrivers.ext.mkfs.tree import Regions, Tree
+from fsdrivers.ext.mkfs.tree import Tree
+from fsdrivers.volume import Regions
 
 FileRange = tuple[int, int, bool]  # first file block, blocks, is unwritten
 

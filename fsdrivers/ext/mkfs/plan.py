@@ -27,13 +27,11 @@ from collections.abc import Sequence
 from fsdrivers.errors import UnsupportedError
 from fsdrivers.ext.mkfs.demand import count_demand, smallest_size
 from fsdrivers.ext.mkfs.layout import ExtLayout
-from fsdrivers.ext.mkfs.parameters import parameters_of
+from fsdrivers.ext.mkfs.parameters import Parameters, parameters_of
 from fsdrivers.ext.mkfs.planner import Planner, directory_builder
 from fsdrivers.ext.mkfs.sizes import parameters_for_size
-from fsdrivers.ext.mkfs.tree import Regions, build_tree
-from fsdrivers.volume import Description, Entry
-
-__all__ = ["ExtLayout", "Regions", "minimum_size", "plan_volume"]
+from fsdrivers.ext.mkfs.tree import build_tree
+from fsdrivers.volume import Description, Entry, Regions
 
 
 def plan_volume(
@@ -46,30 +44,13 @@ def plan_volume(
     is_blank: bool = False,
     regions: Regions | None = None,
     now_ns: int | None = None,
+    **unused: object,
 ) -> ExtLayout:
-    """Decide every metadata byte of a volume.
+    """Decide every metadata byte of a volume, as `fsdrivers.volume.PlanVolume` says.
 
-    Args:
-        description: as `ExtVolume.describe` gives it.
-        size: of the volume to be made, bytes.
-        sector_size: of the device, bytes.
-        entries: every name, the root first, parents before children.
-        order: node numbers of files in the order in which their content will be streamed;
-            files that are missing here are placed behind.
-        is_blank: the device reads as zeros, so zeros need not be written.
-        regions: allocated ranges of sparse or preallocated files by node number: (offset,
-            length, is unwritten) in bytes; absent means dense.
-        now_ns: time of the last check and of internal files; None asks the clock.
-
-    Raises:
-        CorruptError: the description or the entries are damaged.
-        UnsupportedError: a feature or an object this writer cannot honour; `feature` names it.
-        NoSpaceError: `size` is too small.
-        InvalidNameError: ext cannot hold a name.
+    `now_ns` is the time of the last check and of internal files; None asks the clock.
     """
-    recorded = parameters_of(description)
-    if sector_size > recorded.block_size:
-        raise UnsupportedError(f"ext blocks smaller than sectors of {sector_size} bytes")
+    recorded = _parameters_of(description, sector_size)
     now_ns = time.time_ns() if now_ns is None else now_ns
     tree = build_tree(recorded, entries, now_ns)
     inodes = tree.last_inode + recorded.has_orphan_file + len(recorded.quotas)
@@ -80,12 +61,31 @@ def plan_volume(
 
 
 def minimum_size(
-    description: Description, entries: Sequence[Entry], regions: Regions | None = None
+    description: Description,
+    entries: Sequence[Entry],
+    *,
+    sector_size: int | None = None,
+    regions: Regions | None = None,
+    **unused: object,
 ) -> int:
     """Return the bytes of about the smallest volume that `plan_volume` can make of this.
 
     It has a journal of the least size and no room to spare.
     """
-    parameters = parameters_of(description)
+    parameters = _parameters_of(description, sector_size or 0)
     demand = count_demand(parameters, entries, regions, directory_builder(parameters))
     return smallest_size(parameters, demand)
+
+
+def _parameters_of(description: Description, sector_size: int) -> Parameters:
+    """Return the parameters that were recorded.
+
+    Raises:
+        UnsupportedError: no such volume can be on a device with these sectors.
+    """
+    recorded = parameters_of(description)
+    if sector_size > recorded.block_size:
+        raise UnsupportedError(
+            f"ext blocks of {recorded.block_size} bytes on sectors of {sector_size} bytes"
+        )
+    return recorded

@@ -28,7 +28,8 @@ from fsdrivers.ext.mkfs.parameters import Parameters
 from fsdrivers.ext.mkfs.quota import QUOTA_INODES, QuotaPlan
 from fsdrivers.ext.mkfs.shape import Run, plan_geometry
 from fsdrivers.ext.mkfs.space import Space, iter_blocks
-from fsdrivers.ext.mkfs.tree import Regions, Tree
+from fsdrivers.ext.mkfs.tree import Tree
+from fsdrivers.volume import Regions
 
 
 def directory_builder(parameters: Parameters) -> DirectoryBuilder:

@@ -9,7 +9,7 @@ runs once for every name of the machine, so it keeps its own locals.  Measured: 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fsdrivers.errors import CorruptError, InvalidNameError, UnsupportedError
@@ -47,7 +47,6 @@ FILE_TYPES = (
 _EMPTY_EXTENT_ROOT = ext.ExtentHeader(ext.EXTENT_MAGIC, 0, 4, 0, 0).pack()
 
 # Allocated ranges of a sparse file: (offset, length, is unwritten), bytes, ascending.
-Regions = Mapping[int, Sequence[tuple[int, int, bool]]]
 
 
 @dataclass(slots=True)

@@ -27,9 +27,9 @@ from fsdrivers.fat.format import (
     ROOT_CLUSTER,
     DirectoryEntry,
 )
-from fsdrivers.fat.system import SystemFiles
 from fsdrivers.fat.table import is_cluster_bad
 from fsdrivers.printable import printable
+from fsdrivers.volume import SystemFiles
 
 
 def fix_system_files(editor: FatEditor, system: SystemFiles) -> list[str]:

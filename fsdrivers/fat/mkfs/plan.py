@@ -15,7 +15,7 @@ aligned to anything but what the old geometry happened to align them to.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import gcd
@@ -40,9 +40,16 @@ from fsdrivers.fat.format import (
 from fsdrivers.fat.geometry import Geometry, iter_bases, legal_clusters, resized, with_clusters
 from fsdrivers.fat.mkfs.allocation import Allocation, allocate
 from fsdrivers.fat.mkfs.tree import Directory, Tree, build_tree
-from fsdrivers.fat.system import SystemFiles, arrange
+from fsdrivers.fat.system import arrange
 from fsdrivers.fat.table import Run, clean_heads, iter_contiguous_table
-from fsdrivers.volume import Description, Entry, Extent
+from fsdrivers.volume import (
+    ANYWHERE,
+    Description,
+    Entry,
+    Extent,
+    Place,
+    SystemFiles,
+)
 
 _CHUNK_SIZE = 1 << 20  # bytes of directories and reserved sectors yielded at a time
 
@@ -192,14 +199,14 @@ def plan_volume(
     *,
     size: int,
     sector_size: int,
-    entries: Iterable[Entry],
-    order: Iterable[int],
-    hidden_sectors: int | None = None,
-    bios_geometry: tuple[int, int] | None = None,
-    system: SystemFiles | None = None,
-    fixed: Mapping[int, Sequence[tuple[int, int]]] | None = None,
+    entries: Sequence[Entry],
+    order: Sequence[int],
+    place: Place = ANYWHERE,
+    **unused: object,
 ) -> FatLayout:
     """Plan the volume that `description` describes, in `size` bytes, with `entries` on it.
+
+    Raises as `fsdrivers.volume.PlanVolume` says.
 
     Args:
         description: as `FatVolume.describe` gives it.
@@ -209,36 +216,27 @@ def plan_volume(
         entries: as `FatVolume.walk` gives them.
         order: node numbers of files in the order in which they are to lie; numbers of anything
             else are passed over, files that are missing follow in the order of `entries`.
-        hidden_sectors: LBA of the new place; None keeps the recorded one.
-        bios_geometry: heads and sectors per track of the new disk; None keeps those recorded.
-        system: files that a boot sector finds by their places.
-        fixed: (position, length) in bytes of the extents of files that something finds by their
-            sectors.  They stay there if the new volume has the geometry of the old one, else
-            `layout.allocation.fixed` lacks them.
-
-    Raises:
-        NoSpaceError: it does not fit.
-        UnsupportedError, InvalidNameError, AlreadyExistsError: FAT cannot hold an entry.
-        CorruptError: `description` or `entries` make no sense.
+        place: files that are fixed stay there if the new volume has the geometry of the old
+            one, else `layout.allocation.fixed` lacks them.
+        unused: what FAT has no use for: zeros are written on a blank device too.
     """
     template = unpack_description(description)
     tree = _tree_of(template, entries)
     geometry = plan_geometry(template, size=size, sector_size=sector_size)
     _check_space(geometry, tree)
-    system = system or SystemFiles()
+    system, fixed = place.system or SystemFiles(), place.fixed
     old = template.geometry
     is_same = replace(geometry, root_cluster=old.root_cluster) == old
     clusters = _clusters_of(geometry, fixed) if fixed and is_same else None
-    order = order if isinstance(order, Sequence) else list(order)
     make = partial(allocate, geometry, tree, order, leading=system.contiguous)
     try:
         allocation = make(fixed=clusters, root_cluster=old.root_cluster)
     except NoSpaceError:  # the gaps before what is fixed were too much
         allocation = make(root_cluster=old.root_cluster)
     geometry = allocation.geometry
-    boot = _plan_boot_sector(template.boot, geometry, hidden_sectors)
-    if bios_geometry is not None:
-        boot = replace(boot, heads=bios_geometry[0], sectors_per_track=bios_geometry[1])
+    boot = _plan_boot_sector(template.boot, geometry, place.hidden_sectors)
+    if place.geometry is not None:
+        boot = replace(boot, heads=place.geometry[0], sectors_per_track=place.geometry[1])
     planned = replace(_arrange_root(template, tree, system), boot=boot, geometry=geometry)
     return FatLayout(size=size, template=planned, tree=tree, allocation=allocation)
 
@@ -269,11 +267,12 @@ def plan_geometry(template: Template, *, size: int, sector_size: int) -> Geometr
     return resized(base, size=size, sector_size=sector_size)
 
 
-def minimum_size(description: Description, entries: Iterable[Entry]) -> int:
+def minimum_size(description: Description, entries: Sequence[Entry], **unused: object) -> int:
     """Return the smallest size in bytes that `plan_volume` accepts for these entries.
 
-    It keeps the type of FAT and counts in sectors of the old volume.  A larger size is not
-    always enough: where a larger cluster size becomes legal again, the slack grows.
+    It keeps the type of FAT and counts in sectors of the old volume, whatever those of the
+    device are.  A larger size is not always enough: where a larger cluster size becomes legal
+    again, the slack grows.
 
     Raises:
         NoSpaceError: no volume of this type is large enough.
@@ -299,7 +298,7 @@ def minimum_size(description: Description, entries: Iterable[Entry]) -> int:
     raise error or NoSpaceError(f"volume of type {base.type}", 0, 0)
 
 
-def _tree_of(template: Template, entries: Iterable[Entry]) -> Tree:
+def _tree_of(template: Template, entries: Sequence[Entry]) -> Tree:
     """Return the directories to be made.  Raises as `build_tree`."""
     has_label, page = template.root_label is not None, code_page(template.code_page)
     return build_tree(entries, has_label=has_label, page=page)

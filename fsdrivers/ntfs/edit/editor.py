@@ -107,15 +107,6 @@ class NtfsEditor(NtfsVolume):
         session.before_commit = self._before_commit
         session.on_drop = self._xattrs.drop
 
-    @classmethod
-    def open_for_editing(cls, device: Device, clock: Clock = time.time_ns) -> NtfsEditor:
-        """Open a volume.
-
-        Raises:
-            NotRecognisedError, CorruptError, UnsupportedError, DeviceError: see `Session`.
-        """
-        return cls(Session(device, clock))
-
     def _before_commit(self) -> None:
         if self._objects.stale:
             self._session.attempt(self._objects.sync_stale)
@@ -570,3 +561,12 @@ def check_stream_name(name: bytes) -> bytes:
     if b":" in name or b"\\" in name:
         raise InvalidNameError(f"{printable(name)} has a character that separates names")
     return check_name(name)
+
+
+def open_editor(device: Device, *, clock: Clock = time.time_ns) -> NtfsEditor:
+    """Open a volume.
+
+    Raises:
+        NotRecognisedError, CorruptError, UnsupportedError, DeviceError: see `Session`.
+    """
+    return NtfsEditor(Session(device, clock))

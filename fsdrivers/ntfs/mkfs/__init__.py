@@ -1,2 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plan a whole populated NTFS volume before the first write."""
+
+from fsdrivers.ntfs.mkfs.default import default_description
+from fsdrivers.ntfs.mkfs.plan import minimum_size, plan_volume
+
+__all__ = ["default_description", "minimum_size", "plan_volume"]

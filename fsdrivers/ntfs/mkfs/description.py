@@ -112,7 +112,7 @@ def unpack_description(description: Description) -> Template:
     if major < _OLDEST_MAJOR:
         raise UnsupportedError(f"making an NTFS volume of version {major}.{minor}")
     if description.get("is_deduplicated"):
-        raise UnsupportedError("making a deduplicated NTFS volume")
+        raise UnsupportedError("making NTFS with deduplicated files, whose content is elsewhere")
     label = units_of(_get(description, "label", bytes))
     if len(label) > 2 * MAXIMUM_LABEL:
         raise CorruptError("description: label", None, f"at most {MAXIMUM_LABEL} units")

@@ -38,10 +38,8 @@ from fsdrivers.ntfs.mkfs.special import (
     NO_INFORMATION,
     Gatherer,
     Part,
-    Regions,
     Shape,
     Special,
-    StreamRegions,
     information_of,
     value_item,
 )
@@ -50,7 +48,7 @@ from fsdrivers.ntfs.nodes import (
     XATTR_ACL,
     XATTR_INFORMATION,
 )
-from fsdrivers.volume import Node
+from fsdrivers.volume import Node, Regions, StreamRegions
 
 EMPTY: Final = -1  # in `places`: no content
 PENDING: Final = -2  # content that is to get clusters

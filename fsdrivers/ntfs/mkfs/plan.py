@@ -38,7 +38,6 @@ from fsdrivers.ntfs.mkfs.layout import NtfsLayout
 from fsdrivers.ntfs.mkfs.nodes import PENDING, NodePlan
 from fsdrivers.ntfs.mkfs.records import RecordWriter
 from fsdrivers.ntfs.mkfs.security import SecurityTable
-from fsdrivers.ntfs.mkfs.special import Regions, StreamRegions
 from fsdrivers.ntfs.mkfs.system import (
     ROOT_NAMES,
     ROOT_RECORDS,
@@ -50,9 +49,7 @@ from fsdrivers.ntfs.mkfs.tree import Tree
 from fsdrivers.ntfs.nodes import XATTR_ACL
 from fsdrivers.ntfs.times import filetime_of
 from fsdrivers.ntfs.upcase import TABLE_SIZE
-from fsdrivers.volume import Description, Entry
-
-__all__ = ["NtfsLayout", "minimum_size", "plan_volume"]
+from fsdrivers.volume import ANYWHERE, Description, Entry, Place, Regions, StreamRegions
 
 _SMALLEST_LOG: Final = 256 << 10  # bytes: Windows does not start with less
 _SMALLEST_INDEX_BLOCK: Final = 4096
@@ -73,33 +70,13 @@ def plan_volume(
     is_blank: bool = False,
     regions: Regions | None = None,
     stream_regions: StreamRegions | None = None,
-    hidden_sectors: int | None = None,
-    bios_geometry: tuple[int, int] | None = None,
+    place: Place = ANYWHERE,
     now_ns: int | None = None,
 ) -> NtfsLayout:
-    """Decide every metadata byte of a volume.
+    """Decide every metadata byte of a volume, as `fsdrivers.volume.PlanVolume` says.
 
-    Args:
-        description: as `NtfsVolume.describe` gives it.
-        size: of the volume to be made, bytes.
-        sector_size: of the device, bytes.
-        entries: every name, the root first, parents before children.
-        order: node numbers of files in the order in which their content will be streamed, each
-            followed by its streams; nodes that are missing here are placed behind.
-        is_blank: the device reads as zeros, so zeros need not be written.
-        regions: what is allocated of the content of nodes that have holes, are compressed or
-            preallocated: (offset, length, is unwritten) in bytes; absent means dense.
-        stream_regions: the same for streams, by node number and name.
-        hidden_sectors: LBA of the volume on its disk; None keeps the recorded one.
-        bios_geometry: heads and sectors per track of the disk; None keeps those recorded.
-        now_ns: what a change journal that starts anew takes for its id; None asks the clock.
-
-    Raises:
-        CorruptError: the description, the entries or regions are damaged.
-        UnsupportedError: what this writer cannot honour; `feature` names it.
-        NoSpaceError: `size` is too small.
-        InvalidNameError: NTFS cannot hold a name.
-        AlreadyExistsError: a directory has a name twice.
+    Streams follow the content of their node.  `now_ns` is what a change journal that starts anew
+    takes for its id; None asks the clock.
     """
     template = unpack_description(description)
     demand = _Demand(
@@ -122,39 +99,39 @@ def plan_volume(
         cluster_size, count = geometry.cluster_size, demand.clusters + log_clusters
         raise NoSpaceError("NTFS volume", count * cluster_size + geometry.sector_size, size)
     boot = template.boot
-    if hidden_sectors is not None:
-        boot = replace(boot, hidden_sectors=hidden_sectors & 0xFFFFFFFF)
-    if bios_geometry is not None:
-        boot = replace(boot, heads=bios_geometry[0], sectors_per_track=bios_geometry[1])
+    if place.hidden_sectors is not None:
+        boot = replace(boot, hidden_sectors=place.hidden_sectors & 0xFFFFFFFF)
+    if place.geometry is not None:
+        boot = replace(boot, heads=place.geometry[0], sectors_per_track=place.geometry[1])
     return demand.lay_out(log_clusters, boot, size=size, order=order, is_blank=is_blank)
 
 
 def minimum_size(
     description: Description,
     entries: Sequence[Entry],
+    *,
+    sector_size: int | None = None,
     regions: Regions | None = None,
     stream_regions: StreamRegions | None = None,
 ) -> int:
     """Return the bytes of about the smallest volume that `plan_volume` can make of this.
 
     It has a log file of the least size and no room to spare.
-
-    Raises:
-        CorruptError, UnsupportedError, InvalidNameError: as `plan_volume`.
     """
     template = unpack_description(description)
     recorded = template.geometry
+    sector_size = sector_size or recorded.sector_size
     count = 1 << 16
     while True:
-        size = count * recorded.cluster_size + recorded.sector_size
-        geometry = _fit(template, size, recorded.sector_size)
+        size = count * recorded.cluster_size + sector_size
+        geometry = _fit(template, size, sector_size)
         demand = _Demand(template, geometry, entries, regions, stream_regions, 0)
         needed = demand.clusters + demand.log_clusters(_SMALLEST_LOG)
         if needed <= count:
             break
         count = max(needed + needed // 1024 + 2, 2 * count)
     # The bitmap of the volume that was tried is at least as large as that of what is needed.
-    return needed * recorded.cluster_size + recorded.sector_size
+    return needed * recorded.cluster_size + sector_size
 
 
 def usual_log_size(size: int) -> int:
@@ -218,6 +195,8 @@ class _Demand:
     ) -> None:
         self.template = template
         self.geometry = geometry
+        # Sequences that make their entries when asked are asked again and again.
+        entries = entries if isinstance(entries, list | tuple) else list(entries)
         security = SecurityTable()
         self.system = SystemFiles(
             template,

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from fsdrivers.errors import CorruptError, UnsupportedError
@@ -22,7 +22,7 @@ from fsdrivers.ntfs.format.attributes import (
 )
 from fsdrivers.ntfs.format.records import FileAttribute
 from fsdrivers.ntfs.mkfs.index import TreePlan
-from fsdrivers.ntfs.mkfs.items import Item, Region, stream_item
+from fsdrivers.ntfs.mkfs.items import Item, stream_item
 from fsdrivers.ntfs.mkfs.security import SecurityTable
 from fsdrivers.ntfs.mkfs.tree import Tree
 from fsdrivers.ntfs.names import check_name
@@ -37,14 +37,11 @@ from fsdrivers.ntfs.nodes import (
     XATTR_REPARSE,
 )
 from fsdrivers.printable import printable
-from fsdrivers.volume import Node
+from fsdrivers.volume import Node, Regions, StreamRegions
 
 _OBJECT_ID_SIZES: Final = (16, 64)
 _DATA: Final = AttributeType.DATA.value
 NO_INFORMATION: Final = (0, 0, 0, 0)
-
-Regions = Mapping[int, Sequence[Region] | None]
-StreamRegions = Mapping[tuple[int, bytes], Sequence[Region] | None]
 
 
 class Shape(NamedTuple):

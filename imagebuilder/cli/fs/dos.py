@@ -20,9 +20,10 @@ from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from fsdrivers.device import Device
-    from fsdrivers.fat import FatEditor, SystemFiles
+    from fsdrivers.fat.edit.editor import FatEditor
     from fsdrivers.partitions import PartitionTable
     from fsdrivers.partitions.chs import Geometry
+    from fsdrivers.volume import SystemFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,8 @@ class FixDos(Image):
 def fix_dos(options: FixDos) -> int:
     """Bring the files of DOS to where its boot sector looks. Writes to IMAGE."""
     from fsdrivers.device import FileDevice
-    from fsdrivers.fat import fix_place, fix_system_files, open_editor
+    from fsdrivers.fat.edit.editor import open_editor
+    from fsdrivers.fat.edit.relocate import fix_place, fix_system_files
     from fsdrivers.partitions import open_partition, read_table
 
     with FileDevice.open(options.image, writable=True) as device:

@@ -22,14 +22,13 @@ import stat
 import sys
 from typing import TYPE_CHECKING, Final, cast
 
-from fsdrivers import EXT_TYPES, FAT_TYPES
+from fsdrivers import driver_of
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.printable import printable
 from fsdrivers.tree import Tree, merge_extents
 from fsdrivers.volume import Entry, Kind, Node
 from imagebuilder.cli.common import UsageError, print_json, report_error
 from imagebuilder.cli.fs.format import DEVICES, KIND_BITS
-from imagebuilder.cli.fs.links import link_of, shown_node
 from imagebuilder.cli.fs.outcome import reason_of
 from imagebuilder.cli.fs.paths import find_in_tree
 from rebuild.exit_codes import ExitCode
@@ -84,6 +83,7 @@ class _Extraction:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
+        self._has_inode_flags = driver_of(tree.volume.type).has_inode_flags
         self._first_paths: dict[int, bytes] = {}
         self._directories: list[tuple[bytes, Node]] = []
         self._allowed: set[bytes] = set()  # paths of directories that things may be made in
@@ -111,8 +111,7 @@ class _Extraction:
     def restore(self, path: bytes, entry: Entry, is_new: bool) -> None:
         """Restore one object; `is_new` unless it is the target directory itself."""
         self.count += 1
-        type = self._tree.volume.type
-        node = shown_node(type, entry.node)
+        node = self._tree.shown(entry.node)
         try:
             if is_new:
                 self._check_place(path, entry)
@@ -130,7 +129,7 @@ class _Extraction:
         except (OSError, ValueError, CorruptError, UnsupportedError) as error:
             self.say(path, error)
             return
-        link = link_of(type, entry.node)
+        link = self._tree.link_of(entry.node)
         if link is not None:
             node.xattrs = tuple([pair for pair in node.xattrs if pair[0] != _REPARSE])
             if not link.is_unix:
@@ -206,14 +205,14 @@ class _Extraction:
         try:
             if not is_link:
                 os.chmod(path, stat.S_IMODE(node.mode))  # noqa: PTH101 (pathlib cannot hold all bytes)
-            if not node.modified_ns and self._tree.volume.type in FAT_TYPES:
-                return  # the root has no time, and others may lack theirs
+            if not node.modified_ns and node.changed_ns is None:
+                return  # the root of FAT has no time, and others may lack theirs
             accessed = node.modified_ns if node.accessed_ns is None else node.accessed_ns
             os.utime(path, ns=(accessed, node.modified_ns), follow_symlinks=False)
         except (OSError, OverflowError) as error:
             self.say(path, error)
         has_flags = node.flags and node.kind in (Kind.FILE, Kind.DIRECTORY)  # never open a device
-        if has_flags and self._tree.volume.type in EXT_TYPES:
+        if has_flags and self._has_inode_flags:
             self._flags.append((path, node.flags))
 
     def _streams_of(self, path: bytes, node: Node) -> list[tuple[bytes, bytes]]:

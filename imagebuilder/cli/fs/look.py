@@ -10,12 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from fsdrivers import UNKNOWN
 from fsdrivers.device import Device, Window
 from fsdrivers.errors import DeviceError, FilesystemError, NotFoundError
 from imagebuilder.cli.commands import flag, option
 from imagebuilder.cli.common import UsageError, print_json, report_error
-from imagebuilder.cli.fs.links import shown_node
-from imagebuilder.cli.fs.open import Volume, open_tree, open_volume, shown_label
+from imagebuilder.cli.fs.open import (
+    Volume,
+    is_beside_partitions,
+    open_tree,
+    open_volume,
+    shown_label,
+)
 from imagebuilder.cli.fs.outcome import failure_of
 from imagebuilder.cli.fs.paths import find_in_tree
 from imagebuilder.cli.fs.streams import iter_stream, stream_name, stream_option
@@ -67,7 +73,7 @@ def ls(options: Listing, device: Device) -> int:
         listed = [(child.name, child.node) for child in tree.children(found.node)]
     else:
         listed = [(os.fsencode(options.path), found.node)]
-    listed = [(name, shown_node(tree.volume.type, node)) for name, node in listed]
+    listed = [(name, tree.shown(node)) for name, node in listed]
     if options.json:
         print_json([{**name_fields("name", name), **node_fields(node)} for name, node in listed])
     else:
@@ -90,7 +96,7 @@ def stat(options: Object, device: Device) -> int:
 
     tree = open_tree(options, device)
     path, found = find_in_tree(tree, options.path)
-    node = shown_node(tree.volume.type, found.node)
+    node = tree.shown(found.node)
     extents = extents_of(tree, node) if node.kind == Kind.FILE else []
     if options.json:
         places = [list(extent) for extent in extents]
@@ -153,7 +159,6 @@ def manifest(options: Object, device: Device) -> int:
 
 def probe(options: Volume, device: Device) -> int:
     """Show the partition table and what each partition holds."""
-    from fsdrivers import ISO_TYPES, probe
     from fsdrivers.partitions import read_table
     from imagebuilder.cli.fs.format import probe_lines
 
@@ -178,7 +183,7 @@ def probe(options: Volume, device: Device) -> int:
         fields, worst = _volume_fields(options, device)
         result.update(fields)
     else:
-        if options.partition is None and probe(device) in ISO_TYPES:  # of a hybrid disc
+        if options.partition is None and is_beside_partitions(device):  # a hybrid disc
             fields, worst = _volume_fields(options, device)
             whole = {"number": 0, "start": 0, "size": device.size, "type": "", "name": ""}
             rows.append({**whole, **fields})
@@ -217,20 +222,21 @@ def _partition_fields(
         window = Window(device, entry.start, entry.size, f"{device.name} partition {entry.number}")
         more, code = _volume_fields(options, window)
     except DeviceError as error:
-        return {**fields, "filesystem": "unknown", "error": error.strerror}, _fail(error)
+        return {**fields, "filesystem": UNKNOWN, "error": error.strerror}, _fail(error)
     return {**fields, **more}, code
 
 
 def _volume_fields(options: Volume, device: Device) -> tuple[dict[str, object], int]:
     """Return what a device holds, and an exit code: what we do not know is not a failure here."""
-    from fsdrivers import FAT_TYPES, READABLE_TYPES, probe
+    from fsdrivers import find_driver, probe
     from imagebuilder.cli.fs.format import name_fields
 
     type = probe(device)
-    if type not in READABLE_TYPES:
+    driver = find_driver(type)
+    if driver is None:
         return {"filesystem": type}, 0
     try:
-        chosen = options if type in FAT_TYPES else replace(options, codepage=None)
+        chosen = options if driver.has_code_page else replace(options, codepage=None)
         volume = open_volume(chosen, device)
         fields: dict[str, object] = {
             "filesystem": volume.type,
@@ -240,8 +246,8 @@ def _volume_fields(options: Volume, device: Device) -> tuple[dict[str, object], 
             "used_size": volume.used_size(),
             "block_size": volume.block_size,
         }
-        if problems := getattr(volume, "problems", ()):  # what the driver tolerated
-            fields["volume_problems"] = list(problems)
+        if problems := volume.warnings():
+            fields["volume_problems"] = problems
     except (FilesystemError, DeviceError) as error:
         return {"filesystem": type, "error": " ".join(str(error).split())}, _fail(error)
     return fields, 0

@@ -7,9 +7,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from fsdrivers.device import Device
@@ -19,8 +17,10 @@ from imagebuilder.cli.common import UsageError, json_flag, report_error
 
 if TYPE_CHECKING:
     import fsdrivers.volume
+    from fsdrivers import Driver
     from fsdrivers.editing import Editor
     from fsdrivers.tree import Tree
+    from fsdrivers.volume import VolumeOptions
 
 
 def _codepage(text: str) -> str:
@@ -67,12 +67,9 @@ def open_window(options: Volume, device: Device) -> Device:
         UsageError: there are partitions, and the options do not choose one.
         NotFoundError: the partition does not exist.
     """
-    from fsdrivers import ISO_TYPES, probe
     from fsdrivers.partitions import open_partition, read_table
 
-    if options.partition == 0:
-        return device
-    if options.partition is None and probe(device) in ISO_TYPES:  # also where there are partitions
+    if options.partition == 0 or (options.partition is None and is_beside_partitions(device)):
         return device
     table = read_table(device)
     if options.partition is not None:
@@ -85,15 +82,22 @@ def open_window(options: Volume, device: Device) -> Device:
     return device
 
 
-def driver_for(options: Volume, device: Device) -> tuple[str, ModuleType, dict[str, str]]:
-    """Return type and driver of the volume on a device, and keywords for its functions.
+def is_beside_partitions(device: Device) -> bool:
+    """Tell whether a whole device holds a volume, also where there is a partition table."""
+    from fsdrivers import find_driver, probe
+
+    driver = find_driver(probe(device))
+    return driver is not None and driver.is_start_free
+
+
+def driver_for(options: Volume, device: Device) -> tuple[Driver, VolumeOptions]:
+    """Return the driver of the volume on a device, and keywords for its functions.
 
     Raises:
         NotRecognisedError, UnsupportedError: no driver knows it.
         UsageError: a code page was given for a volume without one.
     """
-    from fsdrivers import FAT_TYPES, driver_of, probe
-    from fsdrivers.probing import EMPTY, UNKNOWN
+    from fsdrivers import EMPTY, UNKNOWN, driver_of, probe
 
     type = probe(device)
     if type in (EMPTY, UNKNOWN):
@@ -101,10 +105,10 @@ def driver_for(options: Volume, device: Device) -> tuple[str, ModuleType, dict[s
         raise NotRecognisedError(f"{device.name} {what}")
     driver = driver_of(type)
     if options.codepage is None:
-        return type, driver, {}
-    if type not in FAT_TYPES:
+        return driver, {}
+    if not driver.has_code_page:
         raise UsageError(f"--codepage is for FAT; this is {type}")
-    return type, driver, {"code_page": options.codepage}
+    return driver, {"code_page": options.codepage}
 
 
 def open_volume(options: Volume, device: Device) -> fsdrivers.volume.Volume:
@@ -113,9 +117,8 @@ def open_volume(options: Volume, device: Device) -> fsdrivers.volume.Volume:
 
     if options.codepage is None:
         return fsdrivers.open_volume(device)
-    _, driver, keywords = driver_for(options, device)
-    volume: fsdrivers.volume.Volume = driver.open_volume(device, **keywords)
-    return volume
+    driver, keywords = driver_for(options, device)
+    return driver.open_volume(device, **keywords)
 
 
 def open_tree(options: Volume, device: Device) -> Tree:
@@ -123,8 +126,7 @@ def open_tree(options: Volume, device: Device) -> Tree:
     from fsdrivers.tree import Tree
 
     volume = open_volume(options, device)
-    tell: Callable[[], list[str]] | None = getattr(volume, "warnings", None)
-    for text in tell() if tell is not None else ():
+    for text in volume.warnings():
         report_error(f"warning: {text}")
     return Tree(volume)
 
@@ -136,17 +138,13 @@ def open_editor(options: Volume, device: Device) -> Editor:
         UnsupportedError: its driver only reads.
         Else as `open_volume`.
     """
-    type, driver, keywords = driver_for(options, device)
-    if not hasattr(driver, "open_editor"):
-        raise UnsupportedError(f"changing {type} volumes")
-    editor: Editor = driver.open_editor(device, **keywords)
-    return editor
+    driver, keywords = driver_for(options, device)
+    return driver.open_editor(device, **keywords)
 
 
 def shown_label(volume: fsdrivers.volume.Volume) -> bytes:
     """Return the label as UTF-8 where it is stored in a code page, else as it is stored."""
-    page = getattr(volume, "page", None)
-    return volume.label if page is None else volume.label.decode(page.name, "replace").encode()
+    return volume.label_text().encode() if volume.label_encoding else volume.label
 
 
 def stored_label(volume: fsdrivers.volume.Volume, label: bytes) -> bytes:
@@ -155,13 +153,11 @@ def stored_label(volume: fsdrivers.volume.Volume, label: bytes) -> bytes:
     Raises:
         InvalidNameError: the code page lacks a character, or it is not text.
     """
-    page = getattr(volume, "page", None)
-    if page is None:
+    encoding = volume.label_encoding
+    if not encoding:
         return label
     try:
-        return bytes(label.decode().encode(page.name))
+        return label.decode().encode(encoding)
     except UnicodeError as error:
         shown = label.decode("utf-8", "backslashreplace")
-        raise InvalidNameError(
-            f"code page {page.name[2:]} cannot hold the label {shown}"
-        ) from error
+        raise InvalidNameError(f"code page {encoding[2:]} cannot hold the label {shown}") from error

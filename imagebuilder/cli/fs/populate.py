@@ -13,17 +13,17 @@ from __future__ import annotations
 import mmap
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeGuard
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from backup.shared.collector import paused_collector
-from fsdrivers import NTFS_TYPES
 from fsdrivers.device import Device
 from fsdrivers.printable import printable
 from imagebuilder.cli.common import UsageError, print_json, report_error
 from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from fsdrivers import Driver
     from fsdrivers.volume import Description, Layout, StreamLayout
     from imagebuilder.cli.fs.open import Image
     from imagebuilder.cli.fs.source import HostTree
@@ -63,7 +63,7 @@ class Job:
 def populate(
     options: Image,
     source: str,
-    plan: Callable[..., Layout],
+    driver: Driver,
     description: Description,
     device: Device,
     *,
@@ -74,7 +74,7 @@ def populate(
     Args:
         options: of the command.
         source: directory to copy.
-        plan: the driver's `plan_volume`.
+        driver: that makes it.
         description: of the volume to be made.
         device: where to.
         is_blank: it reads as zeros.
@@ -87,32 +87,29 @@ def populate(
     from backup.shared.sharing import useful_processes
     from imagebuilder.cli.fs.source import HostTree
 
-    type = str(description["type"])
     try:
         image = os.stat(options.image)
-        tree = HostTree(os.fsencode(source), type, skipped=image, processes=useful_processes())
+        tree = HostTree(os.fsencode(source), driver, skipped=image, processes=useful_processes())
     except OSError as error:
         raise UsageError(f"{source}: {error.strerror}") from error
-    keywords: dict[str, object] = {}
-    if not type.startswith("fat"):
-        keywords = {"regions": tree.regions, "is_blank": is_blank}
-    layout = plan(
+    layout = driver.plan_volume(
         description,
         size=device.size,
         sector_size=device.sector_size,
-        # The planner of NTFS takes them in any order, again and again.
-        entries=list(tree.entries) if type in NTFS_TYPES else tree.entries,
+        entries=tree.entries,
         order=tree.order,
-        **keywords,
+        is_blank=is_blank,
+        regions=tree.regions,
     )
-    problems = [*tree.problems, *write_volume(tree, layout, device, is_blank=is_blank)]
+    streams = driver.with_streams(layout)
+    problems = [*tree.problems, *write_volume(tree, layout, device, streams, is_blank=is_blank)]
     for text in problems:
         report_error(text)
     if options.json:
         print_json(
             {
                 "action": "mkfs",
-                "type": type,
+                "type": description["type"],
                 "size": device.size,
                 "objects": len(tree.entries),
                 "problems": problems,
@@ -122,9 +119,16 @@ def populate(
 
 
 def write_volume(
-    tree: HostTree, layout: Layout | StreamLayout, device: Device, *, is_blank: bool
+    tree: HostTree,
+    layout: Layout,
+    device: Device,
+    streams: StreamLayout | None = None,
+    *,
+    is_blank: bool,
 ) -> list[str]:
     """Write content, then metadata; return a line for each file that changed meanwhile.
+
+    `streams` is the layout where content may go inside the metadata.
 
     Raises:
         DeviceError: the medium failed.
@@ -141,8 +145,8 @@ def write_volume(
     def work(stretches: Sequence[Stretch]) -> Iterator[list[bytes]]:
         copier = Copier(device)
         for stretch in stretches:
-            if has_resident(layout):
-                copier.read_resident(tree, layout, stretch)
+            if streams is not None:
+                copier.read_resident(tree, streams, stretch)
             for job in iter_jobs(tree, layout, stretch):
                 copier.copy(job)
             yield copier.finish()
@@ -160,11 +164,6 @@ def write_volume(
         device.write(position, data)
     device.flush()
     return problems
-
-
-def has_resident(layout: Layout | StreamLayout) -> TypeGuard[StreamLayout]:
-    """Tell whether content may go inside the metadata."""
-    return hasattr(layout, "resident_place")
 
 
 def cut_stretches(sizes: Sequence[int]) -> list[Stretch]:

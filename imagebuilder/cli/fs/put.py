@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from fsdrivers import EXT_TYPES, NTFS_TYPES
+from fsdrivers import driver_of
 from fsdrivers.errors import (
     AlreadyExistsError,
     DeviceError,
@@ -168,8 +168,7 @@ class _Copy:
         self._options = options
         self._editor = editor
         self._outcome = outcome
-        self._is_unix = editor.type in EXT_TYPES
-        self._has_links = not editor.type.startswith("fat")
+        self._driver = driver_of(editor.type)
         self._made: dict[tuple[int, int], int] = {}  # node numbers by host device and inode
         self._placed: set[tuple[int, int]] = set()  # directory and number of what this run made
 
@@ -181,7 +180,7 @@ class _Copy:
             self._directory(parent, name, source, status)
             return
         number = self._made.get(identity)
-        if number is not None and self._has_links:
+        if number is not None and self._driver.has_hard_links:
             self._editor.link(number, parent, name)
         elif stat.S_ISREG(status.st_mode):
             descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
@@ -207,11 +206,9 @@ class _Copy:
             FilesystemError: it cannot be; the volume is as before.
         """
         editor = self._editor
-        if status is not None and not self._has_links:
-            from fsdrivers.fat.format import MAXIMUM_FILE_SIZE
-
-            if status.st_size > MAXIMUM_FILE_SIZE:
-                raise UnsupportedError("a file of 4 GiB or more on FAT")
+        largest = self._driver.largest_file
+        if status is not None and largest is not None and status.st_size > largest:
+            raise UnsupportedError(f"a file of more than {largest} bytes on {editor.type}")
         old = self._existing(parent, name)
         if old is None:
             node = Node(0, Kind.FILE, mode=0o644, modified_ns=time.time_ns())
@@ -221,7 +218,7 @@ class _Copy:
         _refuse_encrypted(old, b"")
         # All but the content stays: owner, permissions, attributes.
         node = replace(old, modified_ns=time.time_ns(), accessed_ns=None, changed_ns=None)
-        is_kept = self._editor.type in NTFS_TYPES or old.links > 1
+        is_kept = self._driver.has_streams or old.links > 1
         trial = _free_name(lambda some: self._find(parent, some) is not None)
         if is_kept:
             node.xattrs, node.flags, node.streams = (), 0, ()
@@ -321,7 +318,7 @@ class _Copy:
     def _set_attributes(self, number: int, source: bytes | int, status: os.stat_result) -> None:
         """Set what an object has beside its content, times last."""
         flags = None
-        if self._is_unix:
+        if self._driver.has_unix_owners:
             from fsdrivers.ext.format.flags import RESTORED_INODE_FLAGS
 
             for name, value in _xattrs_of(source):
@@ -330,7 +327,8 @@ class _Copy:
                 except (UnsupportedError, InvalidNameError, NoSpaceError) as error:
                     what = "" if isinstance(source, int) else printable(source) + ": "
                     self._outcome.leave_out(what + f"attribute {printable(name)}", reason_of(error))
-            if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+            is_flagged = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+            if is_flagged and self._driver.has_inode_flags:
                 flags = _flags_of(source) & int(RESTORED_INODE_FLAGS)
         self._editor.set_attributes(
             number,

@@ -22,14 +22,11 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import Final, overload
 
-from fsdrivers import EXT_TYPES, FAT_TYPES, NTFS_TYPES
-from fsdrivers.fat.format import MAXIMUM_FILE_SIZE
+from fsdrivers import Can, Driver
 from fsdrivers.volume import Entry, Kind, Node
 from imagebuilder.cli.fs.walk import FACTS, FORMAT_MASK, KIND_OF_FORMAT, Found, Rules, walk
 
-DOS_ARCHIVE: Final = 0x20  # attribute of a file on FAT and NTFS that nobody has saved elsewhere
 _PART_SHIFT: Final = 32  # a place is the number of a part and a place in it
-_LINK_VERSION: Final = b"\2\0\0\0"  # before the target in a link of that kind
 _PLACE_MASK: Final = (1 << _PART_SHIFT) - 1
 
 
@@ -38,12 +35,13 @@ class HostEntries(Sequence[Entry]):
 
     Args:
         found: what the walk over each part of the tree gave, the root in the first one.
-        file_flags: what the node of each file says as flags.
+        driver: of the volume.
     """
 
-    def __init__(self, found: Sequence[Found], file_flags: int) -> None:
+    def __init__(self, found: Sequence[Found], driver: Driver) -> None:
         self._found = found
-        self._file_flags = file_flags
+        self._file_flags = driver.file_flags
+        self._keep_link = driver.keep_link if Can.LINK in driver.can else None
         # Links that were met in several parts: the number of the first for that of the others.
         self._first_numbers: dict[int, int] = {}
         firsts: dict[tuple[int, int], int] = {}
@@ -81,7 +79,7 @@ class HostEntries(Sequence[Entry]):
     def _iter_part(self, part: Found, shared: dict[int, Node], start: int = 0) -> Iterator[Entry]:
         """Yield the entries of a part from number `start` on."""
         xattrs, kinds, file_flags = part.xattrs, KIND_OF_FORMAT, self._file_flags
-        first_numbers = self._first_numbers
+        first_numbers, keep_link = self._first_numbers, self._keep_link
         last_parent = -1
         names = part.names[start:] if start else part.names
         facts = memoryview(part.facts)[start * FACTS.size :]
@@ -122,8 +120,9 @@ class HostEntries(Sequence[Entry]):
                     node.device = part.devices.get(number, (0, 0))
                     node.target = part.targets.get(number, b"")
                     node.size = len(node.target)
-                    if kind is Kind.SYMLINK and file_flags:
-                        _keep_as_reparse_point(node)
+                    if kind is Kind.SYMLINK and keep_link is not None:
+                        node.flags = file_flags
+                        keep_link(node)
                 if number in xattrs:
                     node.xattrs = xattrs[number]
                 if links > 1 and kind is not Kind.DIRECTORY:
@@ -147,19 +146,6 @@ class HostEntries(Sequence[Entry]):
         return parent, found.names[at]
 
 
-def _keep_as_reparse_point(node: Node) -> None:
-    """Make a symbolic link what the Windows Subsystem for Linux keeps it as: to the byte."""
-    from fsdrivers.ntfs.format.attributes import ReparseHead, ReparseTag
-    from fsdrivers.ntfs.format.records import FileAttribute
-    from fsdrivers.ntfs.nodes import XATTR_REPARSE
-
-    data = _LINK_VERSION + node.target
-    head = ReparseHead(ReparseTag.LX_SYMLINK, len(data), 0).pack()
-    node.kind, node.size, node.target = Kind.FILE, 0, b""
-    node.flags = DOS_ARCHIVE | FileAttribute.REPARSE_POINT.value
-    node.xattrs = ((XATTR_REPARSE, head + data),)
-
-
 class HostTree:
     """What is below a directory, for a volume of a type.
 
@@ -168,29 +154,27 @@ class HostTree:
     """
 
     def __init__(
-        self, directory: bytes, type: str, *, skipped: os.stat_result | None, processes: int = 1
+        self,
+        directory: bytes,
+        driver: Driver,
+        *,
+        skipped: os.stat_result | None,
+        processes: int = 1,
     ) -> None:
         """Walk the directory.
 
         Args:
             directory: path on this host.
-            type: of the volume, as `Volume.type`.
+            driver: of the volume.
             skipped: the image that is being filled, should it lie below.
             processes: how many share the work.
 
         Raises:
             OSError: the directory itself cannot be read.
         """
-        rules = Rules(
-            is_unix=type in EXT_TYPES,
-            has_symlinks=type in EXT_TYPES or type in NTFS_TYPES,
-            has_links=type not in FAT_TYPES,
-            is_windows=type in FAT_TYPES or type in NTFS_TYPES,
-            largest=MAXIMUM_FILE_SIZE if type in FAT_TYPES else None,
-            skipped=(skipped.st_dev, skipped.st_ino) if skipped else (0, 0),
-        )
-        found = walk(directory, rules, processes)
-        self.entries = HostEntries(found, 0 if rules.is_unix else DOS_ARCHIVE)
+        identity = (skipped.st_dev, skipped.st_ino) if skipped else (0, 0)
+        found = walk(directory, Rules(driver, identity), processes)
+        self.entries = HostEntries(found, driver)
         self.problems = [text for part in found for text in part.problems]
         self.regions = {number: list(some) for part in found for number, some in part.regions}
         self._directories = {number: path for part in found for number, path in part.directories}

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
+from fsdrivers import driver_of
 from fsdrivers.errors import NotFoundError, UnsupportedError
 from fsdrivers.tree import PIECE_SIZE
 from imagebuilder.cli.commands import option
@@ -44,7 +45,7 @@ def iter_stream(volume: Volume, node: Node, name: bytes) -> Iterator[bytes]:
         UnsupportedError: the filesystem does not have streams.
         NotFoundError: the object does not have this stream.
     """
-    if not hasattr(volume, "read_stream"):
+    if not driver_of(volume.type).has_streams:
         raise UnsupportedError(f"named streams on {volume.type} volumes")
     for stream in node.streams:
         if stream.name == name:
@@ -61,6 +62,6 @@ def stream_editor(editor: Editor) -> StreamEditor:
     Raises:
         UnsupportedError: this one cannot.
     """
-    if not hasattr(editor, "write_stream"):
+    if not driver_of(editor.type).has_streams:
         raise UnsupportedError(f"named streams on {editor.type} volumes")
     return cast("StreamEditor", editor)

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fsdrivers import Can, types_that
 from fsdrivers.device import Device, FileDevice
-from fsdrivers.errors import UnsupportedError
 from imagebuilder.cli.commands import option
 from imagebuilder.cli.common import UsageError, print_json, size_of_text
 from imagebuilder.cli.fs.open import Volume, driver_for, open_tree, open_volume, open_window
 from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from fsdrivers.volume import Description, Layout, Plain
+    import fsdrivers.volume
+    from fsdrivers import Driver
+    from fsdrivers.volume import Description, Plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ class Mkfs(Volume):
     )
     description: str | None = option("--description FILE", "what `describe` printed", group="kind!")
     type: str | None = option(
-        "--type", "make a new volume, like no other", choices=("ntfs",), group="kind!"
+        "--type", "make a new volume, like no other", choices=types_that(Can.CREATE), group="kind!"
     )
     like_partition: int | None = option(
         "--like-partition N", "with --like: which partition", type=int
@@ -49,6 +50,11 @@ class Mkfs(Volume):
 class Extract(Volume):
     path: str = option("PATH", "from the volume's root")
     target: str = option("DIRECTORY", "must be new or empty")
+
+
+def described(volume: fsdrivers.volume.Volume) -> dict[str, Plain]:
+    """Return the description of a volume, its type and size among it."""
+    return {"type": volume.type, "size": volume.size, **volume.describe()}
 
 
 def pack_description(description: Description) -> str:
@@ -85,7 +91,7 @@ def unpack_description(text: str) -> dict[str, Plain]:
 
 def describe(options: Volume, device: Device) -> int:
     """Print as JSON all that formatting the same volume again needs."""
-    print(pack_description(open_volume(options, device).describe()))
+    print(pack_description(described(open_volume(options, device))))
     return ExitCode.DONE
 
 
@@ -100,12 +106,12 @@ def _description_of(options: Mkfs) -> dict[str, Plain]:
     assert options.like is not None, "one of the three is required"
     like = replace(options, image=options.like, partition=options.like_partition)
     with FileDevice.open(like.image, sector_size=like.sector_size) as device:
-        return open_volume(like, open_window(like, device)).describe()
+        return described(open_volume(like, open_window(like, device)))
 
 
 def _new_description(options: Mkfs) -> dict[str, Plain]:
     """Return the description of a volume that is made after no other."""
-    from fsdrivers.ntfs import default_description
+    from fsdrivers import driver_of
 
     size, sector_size = options.size, options.sector_size or 512
     if Path(options.image).exists():
@@ -114,24 +120,24 @@ def _new_description(options: Mkfs) -> dict[str, Plain]:
     elif not size:
         raise UsageError(f"{options.image} does not exist; give its size with --size")
     label = (options.label or "").encode("utf-8", "surrogateescape")
-    return default_description(
+    assert options.type is not None, "that is what brings us here"
+    return driver_of(options.type).default_description(
         size, sector_size=sector_size, cluster_size=options.cluster_size, label=label
     )
 
 
 def mkfs(options: Mkfs) -> int:
     """Format a volume; what was there is lost. IMAGE is made if it does not exist."""
-    from fsdrivers import FAT_TYPES, ISO_TYPES, driver_of
+    from fsdrivers import driver_of
 
     description = _description_of(options)
     type = str(description["type"])
+    driver = driver_of(type)
     if options.codepage is not None:
-        if type not in FAT_TYPES:
+        if not driver.has_code_page:
             raise UsageError(f"--codepage is for FAT; this is {type}")
         description["code_page"] = options.codepage
-    driver = driver_of(type)
-    if type in ISO_TYPES or not hasattr(driver, "plan_volume"):
-        raise UnsupportedError(f"{type} volumes are read and not made")
+    driver.check_description(description)
     path = Path(options.image)
     is_blank = not path.exists()
     if is_blank:
@@ -144,20 +150,14 @@ def mkfs(options: Mkfs) -> int:
     elif options.size:
         raise UsageError(f"{path} exists and keeps its size; leave out --size")
     try:
-        return _make(options, driver.plan_volume, description, is_blank=is_blank)
+        return _make(options, driver, description, is_blank=is_blank)
     except BaseException:
         if is_blank:
             path.unlink(missing_ok=True)
         raise
 
 
-def _make(
-    options: Mkfs,
-    plan: Callable[..., Layout],
-    description: Description,
-    *,
-    is_blank: bool,
-) -> int:
+def _make(options: Mkfs, driver: Driver, description: Description, *, is_blank: bool) -> int:
     """Format the volume that the options name, and fill it if they say so."""
     with FileDevice.open(
         options.image,
@@ -169,8 +169,8 @@ def _make(
         if options.source is not None:
             from imagebuilder.cli.fs.populate import populate
 
-            return populate(options, options.source, plan, description, window, is_blank=is_blank)
-        _format(plan, description, window)
+            return populate(options, options.source, driver, description, window, is_blank=is_blank)
+        _format(driver, description, window)
         window.flush()
         if options.json:
             fields = {"type": str(description["type"]), "size": window.size}
@@ -178,14 +178,14 @@ def _make(
     return ExitCode.DONE
 
 
-def _format(plan: Callable[..., Layout], description: Description, device: Device) -> None:
+def _format(driver: Driver, description: Description, device: Device) -> None:
     import time
 
     from fsdrivers.volume import Entry, Kind, Node
 
     root = Node(1, Kind.DIRECTORY, mode=0o755, modified_ns=time.time_ns())
-    entries = [] if description["type"] == "swap" else [Entry(1, b"", root)]
-    layout: Layout = plan(
+    entries = [Entry(1, b"", root)] if driver.has_files else []
+    layout = driver.plan_volume(
         description, size=device.size, sector_size=device.sector_size, entries=entries, order=()
     )
     for position, data in layout.iter_metadata():
@@ -194,9 +194,7 @@ def _format(plan: Callable[..., Layout], description: Description, device: Devic
 
 def check(options: Volume, device: Device) -> int:
     """List everything that is wrong with the volume; exit code 5 if anything is."""
-    type, driver, keywords = driver_for(options, device)
-    if not hasattr(driver, "check_volume"):
-        raise UnsupportedError(f"checking {type} volumes")
+    driver, keywords = driver_for(options, device)
     findings = driver.check_volume(device, **keywords)
     if options.json:
         print_json(

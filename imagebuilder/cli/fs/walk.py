@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
+from fsdrivers import Driver
 from fsdrivers.printable import printable
 from imagebuilder.cli.fs.format import KIND_BITS
 from imagebuilder.cli.fs.names import SeenNames
@@ -38,11 +39,7 @@ Region = tuple[int, int, bool]  # offset, length, is unwritten
 class Rules(NamedTuple):
     """What is taken."""
 
-    is_unix: bool  # the volume holds devices, attributes, owners
-    has_symlinks: bool
-    has_links: bool  # an object may have several names
-    is_windows: bool  # names are those that Windows can reach, each once whatever its case
-    largest: int | None  # bytes of a file
+    driver: Driver  # of the volume that has to hold it
     skipped: tuple[int, int]  # device and inode of a file that is left out
 
 
@@ -121,7 +118,7 @@ class _Walk:
 
     def __init__(self, rules: Rules, first: int) -> None:
         self.found = Found()
-        self._rules = rules
+        self._driver, self._skipped = rules
         self._next = first
 
     def try_directory(self, parent: int, path: bytes) -> list[tuple[int, bytes]]:
@@ -141,8 +138,7 @@ class _Walk:
         below: list[tuple[int, bytes]] = []
         with os.scandir(path or b"/") as iterator:
             entries = sorted(iterator, key=attrgetter("name"))
-        rules = self._rules
-        seen = SeenNames(is_fat=not rules.has_links) if rules.is_windows else None
+        seen = SeenNames.of(self._driver.names)
         for entry in entries:
             reason = None if seen is None else seen.reason_against(entry.name)
             if reason is not None:
@@ -164,29 +160,29 @@ class _Walk:
 
     def add(self, parent: int, name: bytes, status: os.stat_result, path: bytes) -> int:
         """Add one name; return its number, 0 if it is left out."""
-        found, rules = self.found, self._rules
+        found, driver = self.found, self._driver
         format = status.st_mode & FORMAT_MASK
         number, links = self._next, status.st_nlink
         is_known = False
         if format == stat.S_IFREG:
             size = status.st_size
-            if (status.st_dev, status.st_ino) == rules.skipped:
+            if (status.st_dev, status.st_ino) == self._skipped:
                 return 0
-            if rules.largest is not None and size > rules.largest:
-                self._leave_out(path, f"it is larger than {rules.largest} bytes")
+            if driver.largest_file is not None and size > driver.largest_file:
+                self._leave_out(path, f"it is larger than {driver.largest_file} bytes")
                 return 0
-        elif format == stat.S_IFLNK and rules.has_symlinks:
+        elif format == stat.S_IFLNK and driver.has_symlinks:
             pass
-        elif format != stat.S_IFDIR and not rules.is_unix:
+        elif format != stat.S_IFDIR and not driver.has_unix_owners:
             self._leave_out(path, "the filesystem cannot hold it")
             return 0
-        if links > 1 and format != stat.S_IFDIR and rules.has_links:
+        if links > 1 and format != stat.S_IFDIR and driver.has_hard_links:
             number = found.links.get((status.st_dev, status.st_ino), number)
             is_known = number != self._next
-        elif not rules.has_links:
+        elif not driver.has_hard_links:
             links = 1
         if not is_known:
-            if rules.is_unix:
+            if driver.has_unix_owners:
                 self._keep_xattrs(number, path)
             if format == stat.S_IFREG:
                 if size:

@@ -31,7 +31,7 @@ from backup.objects.table import TableReader
 from backup.repository import Repository
 from backup.store.local import open_repository, open_store
 from backup.store.repository import StoredRepository
-from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
+from fsdrivers.volume import Entry, Extent, Kind, Node, OnDamage, Plain, Volume
 from tests.backup.repositories import SECRET, key_file
 
 MASTER = MasterKey(bytes(range(32)))
@@ -172,7 +172,7 @@ def files_below(tree: Path) -> dict[bytes, bytes]:
     }
 
 
-class FakeVolume:
+class FakeVolume(Volume):
     """A volume in memory: a list of entries, contents, and extents where they matter."""
 
     type = "ext4"
@@ -208,7 +208,7 @@ class FakeVolume:
     def used_size(self) -> int:
         return sum(map(len, self.contents.values()))
 
-    def walk(self) -> Iterator[Entry]:
+    def walk(self, on_damage: OnDamage | None = None) -> Iterator[Entry]:
         yield from self.entries
 
     def extents(self, node: Node) -> list[Extent]:

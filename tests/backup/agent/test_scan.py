@@ -19,12 +19,12 @@ from backup.agent.sources import add_disk, scan_partition
 from backup.agent.volume_scan import walk_ahead
 from backup.objects.model import NodeObject, ObjectKind, Region, VolumeObject
 from backup.store.repository import StoredRepository
-from fsdrivers import ext
+from fsdrivers import open_volume
 from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.errors import CorruptError
 from fsdrivers.ext.format.flags import Incompat
 from fsdrivers.partitions import PartitionTable
-from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
+from fsdrivers.volume import Entry, Extent, Kind, Node, OnDamage, Plain
 from tests.backup.agent.machines import (
     MACHINE,
     MASTER,
@@ -70,7 +70,7 @@ def description(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plain]:
     directory = tmp_path_factory.mktemp("description")
     (directory / "tree").mkdir()
     with FileDevice.open(make_ext4(directory / "volume.img", directory / "tree")) as device:
-        return ext.open_volume(device).describe()
+        return open_volume(device).describe()
 
 
 @pytest.fixture
@@ -212,8 +212,8 @@ def test_damaged_directory(
     volume.add(b"good", b"y" * 100)
     walk = volume.walk
 
-    def fail() -> Iterator[Entry]:
-        yield from walk()
+    def fail(on_damage: OnDamage) -> Iterator[Entry]:
+        yield from walk(on_damage)
         raise CorruptError("directory block", 0x2000)
 
     monkeypatch.setattr(volume, "walk", fail)
@@ -298,13 +298,24 @@ def test_a_walk_ahead_loses_nothing() -> None:
         return len(asked) < 2
 
     class DamagedVolume(FakeVolume):
-        def walk(self) -> Iterator[Entry]:
+        def walk(self, on_damage: OnDamage | None = None) -> Iterator[Entry]:
+            assert on_damage is not None
             yield from volume.entries[:700]
+            on_damage(7, CorruptError("a name", 0))
+            yield from volume.entries[700:900]
             raise CorruptError("a directory", 0)
 
-    assert list(walk_ahead(volume, is_waiting)) == volume.entries
+    def on_damage(directory: int, error: Exception) -> None:
+        told.append((directory, seen))
+
+    told: list[tuple[int, int]] = []
+    assert list(walk_ahead(volume, is_waiting)(on_damage)) == volume.entries
     assert len(asked) == 2
-    names = walk_ahead(DamagedVolume(), lambda: True)
-    assert list(itertools.islice(names, 700)) == volume.entries[:700]
-    with pytest.raises(CorruptError):
-        next(names)
+    for waiting in (True, False):
+        told, seen = [], 0
+        names = walk_ahead(DamagedVolume(), lambda waiting=waiting: waiting)(on_damage)  # type: ignore[misc]
+        for seen, entry in enumerate(itertools.islice(names, 900), 1):
+            assert entry is volume.entries[seen - 1]
+        with pytest.raises(CorruptError):
+            next(names)
+        assert told == [(7, 700)]

@@ -11,8 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fsdrivers.device import Device, MemoryDevice
-from fsdrivers.ext import open_editor, open_volume
+from fsdrivers.ext.edit import open_editor
 from fsdrivers.ext.edit.editor import ExtEditor
+from fsdrivers.ext.volume import open_volume
 from fsdrivers.volume import Kind, Node
 from tests.fsdrivers.ext.volumes import content_of, make_image, paths_of
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fsdrivers.device import FileDevice
-from fsdrivers.ext import open_volume, plan_volume
-from fsdrivers.ext.check.volume import check
+from fsdrivers.ext.check import check_volume
+from fsdrivers.ext.mkfs import plan_volume
 from fsdrivers.ext.mkfs.layout import ExtLayout
-from fsdrivers.ext.volume import ExtVolume
+from fsdrivers.ext.volume import ExtVolume, open_volume
 from fsdrivers.volume import Entry, Kind, Node, Plain
 from tests.programs import run
 
@@ -194,7 +194,7 @@ def assert_clean(path: Path, *, with_own_check: bool = True) -> None:
         return
     device = FileDevice.open(path)
     try:
-        assert [str(finding) for finding in check(device)] == []
+        assert [str(finding) for finding in check_volume(device)] == []
     finally:
         device.close()
 

@@ -13,9 +13,11 @@ import pytest
 
 from fsdrivers.device import MemoryDevice
 from fsdrivers.errors import FilesystemError
-from fsdrivers.ext import checksum, open_volume
-from fsdrivers.ext.check.volume import check, pack_bits
+from fsdrivers.ext import checksum
+from fsdrivers.ext.check import check_volume
+from fsdrivers.ext.check.volume import pack_bits
 from fsdrivers.ext.format import records as ext
+from fsdrivers.ext.volume import open_volume
 from tests.fsdrivers.ext.volumes import (
     MADE,
     debugfs,
@@ -53,7 +55,7 @@ def test_volumes_of_the_kernel_are_clean(tmp_path: Path, options: tuple[object, 
         rich_tree(root, has_unwritten=has_extents)
     run("e2fsck", "-fn", path)
 
-    assert check(load_image(path)) == []
+    assert check_volume(load_image(path)) == []
 
 
 @pytest.mark.tools
@@ -66,7 +68,7 @@ def test_a_mounted_volume_is_checked_as_recovered(tmp_path: Path) -> None:
         run("sync", "-f", root)
         device = load_image(path)
 
-    assert [finding.what for finding in check(device)] == [
+    assert [finding.what for finding in check_volume(device)] == [
         "the volume was not unmounted; checked as its journal leaves it"
     ]
 
@@ -133,7 +135,7 @@ def test_each_defect_is_found(
     path.write_bytes(image.read_bytes())
     _apply(path, requests)
 
-    findings = check(load_image(path))
+    findings = check_volume(load_image(path))
 
     assert any(expected in finding.what for finding in findings), findings
     assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", finding.rule) for finding in findings)
@@ -216,7 +218,7 @@ def test_each_patched_defect_is_found(
     device = load_image(image)
     damage(device)
 
-    findings = check(device)
+    findings = check_volume(device)
 
     assert any(expected in finding.what for finding in findings), findings
 
@@ -237,7 +239,7 @@ def test_flipped_metadata_bytes_are_never_clean(image: Path) -> None:
         device.write(position, bytes([kept[0] ^ 0x10]))
         start = time.monotonic()
         try:
-            assert check(device), hex(position)
+            assert check_volume(device), hex(position)
         except FilesystemError:
             pass
         finally:

@@ -216,7 +216,7 @@ def test_hashes_are_those_of_debugfs(
 @pytest.mark.parametrize("kind", ["half_md4", "tea", "legacy"])
 def test_signedness_is_that_of_the_kernel(tmp_path: Path, kind: str, is_unsigned: bool) -> None:
     """Non-ASCII names are where the superblock's flag says; the checker finds them in order."""
-    from fsdrivers.ext.check.volume import check
+    from fsdrivers.ext.check import check_volume
 
     path = make_image(tmp_path / "image", 8 * MIB, "-t", "ext4", "-b", 1024)
     debugfs(
@@ -228,7 +228,7 @@ def test_signedness_is_that_of_the_kernel(tmp_path: Path, kind: str, is_unsigned
             (root / f"näme {index} ÿÿÿ").write_bytes(b"")
 
     assert "Hash" in run("debugfs", "-R", "htree /", path)
-    assert check(open_image(path).device) == []
+    assert check_volume(open_image(path).device) == []
 
 
 def test_hash_bounds_and_versions() -> None:

@@ -20,10 +20,12 @@ from fsdrivers.errors import (
     NotFoundError,
     UnsupportedError,
 )
-from fsdrivers.ext import check_volume, open_editor, open_volume
+from fsdrivers.ext.check import check_volume
+from fsdrivers.ext.edit import open_editor
 from fsdrivers.ext.edit.bits import clear_bits, count_set, iter_clear, set_bits
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import InodeFlags
+from fsdrivers.ext.volume import open_volume
 from fsdrivers.volume import Kind, Node
 from tests.fsdrivers.ext import editing as ext_editing
 from tests.fsdrivers.ext.editing import (

@@ -12,7 +12,7 @@ import pytest
 
 from fsdrivers.device import MemoryDevice
 from fsdrivers.errors import DeviceError, FilesystemError
-from fsdrivers.ext import open_editor
+from fsdrivers.ext.edit import open_editor
 from fsdrivers.ext.edit.editor import ExtEditor
 from tests.fsdrivers.ext.editing import (
     RecordingDevice,

@@ -14,7 +14,7 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from fsdrivers.device import MemoryDevice
 from fsdrivers.errors import AlreadyExistsError, NoSpaceError, NotFoundError
-from fsdrivers.ext import open_editor
+from fsdrivers.ext.edit import open_editor
 from fsdrivers.ext.edit.editor import ExtEditor
 from fsdrivers.volume import Kind, Node
 from tests.fsdrivers.edit_machine import INDEXES, EditMachine, run_machine

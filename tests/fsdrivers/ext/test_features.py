@@ -11,8 +11,11 @@ import pytest
 
 from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.errors import AlreadyExistsError, NotFoundError, UnsupportedError
-from fsdrivers.ext import check_volume, minimum_size, open_editor, open_volume
+from fsdrivers.ext.check import check_volume
+from fsdrivers.ext.edit import open_editor
 from fsdrivers.ext.format.flags import Incompat, InodeFlags
+from fsdrivers.ext.mkfs import minimum_size
+from fsdrivers.ext.volume import open_volume
 from fsdrivers.volume import Kind
 from tests.fsdrivers.ext.editing import clock, complaints, directory_node, dump, file_node
 from tests.fsdrivers.ext.mkfs_images import (

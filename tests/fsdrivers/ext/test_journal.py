@@ -12,12 +12,13 @@ import pytest
 
 from fsdrivers.device import MemoryDevice
 from fsdrivers.errors import CorruptError, DeviceError, FilesystemError, UnsupportedError
-from fsdrivers.ext import checksum, journal, open_volume
+from fsdrivers.ext import checksum, journal
 from fsdrivers.ext.format import journal as jbd2
 from fsdrivers.ext.format.flags import Incompat
 from fsdrivers.ext.format.records import Superblock
 from fsdrivers.ext.metadata import Metadata
 from fsdrivers.ext.overlay import Overlay
+from fsdrivers.ext.volume import open_volume
 from tests.fsdrivers.ext.volumes import (
     debugfs,
     load_image,

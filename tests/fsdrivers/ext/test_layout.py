@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fsdrivers.errors import NoSpaceError, UnsupportedError
-from fsdrivers.ext import minimum_size
+from fsdrivers.ext.mkfs import minimum_size
 from fsdrivers.ext.mkfs import shape as layout
 from fsdrivers.ext.mkfs.parameters import parameters_of
 from fsdrivers.ext.mkfs.shape import Shape, plan_geometry

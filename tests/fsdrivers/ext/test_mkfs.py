@@ -20,8 +20,9 @@ from fsdrivers.errors import (
     NotRecognisedError,
     UnsupportedError,
 )
-from fsdrivers.ext import minimum_size, open_volume, plan_volume
 from fsdrivers.ext.format.flags import Incompat, RoCompat
+from fsdrivers.ext.mkfs import minimum_size, plan_volume
+from fsdrivers.ext.volume import open_volume
 from fsdrivers.volume import Entry, Kind
 from tests.fsdrivers.ext.mkfs_images import (
     EXT2,

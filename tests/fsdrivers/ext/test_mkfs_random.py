@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fsdrivers.errors import NoSpaceError
-from fsdrivers.ext import minimum_size
+from fsdrivers.ext.mkfs import minimum_size
 from fsdrivers.volume import Entry, Kind, Node
 from tests.fsdrivers.ext.mkfs_images import EXT4, Drawing, assert_clean
 from tests.fsdrivers.ext.volumes import make_image, open_image, seen_by_us

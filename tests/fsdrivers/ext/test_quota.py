@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.errors import CorruptError, FilesystemError, NotFoundError, UnsupportedError
-from fsdrivers.ext import check_volume, open_editor, open_volume
+from fsdrivers.ext.check import check_volume
+from fsdrivers.ext.edit import open_editor
 from fsdrivers.ext.format.flags import InodeFlags
 from fsdrivers.ext.quota import (
     ENTRIES_PER_BLOCK,
@@ -29,6 +30,7 @@ from fsdrivers.ext.quota import (
     quotas_of,
     unpack_file,
 )
+from fsdrivers.ext.volume import open_volume
 from fsdrivers.ext.xattrs import PROJECT_NAME, project_xattr
 from tests.fsdrivers.ext.editing import blank, clock, complaints, directory_node, dump, file_node
 from tests.fsdrivers.ext.mkfs_images import EXT4, Drawing, assert_clean, copy_volume

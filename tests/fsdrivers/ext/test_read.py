@@ -17,10 +17,11 @@ import pytest
 
 from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.errors import CorruptError, FilesystemError, NotRecognisedError, UnsupportedError
-from fsdrivers.ext import checksum, open_volume
+from fsdrivers.ext import checksum
 from fsdrivers.ext.format.flags import InodeFlags
 from fsdrivers.ext.format.records import Superblock
 from fsdrivers.ext.metadata import Metadata
+from fsdrivers.ext.volume import open_volume
 from fsdrivers.volume import Extent, Kind
 from tests.fsdrivers.ext.volumes import (
     MADE,

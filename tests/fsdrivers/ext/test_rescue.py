@@ -10,9 +10,11 @@ import pytest
 import fsdrivers
 from fsdrivers.device import MemoryDevice
 from fsdrivers.errors import CorruptError, FilesystemError, NotRecognisedError
-from fsdrivers.ext import check_volume, open_editor, open_volume
+from fsdrivers.ext.check import check_volume
 from fsdrivers.ext.checksum import ONES, crc32c
+from fsdrivers.ext.edit import open_editor
 from fsdrivers.ext.rescue import find_backup
+from fsdrivers.ext.volume import open_volume
 from tests.fsdrivers.ext.volumes import debugfs, load_image, make_image, plain_tree, seen_by_us
 
 pytestmark = pytest.mark.tools

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fsdrivers.device import FileDevice, MemoryDevice
-from fsdrivers.ext import open_volume
-from fsdrivers.ext.volume import ExtVolume
+from fsdrivers.ext.volume import ExtVolume, open_volume
 from fsdrivers.volume import Kind, Node
 from tests.programs import run
 

@@ -12,11 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fsdrivers.device import Device, MemoryDevice
-from fsdrivers.fat import (
-    FatLayout,
-    FatVolume,
-    plan_volume,
-)
 from fsdrivers.fat.description import Template, pack_description
 from fsdrivers.fat.format import (
     BOOT_SIGNATURE,
@@ -31,6 +26,9 @@ from fsdrivers.fat.format import (
     FsInfo,
 )
 from fsdrivers.fat.geometry import Geometry, with_clusters
+from fsdrivers.fat.mkfs import plan_volume
+from fsdrivers.fat.mkfs.plan import FatLayout
+from fsdrivers.fat.volume import FatVolume
 from fsdrivers.volume import Entry, Kind, Node, Plain
 
 NS = 1_000_000_000

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from fsdrivers.device import MemoryDevice
-from fsdrivers.fat import check_volume, open_volume
+from fsdrivers.fat.check import check_volume
 from fsdrivers.fat.format import BootSector16, BootSector32, DirectoryEntry, FsInfo
-from fsdrivers.fat.volume import FatVolume
+from fsdrivers.fat.volume import FatVolume, open_volume
 from tests.fsdrivers.fat.images import geometry_for, tree_entries, volume_in_memory
 
 TREE = [("file.bin", 3000), ("other.bin", 3000), ("dir/", 0), ("dir/inner.bin", 600), ("empty", 0)]

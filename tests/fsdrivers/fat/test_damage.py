@@ -11,7 +11,9 @@ import pytest
 
 from fsdrivers.device import MemoryDevice
 from fsdrivers.errors import DeviceError, FilesystemError
-from fsdrivers.fat import check_volume, open_editor, open_volume
+from fsdrivers.fat.check import check_volume
+from fsdrivers.fat.edit import open_editor
+from fsdrivers.fat.volume import open_volume
 from fsdrivers.volume import Kind, Node
 from tests.fsdrivers.fat.images import (
     assert_fsck_clean,

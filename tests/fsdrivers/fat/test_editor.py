@@ -24,10 +24,13 @@ from fsdrivers.errors import (
     NotFoundError,
     UnsupportedError,
 )
-from fsdrivers.fat import FatEditor, check_volume, open_editor, open_volume
+from fsdrivers.fat.check import check_volume
 from fsdrivers.fat.directory import EA_HANDLE
+from fsdrivers.fat.edit import open_editor
+from fsdrivers.fat.edit.editor import FatEditor
 from fsdrivers.fat.format import BootSector16, BootSector32, DirectoryEntry, ExtendedFlag
 from fsdrivers.fat.table import Table
+from fsdrivers.fat.volume import open_volume
 from fsdrivers.volume import Kind, Node
 from tests.fsdrivers.fat.images import (
     NS,

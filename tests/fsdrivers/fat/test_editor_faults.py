@@ -17,8 +17,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from fsdrivers.device import Device, FileDevice, MemoryDevice
 from fsdrivers.editing import find
 from fsdrivers.errors import FilesystemError, NoSpaceError
-from fsdrivers.fat import FatEditor, check_volume, open_editor, open_volume
+from fsdrivers.fat.check import check_volume
 from fsdrivers.fat.codepage import fold
+from fsdrivers.fat.edit import open_editor
+from fsdrivers.fat.edit.editor import FatEditor
+from fsdrivers.fat.volume import open_volume
 from fsdrivers.volume import Kind, Node
 from tests.fsdrivers.ext.editing import RecordingDevice
 from tests.fsdrivers.fat.images import (

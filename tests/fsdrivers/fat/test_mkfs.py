@@ -20,12 +20,15 @@ from fsdrivers.errors import (
     NoSpaceError,
     UnsupportedError,
 )
-from fsdrivers.fat import FatLayout, check_volume, minimum_size, open_volume, plan_volume
+from fsdrivers.fat.check import check_volume
 from fsdrivers.fat.codepage import fold
 from fsdrivers.fat.directory import EA_HANDLE
 from fsdrivers.fat.format import BootSector16, BootSector32, DirectoryEntry
+from fsdrivers.fat.mkfs import minimum_size, plan_volume
+from fsdrivers.fat.mkfs.plan import FatLayout
 from fsdrivers.fat.names import is_legal_long_name
-from fsdrivers.volume import Description, Entry, Kind, Node, Plain
+from fsdrivers.fat.volume import open_volume
+from fsdrivers.volume import Description, Entry, Kind, Node, Place, Plain
 from tests.fsdrivers.fat.images import (
     IMAGES,
     TREE,
@@ -237,7 +240,7 @@ def test_files_lie_in_the_order_asked_for() -> None:
 def test_boot_sector_and_reserved_sectors() -> None:
     """Boot code and further reserved sectors survive; the backup is a copy; hidden sectors move."""
     geometry = geometry_for(32, 500)
-    layout = plan(description_of(geometry), tree_entries([]), geometry.size, hidden_sectors=4096)
+    layout = plan(description_of(geometry), tree_entries([]), geometry.size, place=Place(4096))
     device = MemoryDevice(geometry.size)
     write_layout(device, layout, [])
 

@@ -12,19 +12,14 @@ import pytest
 
 from fsdrivers.device import MemoryDevice
 from fsdrivers.errors import NoSpaceError
-from fsdrivers.fat import (
-    FatVolume,
-    SystemFiles,
-    check_volume,
-    fix_place,
-    fix_system_files,
-    open_editor,
-    open_volume,
-    plan_volume,
-)
+from fsdrivers.fat.check import check_volume
+from fsdrivers.fat.edit import open_editor
+from fsdrivers.fat.edit.relocate import fix_place, fix_system_files
 from fsdrivers.fat.format import BootSector16, DirectoryEntry
+from fsdrivers.fat.mkfs import plan_volume
 from fsdrivers.fat.system import arrange, complies
-from fsdrivers.volume import Entry
+from fsdrivers.fat.volume import FatVolume, open_volume
+from fsdrivers.volume import Entry, Place, SystemFiles
 from tests.fsdrivers.fat.images import (
     assert_fsck_clean,
     description_of,
@@ -88,8 +83,7 @@ def test_planned(bits: int, root: int, label_index: int | None, tmp_path: Path) 
         sector_size=512,
         entries=entries,
         order=[],
-        system=system_of(numbers_of(entries)),
-        bios_geometry=(32, 63),
+        place=Place(geometry=(32, 63), system=system_of(numbers_of(entries))),
     )
     device = MemoryDevice(geometry.size)
     write_layout(device, layout, entries)
@@ -147,7 +141,7 @@ def test_fixed_files(bits: int) -> None:
         sector_size=512,
         entries=entries,
         order=[],
-        fixed=fixed,
+        place=Place(fixed=fixed),
     )
     device = MemoryDevice(geometry.size)
     write_layout(device, layout, entries)
@@ -170,7 +164,9 @@ def test_fixed_where_it_cannot_be() -> None:
         sector_size=512,
         entries=entries,
         order=[],
-        fixed={2: [(place(100), 1024)], 3: [(place(50), 1024)], 4: [(place(51), 1024)]},
+        place=Place(
+            fixed={2: [(place(100), 1024)], 3: [(place(50), 1024)], 4: [(place(51), 1024)]}
+        ),
     )
 
     assert set(layout.allocation.fixed) == {2, 4} or set(layout.allocation.fixed) == {2, 3}
@@ -240,7 +236,7 @@ def test_root_directory_in_the_way() -> None:
         sector_size=512,
         entries=entries,
         order=[],
-        system=SystemFiles((), (numbers_of(entries)[b"CONFIG.SYS"],)),
+        place=Place(system=SystemFiles((), (numbers_of(entries)[b"CONFIG.SYS"],))),
     )
     device = MemoryDevice(geometry.size)
     write_layout(device, layout, entries)

@@ -12,9 +12,10 @@ import pytest
 
 from fsdrivers.device import FileDevice, MemoryDevice, Window
 from fsdrivers.errors import CorruptError, FilesystemError, NotRecognisedError
-from fsdrivers.fat import check_volume, open_volume
+from fsdrivers.fat.check import check_volume
 from fsdrivers.fat.format import BootSector16, BootSector32, DirectoryEntry, FsInfo
 from fsdrivers.fat.geometry import Geometry
+from fsdrivers.fat.volume import open_volume
 from fsdrivers.volume import Entry, Kind
 from tests.fsdrivers.fat.images import (
     IMAGES,

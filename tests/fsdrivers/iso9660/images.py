@@ -9,9 +9,9 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fsdrivers.iso9660 import IsoVolume
 from fsdrivers.iso9660.format import SECTOR_SIZE, DirectoryRecord, VolumeDescriptor, both
 from fsdrivers.iso9660.geometry import even
+from fsdrivers.iso9660.volume import IsoVolume
 from fsdrivers.volume import Entry, Kind
 
 ZERO_TIME = bytes(7)

@@ -12,19 +12,16 @@ from pathlib import Path
 
 import pycdlib
 import pytest
+from fsdrivers.iso9660.mkfs import minimum_size, plan_volume
 
 from fsdrivers import open_volume as open_any
 from fsdrivers import probe
 from fsdrivers.device import FileDevice
 from fsdrivers.errors import UnsupportedError
-from fsdrivers.iso9660 import (
-    check_volume,
-    find_sessions,
-    minimum_size,
-    open_volume,
-    plan_volume,
-)
+from fsdrivers.iso9660.check import check_volume
+from fsdrivers.iso9660.descriptors import find_sessions
 from fsdrivers.iso9660.format import Platform
+from fsdrivers.iso9660.volume import open_volume
 from tests.fsdrivers.iso9660.images import facts_of, facts_of_tree, make_tree, paths_of
 from tests.programs import run
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fsdrivers.device import Device, MemoryDevice
-from fsdrivers.ntfs import check_volume, open_editor, open_volume
+from fsdrivers.ntfs.check import check_volume
+from fsdrivers.ntfs.edit import open_editor
 from fsdrivers.ntfs.edit.editor import NtfsEditor
 from fsdrivers.ntfs.nodes import XATTR_ACL
+from fsdrivers.ntfs.volume import open_volume
 from fsdrivers.volume import Kind, Node
 from tests.fsdrivers.ntfs.volumes import make_image, mounted, read_whole
 

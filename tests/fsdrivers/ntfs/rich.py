@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fsdrivers.device import FileDevice, MemoryDevice
-from fsdrivers.ntfs import open_editor, open_volume
+from fsdrivers.ntfs.edit import open_editor
 from fsdrivers.ntfs.nodes import XATTR_ACL, XATTR_EA, XATTR_OBJECT_ID, XATTR_REPARSE
+from fsdrivers.ntfs.volume import open_volume
 from fsdrivers.volume import Kind, Node
 from tests.fsdrivers.ntfs.trees import MIB, ROOT, T0, forest_of
 from tests.fsdrivers.ntfs.volumes import (

@@ -11,7 +11,8 @@ import pytest
 
 from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.errors import FilesystemError
-from fsdrivers.ntfs import check_volume, fixups
+from fsdrivers.ntfs import fixups
+from fsdrivers.ntfs.check import check_volume
 from fsdrivers.ntfs.format.attributes import AttributeType, StandardInformation3
 from fsdrivers.ntfs.format.index import SECURITY_BLOCK_SIZE
 from fsdrivers.ntfs.format.records import RecordHead

@@ -15,8 +15,10 @@ import pytest
 
 from fsdrivers.device import Device, MemoryDevice
 from fsdrivers.errors import CorruptError, DeviceError, FilesystemError, NotRecognisedError
-from fsdrivers.ntfs import check_volume, fixups, open_editor
+from fsdrivers.ntfs import fixups
 from fsdrivers.ntfs.attributes import unpack_attributes
+from fsdrivers.ntfs.check import check_volume
+from fsdrivers.ntfs.edit import open_editor
 from fsdrivers.ntfs.format.attributes import (
     ATTRIBUTES_END,
     AttributeListEntry,

@@ -19,11 +19,12 @@ from fsdrivers.errors import (
     NotFoundError,
     UnsupportedError,
 )
-from fsdrivers.ntfs import open_editor, open_volume
+from fsdrivers.ntfs.edit import open_editor
 from fsdrivers.ntfs.edit.editor import NtfsEditor
 from fsdrivers.ntfs.format.records import FileAttribute, Namespace
 from fsdrivers.ntfs.logfile import LogState
 from fsdrivers.ntfs.nodes import XATTR_ACL, XATTR_EFS, XATTR_OBJECT_ID, XATTR_REPARSE
+from fsdrivers.ntfs.volume import open_volume
 from fsdrivers.volume import Entry, Kind, Node
 from tests.fsdrivers.ntfs.editing import (
     GEOMETRIES,

@@ -20,12 +20,14 @@ from fsdrivers.errors import (
     NoSpaceError,
     UnsupportedError,
 )
-from fsdrivers.ntfs import check_volume, open_editor, open_volume
+from fsdrivers.ntfs.check import check_volume
+from fsdrivers.ntfs.edit import open_editor
 from fsdrivers.ntfs.edit.bits import Allocator
 from fsdrivers.ntfs.edit.editor import NtfsEditor
 from fsdrivers.ntfs.edit.records import Records
 from fsdrivers.ntfs.nodes import XATTR_ACL, XATTR_EA, XATTR_OBJECT_ID, XATTR_REPARSE
 from fsdrivers.ntfs.runs import Run
+from fsdrivers.ntfs.volume import open_volume
 from fsdrivers.volume import Kind
 from tests.fsdrivers.ext.editing import RecordingDevice
 from tests.fsdrivers.faults import FaultyDevice

@@ -11,11 +11,12 @@ import pytest
 
 from fsdrivers.device import MemoryDevice
 from fsdrivers.errors import NoSpaceError
-from fsdrivers.ntfs import open_editor, open_volume
+from fsdrivers.ntfs.edit import open_editor
 from fsdrivers.ntfs.edit import session as edit_session
 from fsdrivers.ntfs.edit.editor import NtfsEditor
 from fsdrivers.ntfs.format.attributes import AttributeType
 from fsdrivers.ntfs.format.records import SystemRecord
+from fsdrivers.ntfs.volume import open_volume
 from tests.fsdrivers.ntfs.editing import (
     MIB,
     assert_accepted,

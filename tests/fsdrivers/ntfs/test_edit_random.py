@@ -12,7 +12,7 @@ from hypothesis.stateful import invariant, rule
 
 from fsdrivers.device import MemoryDevice
 from fsdrivers.errors import AlreadyExistsError, FilesystemError, NoSpaceError, NotFoundError
-from fsdrivers.ntfs import open_editor
+from fsdrivers.ntfs.edit import open_editor
 from fsdrivers.ntfs.edit.editor import NtfsEditor
 from fsdrivers.ntfs.nodes import XATTR_ACL, XATTR_EA, XATTR_OBJECT_ID, XATTR_REPARSE
 from fsdrivers.volume import Kind

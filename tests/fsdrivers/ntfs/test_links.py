@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from fsdrivers.device import FileDevice
-from fsdrivers.ntfs import open_volume
 from fsdrivers.ntfs.edit.links import link_point
 from fsdrivers.ntfs.format.attributes import ReparseHead, ReparseTag
 from fsdrivers.ntfs.format.records import FileAttribute
 from fsdrivers.ntfs.links import Link, link_of
 from fsdrivers.ntfs.nodes import XATTR_REPARSE
+from fsdrivers.ntfs.volume import open_volume
 from fsdrivers.volume import Kind, Node
 from tests.fsdrivers.ntfs.editing import directory_node, dump, edited, file_node
 from tests.fsdrivers.ntfs.volumes import MIB, OPTIONS, make_image, mounted

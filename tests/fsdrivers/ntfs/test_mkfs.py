@@ -16,10 +16,11 @@ from fsdrivers.device import MemoryDevice
 from fsdrivers.errors import (
     NoSpaceError,
 )
-from fsdrivers.ntfs import check_volume, default_description, minimum_size, open_volume, plan_volume
+from fsdrivers.ntfs.check import check_volume
 from fsdrivers.ntfs.format.attributes import AttributeType, FileName
 from fsdrivers.ntfs.format.records import BootSector, Namespace
 from fsdrivers.ntfs.index import DIRECTORY_INDEX, iter_nodes
+from fsdrivers.ntfs.mkfs import default_description, minimum_size, plan_volume
 from fsdrivers.ntfs.nodes import (
     INFORMATION,
     XATTR_ACL,
@@ -30,7 +31,8 @@ from fsdrivers.ntfs.nodes import (
     XATTR_REPARSE,
 )
 from fsdrivers.ntfs.times import filetime_of
-from fsdrivers.volume import Description, Entry, Kind, Node, Stream
+from fsdrivers.ntfs.volume import open_volume
+from fsdrivers.volume import Description, Entry, Kind, Node, Place, Stream
 from tests.fsdrivers.ntfs.trees import (
     COMPRESSED,
     ENCRYPTED,
@@ -182,7 +184,7 @@ def test_small_content_stands_in_the_record(plain: Description) -> None:
 
 def test_hidden_sectors_and_geometry_are_replaced_and_the_rest_kept(plain: Description) -> None:
     """The boot sector gets the new place; both its copies are alike."""
-    layout = plan_of(rooted(), plain, 32 * MIB, hidden_sectors=2048, bios_geometry=(16, 63))
+    layout = plan_of(rooted(), plain, 32 * MIB, place=Place(2048, (16, 63)))
     pieces = list(layout.iter_metadata())
     boot = BootSector.unpack(bytes(pieces[-1][1]))
     assert (boot.hidden_sectors, boot.heads, boot.sectors_per_track) == (2048, 16, 63)

@@ -18,7 +18,8 @@ from fsdrivers.errors import (
     InvalidNameError,
     UnsupportedError,
 )
-from fsdrivers.ntfs import check_volume, default_description, plan_volume
+from fsdrivers.ntfs.check import check_volume
+from fsdrivers.ntfs.mkfs import default_description, plan_volume
 from fsdrivers.ntfs.nodes import (
     XATTR_ACL,
     XATTR_EA,

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from fsdrivers.device import MemoryDevice
 from fsdrivers.errors import CorruptError, UnsupportedError
-from fsdrivers.ntfs import check_volume, default_description, open_volume
+from fsdrivers.ntfs.check import check_volume
 from fsdrivers.ntfs.format.attributes import AttributeType, NonResidentHead
+from fsdrivers.ntfs.mkfs import default_description
 from fsdrivers.ntfs.mkfs.items import stream_item
+from fsdrivers.ntfs.volume import open_volume
 from fsdrivers.volume import Description, Stream
 from tests.fsdrivers.ntfs.trees import (
     COMPRESSED,

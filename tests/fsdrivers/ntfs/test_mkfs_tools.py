@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from fsdrivers.device import FileDevice, MemoryDevice
-from fsdrivers.ntfs import check_volume, default_description, open_volume
+from fsdrivers.ntfs.check import check_volume
+from fsdrivers.ntfs.mkfs import default_description
+from fsdrivers.ntfs.volume import open_volume
 from fsdrivers.volume import Description, Kind
 from tests.fsdrivers.ntfs.trees import (
     MIB,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from fsdrivers.device import FileDevice
-from fsdrivers.ntfs import check_volume, default_description, open_volume
 from fsdrivers.ntfs.attributes import Attribute, unpack_attributes
+from fsdrivers.ntfs.check import check_volume
 from fsdrivers.ntfs.format.attributes import (
     AttributeType,
     FileName,
@@ -22,8 +22,9 @@ from fsdrivers.ntfs.format.attributes import (
 )
 from fsdrivers.ntfs.format.index import IndexRoot
 from fsdrivers.ntfs.format.records import FileAttribute, NumberedRecordHead, SystemRecord
+from fsdrivers.ntfs.mkfs import default_description
 from fsdrivers.ntfs.mkfs.plan import NtfsLayout
-from fsdrivers.ntfs.volume import NtfsVolume
+from fsdrivers.ntfs.volume import NtfsVolume, open_volume
 from tests.fsdrivers.ntfs.trees import compare, forest_of, seen_on
 from tests.fsdrivers.ntfs.volumes import WINDOWS_SOURCE, windows_volume
 from tests.fsdrivers.source_packages import unpacked_member

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from fsdrivers.ntfs import check_volume, open_volume
+from fsdrivers.ntfs.check import check_volume
+from fsdrivers.ntfs.volume import open_volume
 from tests.fsdrivers.ntfs.editing import dump
 from tests.fsdrivers.ntfs.readers import READERS, by_us
 from tests.fsdrivers.ntfs.rich import edited, planned

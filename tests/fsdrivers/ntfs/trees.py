@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fsdrivers.device import MemoryDevice
-from fsdrivers.ntfs import check_volume, open_volume, plan_volume
+from fsdrivers.ntfs.check import check_volume
 from fsdrivers.ntfs.format.attributes import AttributeFlag
+from fsdrivers.ntfs.mkfs import plan_volume
 from fsdrivers.ntfs.mkfs.items import Region
 from fsdrivers.ntfs.mkfs.plan import NtfsLayout
 from fsdrivers.ntfs.names import name_of
 from fsdrivers.ntfs.nodes import XATTR_ACL, XATTR_EA, XATTR_OBJECT_ID, XATTR_REPARSE
-from fsdrivers.ntfs.volume import NtfsVolume
+from fsdrivers.ntfs.volume import NtfsVolume, open_volume
 from fsdrivers.volume import Description, Entry, Kind, Node, Stream
 from tests.fsdrivers.ntfs.volumes import descriptor, ea, junction
 

@@ -19,9 +19,9 @@ from fsdrivers.errors import (
     NotRecognisedError,
     UnsupportedError,
 )
-from fsdrivers.swap import SwapVolume, minimum_size, open_volume, plan_volume
 from fsdrivers.swap.format import MAGIC, PAGE_SIZE, SwapHeader
-from fsdrivers.swap.mkfs import SwapLayout
+from fsdrivers.swap.mkfs import SwapLayout, minimum_size, plan_volume
+from fsdrivers.swap.volume import SwapVolume, open_volume
 
 SIZE = 8 << 20
 UUID = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9"

@@ -15,8 +15,8 @@ from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.fat.format import BootSector16, BootSector32
 from fsdrivers.ntfs.description import SHADOW_HEADER, SHADOW_HEADER_AT, SHADOW_HEADER_SIZE
 from fsdrivers.ntfs.format.records import BootSector
-from fsdrivers.volume import Entry, Kind, Node, Plain
-from rebuild.compare.boot import Expected, boot_code_differences
+from fsdrivers.volume import Description, Entry, Kind, Node, Plain
+from rebuild.compare.boot import Expected, kept_differences
 from rebuild.compare.disks import compare_machine
 from rebuild.fixups.dos import ToldPlace
 from rebuild.fixups.protocol import VolumeChanges
@@ -182,6 +182,13 @@ def described(disk: Path, kind: str) -> dict[str, Plain]:
         return dict(open_volume(MemoryDevice.of(stream.read(size * MIB))).describe())
 
 
+def differences(
+    kind: str, recorded: Description, found: Description, place: Expected = SAME
+) -> list[str]:
+    """Return in what a volume of a kind differs from what was recorded."""
+    return list(kept_differences(driver_of(kind).kept(recorded, found), place))
+
+
 @pytest.mark.parametrize("kind", VOLUMES)
 def test_older_data_sets(disk: Path, kind: str) -> None:
     """A description that says nothing of boot code is no error and no difference."""
@@ -192,8 +199,21 @@ def test_older_data_sets(disk: Path, kind: str) -> None:
         if name not in ("boot_block", "boot", "reserved", "bpb")
     }
 
-    assert list(boot_code_differences(description, description, SAME)) == []
-    assert list(boot_code_differences(older, description, SAME)) == []
+    assert differences(kind, description, description) == []
+    assert differences(kind, older, description) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [("ext4", "feature_incompat"), ("ext4", "hash_seed"), ("fat16", "media"), ("ntfs", "version")],
+)
+def test_changed_fact(disk: Path, kind: str, key: str) -> None:
+    """A fact of the filesystem that is another one is a difference."""
+    description = described(disk, kind)
+
+    assert differences(kind, {**description, key: b"x"}, description) == [
+        f"{key} is {description[key]!r}, not b'x'"
+    ]
 
 
 def test_header_of_shadow_copies(disk: Path) -> None:
@@ -205,7 +225,7 @@ def test_header_of_shadow_copies(disk: Path) -> None:
     header = SHADOW_HEADER.ljust(SHADOW_HEADER_SIZE, b"\1")
     recorded = {**found, "boot": boot[:SHADOW_HEADER_AT] + header}
 
-    assert list(boot_code_differences(recorded, found, SAME)) == []
+    assert differences("ntfs", recorded, found) == []
 
 
 def test_dirty_volume(disk: Path) -> None:
@@ -215,8 +235,8 @@ def test_dirty_volume(disk: Path) -> None:
     assert isinstance(boot, dict)
     recorded = {**found, "bpb": {**boot, "boot_flags": 3}}
 
-    assert list(boot_code_differences(recorded, found, SAME)) == []
-    assert list(boot_code_differences(found, recorded, SAME)) == []
+    assert differences("fat32", recorded, found) == []
+    assert differences("fat32", found, recorded) == []
 
 
 @pytest.mark.parametrize("kind", ["fat16", "fat32", "ntfs"])
@@ -231,9 +251,9 @@ def test_larger_sectors(disk: Path, kind: str) -> None:
     for position, data in layout.iter_metadata():
         device.write(position, bytes(data))
     place = expected(sector_size=4096, is_same_size=False)
-    first = list(boot_code_differences(description, open_volume(device).describe(), place))
+    first = differences(kind, description, open_volume(device).describe(), place)
     device.write(0, device.read(0, 509) + b"\xee" + device.read(510, 4096 - 510))
-    second = list(boot_code_differences(description, open_volume(device).describe(), place))
+    second = differences(kind, description, open_volume(device).describe(), place)
 
     assert first == []
     assert any("boot code differs at byte 509" in text for text in second)

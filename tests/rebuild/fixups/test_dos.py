@@ -11,14 +11,17 @@ import pytest
 
 from backup.objects.model import DiskObject, MarkerObject, NodeObject, ObjectKind, VolumeObject
 from fsdrivers.device import MemoryDevice
-from fsdrivers.fat import SystemFiles, open_editor, open_volume, plan_volume
+from fsdrivers.fat.edit import open_editor
+from fsdrivers.fat.mkfs import plan_volume
+from fsdrivers.fat.volume import open_volume
 from fsdrivers.partitions.chs import Geometry, bios_geometry
+from fsdrivers.volume import Place, SystemFiles
 from rebuild.compare.tree import first_nonzero
 from rebuild.edits import write_blank_files
 from rebuild.fixups.dos import (
     find_system_files,
-    layout_options,
     new_geometry,
+    place_of,
     placed_files,
     system_files_of,
 )
@@ -77,7 +80,7 @@ def test_no_system() -> None:
 
     assert find_system_files([(b"MSDOS.SYS", 1)]) is None
     assert system_files_of(tree) is None
-    assert layout_options(tree, disk_of(GIB), start=512, sector_size=512) == {"hidden_sectors": 1}
+    assert place_of(tree, disk_of(GIB), start=512, sector_size=512) == Place(1, None, None, {})
 
 
 @pytest.mark.parametrize(

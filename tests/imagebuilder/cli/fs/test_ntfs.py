@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from fsdrivers.device import FileDevice
-from fsdrivers.ntfs import open_volume
 from fsdrivers.ntfs.format.attributes import ReparseHead, ReparseTag
 from fsdrivers.ntfs.format.records import FileAttribute
 from fsdrivers.ntfs.nodes import XATTR_REPARSE
+from fsdrivers.ntfs.volume import open_volume
 from fsdrivers.tree import Tree
 from fsdrivers.volume import Entry, Kind, Node
 from imagebuilder.cli.fs.extract import extract

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fsdrivers import open_volume
+from fsdrivers import driver_of, open_volume
 from fsdrivers.device import FileDevice
 from imagebuilder.cli.fs import populate as cli_fs_populate
 from imagebuilder.cli.fs.source import HostTree
@@ -177,8 +177,8 @@ def test_entries_are_found_by_their_number(tree: Path) -> None:
     for number in range(40):
         (tree / f"directory {number}").mkdir()
         (tree / f"directory {number}" / "file").write_bytes(b"content")
-    alone = HostTree(os.fsencode(tree), "ext4", skipped=None)
-    shared = HostTree(os.fsencode(tree), "ext4", skipped=None, processes=2)
+    alone = HostTree(os.fsencode(tree), driver_of("ext4"), skipped=None)
+    shared = HostTree(os.fsencode(tree), driver_of("ext4"), skipped=None, processes=2)
 
     entries = list(shared.entries)
     assert [shared.entries[index] for index in range(len(entries))] == entries
