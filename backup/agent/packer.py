@@ -14,16 +14,17 @@ from operator import attrgetter
 
 from blake3 import blake3
 
-from backup.agent.local_set import SLICE_SIZE, Loaded, LocalSet, StreamsReader, Work
+from backup.agent.local_set import Loaded, LocalSet, StreamsReader, Work
 from backup.objects.content import PIECE_SIZE
 from backup.objects.keys import MasterKey
-from backup.objects.pack import PackWriter
+from backup.objects.pack import TARGET_SIZE, PackWriter
 from backup.repository import RepositoryError
 from fsdrivers.errors import FilesystemError
 from fsdrivers.volume import ATTRIBUTES, Attributes
 
-# offset, length, content id, pack offset (-1: known already), sealed length
-SentPiece = tuple[int, int, bytes, int, int]
+# offset, length, content id, pack (counted in this process; KNOWN: the content needs no sending),
+# pack offset, sealed length
+SentPiece = tuple[int, int, bytes, int, int, int]
 # place in the work, pieces, regions, `ATTRIBUTES` of the file as it was read, warning, and why it
 # failed ("" if it did not)
 Outcome = tuple[
@@ -34,8 +35,10 @@ Outcome = tuple[
     str,
     str,
 ]
-# digest, size and salt of the pack (None: nothing had to be sent), bytes read, outcomes
-SliceResult = tuple[tuple[bytes, int, bytes] | None, int, list[Outcome]]
+# A pack that is closed and being sent: which one, digest, size and salt.
+ClosedPack = tuple[int, bytes, int, bytes]
+# packs closed meanwhile, bytes read, outcomes
+SliceResult = tuple[list[ClosedPack], int, list[Outcome]]
 
 VANISHED = "vanished"
 _attributes_of: Callable[[Attributes], tuple[object, ...]] = attrgetter(*ATTRIBUTES)
@@ -43,7 +46,7 @@ KNOWN = -1
 
 
 class Packer:
-    """Packs slices in one process, with buffers that serve one slice after the other.
+    """Packs slices in one process: a pack is closed when it is full, not with a slice.
 
     Args:
         master: the master key.
@@ -66,19 +69,20 @@ class Packer:
         self._known = known
         self._send = send
         self._level = level
-        self._thread: threading.Thread | None = None  # stores the pack of the slice before
+        self._thread: threading.Thread | None = None  # stores the pack before this one
         self._error: Exception | None = None
-        # No pack of a slice outgrows this; a writer that needs more takes memory of its own.
-        self._buffer = bytearray(SLICE_SIZE + 2 * PIECE_SIZE)
+        self._buffer = bytearray(TARGET_SIZE + 2 * PIECE_SIZE)  # no pack outgrows this
+        self._writer: PackWriter | None = None  # of the open pack
+        self._placed: dict[bytes, tuple[int, int, int]] = {}  # content id -> place in it
+        self._count = 0  # of packs opened
+        self._closed: list[ClosedPack] = []  # and not told yet
 
     def pack(self, start: int, end: int, announced: Sequence[bytes]) -> SliceResult:
         """Pack the works from `start` to `end`; `announced`: ids known by now."""
         self._known.update(announced)
-        writer: PackWriter | None = None
-        placed: dict[bytes, tuple[int, int]] = {}  # content id -> place in this pack
         outcomes: list[Outcome] = []
         read = 0
-        key = self._master.content_id_key
+        key, placed, known = self._master.content_id_key, self._placed, self._known
         for place in range(start, end):
             loaded = self._load(place)
             if isinstance(loaded, str):
@@ -91,27 +95,54 @@ class Packer:
                 content = blake3(data, key=key).digest()
                 if content in placed:
                     pieces.append((offset, length, content, *placed[content]))
-                elif content in self._known:
-                    pieces.append((offset, length, content, KNOWN, 0))
+                elif content in known:
+                    pieces.append((offset, length, content, KNOWN, 0, 0))
                 else:
-                    if writer is None:
-                        writer = PackWriter(self._master, self._level, self._buffer)
-                    at = placed[content] = writer.add(data, content)
-                    pieces.append((offset, length, content, *at))
+                    pieces.append((offset, length, content, *self._add(data, content)))
             regions = loaded.regions
             plain = None if regions is None else tuple((o, n, u) for o, n, u in regions)
             facts = None if loaded.facts is None else _attributes_of(loaded.facts)
             outcomes.append((place, pieces, plain, facts, loaded.warning, ""))
+        return self._told(), read, outcomes
+
+    def finish(self) -> list[ClosedPack]:
+        """Close the last pack, and return when all are stored.
+
+        Raises:
+            RepositoryError: one could not be.
+        """
+        if self._writer is not None:
+            self._close(self._writer)
+        self._wait()
+        return self._told()
+
+    def _add(self, data: bytes, content: bytes) -> tuple[int, int, int]:
+        """Put a piece into the open pack; return where it is."""
+        writer = self._writer
         if writer is None:
-            return None, read, outcomes
+            writer = self._writer = PackWriter(self._master, self._level, self._buffer)
+            self._count += 1
+        place = self._placed[content] = (self._count - 1, *writer.add(data, content))
+        if writer.is_full:
+            self._close(writer)
+        return place
+
+    def _close(self, writer: PackWriter) -> None:
+        """Finish the open pack and have it stored while the next one is filled."""
+        self._writer = None
         sealed = writer.finish()
         self._start_sending(bytes(sealed.data))
-        self._known.update(placed)
-        digest, size, salt = sealed.info
-        return (digest, size, salt), read, outcomes
+        self._closed.append((self._count - 1, *sealed.info))
+        self._known.update(self._placed)
+        self._placed.clear()
 
-    def finish(self) -> None:
-        """Return when the last pack is stored.
+    def _told(self) -> list[ClosedPack]:
+        """Return the packs closed since this was last asked."""
+        closed, self._closed = self._closed, []
+        return closed
+
+    def _wait(self) -> None:
+        """Return when no pack is being stored.
 
         Raises:
             RepositoryError: it could not be.
@@ -123,8 +154,8 @@ class Packer:
             raise self._error
 
     def _start_sending(self, data: bytes) -> None:
-        """Have a pack stored while the next slice is packed; one at a time."""
-        self.finish()
+        """Have a pack stored meanwhile; one at a time."""
+        self._wait()
 
         def send() -> None:
             try:

@@ -18,7 +18,7 @@ from backup.objects.table import TableReader
 from backup.repository import DataSetInfo, Repository, RepositoryError, check_sealed
 from backup.repository import PackInfo as StoredPack
 
-TAIL_SIZE = 128 << 10  # bytes; holds the index of most packs
+TAIL_SIZE = 256 << 10  # bytes; holds the index of most packs
 INDEX_LENGTH_SIZE = 4
 
 

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Has the work of a local set packed and sent by forked processes, and puts the pieces in place.
 
-Slices are handed out in order and their packs are numbered in that order, whichever process is
-done first: so the packs follow the walk, and a restore reads them from front to back.
+Slices are handed out in order, and packs are numbered as they are first heard of: so the packs
+follow the walk, a few of them at a time, and a restore reads them from front to back.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 from dataclasses import dataclass
 
@@ -35,7 +34,7 @@ FINISH = None  # the request that asks a worker to have all its packs stored
 class Sent:
     """What came of the work."""
 
-    packs: list[PackInfo | None]  # in the order `Piece.pack` counts; None: nothing was sent
+    packs: list[PackInfo | None]  # in the order `Piece.pack` counts; None: still open
     bytes_read: int = 0
     bytes_sent: int = 0
     packs_sent: int = 0
@@ -70,7 +69,6 @@ class Sender:
         self._local = local
         self._known = known
         self._progress = progress
-        self._base = len(packs)
         self._parts: dict[int, list[Piece]] = {}
         self._parts_left = dict(local.parts)
         # Of nodes with streams: by stream, the pieces so far, and the regions if read at once.
@@ -78,6 +76,7 @@ class Sender:
         self._announced: list[bytes] = []
         self._told: dict[int, int] = {}  # worker -> how many of the announced ids it knows
         self._sent = Sent([*packs])
+        self._numbers: dict[tuple[int, int], int] = {}  # by worker, and pack as it counts them
 
     def run(self, workers: int, level: int) -> Sent:
         """Pack and send all work; return when the last pack is stored.
@@ -95,12 +94,11 @@ class Sender:
         self._progress.start("send", len(local.work), sum(work.size for work in local.work))
         if not slices:
             return self._sent
-        self._sent.packs.extend(itertools.repeat(None, len(slices)))
         known_ids = set(self._known)
         if len(slices) == 1:  # too little for a process of its own
             serve = self._make_serve(known_ids, level)
-            self._take(self._base, serve((*slices[0], [])))
-            serve(FINISH)
+            self._take(0, serve((*slices[0], [])))
+            self._take(0, serve(FINISH))
             return self._sent
         count = min(workers or os.cpu_count() or 1, len(slices), MAXIMUM_WORKERS)
 
@@ -115,9 +113,10 @@ class Sender:
 
         try:
             with WorkerPool(count, make_serve) as pool:
-                for number, _, answer in pool.run(len(slices), request_of):
-                    self._take(self._base + number, answer)
-                pool.run_each(FINISH)
+                for _, worker, answer in pool.run(len(slices), request_of):
+                    self._take(worker, answer)
+                for worker, answer in enumerate(pool.run_each(FINISH)):
+                    self._take(worker, answer)
         except ForkError as error:
             raise WorkerError(
                 f"a packing process {error}; the last data set is untouched, and the next run "
@@ -132,29 +131,36 @@ class Sender:
             self._master, self._local, known, lambda data: put_pack(machine, data), level
         )
 
-        def serve(request: tuple[int, int, list[bytes]] | None) -> SliceResult | None:
-            if request is not FINISH:
-                return packer.pack(*request)
-            packer.finish()
-            return None
+        def serve(request: tuple[int, int, list[bytes]] | None) -> SliceResult:
+            return (packer.finish(), 0, []) if request is FINISH else packer.pack(*request)
 
         return serve
 
-    def _take(self, pack: int, answer: SliceResult) -> None:
-        """Put the pieces of one slice in place."""
-        info, read, outcomes = answer
+    def _take(self, worker: int, answer: SliceResult) -> None:
+        """Put the pieces of one slice in place, and note which packs are closed."""
+        closed, read, outcomes = answer
         self._sent.bytes_read += read
-        if info is not None:
-            self._sent.packs[pack] = PackInfo(*info)
-            self._sent.bytes_sent += info[1]
-            self._sent.packs_sent += 1
         work = self._local.work
         for outcome in outcomes:
-            self._take_outcome(pack, work[outcome[0]], outcome)
+            self._take_outcome(worker, work[outcome[0]], outcome)
+        for ordinal, digest, size, salt in closed:
+            self._sent.packs[self._pack_of(worker, ordinal)] = PackInfo(digest, size, salt)
+            self._sent.bytes_sent += size
+            self._sent.packs_sent += 1
+        if not outcomes:
+            return
         last = work[outcomes[-1][0]]
         self._progress.advance(len(outcomes), read, self._local.path_of(last.place))
 
-    def _take_outcome(self, pack: int, work: Work, outcome: Outcome) -> None:
+    def _pack_of(self, worker: int, ordinal: int) -> int:
+        """Return the number of a worker's pack, which gets one when it is first heard of."""
+        number = self._numbers.get((worker, ordinal))
+        if number is None:
+            number = self._numbers[worker, ordinal] = len(self._sent.packs)
+            self._sent.packs.append(None)
+        return number
+
+    def _take_outcome(self, worker: int, work: Work, outcome: Outcome) -> None:
         """Put the pieces of one work in place, and sign the object when it is complete."""
         _, sent, regions, facts, warning, failure = outcome
         place = work.place
@@ -163,7 +169,7 @@ class Sender:
             obj = self._local.objects[place]
             if isinstance(obj, NodeObject) and not obj.streams and work.ranges is None:
                 obj.regions = None
-                obj.pieces = (self._piece(pack, sent[0]),)
+                obj.pieces = (self._piece(worker, sent[0]),)
                 if obj.number not in self._local.lost:
                     self._local.sign(obj)
                 return
@@ -172,7 +178,7 @@ class Sender:
         if warning:
             self._local.warnings.append(f"{self._local.path_of(place)}: {warning}")
         obj = self._local.objects[place]
-        pieces = [self._piece(pack, piece) for piece in sent]
+        pieces = [self._piece(worker, piece) for piece in sent]
         if isinstance(obj, NodeObject):
             if obj.streams:
                 made = None if regions is None else tuple(Region(*r) for r in regions)
@@ -236,15 +242,16 @@ class Sender:
         if obj.number not in self._local.lost:
             self._local.sign(obj)
 
-    def _piece(self, pack: int, sent: SentPiece) -> Piece:
+    def _piece(self, worker: int, sent: SentPiece) -> Piece:
         """Return the piece for what a worker says it sent, or left out as known."""
-        offset, length, content, pack_offset, sealed_length = sent
+        offset, length, content, ordinal, pack_offset, sealed_length = sent
         known = self._known.get(content)
-        if pack_offset == KNOWN:
+        if ordinal == KNOWN:
             assert known is not None, "workers know only what was announced"
             return Piece(
                 offset, length, content, known.pack, known.pack_offset, known.sealed_length
             )
+        pack = self._pack_of(worker, ordinal)
         piece = Piece(offset, length, content, pack, pack_offset, sealed_length)
         if known is None:
             self._known[content] = piece

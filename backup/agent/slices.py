@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cuts the work into slices: consecutive works that one worker packs into one pack.  Pure."""
+"""Cuts the work into slices: consecutive works that one worker packs at a time.  Pure."""
 
 from __future__ import annotations
 

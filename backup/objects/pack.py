@@ -150,13 +150,14 @@ class PackWriter:
 
     @property
     def size(self) -> int:
-        """Bytes in the pack so far."""
-        return self._end
+        """Bytes that the pack would have if it were finished now."""
+        index = len(self._pieces) * _INDEX_ENTRY.size + TAG_SIZE + _INDEX_LENGTH.size
+        return self._end + index
 
     @property
     def is_full(self) -> bool:
         """Whether the pack has reached its target size and should be finished."""
-        return self._end >= TARGET_SIZE
+        return self.size >= TARGET_SIZE
 
     def add(self, plain: Buffer, content_id: bytes) -> tuple[int, int]:
         """Compress and seal a piece; return (pack offset, sealed length).

@@ -18,6 +18,7 @@ from backup.agent.result import BackupOptions
 from backup.client.repository import HttpServer
 from backup.objects.content import PIECE_SIZE
 from backup.objects.model import DiskObject, LabelObject, ObjectKind, Region
+from backup.objects.pack import TARGET_SIZE
 from backup.objects.table import TableReader
 from backup.server import ServerProcess
 from backup.store.repository import StoredRepository
@@ -117,6 +118,44 @@ def test_a_killed_packing_process_is_an_error_of_the_agent(
         back_up(repository, make_machine(tmp_path, tree))
 
     assert not repository.data_sets()
+
+
+def test_packs_are_closed_by_what_is_in_them(tmp_path: Path, repository: StoredRepository) -> None:
+    """Content that compresses fills packs of 8 MiB as well; only the last pack of each process has
+    less, and every piece opens."""
+    source, tree = random.Random(3), tmp_path / "tree"
+    tree.mkdir()
+    for number in range(45):
+        (tree / f"text{number}").write_bytes(source.randbytes(MIB * 3 // 4).hex().encode())
+    for number in range(2000):
+        (tree / f"small{number}").write_bytes(source.randbytes(source.randint(1, 3000)))
+    result = back_up(repository, make_machine(tmp_path, tree, 96 * MIB))
+    data_set = read_data_set(repository)
+    with repository.open_table(repository.data_sets(MACHINE)[-1].id) as stream:
+        reader = TableReader(MASTER, stream)
+        list(reader)
+        sizes = sorted(pack.size for pack in reader.summary.packs)
+
+    assert data_set.files == files_below(tree)
+    assert len(sizes) == result.packs_sent
+    assert len([size for size in sizes if size < TARGET_SIZE]) <= 2
+    assert all(size < TARGET_SIZE + PIECE_SIZE + 200 for size in sizes)
+    assert len(sizes) >= 4
+
+
+def test_what_two_processes_meet_is_kept_once_at_most_each(
+    tmp_path: Path, repository: StoredRepository
+) -> None:
+    """Content that is met again, in an open pack or in one that is closed, is not sent again."""
+    source, tree = random.Random(4), tmp_path / "tree"
+    tree.mkdir()
+    known = [source.randbytes(MIB) for _ in range(3)]
+    for number in range(45):
+        (tree / f"file{number:02}").write_bytes(known[number % 3] + b"%d" % number)
+    result = back_up(repository, make_machine(tmp_path, tree, 96 * MIB))
+
+    assert read_data_set(repository).files == files_below(tree)
+    assert result.bytes_sent < 2 * sum(map(len, known)) + MIB
 
 
 def test_boot_code_and_gap_are_kept(

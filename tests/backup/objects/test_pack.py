@@ -253,6 +253,17 @@ def test_a_buffer_is_reused_and_grows() -> None:
         assert all(reader.open(e, sealed(pack.data, e)) == big for e in pack.pieces)
 
 
+def test_the_size_is_that_of_the_finished_pack() -> None:
+    """What a writer says of its size is what the file will have, its index included."""
+    source = random.Random(5)
+    writer = PackWriter(MASTER)
+    for number in range(500):
+        writer.add(source.randbytes(source.randint(1, 300)), number.to_bytes(32, "little"))
+    size = writer.size
+
+    assert size == writer.finish().info.size
+
+
 def test_compression_never_enlarges() -> None:
     """What does not shrink is stored as it is."""
     noise = random.Random(3).randbytes(1000)
