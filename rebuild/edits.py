@@ -67,7 +67,7 @@ def edit_volume(
     editors = changes.editors()
     files = {
         item.number: _written_file(item.number, item.size, layout, window)
-        for item in tree.nodes
+        for item in (tree.nodes if editors else ())
         if item.number in editors
     }
     notes: list[str] = []
