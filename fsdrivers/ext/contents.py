@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError
 from fsdrivers.ext import blockmap, extents, xattrs
 from fsdrivers.ext.format import records as ext
@@ -111,42 +110,3 @@ def inode_attribute(raw: bytes, position: int) -> xattrs.RawXattr | None:
         if item.name_index == XattrIndex.SYSTEM and item.suffix == xattrs.INLINE_DATA_NAME:
             return item
     return None
-
-
-def read(device: Device, mapped: Sequence[Extent], offset: int, length: int) -> bytes:
-    """Return `length` bytes from `offset` of what `mapped` maps; the rest reads as zeros."""
-    if len(mapped) == 1:  # nearly every small file
-        extent = mapped[0]
-        if (
-            extent.offset <= offset
-            and offset + length <= extent.offset + extent.length
-            and not extent.is_unwritten
-        ):
-            return device.read(extent.position + offset - extent.offset, length)
-    pieces = []
-    at, end = offset, offset + length
-    for extent in mapped[_first_index(mapped, offset) :]:
-        if extent.offset >= end:
-            break
-        low, high = max(at, extent.offset), min(end, extent.offset + extent.length)
-        if high <= low or extent.is_unwritten:
-            continue
-        if low > at:
-            pieces.append(bytes(low - at))
-        pieces.append(device.read(extent.position + low - extent.offset, high - low))
-        at = high
-    if at < end:
-        pieces.append(bytes(end - at))
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def _first_index(mapped: Sequence[Extent], offset: int) -> int:
-    """Return the index of the first extent that ends after `offset`."""
-    low, high = 0, len(mapped)
-    while low < high:
-        middle = (low + high) // 2
-        if mapped[middle].offset + mapped[middle].length <= offset:
-            low = middle + 1
-        else:
-            high = middle
-    return low

@@ -11,24 +11,8 @@ from dataclasses import dataclass
 
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.format.flags import Compat, Incompat, RoCompat
+from fsdrivers.ext.format.flags import KNOWN_INCOMPAT, Compat, Incompat, RoCompat
 
-# Plain integers: the complement of an IntFlag forgets the bits that have no name.
-KNOWN_INCOMPAT = int(
-    Incompat.FILETYPE
-    | Incompat.RECOVER
-    | Incompat.META_BG
-    | Incompat.EXTENTS
-    | Incompat.BIT64
-    | Incompat.MMP
-    | Incompat.FLEX_BG
-    | Incompat.EA_INODE
-    | Incompat.CSUM_SEED
-    | Incompat.LARGEDIR
-    | Incompat.INLINE_DATA
-    | Incompat.ENCRYPT  # but not its files: `nodes`
-    | Incompat.CASEFOLD
-)
 # Read-only features hold promises a reader may ignore, but these would be lost on a restore.
 REFUSED_RO_COMPAT = RoCompat.HAS_SNAPSHOT | RoCompat.SHARED_BLOCKS
 MAX_LOG_CLUSTER_SIZE = 20  # 1 GiB clusters

@@ -11,12 +11,14 @@ from fsdrivers.ext import checksum, contents, xattrs
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import (
     RESTORED_INODE_FLAGS,
+    FileType,
     Incompat,
     InodeFlags,
     RoCompat,
     XattrIndex,
 )
 from fsdrivers.ext.metadata import Metadata, covered_inode, extra_isize_of
+from fsdrivers.extents import read_extents
 from fsdrivers.record import U32, words_codec
 from fsdrivers.volume import Kind, Node
 
@@ -30,6 +32,16 @@ KINDS = {
     0xC000: Kind.SOCKET,
 }
 TYPE_BITS = (0, *sorted(KINDS, key=KINDS.__getitem__))  # by Kind; no kind is 0
+FILE_TYPES = (  # in directories, by Kind
+    FileType.UNKNOWN,
+    FileType.DIRECTORY,
+    FileType.REGULAR,
+    FileType.SYMLINK,
+    FileType.CHARACTER_DEVICE,
+    FileType.BLOCK_DEVICE,
+    FileType.FIFO,
+    FileType.SOCKET,
+)
 FORMAT_MASK = 0xF000
 FAST_SYMLINK_SIZE = 60  # bytes; targets shorter than this are in the inode
 MAX_XATTR_SIZE = 1 << 20  # bytes of a value in an inode of its own
@@ -151,7 +163,7 @@ class NodeReader:
         if not has_block and size < FAST_SYMLINK_SIZE and not self._has_target_block(inode):
             return inode.block[:size]
         extents = contents.extents_of(metadata, number, raw)
-        return contents.read(metadata.device, extents, 0, size)
+        return read_extents(metadata.device, extents, 0, size)
 
     def _has_target_block(self, inode: ext.Inode) -> bool:
         """Tell whether a short link has a block besides that of its attributes."""
@@ -233,4 +245,4 @@ class NodeReader:
         extents = contents.extents_of(
             metadata, raw.value_inode, metadata.inode_bytes(raw.value_inode)
         )
-        return contents.read(metadata.device, extents, 0, raw.value_size)
+        return read_extents(metadata.device, extents, 0, raw.value_size)

@@ -25,6 +25,7 @@ from fsdrivers.ext.metadata import Metadata, covered_inode
 from fsdrivers.ext.nodes import REFUSED_FLAGS, NodeReader, refusal_of
 from fsdrivers.ext.orphans import find_orphans, truncated_extents
 from fsdrivers.ext.quota import QuotaFacts, QuotaFile, QuotaKind, file_inodes, unpack_file
+from fsdrivers.extents import read_extents
 from fsdrivers.printable import printable
 from fsdrivers.record import sparse_codec
 from fsdrivers.volume import Entry, Extent, Kind, Node, OnDamage, Plain, Volume
@@ -110,7 +111,7 @@ class ExtVolume(Volume):
             at = self.metadata.inode_position(number)
             raise CorruptError("size of a quota file", at, f"up to {MAX_QUOTA_SIZE}", size)
         mapped = contents.extents_of(self.metadata, number, self.metadata.inode_bytes(number))
-        return unpack_file(contents.read(self.device, mapped, 0, size), kind)
+        return unpack_file(read_extents(self.device, mapped, 0, size), kind)
 
     def warnings(self) -> list[str]:
         """Return what was read from copies since it is damaged, or left out of the description."""
@@ -256,7 +257,7 @@ class ExtVolume(Volume):
         if length <= 0:
             return b""
         mapped = self._maps.get(node.number)
-        return contents.read(
+        return read_extents(
             self.device, self.extents(node) if mapped is None else mapped, offset, length
         )
 

@@ -13,13 +13,13 @@ salvage of deleted files, exFAT.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NoReturn
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, DeviceError, NotRecognisedError
+from fsdrivers.extents import read_extents
 from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE, code_page
 from fsdrivers.fat.description import (
     Template,
@@ -160,17 +160,8 @@ class FatVolume(Volume):
 
     def read(self, node: Node, offset: int, length: int) -> bytes:
         """Return up to `length` bytes of content from `offset`; less only at the end."""
-        extents = self.extents(node)
-        end = min(offset + length, node.size)
-        index = bisect_right(extents, offset, key=lambda extent: extent.offset) - 1
-        pieces = []
-        while offset < end:
-            extent = extents[index]
-            count = min(end, extent.offset + extent.length) - offset
-            pieces.append(self.device.read(extent.position + offset - extent.offset, count))
-            offset += count
-            index += 1
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        length = min(length, node.size - offset)
+        return read_extents(self.device, self.extents(node), offset, length)
 
     def forget(self) -> None:
         """Drop what was read before a change."""

@@ -16,13 +16,13 @@ extended attribute records, attributes in AL entries, sparse files (refused by n
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, FilesystemError, UnsupportedError
+from fsdrivers.extents import read_extents
 from fsdrivers.iso9660 import description, zisofs
 from fsdrivers.iso9660.descriptors import (
     DescriptorSet,
@@ -232,11 +232,12 @@ class IsoVolume(Volume):
         """Return up to `length` bytes of content from `offset`; less only at the end."""
         content = self._content(node)
         if content.compression is None:
-            return self._read(content.extents, offset, min(length, node.size - offset))
+            length = min(length, node.size - offset)
+            return read_extents(self.device, content.extents, offset, length)
 
         def stored(start: int, count: int) -> bytes:
             size = sum(extent.length for extent in content.extents)
-            return self._read(content.extents, start, min(count, size - start))
+            return read_extents(self.device, content.extents, start, min(count, size - start))
 
         return zisofs.read(stored, node.number, content.compression, offset, length)
 
@@ -260,21 +261,6 @@ class IsoVolume(Volume):
             self.block_size,
             is_strict=self.is_strict,
         )
-
-    def _read(self, extents: list[Extent], offset: int, length: int) -> bytes:
-        """Return `length` bytes of content, all of which extents cover."""
-        if length <= 0:
-            return b""
-        end = offset + length
-        index = bisect_right(extents, offset, key=lambda extent: extent.offset) - 1
-        pieces = []
-        while offset < end:
-            extent = extents[index]
-            count = min(end, extent.offset + extent.length) - offset
-            pieces.append(self.device.read(extent.position + offset - extent.offset, count))
-            offset += count
-            index += 1
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _read_inside(self, position: int, length: int) -> bytes:
         """Read metadata; CorruptError where the device has none."""

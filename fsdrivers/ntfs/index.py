@@ -25,7 +25,7 @@ from fsdrivers.ntfs.format.index import (
 from fsdrivers.ntfs.format.records import INDEX_MAGIC, MAXIMUM_INDEX_BLOCK_SIZE
 from fsdrivers.ntfs.mft import FileRecord, Mft
 from fsdrivers.ntfs.streams import read_content
-from fsdrivers.record import sparse_codec
+from fsdrivers.record import sparse_codec, words_codec
 
 DIRECTORY_INDEX: Final = INDEX_NAME.encode("utf-16-le")
 _READ_SIZE: Final = 1 << 20
@@ -163,3 +163,23 @@ def _bounds(node: bytes | bytearray, head_at: int, limit: int, position: int) ->
     if not head_at + IndexHead.SIZE <= start <= end <= limit:
         raise CorruptError("bounds of the entries of an index", position, limit, end)
     return start, end
+
+
+def units_of_key(key: bytes) -> bytes:
+    """Return the name in a key of a directory, UTF-16LE.
+
+    Raises:
+        CorruptError: the key is too short for it.
+    """
+    length = FileName.unpack(key).name_length
+    units = key[FileName.SIZE : FileName.SIZE + 2 * length]
+    if len(units) != 2 * length:
+        raise CorruptError("a name leaves its key", None, 2 * length, len(units))
+    return units
+
+
+def words_of_key(key: bytes) -> tuple[int, ...]:
+    """Return the little-endian 32-bit words of a key, by which views are ordered."""
+    if len(key) % 4:
+        raise CorruptError("length of a key", None, "a multiple of 4", len(key))
+    return words_codec(len(key) // 4).unpack(key)

@@ -15,6 +15,7 @@ from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import Compat, Incompat, InodeFlags, RoCompat
 from fsdrivers.ext.metadata import Metadata, extra_isize_of
 from fsdrivers.ext.nodes import FAST_SYMLINK_SIZE
+from fsdrivers.extents import read_extents
 from fsdrivers.findings import Findings
 from fsdrivers.printable import printable
 from fsdrivers.volume import Kind
@@ -118,7 +119,7 @@ def check_symlink(
     """Check that a link's target is as long as its size says, and in one block."""
     position, size = metadata.inode_position(number), inode.size
     if inode.flags & InodeFlags.INLINE_DATA:
-        target = contents.read(metadata.device, contents.extents_of(metadata, number, raw), 0, size)
+        target = read_extents(metadata.device, contents.extents_of(metadata, number, raw), 0, size)
     elif size < FAST_SYMLINK_SIZE and not inode.flags & InodeFlags.EXTENTS:
         target = inode.block
     else:

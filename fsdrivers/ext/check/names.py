@@ -21,21 +21,11 @@ from fsdrivers.ext.format.flags import (
     RoCompat,
     SuperFlags,
 )
+from fsdrivers.ext.nodes import FILE_TYPES
 from fsdrivers.ext.volume import ExtVolume
 from fsdrivers.findings import Findings
 from fsdrivers.printable import printable
 from fsdrivers.volume import Kind
-
-FILE_TYPES = {
-    Kind.FILE: FileType.REGULAR,
-    Kind.DIRECTORY: FileType.DIRECTORY,
-    Kind.CHARACTER_DEVICE: FileType.CHARACTER_DEVICE,
-    Kind.BLOCK_DEVICE: FileType.BLOCK_DEVICE,
-    Kind.FIFO: FileType.FIFO,
-    Kind.SOCKET: FileType.SOCKET,
-    Kind.SYMLINK: FileType.SYMLINK,
-}
-
 
 _HEAD = ext.DirectoryEntryHead.SIZE
 _DOT_END = _HEAD + 1  # what follows the name "."

@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from fsdrivers.errors import CorruptError, FilesystemError
 from fsdrivers.ext import blockmap, checksum
 from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.format.flags import Compat, Incompat, InodeNumber, RoCompat
+from fsdrivers.ext.format.flags import (
+    KNOWN_COMPAT,
+    KNOWN_RO_COMPAT,
+    Compat,
+    Incompat,
+    InodeNumber,
+    RoCompat,
+)
 from fsdrivers.ext.format.journal import JournalBlock, JournalSuperblock
 from fsdrivers.ext.journal import open_journal
 from fsdrivers.ext.metadata import Metadata, covered_inode, unpack_words
@@ -23,34 +30,6 @@ from fsdrivers.findings import Findings
 from fsdrivers.volume import Kind
 
 MIN_JOURNAL_BLOCKS = 1024
-KNOWN_COMPAT = (
-    Compat.DIR_PREALLOC
-    | Compat.IMAGIC_INODES
-    | Compat.HAS_JOURNAL
-    | Compat.EXT_ATTR
-    | Compat.RESIZE_INODE
-    | Compat.DIR_INDEX
-    | Compat.SPARSE_SUPER2
-    | Compat.FAST_COMMIT
-    | Compat.STABLE_INODES
-    | Compat.ORPHAN_FILE
-)
-KNOWN_RO_COMPAT = (
-    RoCompat.SPARSE_SUPER
-    | RoCompat.LARGE_FILE
-    | RoCompat.BTREE_DIR
-    | RoCompat.HUGE_FILE
-    | RoCompat.GDT_CSUM
-    | RoCompat.DIR_NLINK
-    | RoCompat.EXTRA_ISIZE
-    | RoCompat.QUOTA
-    | RoCompat.BIGALLOC
-    | RoCompat.METADATA_CSUM
-    | RoCompat.READONLY
-    | RoCompat.PROJECT
-    | RoCompat.VERITY
-    | RoCompat.ORPHAN_PRESENT
-)
 DAY_S = 24 * 3600  # clocks may be wrong by so much
 _DIRECTORY, _FILE = Kind.DIRECTORY, Kind.FILE
 
@@ -124,7 +103,7 @@ def _check_known(metadata: Metadata, report: Findings) -> None:
     superblock, base = metadata.superblock, ext.SUPERBLOCK_POSITION
     if superblock.revision:
         for name, known in (("compat", KNOWN_COMPAT), ("ro_compat", KNOWN_RO_COMPAT)):
-            unknown = getattr(superblock, f"feature_{name}") & ~int(known)
+            unknown = getattr(superblock, f"feature_{name}") & ~known
             if unknown:
                 at = base + superblock.OFFSETS[f"feature_{name}"]
                 report.add("superblock", f"superblock has unknown {name} features {unknown:#x}", at)

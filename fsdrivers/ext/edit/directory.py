@@ -22,21 +22,13 @@ from fsdrivers.ext.edit.store import Role, Store
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import Compat, FileType, Incompat, InodeFlags
 from fsdrivers.ext.metadata import Metadata
+from fsdrivers.ext.nodes import FILE_TYPES
 from fsdrivers.volume import Kind
 
 _HEAD = ext.DirectoryEntryHead
 _pack_head, _unpack_head = _HEAD.codec().pack_into, _HEAD.codec().unpack_from
 DOT_SIZE = 12
 MAX_DIRECTORY_SIZE = 1 << 31  # bytes, without large_dir
-FILE_TYPES = {
-    Kind.FILE: FileType.REGULAR,
-    Kind.DIRECTORY: FileType.DIRECTORY,
-    Kind.CHARACTER_DEVICE: FileType.CHARACTER_DEVICE,
-    Kind.BLOCK_DEVICE: FileType.BLOCK_DEVICE,
-    Kind.FIFO: FileType.FIFO,
-    Kind.SOCKET: FileType.SOCKET,
-    Kind.SYMLINK: FileType.SYMLINK,
-}
 
 
 class Slot(NamedTuple):

@@ -14,10 +14,11 @@ from collections.abc import Callable
 
 from fsdrivers.errors import InvalidNameError
 from fsdrivers.ext import checksum
-from fsdrivers.ext.edit.directory import FILE_TYPES, EditedDirectory, Found, iter_slots
+from fsdrivers.ext.edit.directory import EditedDirectory, Found, iter_slots
 from fsdrivers.ext.edit.htree import Index, make_index
 from fsdrivers.ext.folding import folded
 from fsdrivers.ext.format import records as ext
+from fsdrivers.ext.nodes import FILE_TYPES
 from fsdrivers.printable import printable
 from fsdrivers.volume import Kind
 

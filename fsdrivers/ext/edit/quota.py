@@ -31,6 +31,7 @@ from fsdrivers.ext.quota import (
     pack_file,
     unpack_file,
 )
+from fsdrivers.extents import read_extents
 
 
 class Charge(NamedTuple):
@@ -125,7 +126,7 @@ class Quotas:
             raw = self._metadata.inode_bytes(number)
             mapped = contents.extents_of(self._metadata, number, raw)
             size = self._metadata.inode(number).size
-            data = contents.read(self._metadata.device, mapped, 0, size)
+            data = read_extents(self._metadata.device, mapped, 0, size)
             found = self._files[kind] = unpack_file(data, kind)
         return found
 

@@ -26,7 +26,14 @@ from fsdrivers.ext.edit.quota import Quotas
 from fsdrivers.ext.edit.store import Role, Store
 from fsdrivers.ext.edit.xattrs import Attributes
 from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.format.flags import Compat, Incompat, InodeFlags, RoCompat, State
+from fsdrivers.ext.format.flags import (
+    KNOWN_RO_COMPAT,
+    Compat,
+    Incompat,
+    InodeFlags,
+    RoCompat,
+    State,
+)
 from fsdrivers.ext.format.journal import JournalIncompat
 from fsdrivers.ext.journal import open_journal
 from fsdrivers.ext.metadata import Metadata, read_superblock
@@ -34,21 +41,6 @@ from fsdrivers.ext.orphans import find_orphans
 
 T = TypeVar("T")
 MOST_GROUPS = 512  # whose bitmaps one operation may change
-_KNOWN_RO_COMPAT = int(
-    RoCompat.SPARSE_SUPER
-    | RoCompat.LARGE_FILE
-    | RoCompat.BTREE_DIR
-    | RoCompat.HUGE_FILE
-    | RoCompat.GDT_CSUM
-    | RoCompat.DIR_NLINK
-    | RoCompat.EXTRA_ISIZE
-    | RoCompat.QUOTA
-    | RoCompat.BIGALLOC
-    | RoCompat.METADATA_CSUM
-    | RoCompat.PROJECT
-    | RoCompat.VERITY
-    | RoCompat.ORPHAN_PRESENT
-)
 
 
 class LiveMetadata(Metadata):
@@ -66,7 +58,7 @@ def check_editable(superblock: ext.Superblock) -> None:
     Raises:
         UnsupportedError: names the feature, or says that the volume must be checked first.
     """
-    unknown = superblock.feature_ro_compat & ~_KNOWN_RO_COMPAT
+    unknown = superblock.feature_ro_compat & ~(KNOWN_RO_COMPAT - RoCompat.READONLY)
     if unknown and superblock.revision:
         names = [flag.name.lower() for flag in RoCompat if flag & unknown and flag.name]
         raise UnsupportedError(f"editing with ext feature {', '.join(names) or hex(unknown)}")

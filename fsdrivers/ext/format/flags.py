@@ -71,6 +71,16 @@ class RoCompat(IntFlag):
     ORPHAN_PRESENT = 0x10000
 
 
+# What the driver knows.  Plain integers: the complement of an IntFlag has bits without a name.
+KNOWN_COMPAT = sum({*Compat} - {Compat.LAZY_BG, Compat.EXCLUDE_INODE, Compat.EXCLUDE_BITMAP})
+KNOWN_INCOMPAT = sum(  # ENCRYPT but not its files: `nodes`
+    {*Incompat} - {Incompat.COMPRESSION, Incompat.JOURNAL_DEV, Incompat.DIRDATA}
+)
+KNOWN_RO_COMPAT = sum(
+    {*RoCompat} - {RoCompat.HAS_SNAPSHOT, RoCompat.REPLICA, RoCompat.SHARED_BLOCKS}
+)
+
+
 class State(IntFlag):
     """Superblock `state`."""
 

@@ -16,6 +16,9 @@ from fsdrivers.ext.checksum import volume_seed
 from fsdrivers.ext.description import TRANSIENT_INCOMPAT, TRANSIENT_RO_COMPAT
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import (
+    KNOWN_COMPAT,
+    KNOWN_INCOMPAT,
+    KNOWN_RO_COMPAT,
     RESTORED_INODE_FLAGS,
     Compat,
     HashVersion,
@@ -30,45 +33,9 @@ from fsdrivers.ext.quota import QuotaFacts, quotas_of
 from fsdrivers.volume import Description
 
 # What the writer builds, or what is a mere flag: everything else is refused by name.
-SUPPORTED_COMPAT = (
-    Compat.DIR_PREALLOC
-    | Compat.HAS_JOURNAL
-    | Compat.EXT_ATTR
-    | Compat.RESIZE_INODE
-    | Compat.DIR_INDEX
-    | Compat.SPARSE_SUPER2
-    | Compat.FAST_COMMIT
-    | Compat.STABLE_INODES
-    | Compat.ORPHAN_FILE
-)
-SUPPORTED_INCOMPAT = (
-    Incompat.FILETYPE
-    | Incompat.META_BG
-    | Incompat.EXTENTS
-    | Incompat.BIT64
-    | Incompat.MMP
-    | Incompat.FLEX_BG
-    | Incompat.EA_INODE
-    | Incompat.CSUM_SEED
-    | Incompat.LARGEDIR
-    | Incompat.INLINE_DATA
-    | Incompat.ENCRYPT  # no encrypted file gets so far
-    | Incompat.CASEFOLD
-)
-SUPPORTED_RO_COMPAT = (
-    RoCompat.SPARSE_SUPER
-    | RoCompat.LARGE_FILE
-    | RoCompat.HUGE_FILE
-    | RoCompat.GDT_CSUM
-    | RoCompat.DIR_NLINK
-    | RoCompat.EXTRA_ISIZE
-    | RoCompat.QUOTA
-    | RoCompat.BIGALLOC
-    | RoCompat.METADATA_CSUM
-    | RoCompat.READONLY
-    | RoCompat.PROJECT
-    | RoCompat.VERITY  # no sealed file gets so far
-)
+SUPPORTED_COMPAT = KNOWN_COMPAT - Compat.IMAGIC_INODES
+SUPPORTED_INCOMPAT = KNOWN_INCOMPAT - Incompat.RECOVER
+SUPPORTED_RO_COMPAT = KNOWN_RO_COMPAT - RoCompat.BTREE_DIR - RoCompat.ORPHAN_PRESENT
 MAX_CLUSTER_SIZE = 1 << geometry.MAX_LOG_CLUSTER_SIZE + 10  # bytes
 PROJECT_EXTRA_ISIZE = ext.InodeExtended.SIZE - ext.OLD_INODE_SIZE  # bytes
 _FEATURE_NAMES = {"BIT64": "64bit", "GDT_CSUM": "uninit_bg", "CSUM_SEED": "metadata_csum_seed"}
@@ -386,7 +353,7 @@ def _check_features(parameters: Parameters) -> None:
         (parameters.feature_incompat, SUPPORTED_INCOMPAT, Incompat),
         (parameters.feature_ro_compat, SUPPORTED_RO_COMPAT, RoCompat),
     ):
-        unknown = mask & ~int(supported)  # ~ of a flag forgets bits that have no name
+        unknown = mask & ~supported
         if unknown:
             bit = unknown & -unknown
             known = {flag.value: flag.name for flag in names}

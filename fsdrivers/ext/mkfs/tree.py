@@ -25,7 +25,7 @@ from fsdrivers.ext.mkfs.directories import (
 from fsdrivers.ext.mkfs.inodes import InodeTable
 from fsdrivers.ext.mkfs.parameters import Parameters
 from fsdrivers.ext.mkfs.xattrs import XattrStore
-from fsdrivers.ext.nodes import FAST_SYMLINK_SIZE, pack_device
+from fsdrivers.ext.nodes import FAST_SYMLINK_SIZE, FILE_TYPES, pack_device
 from fsdrivers.printable import printable
 from fsdrivers.volume import Entry, Kind, Node
 
@@ -33,17 +33,6 @@ NS = 1_000_000_000
 LOST_AND_FOUND = b"lost+found"
 SPARE_INODES = 12  # beside the entries: lost+found, the orphan file, project quota
 MAX_DIRECT_LOST_BLOCKS = ext.DIRECT_BLOCKS  # lost+found never needs indirect blocks
-# By Kind; [0] is unused.
-FILE_TYPES = (
-    0,
-    FileType.DIRECTORY,
-    FileType.REGULAR,
-    FileType.SYMLINK,
-    FileType.CHARACTER_DEVICE,
-    FileType.BLOCK_DEVICE,
-    FileType.FIFO,
-    FileType.SOCKET,
-)
 _EMPTY_EXTENT_ROOT = ext.ExtentHeader(ext.EXTENT_MAGIC, 0, 4, 0, 0).pack()
 
 # Allocated ranges of a sparse file: (offset, length, is unwritten), bytes, ascending.

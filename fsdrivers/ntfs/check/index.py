@@ -33,13 +33,13 @@ from fsdrivers.ntfs.format.records import (
     SystemRecord,
 )
 from fsdrivers.ntfs.geometry import vcn_size_of
-from fsdrivers.ntfs.index import DIRECTORY_INDEX, iter_view
+from fsdrivers.ntfs.index import DIRECTORY_INDEX, iter_view, units_of_key, words_of_key
 from fsdrivers.ntfs.mft import FileRecord
 from fsdrivers.ntfs.security import iter_descriptors
 from fsdrivers.ntfs.streams import Content, read_content
 from fsdrivers.ntfs.system import SECURITY_STREAM
 from fsdrivers.printable import printable
-from fsdrivers.record import U64, words_codec
+from fsdrivers.record import U64
 
 _MAXIMUM_DEPTH = 64
 _MAXIMUM_DESCRIPTORS = 256 << 20
@@ -176,16 +176,16 @@ def _check_directory(check: Check, file: FileRecord) -> None:
     """Check the names in a directory: order, and against the records they lead to."""
 
     def key_of(key: bytes) -> Key:
-        return check.upcase.full_key(_units_of(key))
+        return check.upcase.full_key(units_of_key(key))
 
     tree = _Tree(check, file, DIRECTORY_INDEX, key_of)
     tree.run()
     own = file.sequence << 48 | file.number
     for reference, key in tree.entries:
         name = FileName.unpack(key)
-        listed = (name.parent, reference, name.namespace, _units_of(key))
+        listed = (name.parent, reference, name.namespace, units_of_key(key))
         if name.parent != own or listed not in check.names:
-            text = _units_of(key).decode("utf-16-le", "replace")
+            text = units_of_key(key).decode("utf-16-le", "replace")
             tree.add("listed-not-named", f"{text!r} is listed, its record says otherwise")
             continue
         check.names.discard(listed)
@@ -196,24 +196,8 @@ def _check_directory(check: Check, file: FileRecord) -> None:
             continue  # Measured: Windows leaves old sizes below $Extend
         is_cached = number >= SystemRecord.FIRST_FREE and name.namespace != Namespace.DOS
         if is_cached and size is not None and size != name.data_size:
-            text = _units_of(key).decode("utf-16-le", "replace")
+            text = units_of_key(key).decode("utf-16-le", "replace")
             tree.add("index-size", f"{text!r} is listed with {name.data_size} bytes, has {size}")
-
-
-def _units_of(key: bytes) -> bytes:
-    """Return the name in a key of a directory."""
-    length = FileName.unpack(key).name_length
-    units = key[FileName.SIZE : FileName.SIZE + 2 * length]
-    if len(units) != 2 * length:
-        raise CorruptError("a name leaves its key", None, 2 * length, len(units))
-    return units
-
-
-def _words_of(key: bytes) -> Key:
-    """Return the 32-bit words by which views are ordered."""
-    if len(key) % 4:
-        raise CorruptError("length of a key", None, "a multiple of 4", len(key))
-    return words_codec(len(key) // 4).unpack(key)
 
 
 def _check_secure(check: Check) -> None:
@@ -236,7 +220,7 @@ def _check_secure(check: Check) -> None:
         heads[item.id] = head
     for name, id_at in (("$SDH", 4), ("$SII", 0)):
         units = name.encode("utf-16-le")
-        _Tree(check, file, units, _words_of).run()
+        _Tree(check, file, units, words_of_key).run()
         listed = {
             int.from_bytes(key[id_at : id_at + 4], "little"): data[: SecurityHead.SIZE]
             for key, data in iter_view(volume.mft, file, name)
@@ -253,7 +237,7 @@ def _check_object_ids(check: Check) -> None:
     file = check.volume.system.extend_file("$ObjId")
     if file is None:
         return
-    _Tree(check, file, "$O".encode("utf-16-le"), _words_of).run()
+    _Tree(check, file, "$O".encode("utf-16-le"), words_of_key).run()
     listed = {
         key: int.from_bytes(data[:8], "little")
         for key, data in iter_view(check.volume.mft, file, "$O")
@@ -268,7 +252,7 @@ def _check_reparse_points(check: Check) -> None:
     file = check.volume.system.extend_file("$Reparse")
     if file is None:
         return
-    _Tree(check, file, "$R".encode("utf-16-le"), _words_of).run()
+    _Tree(check, file, "$R".encode("utf-16-le"), words_of_key).run()
     listed = {}
     for raw, _ in iter_view(check.volume.mft, file, "$R"):
         key = ReparseKey.unpack(raw)

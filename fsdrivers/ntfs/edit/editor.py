@@ -48,7 +48,7 @@ from fsdrivers.ntfs.edit.acl import inherited
 from fsdrivers.ntfs.edit.attributes import EditAttribute, OpenFile
 from fsdrivers.ntfs.edit.links import link_point
 from fsdrivers.ntfs.edit.names import check_new_name, is_dos_name, namespace_of
-from fsdrivers.ntfs.edit.nodes import Entry, units_of_key
+from fsdrivers.ntfs.edit.nodes import Entry
 from fsdrivers.ntfs.edit.objects import Name, Objects, index_root
 from fsdrivers.ntfs.edit.session import Session
 from fsdrivers.ntfs.edit.xattrs import Xattrs
@@ -65,6 +65,7 @@ from fsdrivers.ntfs.format.records import (
     SystemRecord,
     number_of,
 )
+from fsdrivers.ntfs.index import units_of_key
 from fsdrivers.ntfs.names import check_name, name_of, units_of
 from fsdrivers.ntfs.nodes import XATTR_ACL, XATTR_REPARSE, NodeReader, reparse_tag_of
 from fsdrivers.ntfs.times import filetime_of

@@ -42,10 +42,10 @@ from fsdrivers.ntfs.edit.nodes import (
     Entry,
     Node,
     Order,
-    units_of_key,
 )
 from fsdrivers.ntfs.edit.tree import Change, Rebalancing
 from fsdrivers.ntfs.format.index import SUBNODE_VCN_SIZE
+from fsdrivers.ntfs.index import units_of_key
 from fsdrivers.ntfs.upcase import UpCase
 
 

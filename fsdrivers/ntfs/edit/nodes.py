@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ntfs.fixups import fixups_size
-from fsdrivers.ntfs.format.attributes import FileName
 from fsdrivers.ntfs.format.index import (
     INDEX_ALIGNMENT,
     SUBNODE_VCN_SIZE,
@@ -29,6 +28,7 @@ from fsdrivers.ntfs.format.index import (
     ViewEntry,
 )
 from fsdrivers.ntfs.format.records import INDEX_MAGIC
+from fsdrivers.ntfs.index import units_of_key, words_of_key
 from fsdrivers.ntfs.upcase import UpCase
 
 Order = Callable[[bytes], Any]  # what sorts keys
@@ -194,27 +194,7 @@ def view_order(collation: int) -> Order:
     """
     if collation not in (Collation.ULONG, Collation.SECURITY_HASH, Collation.ULONGS):
         raise UnsupportedError(f"changing an index with collation {collation:#x}")
-    return _words_of
-
-
-def units_of_key(key: bytes) -> bytes:
-    """Return the name in a key of a directory, UTF-16LE.
-
-    Raises:
-        CorruptError: the key is too short for it.
-    """
-    length = FileName.unpack(key).name_length
-    units = key[FileName.SIZE : FileName.SIZE + 2 * length]
-    if len(units) != 2 * length:
-        raise CorruptError("a name leaves its key", None, 2 * length, len(units))
-    return units
-
-
-def _words_of(key: bytes) -> tuple[int, ...]:
-    """Return the little-endian 32-bit words of a key."""
-    if len(key) % 4:
-        raise CorruptError("length of a key", None, "a multiple of 4", len(key))
-    return tuple(int.from_bytes(key[at : at + 4], "little") for at in range(0, len(key), 4))
+    return words_of_key
 
 
 def _unpack(data: bytes, head_at: int) -> Node:

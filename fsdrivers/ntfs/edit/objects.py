@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from fsdrivers.errors import CorruptError, FilesystemError, not_a_directory, not_found
 from fsdrivers.ntfs.edit.attributes import EditAttribute, OpenFile
 from fsdrivers.ntfs.edit.names import name_value
-from fsdrivers.ntfs.edit.nodes import Entry, units_of_key
+from fsdrivers.ntfs.edit.nodes import Entry
 from fsdrivers.ntfs.edit.session import Session
 from fsdrivers.ntfs.format.attributes import (
     INDEX_NAME,
@@ -44,7 +44,7 @@ from fsdrivers.ntfs.format.records import (
     number_of,
 )
 from fsdrivers.ntfs.geometry import Geometry, vcn_size_of
-from fsdrivers.ntfs.index import DIRECTORY_INDEX
+from fsdrivers.ntfs.index import DIRECTORY_INDEX, units_of_key
 from fsdrivers.ntfs.names import units_of
 from fsdrivers.ntfs.times import filetime_of
 from fsdrivers.printable import printable
