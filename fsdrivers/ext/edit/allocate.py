@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
+from fsdrivers.bits import clear_bits, count_set, is_set, iter_clear, set_bits
 from fsdrivers.errors import CorruptError, NoSpaceError
 from fsdrivers.ext import checksum
-from fsdrivers.ext.edit.bits import clear_bits, count_set, is_set, iter_clear, set_bits
 from fsdrivers.ext.edit.store import Role, Store
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import GroupFlags

@@ -4,17 +4,17 @@
 What is taken is taken at once.  What is given back stays taken until the operations that gave
 it back are on the medium, so that nothing is overwritten to which the medium still leads.
 
-Pages of 64 KiB are kept; searching looks at bytes, not at bits.
+Pages of 64 KiB are kept.
 
 Source: [ntfs-3g] libntfs-3g/bitmap.c, lcnalloc.c.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from fsdrivers.bits import clear_bits, is_set, iter_clear, set_bits
 from fsdrivers.errors import NoSpaceError
 from fsdrivers.ntfs.runs import Run
 
@@ -22,8 +22,6 @@ PAGE: Final = 64 << 10  # bytes
 _PAGE_BITS: Final = 8 * PAGE
 _UNIT: Final = 512  # bytes written at least
 _KEPT_PAGES: Final = 1024  # more of them go, if they are as on the medium
-_not_full = re.compile(rb"[^\xff]").search
-_not_empty = re.compile(rb"[^\x00]").search
 
 
 class Bits:
@@ -64,7 +62,7 @@ class Bits:
     def is_set(self, number: int) -> bool:
         """Tell whether a bit is set, given back or not."""
         page, at = divmod(number, _PAGE_BITS)
-        return bool(self._page(page)[at >> 3] >> (at & 7) & 1)
+        return is_set(self._page(page), at)
 
     def free_count(self) -> int:
         """Return how many bits are free, what is withheld not counted."""
@@ -126,44 +124,9 @@ class Bits:
             page = at // _PAGE_BITS
             base = page * _PAGE_BITS
             limit = min(end, base + _PAGE_BITS)
-            found = self._next_free(self._page(page), at - base, limit - base)
-            if found is None:
-                at = limit
-                continue
-            stop = self._next_used(self._page(page), found, limit - base)
-            yield Run(base + found, stop - found)
-            at = base + stop
-
-    @staticmethod
-    def _next_free(data: bytearray, at: int, end: int) -> int | None:
-        """Return the first clear bit from `at`."""
-        while at < end and at & 7:
-            if not data[at >> 3] >> (at & 7) & 1:
-                return at
-            at += 1
-        if at >= end:
-            return None
-        match = _not_full(data, at >> 3, -(-end // 8))
-        if match is None:
-            return None
-        byte = data[match.start()]
-        found = 8 * match.start() + (~byte & (byte + 1)).bit_length() - 1
-        return found if found < end else None
-
-    @staticmethod
-    def _next_used(data: bytearray, at: int, end: int) -> int:
-        """Return the first set bit from `at`, or `end`."""
-        while at < end and at & 7:
-            if data[at >> 3] >> (at & 7) & 1:
-                return at
-            at += 1
-        if at >= end:
-            return end
-        match = _not_empty(data, at >> 3, -(-end // 8))
-        if match is None:
-            return end
-        byte = data[match.start()]
-        return min(end, 8 * match.start() + (byte & -byte).bit_length() - 1)
+            for first, count in iter_clear(self._page(page), at - base, limit - base):
+                yield Run(base + first, count)
+            at = limit
 
     def _page(self, number: int) -> bytearray:
         found = self._pages.get(number)
@@ -180,14 +143,10 @@ class Bits:
         while first < end:
             page, at = divmod(first, _PAGE_BITS)
             stop = min(_PAGE_BITS, at + end - first)
-            data = self._page(page)
-            low, high = at >> 3, -(-stop // 8)
-            bits = int.from_bytes(data[low:high], "little")
-            mask = ((1 << (stop - at)) - 1) << (at & 7)
-            bits = bits | mask if value else bits & ~mask
-            data[low:high] = bits.to_bytes(high - low, "little")
+            (set_bits if value else clear_bits)(self._page(page), at, stop - at)
             base = page * PAGE
-            self._touched.update(range((base + low) // _UNIT, (base + high - 1) // _UNIT + 1))
+            low, high = base + (at >> 3), base + -(-stop // 8)
+            self._touched.update(range(low // _UNIT, (high - 1) // _UNIT + 1))
             first += stop - at
 
 

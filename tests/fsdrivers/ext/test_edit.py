@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fsdrivers.bits import clear_bits, count_set, iter_clear, set_bits
 from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.errors import (
     AlreadyExistsError,
@@ -22,7 +23,6 @@ from fsdrivers.errors import (
 )
 from fsdrivers.ext.check import check_volume
 from fsdrivers.ext.edit import open_editor
-from fsdrivers.ext.edit.bits import clear_bits, count_set, iter_clear, set_bits
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import InodeFlags
 from fsdrivers.ext.volume import open_volume
