@@ -1,21 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metadata blocks of a volume that is being edited, and their changes.
-
-Changes are kept in two layers: those of the operation under way, which `drop` takes back, and
-those of finished operations that are not on the medium yet (`pending`).  A `Store` is itself a
-read-only device that shows both, so the readers of this package see the volume as edited.
+"""Metadata blocks of a volume that is being edited, and their changes: see `fsdrivers.layered`.
 
 Not here: when and in which order pending blocks are written (`edit.commit`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from enum import IntEnum
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError
-from fsdrivers.guarded import GuardedDevice
+from fsdrivers.layered import LayeredDevice
 
 
 class Role(IntEnum):
@@ -28,17 +23,15 @@ class Role(IntEnum):
     FRAME = 5  # group descriptors, superblock, orphan file
 
 
-class Store(GuardedDevice):
-    """See the module.  `is_writable` is that of `Device`: writes come through the methods below."""
+class Store(LayeredDevice[bytearray]):
+    """The blocks of one volume."""
 
     def __init__(self, device: Device, block_size: int) -> None:
-        super().__init__(device)
+        super().__init__(device, block_size)
         self.block_size = block_size
         self.blocks_count = device.size // block_size  # those of the volume, once it is known
-        self.pending: dict[int, bytearray] = {}
         self.roles: dict[int, Role] = {}
         self.late_inodes: set[int] = set()  # whose links fall: see `edit.commit`
-        self._changed: dict[int, bytearray] = {}
         self._changed_roles: dict[int, Role] = {}
         self._changed_late: set[int] = set()
 
@@ -95,45 +88,18 @@ class Store(GuardedDevice):
 
     def keep(self) -> None:
         """End an operation: its changes are pending now."""
-        self.pending.update(self._changed)
         self.roles.update(self._changed_roles)
         self.late_inodes |= self._changed_late
-        self.drop()
+        super().keep()
 
     def drop(self) -> None:
         """Take back what the operation under way changed."""
-        self._changed = {}
+        super().drop()
         self._changed_roles = {}
         self._changed_late = set()
 
     def written(self) -> None:
         """Forget the pending blocks: they are on the medium."""
-        self.pending = {}
+        super().written()
         self.roles = {}
         self.late_inodes = set()
-
-    def read(self, position: int, length: int) -> bytes:
-        """Return exactly `length` bytes of the volume as edited."""
-        if not (self._changed or self.pending) or not length:
-            return self.device.read(position, length)
-        size = self.block_size
-        first, end = position // size, -(-(position + length) // size)
-        if end - first == 1:
-            start = position - first * size
-            return bytes(memoryview(self.block(first))[start : start + length])
-        data: bytearray | None = None
-        for number in self._known(first, end):
-            if data is None:
-                data = bytearray(self.device.read(position, length))
-            low, high = max(position, number * size), min(position + length, (number + 1) * size)
-            content = memoryview(self.block(number))[low - number * size : high - number * size]
-            data[low - position : high - position] = content
-        return self.device.read(position, length) if data is None else bytes(data)
-
-    def _known(self, first: int, end: int) -> Iterator[int]:
-        """Yield the blocks of a range that are changed or pending."""
-        for layer in (self.pending, self._changed):
-            if len(layer) < end - first:
-                yield from [number for number in layer if first <= number < end]
-            else:
-                yield from [number for number in range(first, end) if number in layer]

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metadata of a volume that is being edited, and its changes, in units of 512 bytes.
-
-Changes are kept in two layers: those of the operation under way, which `drop` takes back, and
-those of finished operations that are not on the medium yet (`pending`).  A `Store` is itself a
-read-only device that shows both, so the readers of this package see the volume as edited.
+"""Metadata of a volume that is being edited, and its changes: see `fsdrivers.layered`.
 
 What is changed together (an MFT record, an index block) is an `Item`: `edit.commit` writes
 items, in an order that depends on what they are.
@@ -13,12 +9,12 @@ Not here: the bitmaps of clusters and records (`edit.bits`), content (`edit.cont
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
 from fsdrivers.device import Device
-from fsdrivers.guarded import GuardedDevice
+from fsdrivers.layered import LayeredDevice
 
 UNIT = 512  # bytes; every item starts and ends at a multiple of it
 
@@ -51,14 +47,12 @@ class Item(NamedTuple):
 Place = tuple[int, int]  # position and length of a part of an item
 
 
-class Store(GuardedDevice):
-    """See the module.  `is_writable` is that of `Device`: writes come through the methods below."""
+class Store(LayeredDevice[bytes]):
+    """The items of one volume."""
 
     def __init__(self, device: Device) -> None:
-        super().__init__(device)
-        self.pending: dict[int, bytes] = {}  # by number of the unit
+        super().__init__(device, UNIT)
         self.items: dict[Item, Sequence[Place]] = {}  # that are pending
-        self._changed: dict[int, bytes] = {}
         self._changed_items: dict[Item, Sequence[Place]] = {}
 
     def put(self, item: Item, places: Sequence[Place], data: bytes | bytearray) -> None:
@@ -83,18 +77,17 @@ class Store(GuardedDevice):
 
     def keep(self) -> None:
         """End an operation: its changes are pending now."""
-        self.pending.update(self._changed)
         self.items.update(self._changed_items)
-        self.drop()
+        super().keep()
 
     def drop(self) -> None:
         """Take back what the operation under way changed."""
-        self._changed = {}
+        super().drop()
         self._changed_items = {}
 
     def written(self) -> None:
         """Forget the pending units: they are on the medium."""
-        self.pending = {}
+        super().written()
         self.items = {}
 
     def item_data(self, item: Item) -> bytes:
@@ -109,34 +102,3 @@ class Store(GuardedDevice):
     def _gather(places: Sequence[Place], read: Callable[[int, int], bytes]) -> bytes:
         parts = [read(position, length) for position, length in places]
         return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def read(self, position: int, length: int) -> bytes:
-        """Return exactly `length` bytes of the volume as edited."""
-        if not (self._changed or self.pending) or not length:
-            return self.device.read(position, length)
-        first, end = position // UNIT, -(-(position + length) // UNIT)
-        found = list(self._known(first, end))
-        if not found:
-            return self.device.read(position, length)
-        data: bytearray
-        if len(set(found)) == end - first:
-            data = bytearray(length)
-        else:
-            data = bytearray(self.device.read(position, length))
-        for number in found:
-            unit = self._changed.get(number)
-            if unit is None:
-                unit = self.pending[number]
-            low, high = max(position, number * UNIT), min(position + length, (number + 1) * UNIT)
-            data[low - position : high - position] = unit[
-                low - number * UNIT : high - number * UNIT
-            ]
-        return bytes(data)
-
-    def _known(self, first: int, end: int) -> Iterator[int]:
-        """Yield the units of a range that are changed or pending, some of them twice."""
-        for layer in (self.pending, self._changed):
-            if len(layer) < end - first:
-                yield from [number for number in layer if first <= number < end]
-            else:
-                yield from [number for number in range(first, end) if number in layer]
