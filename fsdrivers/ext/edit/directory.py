@@ -23,9 +23,11 @@ from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import Compat, FileType, Incompat, InodeFlags
 from fsdrivers.ext.metadata import Metadata
 from fsdrivers.ext.nodes import FILE_TYPES
+from fsdrivers.record import U16, U32
 from fsdrivers.volume import Kind
 
 _HEAD = ext.DirectoryEntryHead
+_AT = _HEAD.OFFSETS
 _pack_head, _unpack_head = _HEAD.codec().pack_into, _HEAD.codec().unpack_from
 DOT_SIZE = 12
 MAX_DIRECTORY_SIZE = 1 << 31  # bytes, without large_dir
@@ -226,7 +228,7 @@ class EditedDirectory:
             used = slot.used
             if used:
                 raw = ext.pack_entry_length(used, len(block))
-                block[slot.offset + 4 : slot.offset + 6] = raw.to_bytes(2, "little")
+                U16.pack_into(block, slot.offset + _AT["raw_length"], raw)
             self.tools.pack(
                 block,
                 slot.offset + used,
@@ -249,19 +251,19 @@ class EditedDirectory:
         else:
             raise CorruptError("directory entry is gone")
         block = self.edit(found.logical)
-        block[slot.offset : slot.offset + 4] = bytes(4)
+        U32.pack_into(block, slot.offset + _AT["inode"], 0)
         if before is not None:
             raw = ext.pack_entry_length(before.length + slot.length, len(block))
-            block[before.offset + 4 : before.offset + 6] = raw.to_bytes(2, "little")
+            U16.pack_into(block, before.offset + _AT["raw_length"], raw)
         self.seal(block)
 
     def redirect(self, found: Found, number: int, kind: Kind) -> None:
         """Let a name, also "..", lead to another inode."""
         is_root = found.logical == 0 and self.is_indexed
         block = self.edit(found.logical)
-        block[found.offset : found.offset + 4] = number.to_bytes(4, "little")
+        U32.pack_into(block, found.offset + _AT["inode"], number)
         if self.tools.has_file_types:
-            block[found.offset + 7] = FILE_TYPES[kind]
+            block[found.offset + _AT["file_type"]] = FILE_TYPES[kind]
         self.seal(block, is_index=is_root)
 
     def dot_dot(self) -> Found:
@@ -289,8 +291,6 @@ class EditedDirectory:
 
     def start(self, parent: int) -> None:
         """Make a new directory's first block."""
-        kind = FileType.DIRECTORY
-        block = bytearray(self.tools.block_size)
-        dots = [(self.inode.number, b".", int(kind)), (parent, b"..", int(kind))]
-        block = self.tools.packed(dots)
-        self.append(block)
+        kind = int(FileType.DIRECTORY)
+        dots = [(self.inode.number, b".", kind), (parent, b"..", kind)]
+        self.append(self.tools.packed(dots))

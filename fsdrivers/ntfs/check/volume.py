@@ -27,10 +27,13 @@ from fsdrivers.ntfs.format.attributes import (
     AttributeType,
     FileName,
     NonResidentHead,
+    ObjectId,
+    ReparseHead,
     ResidentFlag,
     ResidentHead,
     SparseHead,
     StandardInformation,
+    StandardInformation3,
 )
 from fsdrivers.ntfs.format.records import (
     BOOT_SECTOR_SIZE,
@@ -251,14 +254,14 @@ def _note_identity(
     if not information or information[0].value_length < StandardInformation.SIZE:
         what = f"MFT record {file.number} has no information"
         check.add("information", what, mft.record_position(file.number))
-    if information and information[0].value_length >= 72:
-        check.security_ids.add(int.from_bytes(information[0].value[52:56], "little"))
+    elif information[0].value_length >= StandardInformation3.SIZE:
+        check.security_ids.add(StandardInformation3.unpack(information[0].value).security_id)
     object_id = mft.read_all(file, AttributeType.OBJECT_ID, limit=4096)
     if object_id:
-        check.object_ids[object_id[:16]] = reference
+        check.object_ids[object_id[: ObjectId.OFFSETS["birth_volume_id"]]] = reference
     point = mft.read_all(file, AttributeType.REPARSE_POINT, limit=1 << 16)
     if point:
-        check.reparse_tags[reference] = int.from_bytes(point[:4], "little")
+        check.reparse_tags[reference] = ReparseHead.unpack(point).tag
 
 
 def _check_clusters(check: Check, number: int, parts: list[Attribute], position: int) -> None:

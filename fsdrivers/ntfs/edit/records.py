@@ -34,6 +34,7 @@ from fsdrivers.ntfs.format.records import (
 from fsdrivers.ntfs.geometry import Geometry
 from fsdrivers.ntfs.mft import Mft
 from fsdrivers.ntfs.streams import Content
+from fsdrivers.record import U16
 
 _IN_USE: Final = RecordFlag.IN_USE.value
 _MAXIMUM_SEQUENCE: Final = 0xFFFF
@@ -226,9 +227,9 @@ class Records:
 
 def next_update(store: Store, position: int, record: bytearray) -> int:
     """Return the update number with which to seal what replaces a record or block."""
-    at = int.from_bytes(record[4:6], "little")
-    old = int.from_bytes(store.read(position + at, 2), "little")
-    return old % _MAXIMUM_UPDATE + 1
+    (at,) = U16.unpack_from(record, RecordHead.OFFSETS["fixups_offset"])
+    (old,) = U16.unpack(store.read(position + at, U16.size))
+    return int(old) % _MAXIMUM_UPDATE + 1
 
 
 def no_record(available: int) -> NoSpaceError:

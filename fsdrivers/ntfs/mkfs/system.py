@@ -20,6 +20,7 @@ from typing import Final
 from fsdrivers.ntfs.format.attributes import (
     INDEX_NAME,
     AttributeFlag,
+    AttributeHead,
     AttributeType,
     ObjectId,
     StandardInformation,
@@ -62,6 +63,7 @@ from fsdrivers.ntfs.mkfs.index import (
 )
 from fsdrivers.ntfs.mkfs.security import DESCRIPTOR_HEAD_SIZE, SecurityTable
 from fsdrivers.ntfs.runs import HOLE
+from fsdrivers.record import U16
 
 # Names in the root that lead to system files; "." is the root itself.
 ROOT_RECORDS: Final = tuple(
@@ -74,6 +76,7 @@ _ROOT_REFERENCE: Final = reference_of(SystemRecord.ROOT, SystemRecord.ROOT)
 _EXTEND_REFERENCE: Final = reference_of(SystemRecord.EXTEND, SystemRecord.EXTEND)
 _NOT_OWN: Final = frozenset({SystemRecord.SECURE.value})
 _DATA: Final = AttributeType.DATA.value
+_ID_AT: Final = AttributeHead.OFFSETS["id"]
 _USN_RECORD: Final = SystemRecord.REPARSE_POINTS + 1
 _USN_NAME: Final = "$UsnJrnl"
 _USN_MAXIMUM_SIZE: Final = 32
@@ -285,7 +288,7 @@ class SystemFiles:
             attributes.append(pack_resident(AttributeType.SECURITY_DESCRIPTOR, frame.security))
         attributes += parts[len(before) :]
         numbered = [
-            part[:14] + identifier.to_bytes(2, "little") + part[16:]
+            part[:_ID_AT] + U16.pack(identifier) + part[_ID_AT + U16.size :]
             for identifier, part in enumerate(attributes)
         ]
         return pack_record(
