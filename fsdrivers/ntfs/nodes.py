@@ -119,6 +119,7 @@ class NodeReader:
         self._mft = mft
         self._descriptors = descriptors
         self.unknown_descriptors: dict[int, int] = {}  # MFT record -> id that $Secure lacks
+        self.substitute: tuple[Xattr, ...] = ()  # what such a file is shown with
         self._acls: dict[int, tuple[Xattr, ...]] = {}
         self._own_acls: dict[bytes, tuple[Xattr, ...]] = {}
 
@@ -238,15 +239,15 @@ class NodeReader:
     def _acl(self, file: FileRecord, security_id: int) -> tuple[Xattr, ...]:
         """Return the descriptor of an id as the attribute it is shown as.
 
-        An id that $Secure lacks costs the descriptor, never the file: `unknown_descriptors`
-        names it.
+        An id that $Secure lacks costs the descriptor, never the file: it is shown with what
+        laying it out anew would give it, and `unknown_descriptors` names it.
         """
         if self._descriptors is None:
             return ()
         descriptor = self._descriptors.get(security_id)
         if descriptor is None:
             self.unknown_descriptors[file.number] = security_id
-            return ()
+            return self.substitute
         made = ((XATTR_ACL, descriptor),)
         self._acls[security_id] = made
         return made

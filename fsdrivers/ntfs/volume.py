@@ -50,7 +50,7 @@ from fsdrivers.ntfs.index import IndexedName, iter_names
 from fsdrivers.ntfs.logfile import LogState
 from fsdrivers.ntfs.mft import FileRecord, Mft
 from fsdrivers.ntfs.names import name_of, units_of
-from fsdrivers.ntfs.nodes import NodeReader, refuse_unreadable, reparse_tag_of
+from fsdrivers.ntfs.nodes import XATTR_ACL, NodeReader, refuse_unreadable, reparse_tag_of
 from fsdrivers.ntfs.streams import (
     Content,
     extents_of,
@@ -171,6 +171,7 @@ class NtfsVolume(StreamVolume):
         root = self.nodes.node(self.mft.file(_ROOT))
         if root.kind is not Kind.DIRECTORY:
             raise CorruptError("the root is not a directory", self.mft.record_position(_ROOT))
+        self.nodes.substitute = tuple(item for item in root.xattrs if item[0] == XATTR_ACL)
         yield Entry(_ROOT, b"", root)
         shared: dict[int, Node] = {}
         seen = {_ROOT}
@@ -226,7 +227,7 @@ class NtfsVolume(StreamVolume):
         number = entry.node.number
         return CorruptError(
             f"{printable(entry.name)} has a security descriptor that $Secure does not know; "
-            "the rest of it is read",
+            "it gets the one of the root directory",
             self.mft.record_position(number),
             None,
             self.nodes.unknown_descriptors[number],

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fsdrivers import ext, fat, ntfs
+from fsdrivers import Driver, driver_of
 from fsdrivers.device import Device, FileDevice, MemoryDevice
 from fsdrivers.editing import Editor
 from fsdrivers.volume import Kind, Node, Volume
@@ -32,7 +32,7 @@ EXT = {
     "ext4-1k": ("-t", "ext4", "-b", 1024, "-I", 128, "-O", "^64bit"),
 }
 FAT = {"fat12": (12, 4000, 1), "fat16": (16, 4200, 2), "fat32": (32, 66_000, 1)}
-LIKE = {"ext": ext, "fat": fat, "ntfs": ntfs}
+LIKE = {"ext": driver_of("ext4"), "fat": driver_of("fat32"), "ntfs": driver_of("ntfs")}
 CHECKED_IN_A_DIRECTORY = 20  # files whose content is read, of each directory
 # GRUB 2.06 fails at these on the volumes of mke2fs and ntfs-3g just as well: a hole at the start
 # of an extent tree; content inside a record that continues another; a hole behind data, whose
@@ -129,7 +129,7 @@ def made(name: str, scratch: Path) -> MemoryDevice:
 def test_grub_reads_what_was_planned_and_edited(tmp_path: Path, name: str) -> None:
     """ls, crc and cmp of grub-fstest agree on planned volumes, and on the same when edited."""
     device = made(name, tmp_path)
-    driver: Any = LIKE[name.rstrip("0123456789k-")]
+    driver: Driver = LIKE[name.rstrip("0123456789k-")]
     _judge(driver, device, tmp_path)
     if name == "ntfs":
         edited_ntfs(device)
@@ -137,7 +137,7 @@ def test_grub_reads_what_was_planned_and_edited(tmp_path: Path, name: str) -> No
     assert _judge(driver, device, tmp_path) > 20
 
 
-def _judge(driver: Any, device: Device, scratch: Path) -> int:
+def _judge(driver: Driver, device: Device, scratch: Path) -> int:
     image = dump(device, scratch / "image")
     with FileDevice.open(image) as opened:
         return assert_read(image, driver.open_volume(opened), scratch)

@@ -140,7 +140,7 @@ def test_source_is_no_target(
             "--yes",
         )
         assert outcome.code == 24
-        assert "is what the restore would read from" in sentence(outcome)
+        assert "is where the restore reads from" in sentence(outcome)
     assert table.read_bytes() == before
 
 

@@ -454,7 +454,7 @@ def test_minimum_size_is_enough_and_little_more(tmp_path: Path, source_tree: Pat
         entries = list(volume.walk())
         files = [entry.node for entry in entries if entry.node.kind is Kind.FILE]
         regions = regions_of(volume, files)
-        smallest = minimum_size(volume.describe(), entries, regions)
+        smallest = minimum_size(volume.describe(), entries, regions=regions)
         target = tmp_path / "target"
         layout = copy_volume(source, target, smallest)
 

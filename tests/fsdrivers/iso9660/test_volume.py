@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pycdlib
 import pytest
-from fsdrivers.iso9660.mkfs import minimum_size, plan_volume
 
 from fsdrivers import open_volume as open_any
 from fsdrivers import probe
@@ -22,6 +21,7 @@ from fsdrivers.iso9660.check import check_volume
 from fsdrivers.iso9660.descriptors import find_sessions
 from fsdrivers.iso9660.format import Platform
 from fsdrivers.iso9660.volume import open_volume
+from fsdrivers.registry import driver_of
 from tests.fsdrivers.iso9660.images import facts_of, facts_of_tree, make_tree, paths_of
 from tests.programs import run
 
@@ -398,8 +398,9 @@ def test_compressed_files(image: Path, tmp_path: Path) -> None:
 
 
 def test_writing_is_refused() -> None:
-    """Nothing plans such a volume, and says so."""
-    with pytest.raises(UnsupportedError, match="writing iso9660"):
-        plan_volume({}, size=1, sector_size=512, entries=())
-    with pytest.raises(UnsupportedError, match="writing iso9660"):
-        minimum_size({})
+    """The driver offers no plan of such a volume, and says so."""
+    driver = driver_of("iso9660")
+    with pytest.raises(UnsupportedError, match="making iso9660"):
+        driver.plan_volume({}, size=1, sector_size=512, entries=(), order=())
+    with pytest.raises(UnsupportedError, match="making iso9660"):
+        driver.minimum_size({}, ())

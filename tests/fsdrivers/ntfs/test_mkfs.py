@@ -117,7 +117,12 @@ def test_random_trees_survive_twice(seed: int) -> None:
     device = proven(forest, description, 64 * MIB)
     volume = open_volume(device)
     again = forest_of(volume)
-    least = minimum_size(volume.describe(), again.entries, again.regions, again.stream_regions)
+    least = minimum_size(
+        volume.describe(),
+        again.entries,
+        regions=again.regions,
+        stream_regions=again.stream_regions,
+    )
     copy = again.write(volume.describe(), least)
     assert check_volume(copy) == []
     compare(expected(forest), seen_on(open_volume(copy)))
@@ -215,7 +220,9 @@ def test_a_volume_of_another_size_is_whole() -> None:
 def test_the_smallest_volume_is_the_smallest(plain: Description) -> None:
     """What `minimum_size` gives is enough, and one cluster less is not; both numbers are said."""
     forest = draw_forest(11, files=30)
-    least = minimum_size(plain, forest.entries, forest.regions, forest.stream_regions)
+    least = minimum_size(
+        plain, forest.entries, regions=forest.regions, stream_regions=forest.stream_regions
+    )
     assert check_volume(forest.write(plain, least)) == []
     with pytest.raises(NoSpaceError) as caught:
         plan_of(forest, plain, least - 4 * 4096)
