@@ -3,8 +3,8 @@
 
 probe(device) -> str              what is on it, by signature
 open_volume(device) -> Volume     opens it with the driver that knows it
-driver_of(type) -> Driver         what the driver of a type can do, see `fsdrivers.registry`
-find_driver(type)                 the same, None where there is none
+driver_of(kind) -> Driver         what the driver of a type can do, see `fsdrivers.registry`
+find_driver(kind)                 the same, None where there is none
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def open_volume(device: Device) -> Volume:
         CorruptError: it breaks its own format.
         DeviceError: the medium failed.
     """
-    type = probe(device)
-    if type not in (EMPTY, UNKNOWN):
-        return driver_of(type).open_volume(device)
+    kind = probe(device)
+    if kind not in (EMPTY, UNKNOWN):
+        return driver_of(kind).open_volume(device)
     # Of a volume whose start is damaged there may be copies, which no probe looks for.
     for driver in registry.DRIVERS:
         if driver.has_copies:
@@ -60,5 +60,5 @@ def open_volume(device: Device) -> Volume:
                 return driver.open_volume(device)
             except NotRecognisedError:
                 continue
-    what = "is empty" if type == EMPTY else "holds nothing that any driver knows"
+    what = "is empty" if kind == EMPTY else "holds nothing that any driver knows"
     raise NotRecognisedError(f"{device.name} {what}")

@@ -104,11 +104,11 @@ def probe(device: Device) -> str:
     return found or (EMPTY if _is_empty(device, head) else UNKNOWN)
 
 
-def reason_against(type: str) -> str:
+def reason_against(kind: str) -> str:
     """Say why what a probe found is not for any driver, as the end of a sentence."""
-    if type == UNKNOWN:
+    if kind == UNKNOWN:
         return "its content is of no known type"
-    return CONTAINER_REASONS.get(type, f"it holds {type}, which has no driver yet")
+    return CONTAINER_REASONS.get(kind, f"it holds {kind}, which has no driver yet")
 
 
 def _ask(device: Device, head: bytes, *, is_start_free: bool) -> str:

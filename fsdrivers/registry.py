@@ -256,26 +256,26 @@ DRIVERS: tuple[Driver, ...] = (
 )
 
 
-def find_driver(type: str) -> Driver | None:
+def find_driver(kind: str) -> Driver | None:
     """Return the driver of a volume type, None if no driver implements it."""
-    return next((driver for driver in DRIVERS if type in driver.types), None)
+    return next((driver for driver in DRIVERS if kind in driver.types), None)
 
 
-def driver_of(type: str) -> Driver:
+def driver_of(kind: str) -> Driver:
     """Return the driver of a volume type.
 
     Raises:
-        NotRecognisedError: `type` is "empty" or "unknown".
+        NotRecognisedError: `kind` is "empty" or "unknown".
         UnsupportedError: no driver implements it.
     """
-    driver = find_driver(type)
+    driver = find_driver(kind)
     if driver is not None:
         return driver
-    if type in (EMPTY, UNKNOWN):
+    if kind in (EMPTY, UNKNOWN):
         raise NotRecognisedError("nothing there that any driver knows")
-    raise UnsupportedError(type)
+    raise UnsupportedError(kind)
 
 
 def types_that(can: Can) -> tuple[str, ...]:
     """Return the types of volumes with which the drivers can do something."""
-    return tuple(type for driver in DRIVERS if can in driver.can for type in driver.types)
+    return tuple(kind for driver in DRIVERS if can in driver.can for kind in driver.types)

@@ -15,8 +15,8 @@ from fsdrivers.registry import DRIVERS, EMPTY, UNKNOWN
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("backup", "imagebuilder", "rebuild", "templates", "vm")
-TYPES = {type for driver in DRIVERS for type in driver.types}
-FAMILIES = {re.sub(r"\d+$", "", type) for type in TYPES if not type.startswith("iso")}
+TYPES = {kind for driver in DRIVERS for kind in driver.types}
+FAMILIES = {re.sub(r"\d+$", "", kind) for kind in TYPES if not kind.startswith("iso")}
 KNOWN = {row.type for row in (*probing.CONTAINERS, *probing.LIKE_FAT, *probing.OTHERS)}
 NAMES = TYPES | FAMILIES | KNOWN | {EMPTY, UNKNOWN}
 # Where a name is no question: what the kernel calls it, and how a data set says "none".

@@ -147,16 +147,16 @@ def _decide(
     """Decide how a partition is kept, or raise _RefusedError."""
     if entry is not None and (entry.type in RAW_GPT_TYPES or entry.type in RAW_MBR_TYPES):
         return Partition(number, device, RAW, entry=entry)
-    type = probe(device)
-    if type == ZEROS:
+    kind = probe(device)
+    if kind == ZEROS:
         if is_all_zeros(device):
             return Partition(number, device, EMPTY, entry=entry)
-        type = UNKNOWN
-    driver = find_driver(type)
+        kind = UNKNOWN
+    driver = find_driver(kind)
     if driver is None:
-        reason = reason_against(type)
+        reason = reason_against(kind)
     elif Can.PLAN not in driver.can:
-        reason = f"it holds {type}, which can be read but not made again"
+        reason = f"it holds {kind}, which can be read but not made again"
     else:
         try:
             volume = open_volume(device)
@@ -164,8 +164,8 @@ def _decide(
             volume.check_restorable()
             return Partition(number, device, volume.type, volume, entry)
         except FilesystemError as error:
-            reason = f"its {type} cannot be read or made again: {error}"
-    if allow_raw or (type == UNKNOWN and device.size <= SMALL_SIZE and number):
+            reason = f"its {kind} cannot be read or made again: {error}"
+    if allow_raw or (kind == UNKNOWN and device.size <= SMALL_SIZE and number):
         return Partition(number, device, RAW, entry=entry)
     raise _RefusedError(f"{reason}; {_HINT} (--allow-raw keeps it as an image)")
 

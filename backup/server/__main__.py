@@ -39,7 +39,7 @@ def main() -> int:
             host,
             port,
             tls=not options.no_tls,
-            print=_print_line,
+            show=_print_line,
             report=_report_line,
             logs_requests=options.log_requests,
             limits=_limits_of(options.limit),

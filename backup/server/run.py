@@ -54,7 +54,7 @@ def run(
     host: str,
     port: int,
     tls: bool = True,
-    print: Callable[[str], None] = print,
+    show: Callable[[str], None] = print,
     *,
     report: Callable[[str], None] | None = None,
     logs_requests: bool = False,
@@ -68,8 +68,8 @@ def run(
         host: address or name to listen on.
         port: 0 for any free one.
         tls: whether to use HTTPS; without it, only local clients agree to talk.
-        print: gets URL and fingerprint at start.
-        report: gets one line for every failure of the server's own; `print` does when None.
+        show: gets URL and fingerprint at start.
+        report: gets one line for every failure of the server's own; `show` does when None.
         logs_requests: whether it also gets one line for every request.
         limits: what clients may cost; by default those of `Limits`.
         proxies: addresses that say in X-Forwarded-For for whom they ask, and are believed.
@@ -84,7 +84,7 @@ def run(
         store.sweep()
         listener = stack.enter_context(_listen(host, port))
         limits = limits or Limits()
-        api = Api(store, data_dir, limits, report=report or print, logs_requests=logs_requests)
+        api = Api(store, data_dir, limits, report=report or show, logs_requests=logs_requests)
         config = uvicorn.Config(
             api,
             loop="asyncio",
@@ -104,11 +104,11 @@ def run(
         _silence_loggers()
         name = f"[{host}]" if ":" in host else host
         scheme = "http" if certificate is None else "https"
-        print(f"{LISTENING}{scheme}://{name}:{listener.getsockname()[1]}")
+        show(f"{LISTENING}{scheme}://{name}:{listener.getsockname()[1]}")
         if certificate is not None:
-            print(f"{FINGERPRINT}{format_fingerprint(certificate.fingerprint)}")
+            show(f"{FINGERPRINT}{format_fingerprint(certificate.fingerprint)}")
         server = _Server(config, listener, limits, proxies)
-        asyncio.run(server.serve_front(report or print))
+        asyncio.run(server.serve_front(report or show))
 
 
 class _Server(uvicorn.Server):

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 Options = TypeVar("Options", bound="DataclassInstance")
 
 
-def option(usage: str, help: str, default: object = None, group: str = "", **settings: Any) -> Any:
+def option(usage: str, text: str, default: object = None, group: str = "", **settings: Any) -> Any:
     """Return a field that is an option.
 
     Args:
         usage: as help shows it: "-o --output FILE", or "FILE" for a positional argument.
-        help: what it does.
+        text: what it does.
         default: a tuple where the option may be repeated.
         group: of the options with the same one, only one may be given; with a "!" behind, one must.
         settings: more of `argparse.ArgumentParser.add_argument`.
@@ -42,13 +42,13 @@ def option(usage: str, help: str, default: object = None, group: str = "", **set
         settings["metavar"] = last
     if names and isinstance(default, tuple):
         settings["action"] = "append"
-    metadata = {"names": names, "group": group, "help": help, **settings}
+    metadata = {"names": names, "group": group, "help": text, **settings}
     return field(default=default, metadata=metadata)
 
 
-def flag(usage: str, help: str) -> Any:
+def flag(usage: str, text: str) -> Any:
     """Return a field that is an option without a value."""
-    return option(usage, help, False, action="store_true")
+    return option(usage, text, False, action="store_true")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +104,9 @@ def add_commands(
     """
     actions = parser.add_subparsers(metavar=metavar, required=True, parser_class=parser_class)
     for row in [row for row in rows if row.name in typed[:1]] or rows:
-        help = row.about.partition(". ")[0].rstrip(".")
-        help, epilog = help[:1].lower() + help[1:], None if isinstance(row, Command) else row.epilog
-        made = actions.add_parser(row.name, help=help, description=row.about, epilog=epilog)
+        text = row.about.partition(". ")[0].rstrip(".")
+        text, epilog = text[:1].lower() + text[1:], None if isinstance(row, Command) else row.epilog
+        made = actions.add_parser(row.name, help=text, description=row.about, epilog=epilog)
         if isinstance(row, Group):
             add_commands(made, row.commands, typed[1:], parser_class=row.parser_class)
         else:

@@ -148,11 +148,11 @@ def _check(kind: str, place: Place) -> None:
     Raises:
         CommandFailedError: it is not.
     """
-    action, _, type = kind.partition("-")
+    action, _, fs_type = kind.partition("-")
     manifest = place.work / "manifest"
     if action == "populate":
-        image = place.work / f"ours.{type}"
-        for checker in _checkers(type, image):
+        image = place.work / f"ours.{fs_type}"
+        for checker in _checkers(fs_type, image):
             done = subprocess.run(checker, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise CommandFailedError(f"{checker}\n{done.stdout[-2000:]}{done.stderr}")
@@ -161,7 +161,7 @@ def _check(kind: str, place: Place) -> None:
     plain = Path(__file__).parent / "read_plain.py"
     command = [sys.executable, str(plain), str(place.data.directory)]
     wanted = subprocess.run(command, capture_output=True, check=True).stdout
-    if action == "populate" and type in ("fat32", "ntfs"):
+    if action == "populate" and fs_type in ("fat32", "ntfs"):
         wanted = b"\n".join(_reachable(wanted.splitlines()))
     # More may be there: NTFS-3G keeps links and devices as files with content.
     if Counter(_HASH.findall(wanted)) - Counter(_HASH.findall(manifest.read_bytes())):
@@ -188,7 +188,7 @@ def _reachable(lines: list[bytes]) -> list[bytes]:
     return kept
 
 
-def _checkers(type: str, image: Path) -> list[list[str]]:
+def _checkers(kind: str, image: Path) -> list[list[str]]:
     """Return the commands that must be content with a volume."""
     ours = [sys.executable, "-m", "imagebuilder.cli", "fs", "check", str(image)]
     foreign = {
@@ -196,4 +196,4 @@ def _checkers(type: str, image: Path) -> list[list[str]]:
         "fat32": ["fsck.fat", "-n", str(image)],
         "ntfs": ["ntfsfix", "-n", str(image)],
     }
-    return [ours, foreign[type]]
+    return [ours, foreign[kind]]

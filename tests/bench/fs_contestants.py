@@ -53,21 +53,21 @@ class Place:
         }
         return quoted([sys.executable, "-m", "imagebuilder.cli", "fs", *arguments]), environment
 
-    def populate(self, type: str) -> Cell:
+    def populate(self, kind: str) -> Cell:
         """Return our cell that makes and fills a volume."""
-        image = self.work / f"ours.{type}"
+        image = self.work / f"ours.{kind}"
         image.unlink(missing_ok=True)
-        like = self.sources.empty(type)
+        like = self.sources.empty(kind)
         script, environment = self.ours(
             "mkfs", image, "--like", like, "--from", self.data.directory
         )
-        if type == "ntfs":  # devices are left out and named, which has an exit code of its own
+        if kind == "ntfs":  # devices are left out and named, which has an exit code of its own
             script += " || [ $? = 3 ]"
         return Cell(script, self.data.directory, environment, made=image)
 
-    def manifest(self, type: str) -> Cell:
+    def manifest(self, kind: str) -> Cell:
         """Return our cell that reads everything."""
-        image = self.sources.full(type)
+        image = self.sources.full(kind)
         script, environment = self.ours("manifest", image)
         return Cell(f"{script} > {self.work}/manifest", image, environment)
 
@@ -146,9 +146,9 @@ def _recover(place: Place, image: Path) -> Cell:
     return Cell(f"tsk_recover -a {image} {output} >/dev/null; {_hash_all(output)}", image)
 
 
-def _dissect(place: Place, type: str, image: Path) -> Cells:
+def _dissect(place: Place, kind: str, image: Path) -> Cells:
     python = dissect_python(place.work.parent)
-    yield "dissect", Cell(f"{python} {HERE / 'read_dissect.py'} {type} {image} >/dev/null", image)
+    yield "dissect", Cell(f"{python} {HERE / 'read_dissect.py'} {kind} {image} >/dev/null", image)
 
 
 def _plain(place: Place) -> Cells:

@@ -30,18 +30,18 @@ class Sources:
         self.data = data
         self._base = data.image.parent
 
-    def empty(self, type: str) -> Path:
+    def empty(self, kind: str) -> Path:
         """Return an empty volume of the size of all images of this data set."""
 
         def make(path: Path) -> None:
             make_image(path, self.data.image_size)
-            _script(f"{FORMATS[type]} {path}")
+            _script(f"{FORMATS[kind]} {path}")
 
-        return self._made(f"empty.{type}", make)
+        return self._made(f"empty.{kind}", make)
 
-    def full(self, type: str) -> Path:
+    def full(self, kind: str) -> Path:
         """Return a volume that another program filled with the data set."""
-        return self.data.image if type == "ext4" else self._made("source.ntfs", self._fill_ntfs)
+        return self.data.image if kind == "ext4" else self._made("source.ntfs", self._fill_ntfs)
 
     def wim(self) -> Path:
         """Return the data set as a WIM that is not compressed."""

@@ -41,7 +41,7 @@ LIMITS_MIB = {"ext4": 1024, "fat32": 1024, "ntfs": 1536}
 class ManyFiles(HostTree):
     """A directory as it would be."""
 
-    def __init__(self, source: Path, type: str, count: int) -> None:
+    def __init__(self, source: Path, kind: str, count: int) -> None:
         """Make up `count` files with the content of `source`."""
         self._source = os.fsencode(source)
         found, number = Found(), ROOT
@@ -63,7 +63,7 @@ class ManyFiles(HostTree):
             if index % FILES_EACH == 0:
                 directory = add(ROOT, b"directory-%04d" % (index // FILES_EACH), mode, 0)
             add(directory, b"a file of many %07d.text" % index, stat.S_IFREG | 0o644, SIZE)
-        self.entries = HostEntries([found], driver_of(type))
+        self.entries = HostEntries([found], driver_of(kind))
         self.regions, self.problems = {}, []
         self.list_files()
 
@@ -75,23 +75,23 @@ class ManyFiles(HostTree):
 def run(args: argparse.Namespace) -> int:
     """Make each kind of volume and print what it took; 1 if one took too much."""
     code = 0
-    for type in args.types or MAKERS:
-        peak, wall_s = make(type, args.files, args.scratch)
-        peak_mib, limit = peak >> 20, LIMITS_MIB[type]
+    for kind in args.types or MAKERS:
+        peak, wall_s = make(kind, args.files, args.scratch)
+        peak_mib, limit = peak >> 20, LIMITS_MIB[kind]
         verdict = "yes" if peak_mib <= limit else "**no**"
         code = code or int(peak_mib > limit)
         print(
-            f"| {type} | {args.files:,} | {peak_mib} MiB | {wall_s:.0f} s "
+            f"| {kind} | {args.files:,} | {peak_mib} MiB | {wall_s:.0f} s "
             f"| {limit} MiB | {verdict} |",
             flush=True,
         )
     return code
 
 
-def make(type: str, count: int, scratch: Path) -> tuple[int, float]:
+def make(kind: str, count: int, scratch: Path) -> tuple[int, float]:
     """Make a volume of `count` files in a process of its own; return its peak of memory in bytes
     and the seconds it took."""
-    command = [sys.executable, "-m", "tests.bench.million", type, str(count), str(scratch)]
+    command = [sys.executable, "-m", "tests.bench.million", kind, str(count), str(scratch)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     made = json.loads(done.stdout)
     return made["peak"], made["wall_s"]
@@ -106,13 +106,13 @@ def _peak() -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) << 10
 
 
-def _make(type: str, count: int, scratch: Path) -> None:
+def _make(kind: str, count: int, scratch: Path) -> None:
     """Make one volume in this process, and print as JSON what it took."""
-    image, source = scratch / f"million.{type}", scratch / "million.source"
+    image, source = scratch / f"million.{kind}", scratch / "million.source"
     make_image(image, IMAGE_SIZE)
     source.write_bytes(bytes(range(100)) * (SIZE // 100))
     try:
-        subprocess.run([*MAKERS[type], str(image)], check=True, capture_output=True)
+        subprocess.run([*MAKERS[kind], str(image)], check=True, capture_output=True)
         with FileDevice.open(image) as device:
             description = open_volume(device).describe()
         make_image(image, IMAGE_SIZE)
@@ -121,8 +121,8 @@ def _make(type: str, count: int, scratch: Path) -> None:
             paused_collector(),
             FileDevice.open(image, writable=True, direct=True) as device,
         ):
-            tree = ManyFiles(source, type, count)
-            driver = driver_of(type)
+            tree = ManyFiles(source, kind, count)
+            driver = driver_of(kind)
             layout = driver.plan_volume(
                 description,
                 size=device.size,

@@ -16,9 +16,9 @@ PIECE_SIZE = 1 << 20
 
 def main() -> None:
     """Print a hash and a path for each file."""
-    type, image = sys.argv[1:]
+    kind, image = sys.argv[1:]
     with open(image, "rb") as file:
-        for path, content in files_of_ext(file) if type == "ext4" else files_of_ntfs(file):
+        for path, content in files_of_ext(file) if kind == "ext4" else files_of_ntfs(file):
             state = hashlib.sha256()
             while piece := content.read(PIECE_SIZE):
                 state.update(piece)

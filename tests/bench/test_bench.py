@@ -107,10 +107,10 @@ def test_goals_of_filesystems_are_judged_by_wall_time() -> None:
 
 # Bytes; measured 740, 760 and 690.
 @pytest.mark.tools
-@pytest.mark.parametrize(("type", "limit"), [("ext4", 900), ("fat32", 900), ("ntfs", 900)])
-def test_memory_for_each_file_is_bounded(type: str, limit: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "limit"), [("ext4", 900), ("fat32", 900), ("ntfs", 900)])
+def test_memory_for_each_file_is_bounded(kind: str, limit: int, tmp_path: Path) -> None:
     """100,000 files more in a volume take less memory each than a million may."""
-    few, _ = make(type, 10_000, tmp_path)
-    many, _ = make(type, 110_000, tmp_path)
+    few, _ = make(kind, 10_000, tmp_path)
+    many, _ = make(kind, 110_000, tmp_path)
 
     assert 100 < (many - few) / 100_000 < limit

@@ -27,8 +27,8 @@ MADE = {
 }
 
 
-def made(tmp_path: Path, type: str) -> Path:
-    command, size = MADE[type]
+def made(tmp_path: Path, kind: str) -> Path:
+    command, size = MADE[kind]
     path = tmp_path / "volume.img"
     with path.open("wb") as file:
         file.truncate(size)
@@ -37,12 +37,12 @@ def made(tmp_path: Path, type: str) -> Path:
 
 
 @pytest.mark.tools
-@pytest.mark.parametrize("type", MADE)
-def test_recognises_what_we_can_open(tmp_path: Path, type: str) -> None:
+@pytest.mark.parametrize("kind", MADE)
+def test_recognises_what_we_can_open(tmp_path: Path, kind: str) -> None:
     """A volume made by the usual tool is recognised as its type, and opens as it."""
-    with FileDevice.open(made(tmp_path, type)) as device:
-        assert probe(device) == type
-        assert open_volume(device).type == type
+    with FileDevice.open(made(tmp_path, kind)) as device:
+        assert probe(device) == kind
+        assert open_volume(device).type == kind
 
 
 @pytest.mark.tools
@@ -84,13 +84,13 @@ def test_signatures(signature: Signature) -> None:
 
 
 @pytest.mark.tools
-@pytest.mark.parametrize("type", ["ext4", "fat32", "swap"])
+@pytest.mark.parametrize("kind", ["ext4", "fat32", "swap"])
 @pytest.mark.parametrize(
     "position", [64 * MIB - 65536 - 65536, 64 * MIB - 8192], ids=["0.90", "1.0"]
 )
-def test_raid_member_is_not_its_filesystem(tmp_path: Path, type: str, position: int) -> None:
+def test_raid_member_is_not_its_filesystem(tmp_path: Path, kind: str, position: int) -> None:
     """A mirror's superblock at the end wins over the filesystem that shows at the start."""
-    path = made(tmp_path, type)
+    path = made(tmp_path, kind)
     with path.open("r+b") as file:
         file.truncate(64 * MIB + (0 if position > 63.9 * MIB else -4096))
         file.seek(position)
@@ -134,8 +134,8 @@ def test_every_type_has_a_driver() -> None:
         Can.LINK: ("link_of", "keep_link"),
     }
     assert set(functions) == set(Can) - {Can.GROW}
-    for type in types_that(Can.READ):
-        driver = driver_of(type)
+    for kind in types_that(Can.READ):
+        driver = driver_of(kind)
         for can, names in functions.items():
             for name in names:
                 if can in driver.can:

@@ -86,8 +86,8 @@ def make_disk(
     mount.rmdir()
     with path.open("wb") as stream:
         stream.truncate(START + size + MIB)
-    type = "7" if scheme == "dos" else "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7"
-    script = f"label: {scheme}\nstart={START // 512}, size={size // 512}, type={type}\n"
+    kind = "7" if scheme == "dos" else "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7"
+    script = f"label: {scheme}\nstart={START // 512}, size={size // 512}, type={kind}\n"
     subprocess.run(["sfdisk", "-q", str(path)], input=script, text=True, check=True)
     copy_into_disk(volume, path)
     volume.unlink()

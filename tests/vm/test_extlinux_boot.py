@@ -70,8 +70,8 @@ def make_disk(path: Path, kind: str) -> Path:
     """Make a disk that extlinux starts; a file that is gone left a gap in front of its own."""
     with path.open("wb") as file:
         file.truncate(START + SIZE + MIB)
-    type = 7 if kind == "ntfs" else 83
-    script = f"label: dos\nstart={START // SECTOR}, size={SIZE // SECTOR}, type={type}, bootable\n"
+    code = 7 if kind == "ntfs" else 83
+    script = f"label: dos\nstart={START // SECTOR}, size={SIZE // SECTOR}, type={code}, bootable\n"
     run("sfdisk", "-q", path, text=script)
     kernel = prepare_boot_environment(compression="zstd-fast").kernel
     with mounted(path, kind) as root:

@@ -231,10 +231,10 @@ def _volume_fields(options: Volume, device: Device) -> tuple[dict[str, object], 
     from fsdrivers import find_driver, probe
     from imagebuilder.cli.fs.format import name_fields
 
-    type = probe(device)
-    driver = find_driver(type)
+    kind = probe(device)
+    driver = find_driver(kind)
     if driver is None:
-        return {"filesystem": type}, 0
+        return {"filesystem": kind}, 0
     try:
         chosen = options if driver.has_code_page else replace(options, codepage=None)
         volume = open_volume(chosen, device)
@@ -249,5 +249,5 @@ def _volume_fields(options: Volume, device: Device) -> tuple[dict[str, object], 
         if problems := volume.warnings():
             fields["volume_problems"] = problems
     except (FilesystemError, DeviceError) as error:
-        return {"filesystem": type, "error": " ".join(str(error).split())}, _fail(error)
+        return {"filesystem": kind, "error": " ".join(str(error).split())}, _fail(error)
     return fields, 0

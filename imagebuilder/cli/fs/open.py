@@ -99,15 +99,15 @@ def driver_for(options: Volume, device: Device) -> tuple[Driver, VolumeOptions]:
     """
     from fsdrivers import EMPTY, UNKNOWN, driver_of, probe
 
-    type = probe(device)
-    if type in (EMPTY, UNKNOWN):
-        what = "is empty" if type == EMPTY else "holds nothing that any driver knows"
+    kind = probe(device)
+    if kind in (EMPTY, UNKNOWN):
+        what = "is empty" if kind == EMPTY else "holds nothing that any driver knows"
         raise NotRecognisedError(f"{device.name} {what}")
-    driver = driver_of(type)
+    driver = driver_of(kind)
     if options.codepage is None:
         return driver, {}
     if not driver.has_code_page:
-        raise UsageError(f"--codepage is for FAT; this is {type}")
+        raise UsageError(f"--codepage is for FAT; this is {kind}")
     return driver, {"code_page": options.codepage}
 
 

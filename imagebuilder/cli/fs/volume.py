@@ -131,11 +131,11 @@ def mkfs(options: Mkfs) -> int:
     from fsdrivers import driver_of
 
     description = _description_of(options)
-    type = str(description["type"])
-    driver = driver_of(type)
+    kind = str(description["type"])
+    driver = driver_of(kind)
     if options.codepage is not None:
         if not driver.has_code_page:
-            raise UsageError(f"--codepage is for FAT; this is {type}")
+            raise UsageError(f"--codepage is for FAT; this is {kind}")
         description["code_page"] = options.codepage
     driver.check_description(description)
     path = Path(options.image)

@@ -161,22 +161,22 @@ class _Walk:
     def add(self, parent: int, name: bytes, status: os.stat_result, path: bytes) -> int:
         """Add one name; return its number, 0 if it is left out."""
         found, driver = self.found, self._driver
-        format = status.st_mode & FORMAT_MASK
+        file_format = status.st_mode & FORMAT_MASK
         number, links = self._next, status.st_nlink
         is_known = False
-        if format == stat.S_IFREG:
+        if file_format == stat.S_IFREG:
             size = status.st_size
             if (status.st_dev, status.st_ino) == self._skipped:
                 return 0
             if driver.largest_file is not None and size > driver.largest_file:
                 self._leave_out(path, f"it is larger than {driver.largest_file} bytes")
                 return 0
-        elif format == stat.S_IFLNK and driver.has_symlinks:
+        elif file_format == stat.S_IFLNK and driver.has_symlinks:
             pass
-        elif format != stat.S_IFDIR and not driver.has_unix_owners:
+        elif file_format != stat.S_IFDIR and not driver.has_unix_owners:
             self._leave_out(path, "the filesystem cannot hold it")
             return 0
-        if links > 1 and format != stat.S_IFDIR and driver.has_hard_links:
+        if links > 1 and file_format != stat.S_IFDIR and driver.has_hard_links:
             number = found.links.get((status.st_dev, status.st_ino), number)
             is_known = number != self._next
         elif not driver.has_hard_links:
@@ -184,17 +184,17 @@ class _Walk:
         if not is_known:
             if driver.has_unix_owners:
                 self._keep_xattrs(number, path)
-            if format == stat.S_IFREG:
+            if file_format == stat.S_IFREG:
                 if size:
                     found.files.append(len(found.names))
                 if status.st_blocks * _SECTOR < size and (regions := _regions_of(path, size)):
                     found.regions.append((number, regions))
-            elif format == stat.S_IFLNK:
+            elif file_format == stat.S_IFLNK:
                 found.targets[number] = os.readlink(path)  # noqa: PTH115 (pathlib cannot hold all bytes)
-            elif format != stat.S_IFDIR:
+            elif file_format != stat.S_IFDIR:
                 device = status.st_rdev
                 found.devices[number] = (os.major(device), os.minor(device))
-            if links > 1 and format != stat.S_IFDIR:
+            if links > 1 and file_format != stat.S_IFDIR:
                 found.links[status.st_dev, status.st_ino] = number
             self._next += 1
         found.names.append(name)

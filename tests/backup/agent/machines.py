@@ -72,9 +72,9 @@ def make_disk(path: Path, *partitions: tuple[str, Path], label: str = "dos") -> 
     """Make an image of a disk whose partitions, from 1 MiB on, are copies of volume images."""
     position, script = MIB, f"label: {label}\n"
     places = []
-    for type, volume in partitions:
+    for kind, volume in partitions:
         size = volume.stat().st_size
-        script += f"start={position // 512}, size={size // 512}, type={type}\n"
+        script += f"start={position // 512}, size={size // 512}, type={kind}\n"
         places.append((position, volume))
         position += -(-size // MIB) * MIB
     with path.open("wb") as stream:

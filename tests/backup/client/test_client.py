@@ -161,7 +161,7 @@ class _Html(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, text: str, *args: object) -> None:
         """Say nothing."""
 
 

@@ -203,8 +203,8 @@ def by_sleuthkit(image: Path, objects: Objects, scratch: Path) -> dict[str, Fact
         attributes = re.findall(
             r"^Type: \S+ \((\d+)-(\d+)\)   Name: (.*?)   (?:Non-)?Resident", shown, re.MULTILINE
         )
-        for kind, id, name in attributes:
-            value = f"{number}-{kind}-{id}"
+        for kind, identifier, name in attributes:
+            value = f"{number}-{kind}-{identifier}"
             if int(kind) == DATA and name == "N/A":
                 facts["content"] = sha(icat(image, value))
             elif int(kind) == DATA:
@@ -248,11 +248,11 @@ def descriptors_in(stream: bytes) -> dict[int, str]:
     made: dict[int, str] = {}
     at = 0
     while at + 20 <= len(stream):
-        _, id, _, length = struct.unpack_from("<IIQI", stream, at)
+        _, number, _, length = struct.unpack_from("<IIQI", stream, at)
         if not length:
             at = (at // 0x40000 + 1) * 0x40000
             continue
-        made.setdefault(id, stream[at + 20 : at + length].hex())
+        made.setdefault(number, stream[at + 20 : at + length].hex())
         at += (length + 15) & ~15
     return made
 

@@ -14,7 +14,7 @@ from fsdrivers.errors import CorruptError, InvalidNameError
 from fsdrivers.ntfs import fixups, logfile, runs, times
 from fsdrivers.ntfs.format import attributes as format_attributes
 from fsdrivers.ntfs.format import index as format_index
-from fsdrivers.ntfs.format import records as format
+from fsdrivers.ntfs.format import records as format_records
 from fsdrivers.ntfs.format.records import BootSector, RecordHead
 from fsdrivers.ntfs.geometry import (
     cluster_size_of,
@@ -32,7 +32,7 @@ from fsdrivers.record import Record
 
 RECORDS = [
     kind
-    for module in (format, format_attributes, format_index, logfile)
+    for module in (format_records, format_attributes, format_index, logfile)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Record) and kind is not Record
 ]
@@ -57,7 +57,7 @@ def test_offsets() -> None:
     assert BootSector.OFFSETS["serial"] == 0x48
     assert RecordHead.OFFSETS["flags"] == 0x16
     assert RecordHead.OFFSETS["base_reference"] == 0x20
-    assert format.NumberedRecordHead.OFFSETS["number"] == 0x2C
+    assert format_records.NumberedRecordHead.OFFSETS["number"] == 0x2C
     assert format_attributes.NonResidentHead.OFFSETS["allocated_size"] == 0x28
     assert format_attributes.StandardInformation3.OFFSETS["security_id"] == 0x34
     assert format_attributes.FileName.OFFSETS["name_length"] == 0x40

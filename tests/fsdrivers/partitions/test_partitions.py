@@ -425,8 +425,8 @@ def mbr_device(*entries: MbrEntry, size: int = SIZE) -> MemoryDevice:
     return device
 
 
-def entry(type: int, start: int, sectors: int) -> MbrEntry:
-    return MbrEntry(0, bytes(3), type, bytes(3), start, sectors)
+def entry(kind: int, start: int, sectors: int) -> MbrEntry:
+    return MbrEntry(0, bytes(3), kind, bytes(3), start, sectors)
 
 
 def ebr(device: MemoryDevice, lba: int, *entries: MbrEntry) -> None:
@@ -435,12 +435,12 @@ def ebr(device: MemoryDevice, lba: int, *entries: MbrEntry) -> None:
     device.write(lba * 512, BootRecord(bytes(440), 0, 0, packed, b"\x55\xaa").pack())
 
 
-@pytest.mark.parametrize("type", [0x05, 0x0F, 0x85])
-def test_endless_chain_is_bounded(type: int) -> None:
+@pytest.mark.parametrize("kind", [0x05, 0x0F, 0x85])
+def test_endless_chain_is_bounded(kind: int) -> None:
     """A chain of logical partitions that bites its tail is read once and reported."""
-    device = mbr_device(entry(type, 2048, 60000))
-    ebr(device, 2048, entry(0x83, 64, 1000), entry(type, 4096, 2000))
-    ebr(device, 2048 + 4096, entry(0x83, 64, 1000), entry(type, 0, 2000))
+    device = mbr_device(entry(kind, 2048, 60000))
+    ebr(device, 2048, entry(0x83, 64, 1000), entry(kind, 4096, 2000))
+    ebr(device, 2048 + 4096, entry(0x83, 64, 1000), entry(kind, 0, 2000))
     table = read_table(device)
 
     assert [e.number for e in table.entries] == [1, 5, 6]

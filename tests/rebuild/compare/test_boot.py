@@ -115,8 +115,8 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with path.open("wb") as stream:
         stream.truncate(DISK_SIZE)
         for kind, (start, size, _) in VOLUMES.items():
-            type = {"fat16": "6", "fat32": "c", "ext4": "83", "ntfs": "7"}[kind]
-            script += f"start={start * MIB // 512}, size={size * MIB // 512}, type={type}\n"
+            part_type = {"fat16": "6", "fat32": "c", "ext4": "83", "ntfs": "7"}[kind]
+            script += f"start={start * MIB // 512}, size={size * MIB // 512}, type={part_type}\n"
             stream.seek(start * MIB)
             stream.write(make_volume(directory / kind, kind))
     run("sfdisk", "-q", path, text=script)

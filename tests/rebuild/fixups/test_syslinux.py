@@ -288,12 +288,12 @@ def make_machine(directory: Path, kind: str) -> SmallMachine:
     disk = directory / "sda.img"
     with disk.open("wb") as stream:
         stream.truncate(START + SIZE + MIB)
-    type = 7 if kind == "ntfs" else 83
+    part_type = 7 if kind == "ntfs" else 83
     run(
         "sfdisk",
         "-q",
         disk,
-        text=f"label: dos\nstart={START // 512}, size={SIZE // 512}, type={type}, bootable\n",
+        text=f"label: dos\nstart={START // 512}, size={SIZE // 512}, type={part_type}, bootable\n",
     )
     with disk.open("r+b") as stream:
         stream.seek(START)

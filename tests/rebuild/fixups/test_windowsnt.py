@@ -158,10 +158,10 @@ print(moved_hive(data, Hive.BCD, {{({RAW_SIGNATURE!r}, {D}): 7}})[1])
     assert (done.stdout, done.stderr) == ("2\n", "")
 
 
-def tree_of(type: str, *paths: str) -> VolumeTree:
+def tree_of(kind: str, *paths: str) -> VolumeTree:
     """Return a volume's tree with directories and files as given; files end in a dot."""
     tree = VolumeTree(
-        VolumeObject(2, 1, 1, type, 1 << 25, 0, "", b"", {}),
+        VolumeObject(2, 1, 1, kind, 1 << 25, 0, "", b"", {}),
         [NodeObject(3, ObjectKind.DIRECTORY, 2, 0, b"")],
     )
     numbers = {"": 3}

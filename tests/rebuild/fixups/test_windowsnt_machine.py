@@ -78,8 +78,8 @@ def make_machine(
         stream.truncate(D + 31 * MIB)
     script = f"label: dos\nlabel-id: {SIGNATURE:#x}\n"
     script += f"start={C // 512}, size={60 * MIB // 512}, type=7, bootable\n"
-    type = 7 if second_type == "ntfs" else 6
-    script += f"start={D // 512}, size={30 * MIB // 512}, type={type}\n"
+    kind = 7 if second_type == "ntfs" else 6
+    script += f"start={D // 512}, size={30 * MIB // 512}, type={kind}\n"
     subprocess.run(["sfdisk", "-q", str(disk)], input=script, text=True, check=True)
     with disk.open("r+b") as stream:
         for position, volume in ((C, first), (D, second)):
@@ -252,10 +252,10 @@ def make_windows_11(directory: Path) -> Path:
     recovery = make_image(directory / "recovery", 30 * MIB)
     disk, position = directory / "sda.img", MIB
     script, places = "label: gpt\n", []
-    for (type, flags, size), volume in zip(
+    for (kind, flags, size), volume in zip(
         WINDOWS_11, (esp, None, windows, encrypted, recovery), strict=True
     ):
-        script += f"start={position // 512}, size={size * MIB // 512}, type={type}"
+        script += f"start={position // 512}, size={size * MIB // 512}, type={kind}"
         script += f', attrs="{flags}"\n' if flags else "\n"
         places.append((position, volume))
         position += size * MIB
