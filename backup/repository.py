@@ -12,10 +12,12 @@ it; both pass one conformance suite.
     ├── NotAuthorisedError      wrong id or password, or a token that is no longer valid
     ├── TooManyAttemptsError    too many wrong passwords at once; try again later
     ├── AlreadyRegisteredError  the id belongs to someone
+    ├── NotInvitedError         registration is closed, or the invitation is not valid
     ├── NoSuchDataSetError
     ├── NoSuchPackError
     ├── ConflictError           another run committed, or another change came first
     ├── StoreFullError          the disk of the store is full
+    │   └── OverQuotaError      the id may not keep that much
     ├── StoreDamagedError       the store's own directory or catalogue cannot be used
     ├── InterruptedStreamError  a body ended early
     ├── TooSlowError            a body came in too slowly
@@ -41,6 +43,8 @@ MAXIMUM_PACK_SIZE = 64 << 20  # packs aim at 8 MiB
 MAXIMUM_TABLE_SIZE = 64 << 30
 MAXIMUM_PACK_COUNT = 1 << 22  # of one data set: 32 TiB in packs of 8 MiB
 MAXIMUM_KEEP = 10_000
+
+LISTED_TWICE = "a pack is listed twice"
 
 TABLE_MAGIC = b"RKOBJT"
 """How an object table begins; two version bytes and the data set's id follow.
@@ -80,6 +84,10 @@ class AlreadyRegisteredError(RepositoryError):
     """The id belongs to someone."""
 
 
+class NotInvitedError(RepositoryError):
+    """Registration is closed, or the invitation is not valid."""
+
+
 class NoSuchDataSetError(RepositoryError):
     """The user has no data set of this id."""
 
@@ -94,6 +102,10 @@ class ConflictError(RepositoryError):
 
 class StoreFullError(RepositoryError):
     """The disk of the store is full."""
+
+
+class OverQuotaError(StoreFullError):
+    """The id may not keep that much."""
 
 
 class StoreDamagedError(RepositoryError):
@@ -284,11 +296,14 @@ class RepositoryHost(Protocol):
         for one id, so that asking does not tell which ids exist.
         """
 
-    def register(self, user: str, key_file: bytes, login_secret: bytes) -> None:
+    def register(
+        self, user: str, key_file: bytes, login_secret: bytes, invitation: str | None = None
+    ) -> None:
         """Create a user.  Registering the same once more is allowed.
 
         Raises:
             AlreadyRegisteredError: the id belongs to someone.
+            NotInvitedError: an invitation is needed, and this is not a valid one.
         """
 
     def login(self, user: str, login_secret: bytes) -> Repository:
@@ -352,14 +367,19 @@ def check_login_secret(secret: bytes) -> bytes:
 
 def check_commit(packs: Sequence[bytes], keep: int) -> None:
     """Refuse a list of packs or a count of data sets to keep that cannot be right."""
-    if not 1 <= keep <= MAXIMUM_KEEP:
-        raise InvalidRequestError(f"keep must be 1 to {MAXIMUM_KEEP} data sets, not {keep}")
-    if len(packs) > MAXIMUM_PACK_COUNT:
-        raise TooLargeError(f"a data set may have at most {MAXIMUM_PACK_COUNT} packs")
+    check_counts(len(packs), keep)
     for digest in packs:
         check_digest(digest)
     if len(set(packs)) != len(packs):
-        raise InvalidRequestError("a pack is listed twice")
+        raise InvalidRequestError(LISTED_TWICE)
+
+
+def check_counts(pack_count: int, keep: int) -> None:
+    """Refuse a number of packs, or of data sets to keep, that cannot be right."""
+    if not 1 <= keep <= MAXIMUM_KEEP:
+        raise InvalidRequestError(f"keep must be 1 to {MAXIMUM_KEEP} data sets, not {keep}")
+    if pack_count > MAXIMUM_PACK_COUNT:
+        raise TooLargeError(f"a data set may have at most {MAXIMUM_PACK_COUNT} packs")
 
 
 def check_sealed(info: DataSetInfo, data_set_id: bytes, machine: str, generation: int) -> None:

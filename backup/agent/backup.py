@@ -5,7 +5,7 @@
     2  compare   read the previous data set, and the indexes of packs left by an interrupted run
     3  scan      list all objects; those unchanged are taken over unread
     4  send      read, hash, compress, seal and store the rest, in forked processes
-    5  commit    write the object table; the repository drops packs that no data set lists
+    5  commit    write the object table; the repository drops what no data set lists
 
 Until the commit the last data set stays as it is, whatever happens.
 
@@ -339,7 +339,7 @@ def _compact_packs(
     for obj in objects:
         if type(obj) is NodeObject:
             for piece in obj.pieces:
-                used.add(piece.pack)
+                used.add(piece[3])
             if obj.streams:
                 used.update(piece.pack for piece in iter_pieces(obj))
         elif not isinstance(obj, LabelObject | SecurityObject | NodeObject):

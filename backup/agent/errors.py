@@ -18,14 +18,14 @@ class AgentError(Exception):
 
 
 class Problem(NamedTuple):
-    """Why one device cannot be recovered.  `device` is a name that a person can act on."""
+    """Why one device cannot be recovered.  `device` is a name a person can act on."""
 
     device: str
     reason: str
 
 
 class NotRecoverableError(AgentError):
-    """The machine could not be recovered whole; `problems` names all that would be lost."""
+    """What a recovery would lose is named before anything is sent; `problems` has all of it."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)

@@ -18,7 +18,7 @@ IsExcluded = Callable[[bytes], bool]
 
 
 def compile_exclusions(patterns: Iterable[bytes]) -> IsExcluded | None:
-    """Return a test for absolute paths; None if there are no patterns."""
+    """Return a test for absolute paths, None when there is no pattern."""
     exact: set[bytes] = set()
     globs: list[str] = []
     for pattern in patterns:

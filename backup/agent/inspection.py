@@ -26,7 +26,7 @@ from fsdrivers.volume import Volume, Walk
 
 SMALL_SIZE = 64 << 20  # bytes; what nobody recognises is kept raw up to here
 
-# GPT types that hold boot code or nothing, whatever a probe takes them for.
+# GPT types whose content is boot code or nothing, whatever a probe makes of it.
 # Source: UEFI 2.10, 5.3.3; GNU GRUB manual, BIOS installation; PowerPC Reference Platform.
 RAW_GPT_TYPES = frozenset(
     {
@@ -171,7 +171,7 @@ def _decide(
 
 
 def is_all_zeros(device: Device) -> bool:
-    """Return whether a device holds nothing but zeros; reads everything except holes."""
+    """Return whether a device holds nothing but zeros; every byte that may be one is read."""
     for start, length in device.iter_data(0, device.size):
         for position in range(start, start + length, PIECE_SIZE):
             count = min(PIECE_SIZE, start + length - position)

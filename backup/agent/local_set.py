@@ -29,9 +29,9 @@ from backup.objects.model import (
     Region,
     VolumeObject,
 )
+from backup.shared.text import name_text
 from fsdrivers import driver_of
 from fsdrivers.errors import FilesystemError
-from fsdrivers.printable import printable
 from fsdrivers.volume import Attributes, Entry, Kind, Node, copy_attributes
 
 SLICE_SIZE = 8 * PIECE_SIZE  # bytes of content that one worker packs at a time
@@ -48,7 +48,7 @@ class Loaded(NamedTuple):
     chunks: list[tuple[int, bytes]]  # offset, up to one piece
     regions: tuple[Region, ...] | None
     facts: Attributes | None = None  # of the file when it was read, if they may have changed
-    warning: str = ""  # why this content may mix several states of the file
+    warning: str = ""  # why this content may be no single state of the file
 
 
 class Reader(Protocol):
@@ -226,7 +226,7 @@ class LocalSet:
             self.work.append(Work(index, reader, node, ranges, total, name))
 
     def kept_minimum(self, volume: VolumeObject) -> int:
-        """Return the minimum size the volume had; 0 if it has changed or is not known."""
+        """Return the minimum size the volume had, 0 if it has changed or has none."""
         scan = self.scans.get(volume.number)
         if scan is None or scan.is_changed or scan.previous.nodes or scan.previous.links:
             return 0
@@ -255,7 +255,7 @@ class LocalSet:
         return security.number
 
     def lose(self, place: int, reason: str) -> None:
-        """Leave an object out of the set after all; without a reason, because it is gone."""
+        """Leave an object out of the set after all; without a reason it is simply gone."""
         number = self.objects[place].number
         if number in self.lost:
             return
@@ -269,9 +269,8 @@ class LocalSet:
 
     def lose_stream(self, place: int, name: bytes, reason: str) -> None:
         """Say that a stream is left out; its node stays, which may be a directory."""
-        self.warnings.append(
-            f"{self.path_of(place)}: its stream {printable(name)} is left out: {reason}"
-        )
+        shown = name_text(name)
+        self.warnings.append(f"{self.path_of(place)}: its stream {shown} is left out: {reason}")
         self.missing += 1
 
     def path_of(self, place: int) -> str:
@@ -280,14 +279,14 @@ class LocalSet:
         if isinstance(obj, DiskObject):
             return obj.name
         if not isinstance(obj, NodeObject):
-            return printable(identification(obj, self.lookup))
+            return os.fsdecode(identification(obj, self.lookup))
         volume = self.lookup(obj.volume)
         assert isinstance(volume, VolumeObject), "nodes are on volumes"
         prefix = volume.mount_point.rstrip(b"/")
         if not volume.mount_point:
             disk = self.lookup(volume.disk)
             prefix = os.fsencode(f"{getattr(disk, 'name', '')}:{volume.partition}")
-        return printable(prefix + b"/" + path(obj, self.lookup))
+        return os.fsdecode(prefix + b"/" + path(obj, self.lookup))
 
     def sign(self, obj: BackupObject) -> None:
         """Give an object whose attributes and content are final its signature."""
@@ -307,7 +306,7 @@ class TreeScan:
         self.volume = volume.number
         self.reader = reader
         self.has_streams = driver_of(volume.type).has_streams
-        self.is_changed = False  # whether anything is new or differs from the previous set
+        self.is_changed = False  # whether anything is there that was not, or was otherwise
         self.seen: dict[int, int] = {}
         self.previous: PreviousVolume = local.previous.take_volume(volume)
         self.stale = local.previous.stale
@@ -334,7 +333,7 @@ class TreeScan:
         local.fresh.append(obj.number - 1)
 
     def _source_of(self, parent: int) -> int | None:
-        """Return the source number of a directory object; None for the parent of a root."""
+        """Return the source number of a directory object, None for the parent of a root."""
         obj = self.local.lookup(parent) if parent else None
         return obj.source_number if isinstance(obj, NodeObject) else None
 

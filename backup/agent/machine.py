@@ -3,8 +3,8 @@
 
 Source: linux v6.1 Documentation/filesystems/proc.rst (mountinfo), ABI/stable/sysfs-block,
 os-release(5).  Reads /sys, /proc and /etc only, below a root that tests can replace; opens no
-disk.  Skipped, since a recovered machine does not need them: loop, RAM, compressed RAM, network
-block and optical devices, read-only disks, and removable disks that hold nothing mounted.
+disk.  Skipped as no part of a recoverable machine: loop, RAM, compressed RAM, network block and
+optical devices, read-only disks, and removable disks that hold nothing mounted.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def _read_device(directory: str) -> tuple[int, int]:
 
 
 def _read_integer(directory: str, name: str) -> int:
-    """Return the number in a sysfs file; 0 if it has none."""
+    """Return the number in a sysfs file, 0 if there is none."""
     text = _read_text(directory, name)
     return int(text) if text.isdigit() else 0
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How small a volume may become, and whether it can be laid out again at all.
 
-The driver that will write the volume is asked before anything is sent: a backup that no driver can
+Both are the writer's to say, and are asked before anything is sent: a backup that no driver can
 restore is refused, not discovered on the day it is needed.
 """
 

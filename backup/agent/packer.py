@@ -22,7 +22,7 @@ from backup.repository import RepositoryError
 from fsdrivers.errors import FilesystemError
 from fsdrivers.volume import ATTRIBUTES, Attributes
 
-# offset, length, content id, pack (counted in this process; KNOWN: the content need not be sent),
+# offset, length, content id, pack (counted in this process; KNOWN: the content needs no sending),
 # pack offset, sealed length
 SentPiece = tuple[int, int, bytes, int, int, int]
 # place in the work, pieces, regions, `ATTRIBUTES` of the file as it was read, warning, and why it
@@ -51,7 +51,7 @@ class Packer:
     Args:
         master: the master key.
         local: the local set as it was when the process was forked.
-        known: ids of content that need not be sent; grows.
+        known: ids of content that needs no sending; grows.
         send: stores a pack.
         level: zstd level.
     """
@@ -167,7 +167,7 @@ class Packer:
         self._thread.start()
 
     def _load(self, place: int) -> Loaded | str:
-        """Return the content of a work, or why it cannot be read."""
+        """Return the content of a work, or why there is none."""
         work = self._local.work[place]
         reader = self._local.readers[work.reader]
         try:

@@ -25,7 +25,7 @@ from backup.objects.model import (
 from backup.objects.pack import PackInfo
 
 LIVE_SHARE = 0.5  # of a pack; what is left of thinner ones is sent again
-PACK_OVERHEAD, PIECE_OVERHEAD = 64, 40  # bytes of a pack beside its pieces
+PACK_OVERHEAD, PIECE_OVERHEAD = 64, 40  # bytes of a pack that are no piece
 SMALL_SIZE, SMALL_COUNT = 256 << 10, 100  # bytes, packs
 
 VolumeKey = tuple[str, str, int]  # type, UUID, partition number
@@ -61,7 +61,7 @@ class PreviousSet:
     node_count: int = 0
 
     def take_volume(self, volume: VolumeObject) -> PreviousVolume:
-        """Return the nodes of the same volume; a second volume like it gets what is left."""
+        """Return the nodes of the same volume; who comes second finds what is left."""
         return self.volumes.get(volume_key(volume)) or PreviousVolume()
 
     def iter_left(self) -> Iterable[NodeObject]:
@@ -106,10 +106,10 @@ def index_objects(
             if kind == directory:
                 directories[obj.number] = obj.source_number
             for piece in obj.pieces:
-                pieces[piece.content_id] = piece
+                pieces[piece[2]] = piece
             if obj.streams:
                 for piece in iter_pieces(obj):
-                    pieces[piece.content_id] = piece
+                    pieces[piece[2]] = piece
             continue
         others.append(obj)
         if isinstance(obj, VolumeObject):
@@ -154,7 +154,7 @@ def give_up_packs(previous: PreviousSet, packs: set[int]) -> None:
 def _index_others(
     previous: PreviousSet, others: list[BackupObject], by_number: Mapping[int, BackupObject]
 ) -> None:
-    """Index everything except nodes, while the old numbers are still valid."""
+    """Index everything that is no node, while the old numbers still stand."""
     for obj in others:
         previous.signatures[identification(obj, by_number.__getitem__)] = obj.signature
         if isinstance(obj, SecurityObject):

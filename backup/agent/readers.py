@@ -111,7 +111,7 @@ class DeviceReader:
         read = self._device.read
         chunks = [(position, read(position, length)) for position, length in ranges or ()]
         if self._skip_zeros:
-            chunks = [(position, data) for position, data in chunks if any_nonzero(data)]
+            chunks = [chunk for chunk in chunks if any_nonzero(chunk[1])]
         return Loaded(chunks, None)
 
 

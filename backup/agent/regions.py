@@ -72,11 +72,11 @@ def group_pieces(pieces: Iterable[tuple[int, int]], limit: int) -> Iterator[Rang
     """Yield runs of consecutive pieces of at most `limit` bytes, never an empty one."""
     group: list[tuple[int, int]] = []
     total = 0
-    for offset, length in pieces:
-        if group and total + length > limit:
+    for piece in pieces:
+        if group and total + piece[1] > limit:
             yield tuple(group)
             group, total = [], 0
-        group.append((offset, length))
-        total += length
+        group.append(piece)
+        total += piece[1]
     if group:
         yield tuple(group)

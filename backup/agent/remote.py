@@ -59,7 +59,7 @@ def load_previous(
 def read_pending(
     repository: Repository, master: MasterKey, machine: str, first: int
 ) -> PendingPacks:
-    """Read the indexes of packs that are stored but that no data set lists.
+    """Read the indexes of packs that are stored but in no data set.
 
     Args:
         repository: has the packs.

@@ -140,16 +140,17 @@ class Sender:
         """Put the pieces of one slice in place, and note which packs are closed."""
         closed, read, outcomes = answer
         self._sent.bytes_read += read
+        work = self._local.work
         for outcome in outcomes:
-            self._take_outcome(worker, outcome)
+            self._take_outcome(worker, work[outcome[0]], outcome)
         for ordinal, digest, size, salt in closed:
             self._sent.packs[self._pack_of(worker, ordinal)] = PackInfo(digest, size, salt)
             self._sent.bytes_sent += size
             self._sent.packs_sent += 1
-        if outcomes:
-            number, *_ = outcomes[-1]
-            last = self._local.work[number]
-            self._progress.advance(len(outcomes), read, self._local.path_of(last.place))
+        if not outcomes:
+            return
+        last = work[outcomes[-1][0]]
+        self._progress.advance(len(outcomes), read, self._local.path_of(last.place))
 
     def _pack_of(self, worker: int, ordinal: int) -> int:
         """Return the number of a worker's pack, which gets one when it is first heard of."""
@@ -159,13 +160,11 @@ class Sender:
             self._sent.packs.append(None)
         return number
 
-    def _take_outcome(self, worker: int, outcome: Outcome) -> None:
+    def _take_outcome(self, worker: int, work: Work, outcome: Outcome) -> None:
         """Put the pieces of one work in place, and sign the object when it is complete."""
-        number, sent, regions, facts, warning, failure = outcome
-        work = self._local.work[number]
+        _, sent, regions, facts, warning, failure = outcome
         place = work.place
-        is_plain = (regions, facts, warning, failure) == _PLAIN
-        if len(sent) == 1 and is_plain and place not in self._parts_left:
+        if len(sent) == 1 and outcome[2:] == _PLAIN and place not in self._parts_left:
             # Nearly every file: one piece, and nothing to say of it.
             obj = self._local.objects[place]
             if isinstance(obj, NodeObject) and not obj.streams and work.ranges is None:

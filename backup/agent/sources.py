@@ -51,7 +51,7 @@ ScanTree = Callable[[LocalSet, Partition, VolumeObject], None]
 
 
 class DiskSource:
-    """One disk or disk image that nobody writes to during the backup, read by our own drivers."""
+    """One disk or disk image that nobody writes to meanwhile, read by our own drivers."""
 
     def __init__(self, path: str | os.PathLike[str], name: str = "") -> None:
         """Take the disk at `path`; `name` is what the object table calls it, by default the
@@ -94,7 +94,7 @@ class DiskSource:
         if use := self._device.find_use():
             self._disk.notes.append(
                 f"{self.path} is in use: {use}; what is written to it during the backup may be "
-                "missing or incomplete"
+                "missing or there by half"
             )
         return self._disk.problems
 

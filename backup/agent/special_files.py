@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are kept in a special way, known by their names on volumes of each kind.
+"""Files that are kept otherwise than others, known by their names on volumes of each kind.
 
 Blank ones are zeros by design: swap files, which come back with their size and no content.  Placed
 ones are found by their sectors, so it is kept where they are.  Shadow copies are left out.
@@ -40,7 +40,7 @@ class SpecialFiles:
         self.names = PLACED_FILES.union(self._blank, self._blank_in_root)
 
     def marker_of(self, name: bytes, *, is_in_root: bool) -> str:
-        """Return the name of the marker that a file called one of `names` gets, or nothing."""
+        """Return the name of the marker that a file called one of `names` gets, empty for none."""
         if name in PLACED_FILES:
             return PLACED_FILE
         is_blank = name in self._blank or (is_in_root and name in self._blank_in_root)
@@ -59,7 +59,7 @@ class Snapshots:
 
     @classmethod
     def on(cls, driver: Driver) -> Snapshots | None:
-        """Return what knows those of a volume; None where a volume has none."""
+        """Return what knows those of a volume, None where there are none."""
         is_windows = Starts.WINDOWS in driver.starts and Starts.DOS not in driver.starts
         return cls() if is_windows else None
 

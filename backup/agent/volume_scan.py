@@ -187,7 +187,7 @@ def _add_entry(
 ) -> int:
     """Add a node under its first name; return its object number.
 
-    A blank file keeps its size, but not its content.
+    A blank file has its size, and no content.
     """
     node = entry.node
     source = node.number

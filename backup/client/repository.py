@@ -87,15 +87,18 @@ class HttpServer:
         path = f"{wire.API}/login-parameters/{_quoted(user, 'user')}"
         return _checked(self._transport.request(Request(method="GET", path=path))).body
 
-    def register(self, user: str, key_file: bytes, login_secret: bytes) -> None:
+    def register(
+        self, user: str, key_file: bytes, login_secret: bytes, invitation: str | None = None
+    ) -> None:
         """See `backup.repository.RepositoryHost`."""
-        body = wire.pack_json(
-            {
-                "user": normalise_name(user, "user"),
-                "key_file": wire.pack_base64(key_file),
-                "login_secret": wire.pack_base64(check_login_secret(login_secret)),
-            }
-        )
+        fields: dict[str, object] = {
+            "user": normalise_name(user, "user"),
+            "key_file": wire.pack_base64(key_file),
+            "login_secret": wire.pack_base64(check_login_secret(login_secret)),
+        }
+        if invitation is not None:
+            fields["invitation"] = invitation
+        body = wire.pack_json(fields)
         request = Request(method="POST", path=f"{wire.API}/register", body=body)
         _checked(self._transport.request(request))
 
@@ -211,7 +214,9 @@ class HttpRepository:
     ) -> None:
         """See `backup.repository.Repository`."""
         if len(data) > MAXIMUM_PACK_SIZE:
-            raise TooLargeError(f"a pack has {MAXIMUM_PACK_SIZE} bytes at most, not {len(data)}")
+            raise TooLargeError(
+                f"a pack may have at most {MAXIMUM_PACK_SIZE} bytes, not {len(data)}"
+            )
         path = f"/machines/{_quoted(machine, 'machine')}/packs"
         digest = hashlib.sha256(data).digest() if digest is None else check_digest(digest)
         headers = {wire.DIGEST_HEADER: wire.digest_header(digest)}
@@ -230,7 +235,7 @@ class HttpRepository:
         """See `backup.repository.Repository`."""
         path = f"/packs/{check_digest(digest).hex()}"
         if offset < 0 or length < 1:
-            raise InvalidRequestError(f"there are no {length} bytes at byte {offset}")
+            raise InvalidRequestError(f"cannot read {length} bytes from byte {offset} on")
         data = self._send(
             method="GET", path=path, headers=_range(offset, length), limit=length
         ).body
@@ -399,7 +404,7 @@ def _log_in(transport: Transport, user: str, login_secret: bytes) -> str:
     with _understood():
         token = wire.text_of(answer, "token")
         if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{1,256}", token):
-            raise InvalidRequestError("the token is not one")
+            raise InvalidRequestError("the token has a wrong form")
     return token
 
 

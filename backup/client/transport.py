@@ -52,7 +52,7 @@ Body = bytes | bytearray | memoryview | Callable[[], Iterable[bytes]]
 """Bytes, or a function that begins to yield them anew for every try."""
 
 _LOST = (OSError, http.client.HTTPException)
-_HOPELESS = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)  # when it never worked
+_HOPELESS = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
 _WORTH_ANOTHER_TRY = (
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.TOO_MANY_REQUESTS,
@@ -130,7 +130,7 @@ class Transport:
         self._scheme, self._host, self._port = _parse_url(self.url)
         self._fingerprint = None if fingerprint is None else parse_fingerprint(fingerprint)
         if self._fingerprint is not None and self._scheme == "http":
-            raise InvalidRequestError("there is no certificate to pin without https")
+            raise InvalidRequestError("a fingerprint needs https: plain http has no certificate")
         self._context = None if self._scheme == "http" else _make_context(self._fingerprint)
         self._timeout_s = timeout_s
         self._window_s = window_s
@@ -221,7 +221,7 @@ class Transport:
                 raise
             except (*_LOST, _TryAgainError) as error:
                 left_s = tries.left_s()
-                is_hopeless = isinstance(error, _HOPELESS) and not (
+                is_hopeless = _is_hopeless(error) and not (
                     self._has_connected or self._patience.is_stubborn
                 )
                 reason = shown(_reason(error))
@@ -344,6 +344,14 @@ def _read(response: HTTPResponse, limit: int) -> bytes:
     elif response.length <= limit:
         return response.read()
     raise http.client.HTTPException(f"the answer is longer than {limit} bytes")
+
+
+def _is_hopeless(error: Exception) -> bool:
+    """Return whether an address is likely wrong if this is what comes of the first connection.
+
+    A server that hangs up in the handshake is there, and has too much to do.
+    """
+    return isinstance(error, _HOPELESS) and not isinstance(error, ssl.SSLEOFError)
 
 
 def _reason(error: Exception) -> str:

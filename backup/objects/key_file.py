@@ -85,7 +85,7 @@ def is_intact(data: Buffer) -> bool:
 
 
 def unpack_key_file(data: Buffer) -> KeyFile:
-    """Decode a key file; checks its form and checksum, which need no key.
+    """Decode a key file, checking its form and checksum but, for want of a key, no more.
 
     Raises:
         UnknownVersionError: another major version; checked first.
@@ -146,7 +146,7 @@ def pack_key_file(file: KeyFile, mac: Callable[[bytes], bytes]) -> bytes:
 
 
 def login_parameters(data: Buffer) -> bytes:
-    """Return what a server tells anyone who wants to log in: parameters and salt alone."""
+    """Return what a server tells anyone who wants to log in: parameters and salt, no more."""
     parameters = unpack_key_file(data).parameters
     return make_preamble(LOGIN_MAGIC) + _packb(_parameters_fields(parameters))
 

@@ -226,13 +226,13 @@ def unlock_with_recovery_key(data: Buffer, text: str) -> MasterKey:
 
     Raises:
         InvalidRecoveryKeyError: `text` is mistyped.
-        WrongPasswordError: it is some other recovery key, or the key file has none.
+        WrongPasswordError: it is some other recovery key, or none was ever exported.
         UnknownVersionError, DamagedError: the key file cannot be used.
     """
     secret = recovery_secret(text)
     file = unpack_key_file(data)
     if not file.recovery:
-        raise WrongPasswordError("no recovery key was exported before this key file was made")
+        raise WrongPasswordError("no recovery key was made before this key file was")
     for slot in file.recovery:
         kek = _derive(secret, b"recovery", slot.salt)
         master = _unwrap(slot.wrapped, kek, _RECOVERY_AAD)
@@ -274,7 +274,7 @@ def verify_binding(data: Buffer, master: MasterKey, data_set_id: bytes) -> None:
     """Check that the key file was made for a disc with this data set.
 
     Raises:
-        BindingError: it was made for another data set, or not for a disc.
+        BindingError: it was made for another one, or for no disc.
         DamagedError: the key file was changed by someone without the master key.
     """
     bound = _authentic(data, master).data_set_id

@@ -162,7 +162,7 @@ class SecurityObject:
 
 @dataclass(slots=True)
 class MarkerObject:
-    """Something that an operating system needs beside its files: a blank file, a boot sector, ...
+    """Something an operating system needs that is no file: a blank file, a boot sector, ...
 
     `name` says what: "blank-file" (`target` is the node whose content is zeros by design) or
     "placed-file" (the node is found by its sectors; `data` has its "extents", in order, as
@@ -205,7 +205,7 @@ class NodeObject:
     flags: int = 0
     device: tuple[int, int] = (0, 0)
     target: bytes = b""
-    security: int = 0  # number of the security object; 0 if it has none
+    security: int = 0  # number of the security object; 0 for none
     source_number: int = 0  # the inode number at the source, to recognise unchanged files
     target_number: int = 0  # of a hard link
     short_name: bytes = b""

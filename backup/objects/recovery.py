@@ -43,8 +43,8 @@ def recovery_secret(text: str) -> bytes:
     """Return the 20 bytes that `text` stands for.
 
     Raises:
-        InvalidRecoveryKeyError: a character that recovery keys do not use, a wrong length, or a
-            group whose check character does not fit; names the first such group.
+        InvalidRecoveryKeyError: a character no recovery key has, a wrong length, or a group
+            whose check character does not fit; names the first such group.
     """
     values: list[int] = []
     for character in text.upper():

@@ -100,6 +100,11 @@ class Summary:
         """Sum of the sizes of all files."""
         return sum(volume.content_bytes for volume in self.volumes)
 
+    @property
+    def pack_bytes(self) -> int:
+        """Sum of the sizes of all packs."""
+        return sum(pack.size for pack in self.packs)
+
 
 class _OrderError(ValueError):
     """Objects were given in an order that the format has not: a mistake of the caller."""
@@ -256,7 +261,7 @@ class TableReader:
 
     Raises (also while iterating):
         UnknownVersionError: another major version; checked first.
-        DamagedError: it is not a table, is cut short, was changed, or has another master key.
+        DamagedError: no table, cut short, changed, or of another master key.
     """
 
     def __init__(

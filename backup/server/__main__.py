@@ -24,6 +24,7 @@ def main() -> int:
     add("--no-tls", action="store_true", help="for local clients only")
     add("--log-requests", action="store_true", help="print one line for every request")
     add("--trust-proxy", action="append", default=[], metavar="ADDRESS", help="believe its headers")
+    add("--open-registration", action="store_true", help="let anyone register")
     add(
         "--limit",
         action="append",
@@ -43,6 +44,7 @@ def main() -> int:
             report=_report_line,
             logs_requests=options.log_requests,
             limits=_limits_of(options.limit),
+            is_open=options.open_registration,
             proxies=[parse_network(text) for text in options.trust_proxy],
         )
     except RepositoryError as error:

@@ -2,7 +2,7 @@
 """The HTTP API: routes to a store, and nothing else.
 
 Source: docs/http-api.md.
-Every answer that is no success is a JSON object with one sentence.  Work on files and the
+Every answer that is not a success is a JSON object with one sentence.  Work on files and the
 catalogue runs in threads; hashing and writing release the interpreter's lock.
 """
 
@@ -52,6 +52,7 @@ from backup.server.limits import Limits
 from backup.server.places import Place
 from backup.server.sessions import Guesses, Session, Sessions
 from backup.server.work import Memory, Threads
+from backup.store.files import Kind
 
 _COMMIT_LIMIT = wire.COMMIT_HEAD_SIZE + MAXIMUM_PACK_COUNT * DIGEST_SIZE + MAXIMUM_TABLE_SIZE
 
@@ -68,6 +69,7 @@ class Api:
         spool: Path,
         limits: Limits,
         *,
+        is_open: bool = False,
         report: Callable[[str], None] = lambda line: None,
         logs_requests: bool = False,
     ) -> None:
@@ -77,12 +79,14 @@ class Api:
             store: open as long as the application runs.
             spool: directory for what does not fit into memory.
             limits: of what clients may cost.
+            is_open: whether anyone may register; else who has an invitation, and the first.
             report: gets one line for every failure that is not the client's.
             logs_requests: whether it also gets one for every request.
         """
         self._store = store
         self._spool = spool
         self._limits = limits
+        self._is_open = is_open
         self._report = report
         self._logs_requests = logs_requests
         self._sessions = Sessions()
@@ -144,14 +148,18 @@ class Api:
         size = len(scope["raw_path"]) + len(scope["query_string"])
         size += sum(len(name) + len(value) for name, value in scope["headers"])
         if size > self._limits.head_size:
-            raise TooLargeError(f"the head of a request has {self._limits.head_size} bytes at most")
+            raise TooLargeError(
+                f"the head of a request may have at most {self._limits.head_size} bytes"
+            )
 
     def _answer_to(self, error: Exception, request: Request) -> Response:
         """Return the answer for an error; report it when it is the server's."""
         headers: dict[str, str] = {}
         if isinstance(error, HTTPException):
             kind = "not-found" if error.status_code == 404 else "invalid-request"
-            sentence = f"there is no {request.method} at this path"
+            sentence = "there is nothing at this path"
+            if error.status_code == 405:
+                sentence = f"{request.method} is not possible at this path"
             status, body = error.status_code, wire.pack_json({"error": sentence, "kind": kind})
             headers.update(error.headers or {})
             if status == 405:
@@ -200,14 +208,15 @@ class Api:
         return Response(data, media_type="application/octet-stream")
 
     async def register(self, request: Request) -> Response:
-        """Create a user.  Asking for ids that are taken gets slower, as guessing passwords."""
+        """Create a user.  Guessing invitations and ids gets slower, as guessing passwords."""
         fields = await self._read_json(request, wire.MAXIMUM_JSON_SIZE)
         user = wire.text_of(fields, "user")
         key_file = wire.unpack_base64(wire.text_of(fields, "key_file"))
         secret = wire.unpack_base64(wire.text_of(fields, "login_secret"))
+        invitation = wire.text_of(fields, "invitation") if "invitation" in fields else None
+        work = partial(self._store.register, needs_invitation=not self._is_open)
         async with self._guesses.attempt(_host(request), "", _place(request.scope)):
-            work = self._store.register
-            await self._run(_user_id(request), work, user, key_file, secret)
+            await self._run(_user_id(request), work, user, key_file, secret, invitation)
         return json_response({}, 201)
 
     async def login(self, request: Request) -> Response:
@@ -307,6 +316,7 @@ class Api:
         if await self._run(user_id, repository.touch_pack, machine, digest, body.size):
             return json_response({"digest": digest.hex()}, 200)
         with (
+            await self._run(user_id, repository.reserve, body.size, Kind.PACK),
             self._memory.chunk_size(user_id) as chunk_size,
             await self._run(user_id, repository.receive) as incoming,
         ):
@@ -336,7 +346,10 @@ class Api:
             await receive_file(
                 body, listed_size, chunk_size, partial(self._run, user_id, packs.write)
             )
-            with await self._run(user_id, repository.receive) as incoming:
+            with (
+                await self._run(user_id, repository.reserve, head.table_size, Kind.TABLE),
+                await self._run(user_id, repository.receive) as incoming,
+            ):
                 write = partial(self._run, user_id, incoming.write)
                 await receive_file(body, head.table_size, chunk_size, write)
                 if incoming.sha256 is None or incoming.sha256.digest() != head.table_digest:

@@ -42,7 +42,7 @@ class Body:
             raise InvalidRequestError("a body needs a Content-Length")
         self.size = int(announced)
         if self.size > limit:
-            raise TooLargeError(f"this body may have {limit} bytes, not {self.size}")
+            raise TooLargeError(f"this body may have at most {limit} bytes, not {self.size}")
         self._receive = request.receive
         self._window_s = limits.body_window_s
         self._least = int(limits.body_rate * limits.body_window_s)
@@ -155,7 +155,7 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
             return None
         length = end - start + 1
     if length < 1:
-        raise InvalidRequestError(f"there are {size} bytes, none at byte {start}")
+        raise InvalidRequestError(f"the range begins at byte {start}, and there are {size} bytes")
     return start, length
 
 

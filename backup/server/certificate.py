@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server's certificate: made at the first start, then kept.
 
-Clients pin its SHA-256, so nobody has to vouch for it.  Whoever has a certificate from an
-authority puts it in the place of these two files.
+Clients pin its SHA-256, so nobody has to vouch for it.  To use a certificate from an authority,
+put it in the place of these two files.
 Not here: renewal.  A pinned certificate that changed would lock every client out.
 """
 
@@ -42,7 +42,7 @@ class ServerCertificate:
 
     @classmethod
     def open(cls, directory: Path, host: str) -> ServerCertificate:
-        """Return the certificate in `directory`; make one when there is none.
+        """Return the certificate in `directory`; make one if it is missing.
 
         Args:
             directory: the server's data directory.

@@ -8,10 +8,11 @@ such store.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from backup.repository import DataSetInfo, Repository
-from backup.store.files import IncomingFile
+from backup.store.files import IncomingFile, Kind
 
 
 class ServedRepository(Repository, Protocol):
@@ -21,6 +22,9 @@ class ServedRepository(Repository, Protocol):
         self, data: bytes, new_login_secret: bytes | None, expected_digest: bytes | None
     ) -> None:
         """Replace the key file if the SHA-256 of the present one is `expected_digest`."""
+
+    def reserve(self, size: int, kind: Kind) -> AbstractContextManager[None]:
+        """Return a context in which so many bytes may be stored."""
 
     def receive(self) -> IncomingFile:
         """Begin to receive a pack for `put_received`, or a table for `commit_received`."""
@@ -52,8 +56,19 @@ class ServedStore(Protocol):
     def login_parameters(self, user: str) -> bytes:
         """See `backup.repository.RepositoryHost`."""
 
-    def register(self, user: str, key_file: bytes, login_secret: bytes) -> None:
-        """See `backup.repository.RepositoryHost`."""
+    def register(
+        self,
+        user: str,
+        key_file: bytes,
+        login_secret: bytes,
+        invitation: str | None = None,
+        *,
+        needs_invitation: bool = False,
+    ) -> None:
+        """See `backup.repository.RepositoryHost`.
+
+        `needs_invitation`: whether only the first user may do without.
+        """
 
     def check_login(self, user: str, login_secret: bytes) -> int:
         """Return the number of the user whose id and login secret these are."""

@@ -47,8 +47,8 @@ class Limits:
     # Memory.
     head_size: int = 16 << 10
     transfers_size: int = 64 << 20  # of all bodies being moved
-    chunk_size: int = 1 << 20  # of one, when there is room
-    smallest_chunk_size: int = 32 << 10  # and when there is none
+    chunk_size: int = 1 << 20  # of one, while there is room
+    smallest_chunk_size: int = 32 << 10  # and when it is short
     json_size: int = 8 << 20  # of JSON bodies: all that strangers send, or one user; 4 times in all
 
     # Logins.

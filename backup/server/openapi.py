@@ -89,13 +89,21 @@ def document() -> dict[str, object]:
 
 def _login_paths() -> dict[str, object]:
     login = _object(user=_ref("Name"), login_secret=_ref("Secret"))
-    register = _object(user=_ref("Name"), key_file=_ref("KeyFile"), login_secret=_ref("Secret"))
+    register = _object(
+        ("user", "key_file", "login_secret"),
+        user=_ref("Name"),
+        key_file=_ref("KeyFile"),
+        login_secret=_ref("Secret"),
+        invitation={"type": "string"},
+    )
     return {
         f"{wire.API}/login-parameters/{{user}}": {
             "get": _operation("loginParameters", 200, None, parameters=[_in_path("user", "Name")]),
         },
         f"{wire.API}/register": {
-            "post": _operation("register", 201, {"type": "object"}, (409, 429, 507), body=register),
+            "post": _operation(
+                "register", 201, {"type": "object"}, (403, 409, 429, 507), body=register
+            ),
         },
         f"{wire.API}/login": {
             "post": _operation(

@@ -39,13 +39,13 @@ class ServerProcess:
         *,
         tls: bool = True,
         log: Path | None = None,
-        options: Sequence[str] = (),
+        options: Sequence[str] = ("--open-registration",),
         **limits: float,
     ) -> Self:
         """Start a server and wait until it listens.
 
         Args:
-            data_dir: made when there is none.
+            data_dir: made if it is missing.
             listen: HOST:PORT; port 0 for any free one.
             tls: whether to use HTTPS.
             log: where its standard error goes; nowhere when None.

@@ -60,11 +60,12 @@ def run(
     logs_requests: bool = False,
     limits: Limits | None = None,
     proxies: Sequence[Network] = (),
+    is_open: bool = False,
 ) -> None:
     """Serve `data_dir` until SIGINT or SIGTERM; call from the main thread.
 
     Args:
-        data_dir: made when there is none.
+        data_dir: made if it is missing.
         host: address or name to listen on.
         port: 0 for any free one.
         tls: whether to use HTTPS; without it, only local clients agree to talk.
@@ -73,6 +74,7 @@ def run(
         logs_requests: whether it also gets one line for every request.
         limits: what clients may cost; by default those of `Limits`.
         proxies: addresses that say in X-Forwarded-For for whom they ask, and are believed.
+        is_open: whether anyone may register; else who has an invitation, and the first.
 
     Raises:
         ServerStartError: the address cannot be listened on.
@@ -84,7 +86,14 @@ def run(
         store.sweep()
         listener = stack.enter_context(_listen(host, port))
         limits = limits or Limits()
-        api = Api(store, data_dir, limits, report=report or show, logs_requests=logs_requests)
+        api = Api(
+            store,
+            data_dir,
+            limits,
+            is_open=is_open,
+            report=report or show,
+            logs_requests=logs_requests,
+        )
         config = uvicorn.Config(
             api,
             loop="asyncio",

@@ -20,6 +20,7 @@ from backup.repository import (
     AlreadyRegisteredError,
     InterruptedStreamError,
     NotAuthorisedError,
+    NotInvitedError,
     TooManyAttemptsError,
 )
 from backup.server.contract import ServedRepository
@@ -125,7 +126,7 @@ class Guesses:
 
     @asynccontextmanager
     async def attempt(self, host: str, name: str, place: Place) -> AsyncIterator[None]:
-        """Hear an attempt: the body raises NotAuthorisedError or AlreadyRegisteredError.
+        """Hear an attempt: the body raises an error of those that say it was wrong.
 
         Args:
             host: the client's address.
@@ -152,7 +153,7 @@ class Guesses:
             guesser.waiting -= 1
         try:
             yield
-        except (NotAuthorisedError, AlreadyRegisteredError):
+        except (NotAuthorisedError, AlreadyRegisteredError, NotInvitedError):
             place.rest(is_missed=False)
             await asyncio.sleep(self._note(address, name))
             raise

@@ -37,6 +37,7 @@ from backup.repository import (
     PackInfo,
     StoreDamagedError,
 )
+from backup.store import admission
 from backup.store.commit import (
     Committed,
     NewDataSet,
@@ -105,15 +106,28 @@ class Catalogue:
             raise StoreDamagedError("the catalogue has lost its secret")
         return value
 
-    def add_user(self, name: str, key_file: bytes, login_salt: bytes, login_hash: bytes) -> None:
+    def add_user(
+        self,
+        name: str,
+        key_file: bytes,
+        login_salt: bytes,
+        login_hash: bytes,
+        *,
+        needs_invitation: bool = False,
+        invitation: str | None = None,
+    ) -> None:
         """Add a user.
 
         Raises:
             AlreadyRegisteredError: the name is taken.
+            NotInvitedError: see `backup.store.admission.admit`.
         """
         try:
             with self._writing() as connection:
-                connection.execute(
+                quota = None
+                if needs_invitation or invitation is not None:
+                    quota = admission.admit(connection, invitation)
+                result = connection.execute(
                     insert(users).values(
                         name=name,
                         key_file=key_file,
@@ -122,6 +136,10 @@ class Catalogue:
                         created_ns=time.time_ns(),
                     )
                 )
+                key = result.inserted_primary_key
+                assert key is not None, "SQLAlchemy returns the key of an inserted row"
+                if quota is not None:
+                    admission.set_quota(connection, key[0], quota)
         except IntegrityError as error:
             raise AlreadyRegisteredError(f"the id {name!r} is taken") from error
 
@@ -144,6 +162,31 @@ class Catalogue:
         """Return the numbers of all users."""
         with self._reading() as connection:
             return list(connection.scalars(select(users.c.id)))
+
+    def invite(self, uses: int, valid_for_s: float, quota: int | None) -> str:
+        """Return a new invitation; see `backup.store.admission`."""
+        with self._writing() as connection:
+            return admission.invite(connection, uses, valid_for_s, quota)
+
+    def set_quota(self, user_id: int | None, size: int | None) -> None:
+        """Set a user's quota, or the default; see `backup.store.admission`."""
+        with self._writing(user_id) as connection:
+            admission.set_quota(connection, user_id, size)
+
+    def quotas(self) -> admission.Quotas:
+        """Return what users may keep."""
+        with self._reading() as connection:
+            return admission.quotas_of(connection)
+
+    def sizes(self) -> dict[int, int]:
+        """Return how many bytes each user keeps, by number."""
+        with self._reading() as connection:
+            return admission.sizes_of(connection)
+
+    def usages(self) -> list[admission.Usage]:
+        """Return what every user keeps and may keep, by name."""
+        with self._reading() as connection:
+            return admission.usages(connection)
 
     def replace_key_file(
         self,

@@ -9,14 +9,23 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from backup.repository import ConflictError, DataSetInfo, NoSuchPackError
+from backup.repository import (
+    LISTED_TWICE,
+    ConflictError,
+    DataSetInfo,
+    InvalidRequestError,
+    NoSuchPackError,
+)
 from backup.store.schema import data_set_packs, data_sets, machines, packs
 
 _BATCH = 500  # values in one IN (...); databases take 32,766 or more
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +59,17 @@ def commit_data_set(connection: Connection, user_id: int, new: NewDataSet) -> Co
     """
     machine_id = machine_id_of(connection, user_id, new.machine)
     generation = _next_generation(connection, machine_id, new)
-    listed = list(find_packs(connection, user_id, new.packs))
-    if len(listed) != len(new.packs):
-        missing = len(new.packs) - len(listed)
-        raise NoSuchPackError(f"{missing} of the {len(new.packs)} listed packs are not here")
+    number, created_ns = _insert_data_set(connection, user_id, machine_id, new, generation)
+    size = _insert_listing(connection, user_id, number, new.packs)
+    connection.execute(update(data_sets).where(data_sets.c.id == number).values(size=size))
     info = DataSetInfo(
         id=new.id,
         machine=new.machine,
-        created_ns=time.time_ns(),
+        created_ns=created_ns,
         generation=generation,
         table_size=new.table_size,
-        pack_count=len(listed),
-        size=sum(size for _, _, size in listed),
-    )
-    _insert_data_set(
-        connection, user_id, machine_id, new, info, [number for number, _, _ in listed]
+        pack_count=len(new.packs),
+        size=size,
     )
     tables, dropped = _drop_unlisted(connection, user_id, machine_id, new.keep)
     return Committed(info, tables, dropped)
@@ -91,11 +96,17 @@ def find_packs(
     connection: Connection, user_id: int, digests: Sequence[bytes]
 ) -> Iterator[tuple[int, bytes, int]]:
     """Yield (number, digest, size) of the packs that are recorded."""
-    for start in range(0, len(digests), _BATCH):
+    for batch in batches(digests):
         query = select(packs.c.id, packs.c.digest, packs.c.size).where(
-            packs.c.user_id == user_id, packs.c.digest.in_(digests[start : start + _BATCH])
+            packs.c.user_id == user_id, packs.c.digest.in_(batch)
         )
         yield from connection.execute(query)
+
+
+def batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield a sequence, which may be longer than memory holds, in parts that a query takes."""
+    for start in range(0, len(items), _BATCH):
+        yield items[start : start + _BATCH]
 
 
 def _next_generation(connection: Connection, machine_id: int, new: NewDataSet) -> int:
@@ -114,34 +125,54 @@ def _next_generation(connection: Connection, machine_id: int, new: NewDataSet) -
 
 
 def _insert_data_set(
-    connection: Connection,
-    user_id: int,
-    machine_id: int,
-    new: NewDataSet,
-    info: DataSetInfo,
-    pack_ids: Sequence[int],
-) -> None:
+    connection: Connection, user_id: int, machine_id: int, new: NewDataSet, generation: int
+) -> tuple[int, int]:
+    """Insert the row of a data set, its size excepted; return its number, and its time."""
+    created_ns = time.time_ns()
     try:
         result = connection.execute(
             insert(data_sets).values(
                 user_id=user_id,
                 machine_id=machine_id,
-                name=info.id,
-                generation=info.generation,
-                created_ns=info.created_ns,
-                table_size=info.table_size,
+                name=new.id,
+                generation=generation,
+                created_ns=created_ns,
+                table_size=new.table_size,
                 table_digest=new.table_digest,
-                pack_count=info.pack_count,
-                size=info.size,
+                pack_count=len(new.packs),
+                size=0,
             )
         )
     except IntegrityError as error:
-        raise ConflictError(f"the id {info.id} belongs to another data set") from error
+        raise ConflictError(f"the id {new.id} belongs to another data set") from error
     key = result.inserted_primary_key
     assert key is not None, "SQLAlchemy returns the key of an inserted row"
-    if pack_ids:
-        rows = [{"data_set_id": key[0], "pack_id": pack_id} for pack_id in pack_ids]
-        connection.execute(insert(data_set_packs), rows)
+    return int(key[0]), created_ns
+
+
+def _insert_listing(
+    connection: Connection, user_id: int, number: int, listed: Sequence[bytes]
+) -> int:
+    """Record which packs a data set lists; return the bytes they have together.
+
+    Raises:
+        NoSuchPackError: one is not recorded.
+        InvalidRequestError: one is listed twice.
+    """
+    size = missing = 0
+    for batch in batches(listed):
+        found = list(find_packs(connection, user_id, batch))
+        missing += len(batch) - len(found)
+        size += sum(pack_size for _, _, pack_size in found)
+        rows = [{"data_set_id": number, "pack_id": pack_id} for pack_id, _, _ in found]
+        try:
+            if rows:
+                connection.execute(insert(data_set_packs), rows)
+        except IntegrityError as error:
+            raise InvalidRequestError(LISTED_TWICE) from error
+    if missing:
+        raise NoSuchPackError(f"{missing} of the {len(listed)} listed packs are not here")
+    return size
 
 
 def _drop_unlisted(

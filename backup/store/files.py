@@ -174,6 +174,9 @@ class Storage(Protocol):
     def locks(self, user_id: int) -> UserLocks:
         """Return the locks of a user."""
 
+    def space(self) -> tuple[int, int] | None:
+        """Return how many bytes are free, and of how many; None where nobody knows."""
+
 
 def no_such_file(kind: Kind, name: str) -> RepositoryError:
     """Return the error that says that a file is not there."""

@@ -57,6 +57,12 @@ class DirectoryStorage:
         """See `backup.store.files.Storage`."""
         return DirectoryLocks(self._root / str(user_id) / "lock")
 
+    def space(self) -> tuple[int, int]:
+        """See `backup.store.files.Storage`."""
+        with translated_errors("looking for free space"):
+            found = os.statvfs(self._root)
+        return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
 
 class DirectoryLocks:
     """A lock on a file.  See `backup.store.files.UserLocks`."""

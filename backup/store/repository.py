@@ -14,11 +14,13 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Self
 
 from backup.objects import keys
 from backup.repository import (
+    LISTED_TWICE,
     MAXIMUM_PACK_SIZE,
     MAXIMUM_TABLE_SIZE,
     TABLE_HEAD_SIZE,
@@ -29,14 +31,14 @@ from backup.repository import (
     NoSuchPackError,
     PackInfo,
     TooLargeError,
-    check_commit,
+    check_counts,
     check_digest,
     data_set_id_of,
     normalise_name,
 )
 from backup.store.accounts import check_key_file, new_login_hash
 from backup.store.catalogue import Catalogue, UserRecord
-from backup.store.commit import NewDataSet
+from backup.store.commit import NewDataSet, batches
 from backup.store.files import (
     Buffer,
     IncomingFile,
@@ -45,6 +47,7 @@ from backup.store.files import (
     no_such_file,
     translated_errors,
 )
+from backup.store.room import Room
 
 PENDING_PACKS_AGE_S = 30 * 24 * 3600
 """How long packs that no data set lists wait for the run that goes on with them."""
@@ -62,11 +65,14 @@ class StoredRepository:
         on_close: called when the repository is closed.
     """
 
-    def __init__(self, catalogue: Catalogue, storage: Storage, user: UserRecord) -> None:
+    def __init__(
+        self, catalogue: Catalogue, storage: Storage, user: UserRecord, room: Room
+    ) -> None:
         self.on_close: Callable[[], None] | None = None
         self._catalogue = catalogue
         self._user_id = user.id
         self._user = user.name
+        self._room = room
         self._files = storage.files(user.id)
         self._locks = storage.locks(user.id)
 
@@ -146,7 +152,10 @@ class StoredRepository:
         """See `backup.repository.Repository`."""
         digest = hashlib.sha256(data).digest() if digest is None else digest
         if not self.touch_pack(machine, digest, len(data)):
-            with self._files.receive(is_hashed=False) as incoming:
+            with (
+                self.reserve(len(data), Kind.PACK),
+                self._files.receive(is_hashed=False) as incoming,
+            ):
                 incoming.write(data)
                 self.put_received(machine, incoming, digest)
 
@@ -168,6 +177,10 @@ class StoredRepository:
                 return False
             self._catalogue.add_pack(self._user_id, machine, digest, size)
             return True
+
+    def reserve(self, size: int, kind: Kind) -> AbstractContextManager[None]:
+        """Return a context in which so many bytes may be stored; see `backup.store.room`."""
+        return self._room.reserve(self._user_id, size, kind)
 
     def receive(self) -> IncomingFile:
         """Begin to receive a pack for `put_received`, or a table for `commit_received`."""
@@ -213,7 +226,12 @@ class StoredRepository:
         parent: str | None = None,
     ) -> DataSetInfo:
         """See `backup.repository.Repository`."""
-        with self.receive() as incoming:
+        if isinstance(table, Path):
+            with translated_errors(f"reading {table}"):
+                size = table.stat().st_size
+        else:
+            size = len(table)
+        with self.reserve(size, Kind.TABLE), self.receive() as incoming:
             if isinstance(table, Path):
                 with translated_errors(f"reading {table}"), table.open("rb") as source:
                     while chunk := source.read(_COPY_SIZE):
@@ -235,7 +253,7 @@ class StoredRepository:
 
         Order: table file, then rows, then deletes; see the module's text.
         """
-        check_commit(packs, keep)
+        check_counts(len(packs), keep)
         assert table.sha256 is not None, "tables are hashed as they come in"
         if table.size > MAXIMUM_TABLE_SIZE:
             raise TooLargeError(f"a table may have at most {MAXIMUM_TABLE_SIZE} bytes")
@@ -263,6 +281,8 @@ class StoredRepository:
             self._delete_unlisted(set(), {new.id})
             raise
         self._delete_unlisted(set(committed.dropped_packs), set(committed.dropped_tables))
+        if committed.dropped_packs or committed.dropped_tables:
+            self._room.forget()
         return committed.info
 
     def sweep(self, now_s: float | None = None) -> None:
@@ -301,12 +321,17 @@ class StoredRepository:
 
     def _check_pack_files(self, packs: Sequence[bytes]) -> None:
         """Check that every pack is recorded and has its file, complete."""
-        recorded = self._catalogue.pack_sizes(self._user_id, packs)
-        present = self._files.sizes(Kind.PACK, [digest.hex() for digest in packs])
-        for digest in packs:
-            size = recorded.get(digest)
-            if size is None or present.get(digest.hex()) != size:
-                raise NoSuchPackError(f"the listed pack {digest.hex()} is not here")
+        for batch in batches(packs):
+            for digest in batch:
+                check_digest(digest)
+            if len(set(batch)) < len(batch):
+                raise InvalidRequestError(LISTED_TWICE)
+            recorded = self._catalogue.pack_sizes(self._user_id, batch)
+            present = self._files.sizes(Kind.PACK, [digest.hex() for digest in batch])
+            for digest in batch:
+                size = recorded.get(digest)
+                if size is None or present.get(digest.hex()) != size:
+                    raise NoSuchPackError(f"the listed pack {digest.hex()} is not here")
 
     def _delete_unlisted(self, packs: set[bytes], tables: set[str]) -> None:
         """Delete files of dropped rows, except where a row has come back."""

@@ -109,3 +109,19 @@ data_set_packs = Table(
     Index("data_set_packs_pack", "pack_id"),
     sqlite_with_rowid=False,  # half the pages: the key is all there is of a row
 )
+
+invitations = Table(
+    "invitations",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),  # of the token
+    _integer("expires_ns"),
+    _integer("uses"),  # that are left
+    Column("quota", _INTEGER),  # of those who come by it; NULL: the default
+)
+
+quotas = Table(
+    "quotas",
+    metadata,
+    Column("user_id", _INTEGER, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    _integer("size"),
+)

@@ -21,9 +21,11 @@ from backup.repository import (
     normalise_name,
 )
 from backup.store.accounts import check_key_file, knows_secret, new_login_hash
+from backup.store.admission import Usage
 from backup.store.catalogue import Catalogue, UserRecord
 from backup.store.files import Storage
 from backup.store.repository import StoredRepository
+from backup.store.room import Room
 
 
 class Store:
@@ -48,6 +50,7 @@ class Store:
         self._storage = storage
         self._place = place
         self._keep_copy = keep_copy
+        self._room = Room(catalogue.quotas, catalogue.sizes, storage.space)
 
     def __enter__(self) -> Self:
         return self
@@ -68,22 +71,64 @@ class Store:
         parameters = keys.invented_login_parameters(invented)
         return parameters if record is None else keys.login_parameters(record.key_file)
 
-    def register(self, user: str, key_file: bytes, login_secret: bytes) -> None:
-        """See `backup.repository.RepositoryHost`."""
+    def register(
+        self,
+        user: str,
+        key_file: bytes,
+        login_secret: bytes,
+        invitation: str | None = None,
+        *,
+        needs_invitation: bool = False,
+    ) -> None:
+        """See `backup.repository.RepositoryHost`.
+
+        Args:
+            user: the id.
+            key_file: of the user.
+            login_secret: 32 bytes.
+            invitation: counts as used once, when it is given.
+            needs_invitation: whether only the first user may do without.
+        """
         user = normalise_name(user, "user")
         check_key_file(key_file)
         salt, login_hash = new_login_hash(login_secret)
         try:
-            self._catalogue.add_user(user, key_file, salt, login_hash)
+            if not self._is_registered_so(user, key_file, login_secret):
+                self._catalogue.add_user(
+                    user,
+                    key_file,
+                    salt,
+                    login_hash,
+                    needs_invitation=needs_invitation,
+                    invitation=invitation,
+                )
         except AlreadyRegisteredError:
-            # A client that lost the answer asks again.
-            record = self._catalogue.find_user(user)
-            if (
-                record is None
-                or record.key_file != key_file
-                or not knows_secret(record, login_secret)
-            ):
+            # The same may have been sent twice, at the same time.
+            if not self._is_registered_so(user, key_file, login_secret):
                 raise
+
+    def invite(self, uses: int, valid_for_s: float, quota: int | None = None) -> str:
+        """Return a new invitation, for so many registrations within so long.
+
+        `quota`: bytes that each who comes by it may keep; None: as everybody.
+        """
+        return self._catalogue.invite(uses, valid_for_s, quota)
+
+    def set_quota(self, user: str | None, size: int | None) -> None:
+        """Set how many bytes a user may keep, None for the default.
+
+        `user`: None sets the default; of it None means no bound.
+
+        Raises:
+            NotAuthorisedError: no user has this id.
+        """
+        user_id = None if user is None else self._find(user).id
+        self._catalogue.set_quota(user_id, size)
+        self._room.forget()
+
+    def usages(self) -> list[Usage]:
+        """Return what every user keeps and may keep, by name."""
+        return self._catalogue.usages()
 
     def is_registered(self, user: str) -> bool:
         """Tell whether a user has this id; for programs that may read the store anyway."""
@@ -113,15 +158,25 @@ class Store:
         Raises:
             NotAuthorisedError: no user has this id.
         """
-        record = self._catalogue.find_user(normalise_name(user, "user"))
-        if record is None:
-            raise NotAuthorisedError(f"the id {user!r} is not registered in {self._place}")
-        return self._swept(record)
+        return self._swept(self._find(user))
 
     def sweep(self) -> None:
         """Delete what killed processes left, of every user."""
         for user_id in self._catalogue.user_ids():
             self.repository(user_id).sweep()
+
+    def _is_registered_so(self, user: str, key_file: bytes, login_secret: bytes) -> bool:
+        """Return whether exactly this was registered; a client that lost the answer asks again."""
+        record = self._catalogue.find_user(user)
+        if record is None or record.key_file != key_file:
+            return False
+        return knows_secret(record, login_secret)
+
+    def _find(self, user: str) -> UserRecord:
+        record = self._catalogue.find_user(normalise_name(user, "user"))
+        if record is None:
+            raise NotAuthorisedError(f"the id {user!r} is not registered in {self._place}")
+        return record
 
     def _check_login(self, user: str, login_secret: bytes) -> UserRecord:
         record = self._catalogue.find_user(normalise_name(user, "user"))
@@ -130,7 +185,7 @@ class Store:
         return record
 
     def _repository(self, record: UserRecord) -> StoredRepository:
-        return StoredRepository(self._catalogue, self._storage, record)
+        return StoredRepository(self._catalogue, self._storage, record, self._room)
 
     def _swept(self, record: UserRecord) -> StoredRepository:
         repository = self._repository(record)

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands of the backup side: server, register, backup, snapshots, ls, key."""
+"""Commands of the backup side: register, backup, snapshots, ls, key."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +29,6 @@ from rebuild.exit_codes import ExitCode
 if TYPE_CHECKING:
     from backup.agent.sources import Source
     from backup.objects.model import NodeObject
-    from backup.server.places import Network
 
 # What every backup uses; the drivers of ext are those most machines need.
 AGENT_MODULES = (
@@ -42,51 +39,11 @@ AGENT_MODULES = (
 )
 
 
-def _address(text: str) -> tuple[str, int]:
-    """Return host and port to listen on, for argparse."""
-    from backup.repository import InvalidRequestError
-    from backup.server.run import parse_address
-
-    try:
-        return parse_address(text)
-    except InvalidRequestError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _network(text: str) -> Network:
-    """Return an address or a network, for argparse."""
-    from backup.repository import InvalidRequestError
-    from backup.server.front import parse_network
-
-    try:
-        return parse_network(text)
-    except InvalidRequestError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
-    data: Path = option("--data DIR", "where everything is kept", type=Path, required=True)
-    listen: tuple[str, int] = option(
-        "--listen HOST[:PORT]",
-        "such as 0.0.0.0:8443, localhost or [::1] (default: 127.0.0.1:8443)",
-        "127.0.0.1:8443",
-        type=_address,
+class Register(Place):
+    invitation: str | None = option(
+        "--invitation TOKEN", "what the server's operator gave you, if registration is closed"
     )
-    no_tls: bool = flag("--no-tls", "plain HTTP, for a proxy on the same machine")
-    trust_proxy: tuple[Network, ...] = option(
-        "--trust-proxy ADDRESS",
-        "believe this address, or network such as 192.0.2.0/24, when it says for whom it asks "
-        "(X-Forwarded-For); may be repeated",
-        type=_network,
-        default=(),
-    )
-    max_connections: int | None = option(
-        "--max-connections N",
-        "how many connections to serve at once, each taking up to 1 MiB of memory (default: 512)",
-        type=int,
-    )
-    log_requests: bool = flag("--log-requests", "print one line for every request")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,28 +79,7 @@ class NewPassword(Place):
     )
 
 
-def run_server(options: Server) -> int:
-    """Serve a directory to agents and image builders, until interrupted."""
-    from backup.server.limits import Limits
-    from backup.server.run import run
-
-    limits = Limits()
-    if options.max_connections is not None:
-        limits = limits.for_connections(options.max_connections)
-    run(
-        options.data,
-        *options.listen,
-        not options.no_tls,
-        partial(print, flush=True),
-        report=partial(print, file=sys.stderr, flush=True),
-        logs_requests=options.log_requests,
-        limits=limits,
-        proxies=options.trust_proxy,
-    )
-    return ExitCode.DONE
-
-
-def run_register(options: Place) -> int:
+def run_register(options: Register) -> int:
     """Register an id on a server, with a new master key."""
     from backup.objects.keys import create_key_file
     from imagebuilder.cli.common import open_host
@@ -153,7 +89,7 @@ def run_register(options: Place) -> int:
     made = create_key_file(options.user, password)
     host = open_host(options, create=True)
     try:
-        host.register(options.user, made.data, made.login_secret)
+        host.register(options.user, made.data, made.login_secret, options.invitation)
     finally:
         host.close()
     print(f"Registered {options.user}. Nobody, not even the server, can read the backups without")
@@ -377,8 +313,7 @@ def _ls_line(item: NodeObject, path: bytes, partition: int) -> str:
 
 
 COMMANDS: Sequence[Command | Group] = (
-    command("server", Server, run_server),
-    command("register", Place, run_register),
+    command("register", Register, run_register),
     command("backup", Backup, run_backup),
     command("snapshots", Snapshots, run_snapshots),
     command("ls", Listing, run_ls),

@@ -70,6 +70,7 @@ class Group:
     commands: Sequence[Command]
     epilog: str | None = None
     parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser
+    plain: Command | None = None  # what the group does without an action
 
 
 def command(name: str, options: type[Options], run: Callable[[Options], int]) -> Command:
@@ -102,12 +103,16 @@ def add_commands(
     Only the row that the first word of `typed` names is added, if it names one: describing all
     options would take a tenth of the time of a backup in which nothing changed.
     """
-    actions = parser.add_subparsers(metavar=metavar, required=True, parser_class=parser_class)
+    is_needed = parser.get_default("run") is None
+    actions = parser.add_subparsers(metavar=metavar, required=is_needed, parser_class=parser_class)
     for row in [row for row in rows if row.name in typed[:1]] or rows:
         text = row.about.partition(". ")[0].rstrip(".")
         text, epilog = text[:1].lower() + text[1:], None if isinstance(row, Command) else row.epilog
         made = actions.add_parser(row.name, help=text, description=row.about, epilog=epilog)
         if isinstance(row, Group):
+            if row.plain is not None and typed[1:2] not in [[c.name] for c in row.commands]:
+                _add_options(made, row.plain.options)
+                made.set_defaults(run=row.plain.run, parser=made)
             add_commands(made, row.commands, typed[1:], parser_class=row.parser_class)
         else:
             _add_options(made, row.options)

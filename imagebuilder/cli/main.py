@@ -16,7 +16,8 @@ from rebuild.exit_codes import ExitCode, describe
 
 # Which module has which commands, so that only those are imported that are needed.
 MODULES = {
-    "imagebuilder.cli.backup": {"server", "register", "backup", "snapshots", "ls", "key"},
+    "imagebuilder.cli.server": {"server"},
+    "imagebuilder.cli.backup": {"register", "backup", "snapshots", "ls", "key"},
     "imagebuilder.cli.image": {"image"},
     "imagebuilder.cli.restore": {"restore", "compare", "rehearse"},
     "imagebuilder.cli.fs.main": {"fs"},

@@ -32,6 +32,7 @@ FS_IOC_FIEMAP = 0xC020660B  # linux/fiemap.h: _IOWR('f', 11, struct fiemap)
 FIEMAP_FLAG_SYNC = 1
 FIEMAP_EXTENT_LAST = 0x1
 FIEMAP_EXTENT_UNWRITTEN = 0x800
+FIEMAP_EXTENT_DATA_INLINE = 0x200
 FIEMAP_BATCH = 512  # extents asked for in one call
 
 _FSXATTR = struct.Struct("=IIIII8x")  # flags, extent size, extents, project, copy-on-write size
@@ -104,7 +105,7 @@ def _birth_time_ns(descriptor: int, path: bytes, flags: int) -> int | None:
 
 
 def inode_flags(descriptor: int) -> int:
-    """Return the ext-style inode flags of an open file or directory; 0 if it has none."""
+    """Return the ext-style inode flags of an open file or directory; 0 where there are none."""
     try:
         return int.from_bytes(fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, bytes(8))[:4], sys.byteorder)
     except OSError:
@@ -112,7 +113,7 @@ def inode_flags(descriptor: int) -> int:
 
 
 def project_of(descriptor: int) -> int:
-    """Return the project number of an open file or directory; 0 if it has none."""
+    """Return the project number of an open file or directory; 0 where there is none."""
     try:
         return int(_FSXATTR.unpack(fcntl.ioctl(descriptor, FS_IOC_FSGETXATTR, bytes(28)))[3])
     except OSError:
@@ -165,7 +166,7 @@ def data_extents(descriptor: int, size: int) -> list[tuple[int, int, bool]]:
             start = os.lseek(descriptor, position, os.SEEK_DATA)
             stop = os.lseek(descriptor, start, os.SEEK_HOLE)
         except OSError as error:
-            if error.errno == errno.ENXIO:  # only a hole from here on
+            if error.errno == errno.ENXIO:  # no data from here on
                 break
             if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
                 return [(0, size, False)]

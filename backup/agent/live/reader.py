@@ -134,7 +134,7 @@ def _load_all(descriptor: int, before: os.stat_result) -> Loaded:
         before, size_before = after, size
     read = max((offset + len(data) for offset, data in chunks), default=0)
     size = size_before if regions is not None else read
-    chunks = [(offset, data) for offset, data in chunks if data]
+    chunks = [chunk for chunk in chunks if chunk[1]]
     return Loaded(chunks, regions, _facts(descriptor, after, size), CHANGED)
 
 

@@ -32,7 +32,6 @@ from backup.objects.content import PIECE_SIZE
 from backup.objects.model import MarkerObject, NodeObject, Plain, Region, VolumeObject
 from fsdrivers.ext.format.flags import RoCompat
 from fsdrivers.ext.xattrs import project_xattr
-from fsdrivers.printable import printable
 from fsdrivers.volume import Kind
 
 SWAP_HEADER_SIZE = 4096  # bytes kept of a swap file: its header with UUID and label
@@ -48,7 +47,7 @@ class LiveScan:
         base: path by which this process reaches the volume's root.
         mount_point: where users see it.
         is_excluded: tells which absolute paths, as users see them, to leave out.
-        swap_files: (device, inode) of files whose content is useless after a restore.
+        swap_files: (device, inode) of files whose content is of no use.
     """
 
     def __init__(
@@ -258,7 +257,9 @@ class LiveScan:
         """Say that something could not be read."""
         if error.errno == errno.ENOENT:
             return
-        self.local.warnings.append(f"{printable(path)}: left out: {os.strerror(error.errno or 0)}")
+        self.local.warnings.append(
+            f"{os.fsdecode(path)}: left out: {os.strerror(error.errno or 0)}"
+        )
         self.local.missing += 1
 
 

@@ -30,7 +30,6 @@ from fsdrivers import Can, driver_of, find_driver, open_volume, probe
 from fsdrivers.device import Device, FileDevice
 from fsdrivers.errors import CorruptError, DeviceError
 from fsdrivers.partitions import PartitionTable, open_partition
-from fsdrivers.printable import printable
 from fsdrivers.volume import Volume
 
 ATTEMPTS = 3  # to read the frame of a volume that the kernel may be writing
@@ -50,10 +49,10 @@ class LiveSource:
         """Open all disks and look at their partitions.
 
         Raises:
-            NoSourceError: there is no disk, or this process may not read it.
+            NoSourceError: there is no disk, or they may not be read.
         """
         if not self.machine.disks:
-            raise NoSourceError("this machine has no disk to back up")
+            raise NoSourceError("this machine has no disk that could be backed up")
         os.sync()  # what the kernel holds back must be where our drivers read it
         problems: list[Problem] = []
         self._disks = []
@@ -72,7 +71,7 @@ class LiveSource:
             except DeviceError as error:
                 if isinstance(error.__cause__, PermissionError):
                     raise NoSourceError(
-                        f"{disk.path}: permission denied; run the backup as root"
+                        f"{disk.path} may not be read: the agent must run as root"
                     ) from error
                 problems.append(Problem(disk.path, f"it cannot be read: {error}"))
                 continue
@@ -171,13 +170,13 @@ class LiveSource:
             return
         if partial and not mounts:
             local.notes.append(
-                f"{printable(partial[0].source)}: only a part of it is mounted; it is kept as "
+                f"{os.fsdecode(partial[0].source)}: only a part of it is mounted; it is kept as "
                 "it is on the disk"
             )
         # Nobody writes to an EFI system partition but who installs a system.
         if mounts and not (partition.entry and partition.entry.type in EFI_SYSTEM):
             local.notes.append(
-                f"{printable(mounts[0].source)}: its {obj.type} is mounted and was read as it is "
+                f"{os.fsdecode(mounts[0].source)}: its {obj.type} is mounted and was read as it is "
                 "on the disk: files written meanwhile may be of different moments"
             )
         scan_partition(local, partition, obj, is_excluded, obj.mount_point.rstrip(b"/"))
@@ -191,7 +190,8 @@ class LiveSource:
             descriptor = open_tree(mount.point)
         except OSError:
             local.notes.append(
-                f"{printable(mount.point)}: what other mounts cover cannot be seen, and is left out"
+                f"{os.fsdecode(mount.point)}: what other mounts cover cannot be seen, and is "
+                "left out"
             )
         else:
             self._descriptors.append(descriptor)
@@ -202,7 +202,7 @@ class LiveSource:
         try:
             LiveScan(local, obj, base, mount.point, is_excluded, self._swap_files).run()
         except OSError as error:
-            local.warnings.append(f"{printable(mount.point)}: {os.strerror(error.errno or 0)}")
+            local.warnings.append(f"{os.fsdecode(mount.point)}: {os.strerror(error.errno or 0)}")
             local.missing += 1
 
 

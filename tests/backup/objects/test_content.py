@@ -18,6 +18,7 @@ from backup.objects.content import (
     content_id,
     content_size,
     iter_pieces,
+    sealed_size,
 )
 from backup.objects.encoding import canonical, make_packer, pack_plain, unpack_plain
 from backup.objects.errors import DamagedError, UnstorableError
@@ -254,11 +255,11 @@ def test_equal_security_is_stored_once() -> None:
 
 
 def test_sizes_count_pieces_and_streams() -> None:
-    """The size of content is the sum over all pieces."""
+    """Content and sealed sizes are the sums over all pieces."""
     objects = machine()
 
     assert len(list(iter_pieces(objects["file"]))) == 2
-    assert content_size(objects["file"]) == 200
+    assert (content_size(objects["file"]), sealed_size(objects["file"])) == (200, 180)
     assert (content_size(objects["disk"]), content_size(objects["label"])) == (100, 0)
 
 

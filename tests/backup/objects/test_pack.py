@@ -48,14 +48,17 @@ def sealed(data: bytes | memoryview, entry: IndexEntry) -> bytes:
 @pytest.mark.parametrize("kind", ["zeros", "text", "random"])
 @pytest.mark.parametrize("level", [0, 3])
 def test_pieces_come_back(size: int, kind: str, level: int) -> None:
-    """Every size, compressible or not, opens to what was added."""
+    """Every size, compressible or not, opens to what was added, both ways of opening."""
     source = {"zeros": bytes, "random": random.Random(size).randbytes}
     plain = source.get(kind, lambda n: (b"some text %d\n" * (n // 10 + 1))[:n])(size)
     pack = pack_of((b"before", plain, b"after"), level)
     reader = PackReader(MASTER, pack.info.salt)
     entry = pack.pieces[1]
+    out = bytearray(size)
+    reader.open_into(entry, sealed(pack.data, entry), memoryview(out))
 
     assert reader.open(entry, sealed(pack.data, entry)) == plain
+    assert out == plain
 
 
 def test_the_index_lists_the_pieces_back_to_back() -> None:
@@ -87,9 +90,12 @@ def test_every_flipped_byte_costs_at_most_the_piece_that_holds_it() -> None:
         bad = bytearray(pack.data)
         bad[position] ^= 0x40
         for entry, plain in zip(pack.pieces, PLAINS, strict=True):
+            out = memoryview(bytearray(entry.length))
             if entry.pack_offset <= position < entry.pack_offset + entry.sealed_length:
                 with pytest.raises(DamagedError):
                     reader.open(entry, sealed(bad, entry))
+                with pytest.raises(DamagedError):
+                    reader.open_into(entry, sealed(bad, entry), out)
             else:
                 assert reader.open(entry, sealed(bad, entry)) == plain
 
@@ -121,6 +127,10 @@ def test_every_truncation_of_a_pack_is_noticed() -> None:
     for length in range(entry.sealed_length):
         with pytest.raises(DamagedError):
             PackReader(MASTER, pack.info.salt).open(entry, sealed(pack.data, entry)[:length])
+        with pytest.raises(DamagedError):
+            PackReader(MASTER, pack.info.salt).open_into(
+                entry, sealed(pack.data, entry)[:length], memoryview(bytearray(entry.length))
+            )
 
 
 def test_equal_pieces_cannot_change_places() -> None:
@@ -155,6 +165,8 @@ def test_a_piece_is_bound_to_its_content_id_and_length() -> None:
         ):
             with pytest.raises(DamagedError):
                 reader.open(wrong, data)
+            with pytest.raises(DamagedError):
+                reader.open_into(wrong, data, memoryview(bytearray(wrong.length)))
 
 
 def test_another_master_key_opens_nothing() -> None:
@@ -258,3 +270,12 @@ def test_compression_never_enlarges() -> None:
 
     assert compress(noise) is noise
     assert len(compress(bytes(1000))) < 50
+
+
+def test_a_buffer_of_the_wrong_size_is_our_mistake() -> None:
+    """A wrong output buffer is not reported as damage."""
+    pack = pack_of()
+    with pytest.raises(ValueError, match="buffer"):
+        PackReader(MASTER, pack.info.salt).open_into(
+            pack.pieces[0], sealed(pack.data, pack.pieces[0]), memoryview(bytearray(9))
+        )

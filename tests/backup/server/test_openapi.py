@@ -28,10 +28,10 @@ UNLIMITED = {
     "guesses_per_s": 1e6,
     "first_delay_s": 0,
 }
-# A range beyond the end is a good request, too.
+# An invitation that is used up and a range beyond the end are good requests, too.
 CONFIG = """\
 [checks.positive_data_acceptance]
-expected-statuses = ["2xx", "401", "404", "409", "416", "5xx"]
+expected-statuses = ["2xx", "401", "403", "404", "409", "416", "5xx"]
 """
 
 

@@ -28,6 +28,8 @@ from backup.repository import (
     MAXIMUM_PACK_SIZE,
     InvalidRequestError,
     NotAuthorisedError,
+    NotInvitedError,
+    OverQuotaError,
     RepositoryError,
     StoreDamagedError,
     StoreFullError,
@@ -35,7 +37,15 @@ from backup.repository import (
 from backup.server import ServerProcess, ServerStartError, parse_address
 from backup.server.bodies import parse_range
 from backup.server.certificate import ServerCertificate
-from tests.backup.repositories import SECRET, key_file, make_pack, make_table, new_user
+from backup.store.local import open_store
+from tests.backup.repositories import (
+    SECRET,
+    key_file,
+    make_pack,
+    make_table,
+    new_user,
+    other_key_file,
+)
 
 JSON = {"Content-Type": "application/json"}
 
@@ -474,6 +484,56 @@ def test_address_in_use(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert done.stderr.startswith(f"cannot listen on 127.0.0.1 port {server.port}")
     assert done.stderr.count("\n") == 1
+
+
+def test_registration_is_closed(tmp_path: Path) -> None:
+    """The first id registers freely; then only who is invited does, whatever ids are taken."""
+    data = tmp_path / "data"
+    with (
+        ServerProcess.start(data, options=(), first_delay_s=0.01) as server,
+        HttpServer(server.url, server.fingerprint) as host,
+    ):
+        host.register("first", key_file(), SECRET)
+        host.register("first", key_file(), SECRET)
+        for user in ("first", "second"):
+            with pytest.raises(NotInvitedError):
+                host.register(user, other_key_file(), SECRET)
+        with open_store(data) as store:
+            token = store.invite(1, 60, quota=1000)
+        with pytest.raises(NotInvitedError):
+            host.register("second", key_file(), SECRET, "0" * 32)
+        host.register("second", key_file(), SECRET, token)
+        with pytest.raises(NotInvitedError):
+            host.register("third", key_file(), SECRET, token)
+        with pytest.raises(OverQuotaError):
+            host.login("second", SECRET).put_pack("host", bytes(1001))
+
+
+@pytest.mark.root
+def test_a_disk_that_is_full_for_one(tmp_path: Path) -> None:
+    """On a small disk the id that filled it is refused, and another still commits."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", mount], check=True)
+    try:
+        with (
+            ServerProcess.start(mount / "data") as server,
+            HttpServer(server.url, server.fingerprint) as host,
+        ):
+            host.register("hog", key_file(), SECRET)
+            host.register("guest", key_file(), SECRET)
+            hog, guest = host.login("hog", SECRET), host.login("guest", SECRET)
+            with contextlib.suppress(StoreFullError):
+                for _ in range(100):
+                    hog.put_pack("host", os.urandom(1 << 20))
+            with pytest.raises(StoreFullError, match="less than"):
+                hog.put_pack("host", os.urandom(1 << 20))
+            data, digest = make_pack(1 << 20)
+            guest.put_pack("host", data)
+
+            assert guest.commit("host", make_table(), [digest], 1).size == 1 << 20
+    finally:
+        subprocess.run(["umount", mount], check=True)
 
 
 def test_failing_store_is_reported(tmp_path: Path) -> None:

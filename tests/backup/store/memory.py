@@ -26,6 +26,9 @@ class MemoryStorage:
     def locks(self, user_id: int) -> MemoryLocks:
         return self._locks[user_id]
 
+    def space(self) -> None:
+        return None
+
 
 class MemoryFiles:
     """One user's files.  See `backup.store.files.UserFiles`."""

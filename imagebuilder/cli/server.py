@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of who runs a server: server, and its actions invite and quota."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imagebuilder.cli.commands import Command, Group, command, flag, option
+from imagebuilder.cli.common import (
+    UsageError,
+    json_flag,
+    print_json,
+    seconds_of_text,
+    size_of_text,
+)
+from rebuild.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from backup.server.places import Network
+    from backup.store.store import Store
+
+
+def _address(text: str) -> tuple[str, int]:
+    """Return host and port to listen on, for argparse."""
+    from backup.repository import InvalidRequestError
+    from backup.server.run import parse_address
+
+    try:
+        return parse_address(text)
+    except InvalidRequestError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _network(text: str) -> Network:
+    """Return an address or a network, for argparse."""
+    from backup.repository import InvalidRequestError
+    from backup.server.front import parse_network
+
+    try:
+        return parse_network(text)
+    except InvalidRequestError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    data: Path = option("--data DIR", "where everything is kept", type=Path, required=True)
+    listen: tuple[str, int] = option(
+        "--listen HOST[:PORT]",
+        "such as 0.0.0.0:8443, localhost or [::1] (default: 127.0.0.1:8443)",
+        "127.0.0.1:8443",
+        type=_address,
+    )
+    no_tls: bool = flag("--no-tls", "plain HTTP, for a proxy on the same machine")
+    trust_proxy: tuple[Network, ...] = option(
+        "--trust-proxy ADDRESS",
+        "believe this address, or network such as 192.0.2.0/24, when it says for whom it asks "
+        "(X-Forwarded-For); may be repeated",
+        type=_network,
+        default=(),
+    )
+    max_connections: int | None = option(
+        "--max-connections N",
+        "how many connections to serve at once, each taking up to 1 MiB of memory (default: 512)",
+        type=int,
+    )
+    open_registration: bool = flag(
+        "--open-registration",
+        "let anyone register; else only who has an invitation may, and the first",
+    )
+    log_requests: bool = flag("--log-requests", "print one line for every request")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invite:
+    data: Path = option("--data DIR", "the server's directory", type=Path, required=True)
+    uses: int = option("--uses N", "how many ids it is good for (default: 1)", 1, type=int)
+    valid_for: float = option(
+        "--valid-for TIME", "such as 12h or 30d (default: 7d)", "7d", type=seconds_of_text
+    )
+    quota: int | None = option(
+        "--quota SIZE", "how much each may keep, such as 500G", type=size_of_text
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    data: Path = option("--data DIR", "the server's directory", type=Path, required=True)
+    user: str | None = option("--user ID", "set it for this id (default: for all that have none)")
+    unset: bool = flag("--unset", "back to the default; without --user: no bound")
+    json: bool = json_flag()
+    size: int | None = option(
+        "SIZE", "how much may be kept, such as 500G", nargs="?", type=size_of_text
+    )
+
+
+def run_server(options: Server) -> int:
+    """Serve a directory to agents and image builders, until interrupted."""
+    from backup.server.limits import Limits
+    from backup.server.run import run
+
+    limits = Limits()
+    if options.max_connections is not None:
+        limits = limits.for_connections(options.max_connections)
+    run(
+        options.data,
+        *options.listen,
+        not options.no_tls,
+        partial(print, flush=True),
+        report=partial(print, file=sys.stderr, flush=True),
+        logs_requests=options.log_requests,
+        limits=limits,
+        proxies=options.trust_proxy,
+        is_open=options.open_registration,
+    )
+    return ExitCode.DONE
+
+
+def run_invite(options: Invite) -> int:
+    """Print an invitation, with which an id can be registered. The server may be running."""
+    if options.uses < 1:
+        raise UsageError("--uses must be 1 or more")
+    with _opened(options.data) as store:
+        print(store.invite(options.uses, options.valid_for, options.quota))
+    return ExitCode.DONE
+
+
+def run_quota(options: Quota) -> int:
+    """List how much each id keeps and may keep, or set how much it may."""
+    if options.size is not None and options.unset:
+        raise UsageError("give a size or --unset, not both")
+    with _opened(options.data) as store:
+        if options.size is not None or options.unset:
+            store.set_quota(options.user, options.size)
+            return ExitCode.DONE
+        usages = [u for u in store.usages() if options.user in (None, u.user)]
+    if options.json:
+        print_json([{"user": u.user, "size": u.size, "quota": u.quota} for u in usages])
+        return ExitCode.DONE
+    for usage in usages:
+        quota = "-" if usage.quota is None else _gib(usage.quota)
+        print(f"{_gib(usage.size):>14} {quota:>14}  {usage.user}")
+    return ExitCode.DONE
+
+
+def _opened(directory: Path) -> Store:
+    from backup.store.local import open_store
+
+    return open_store(directory)
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):,.2f} GiB"
+
+
+COMMANDS: tuple[Command | Group, ...] = (
+    Group(
+        "server",
+        "Serve a directory to agents and image builders, until interrupted.",
+        (command("invite", Invite, run_invite), command("quota", Quota, run_quota)),
+        plain=command("server", Server, run_server),
+    ),
+)
