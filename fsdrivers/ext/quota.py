@@ -47,7 +47,7 @@ class QuotaKind(IntEnum):
 
 
 class Limits(NamedTuple):
-    """What one identifier may use; 0 is no limit.  Blocks of 1024 bytes."""
+    """What one identifier may use; 0 means no limit.  Blocks of 1024 bytes."""
 
     blocks_hard: int = 0
     blocks_soft: int = 0
