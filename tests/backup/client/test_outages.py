@@ -28,6 +28,8 @@ from backup.wire import pack_json
 from tests.backup.client.fake_server import TOKEN, FakeServer, answer
 from tests.backup.repositories import SECRET, key_file, make_pack, make_table
 
+TABLE_SIZE = 64 << 20  # bytes: more than the kernel holds for a reader when a server dies
+
 
 def test_an_outage_is_waited_out(tmp_path: Path) -> None:
     """A pack, a commit and a half-read table outlive a server that is away for seconds."""
@@ -40,26 +42,29 @@ def test_an_outage_is_waited_out(tmp_path: Path) -> None:
         repository = host.login("user", SECRET)
         repository.put_pack("host", b"first")
 
-        def stay_away() -> ServerProcess:
-            server.kill()
-            time.sleep(SILENCE_S + 2)
-            return ServerProcess.start(tmp_path, f"127.0.0.1:{server.port}")
+        servers: list[ServerProcess] = []
 
-        results: list[ServerProcess] = []
-        for _ in range(2):
-            thread = threading.Thread(target=lambda: results.append(stay_away()))
+        def stay_away(sentences: int) -> None:
+            """Kill the server, and start another once the client has said that it is away."""
+            server.kill()
+            while len(said) < sentences:
+                time.sleep(0.01)
+            servers.append(ServerProcess.start(tmp_path, f"127.0.0.1:{server.port}"))
+
+        for sentences in (1, 3):
+            thread = threading.Thread(target=stay_away, args=[sentences], daemon=True)
             thread.start()
             while server._process.poll() is None:
                 time.sleep(0.01)
-            if len(results) == 0:
+            if not servers:
                 repository.put_pack("host", data)
-                info = repository.commit("host", make_table(16 << 20), [digest], 1)
+                info = repository.commit("host", make_table(TABLE_SIZE), [digest], 1)
                 table = repository.open_table(info.id)
                 table.read(10)
             else:
                 assert len(table.read()) == info.table_size - 10
             thread.join()
-            server = results[-1]
+            server = servers[-1]
         table.close()
         assert repository.read_pack(digest, 0, len(data)) == data
     server.stop()
