@@ -150,6 +150,7 @@ class DataSetInfo:
     table_size: int
     pack_count: int
     size: int  # bytes of all its packs
+    missing: int = 0  # objects of the machine that it should hold and does not
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,11 +257,13 @@ class Repository(Protocol):
         keep: int,
         *,
         parent: str | None = None,
+        missing: int = 0,
     ) -> DataSetInfo:
         """Make a data set of a table and the packs it lists: all of it, or nothing.
 
-        Of the machine's data sets the `keep` newest stay, this one among them.  What no kept
-        data set lists is dropped afterwards: older tables, packs of older data sets, and packs of
+        Of the machine's data sets the `keep` newest stay, this one among them, and the `keep`
+        newest of the complete ones, however many partial ones came after.  What no kept data set
+        lists is dropped afterwards: older tables, packs of older data sets, and packs of
         this machine that an interrupted run left.  Other machines' pending packs stay.
         Committing the same table again is allowed and changes nothing.
 
@@ -271,6 +274,7 @@ class Repository(Protocol):
             keep: 1 or more.
             parent: id of the newest data set, on which this one is based; None when there was
                 no data set, or when it does not matter that another run has committed since.
+            missing: objects of the machine that the data set should hold and does not.
 
         Raises:
             NoSuchPackError: a listed pack is not there.
@@ -365,19 +369,21 @@ def check_login_secret(secret: bytes) -> bytes:
     return secret
 
 
-def check_commit(packs: Sequence[bytes], keep: int) -> None:
-    """Refuse a list of packs or a count of data sets to keep that cannot be right."""
-    check_counts(len(packs), keep)
+def check_commit(packs: Sequence[bytes], keep: int, missing: int) -> None:
+    """Refuse a list of packs or counts that cannot be right."""
+    check_counts(len(packs), keep, missing)
     for digest in packs:
         check_digest(digest)
     if len(set(packs)) != len(packs):
         raise InvalidRequestError(LISTED_TWICE)
 
 
-def check_counts(pack_count: int, keep: int) -> None:
-    """Refuse a number of packs, or of data sets to keep, that cannot be right."""
+def check_counts(pack_count: int, keep: int, missing: int) -> None:
+    """Refuse a number of packs, of data sets to keep or of missing objects that cannot be right."""
     if not 1 <= keep <= MAXIMUM_KEEP:
         raise InvalidRequestError(f"keep must be 1 to {MAXIMUM_KEEP} data sets, not {keep}")
+    if not 0 <= missing < 1 << 63:
+        raise InvalidRequestError(f"{missing} objects cannot be missing")
     if pack_count > MAXIMUM_PACK_COUNT:
         raise TooLargeError(f"a data set may have at most {MAXIMUM_PACK_COUNT} packs")
 

@@ -19,6 +19,7 @@ from backup import repository as r
 
 API = "/v1"
 DEFAULT_PORT = 8443
+MISSING = "missing"  # in a data set, and in the query of a commit; servers may not know it
 DIGEST_HEADER = "Content-Digest"  # RFC 9530, with sha-256 alone
 MAXIMUM_JSON_SIZE = 256 << 10  # a key file in base64 is 88 KiB
 MAXIMUM_LOGIN_SIZE = 4 << 10  # an id and a secret have a tenth of it
@@ -93,6 +94,17 @@ class CommitHead:
         return cls(
             keep, pack_count, table_size, digest, None if parent == _NO_PARENT else parent.hex()
         )
+
+
+def parse_missing(text: str) -> int:
+    """Return how many objects are missing from a data set, from the query of its commit.
+
+    Raises:
+        InvalidRequestError: it is not a count.
+    """
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise r.InvalidRequestError(f"{MISSING} must be a count")
+    return int(text)
 
 
 def split_digests(data: bytes) -> list[bytes]:
@@ -242,6 +254,7 @@ def data_set_of(fields: dict[str, object]) -> r.DataSetInfo:
         table_size=integer_of(fields, "table_size"),
         pack_count=integer_of(fields, "pack_count"),
         size=integer_of(fields, "size"),
+        missing=integer_of(fields, MISSING) if MISSING in fields else 0,
     )
 
 

@@ -215,7 +215,7 @@ class _Run:
                 options=_plain_options(self.options),
             )
             writer.add_all(objects)
-            writer.finish(packs)
+            writer.finish(packs, missing=local.missing, losses=local.warnings)
             table: bytes | Path
             if stream is not None:
                 table = stream.getvalue()
@@ -229,6 +229,7 @@ class _Run:
                 [pack.digest for pack in packs],
                 self.options.keep,
                 parent=previous.id or None,
+                missing=local.missing,
             )
         result = self.result
         result.data_set = info

@@ -254,9 +254,10 @@ class HttpRepository:
         keep: int,
         *,
         parent: str | None = None,
+        missing: int = 0,
     ) -> DataSetInfo:
         """See `backup.repository.Repository`."""
-        check_commit(packs, keep)
+        check_commit(packs, keep, missing)
         table_size, table_digest = _measure(table)
         head = wire.CommitHead(keep, len(packs), table_size, table_digest, parent).pack()
         listed = b"".join(packs)
@@ -267,6 +268,8 @@ class HttpRepository:
             yield from _chunks(table)
 
         path = f"/machines/{_quoted(machine, 'machine')}/data-sets"
+        if missing:
+            path += f"?{wire.MISSING}={missing}"
         size = len(head) + len(listed) + table_size
         answer = _json(self._send(method="POST", path=path, body=body, size=size))
         with _understood():

@@ -45,6 +45,7 @@ from backup.objects.records import iter_objects, record_of
 TABLE_MAGIC: Final = b"RKOBJT"
 TABLE_MINOR: Final = 1  # 1: how streams are stored, times of names, attributes of one node
 SEGMENT_SIZE: Final = 256 << 10  # bytes of records after which a segment is closed
+MAX_LOSSES: Final = 1000
 MAX_SEGMENT_SIZE: Final = 256 << 20  # one record (a file of 4 TiB) may pass SEGMENT_SIZE by far
 
 _HEAD_SIZE = PREAMBLE_SIZE + DATA_SET_ID_SIZE
@@ -94,6 +95,8 @@ class Summary:
     counts: dict[ObjectKind, int]
     volumes: tuple[VolumeTotals, ...]
     packs: tuple[PackInfo, ...]
+    missing: int = 0  # objects of the machine that should be here and could not be read
+    losses: tuple[str, ...] = ()  # what was said of them, the first `MAX_LOSSES` sentences
 
     @property
     def content_bytes(self) -> int:
@@ -202,8 +205,16 @@ class TableWriter:
         finally:
             self._last_number = last
 
-    def finish(self, packs: Sequence[PackInfo]) -> Summary:
-        """Write the summary and the footer.  `packs`: in the order that `Piece.pack` counts."""
+    def finish(
+        self, packs: Sequence[PackInfo], *, missing: int = 0, losses: Sequence[str] = ()
+    ) -> Summary:
+        """Write the summary and the footer.
+
+        Args:
+            packs: in the order that `Piece.pack` counts.
+            missing: objects of the machine that should be in the table and are not.
+            losses: sentences that name them; the first `MAX_LOSSES` are kept.
+        """
         if len(self._packer.getbuffer()):
             self._close_segment()
         position = self._position
@@ -214,6 +225,8 @@ class TableWriter:
             "volumes": [dataclasses.astuple(totals) for totals in self._volumes.values()],
             "packs": b"".join([_PACK.pack(*pack) for pack in packs]),
         }
+        if missing:
+            self._fields |= {"missing": missing, "losses": list(losses[:MAX_LOSSES])}
         packed = make_packer().pack(self._fields)
         self._seal(_SUMMARY, packed)
         self._write(_FOOTER.pack(position, _FOOTER_MAGIC))
@@ -460,6 +473,8 @@ def _summary_of(plain: bytes, data_set_id: bytes) -> Summary:
             counts={ObjectKind(kind): number for kind, number in fields["counts"]},
             volumes=tuple(VolumeTotals(*values[:8]) for values in fields["volumes"]),
             packs=tuple(PackInfo._make(pack) for pack in _PACK.iter_unpack(fields["packs"])),
+            missing=fields.get("missing", 0),
+            losses=tuple(fields.get("losses", ())),
         )
     except (*DECODE_ERRORS, struct.error) as error:
         raise DamagedError(_TABLE, "has a summary that cannot be decoded") from error

@@ -338,6 +338,7 @@ class Api:
         user_id, repository = self._opened(request)
         machine = normalise_name(request.path_params["machine"], "machine")
         body = Body(request, _COMMIT_LIMIT, self._limits)
+        missing = wire.parse_missing(request.query_params.get(wire.MISSING, "0"))
         head = wire.CommitHead.unpack(bytes(await body.read(wire.COMMIT_HEAD_SIZE)))
         listed_size = head.pack_count * DIGEST_SIZE
         if body.size != wire.COMMIT_HEAD_SIZE + listed_size + head.table_size:
@@ -354,7 +355,7 @@ class Api:
                 await receive_file(body, head.table_size, chunk_size, write)
                 if incoming.sha256 is None or incoming.sha256.digest() != head.table_digest:
                     raise DigestMismatchError("the table was damaged on the way")
-                work = partial(repository.commit_received, parent=head.parent)
+                work = partial(repository.commit_received, parent=head.parent, missing=missing)
                 async with self._commits.setdefault(user_id, asyncio.Lock()):
                     info = await self._run(user_id, work, machine, incoming, packs, head.keep)
         return json_response(wire.data_set_fields(info), 201)

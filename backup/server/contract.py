@@ -46,6 +46,7 @@ class ServedRepository(Repository, Protocol):
         keep: int,
         *,
         parent: str | None = None,
+        missing: int = 0,
     ) -> DataSetInfo:
         """Commit a table that was received."""
 

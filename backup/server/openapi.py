@@ -74,6 +74,7 @@ def document() -> dict[str, object]:
                     table_size=_ref("Count"),
                     pack_count=_ref("Count"),
                     size=_ref("Count"),
+                    missing=_ref("Count"),
                 ),
                 "Error": _object(
                     error={"type": "string"},
@@ -139,6 +140,11 @@ def _machine_paths() -> dict[str, object]:
         "required": True,
         "schema": {"type": "string", "pattern": f"^sha-256=:{_SECRET_PATTERN}:$"},
     }
+    missing: dict[str, object] = {
+        "name": wire.MISSING,
+        "in": "query",
+        "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+    }
     pack = _object(digest=_ref("Digest"), size=_ref("Count"))
     below = f"{wire.API}/machines/{{machine}}"
     return {
@@ -157,7 +163,7 @@ def _machine_paths() -> dict[str, object]:
                 201,
                 _ref("DataSet"),
                 (*_LOGGED_IN, 404, 409, 422, 507),
-                parameters=machine,
+                parameters=[*machine, missing],
                 body=_BYTES,
                 links={"table": {"id": "$response.body#/id"}},
             ),
@@ -219,7 +225,7 @@ def _operation(
         status: of a good answer.
         answer: schema of its JSON; None for bytes.
         others: further statuses, those of `_ALWAYS` excepted; with 401, a token is needed.
-        parameters: in path and headers.
+        parameters: in path, query and headers.
         body: schema of the request's JSON, or the type of its bytes.
         links: what else can be asked about what a good answer names, and with what.
     """

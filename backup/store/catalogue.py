@@ -46,7 +46,7 @@ from backup.store.commit import (
     is_unlisted,
     machine_id_of,
 )
-from backup.store.schema import data_sets, machines, packs, settings, users
+from backup.store.schema import data_sets, machines, packs, partial_data_sets, settings, users
 from backup.store.upgrade import is_current, prepare, revision_of
 
 _GONE = "the user is no longer registered"
@@ -351,9 +351,9 @@ def _translated() -> Iterator[None]:
         raise StoreDamagedError(f"the catalogue cannot be used: {reason}") from error
 
 
-def _select_info() -> Select[str, str, int, int, int, int, int]:
+def _select_info() -> Select[str, str, int, int, int, int, int, int]:
     """Select the columns of a DataSetInfo, in its order."""
-    return select(
+    query = select(
         data_sets.c.name,
         machines.c.name,
         data_sets.c.created_ns,
@@ -361,4 +361,8 @@ def _select_info() -> Select[str, str, int, int, int, int, int]:
         data_sets.c.table_size,
         data_sets.c.pack_count,
         data_sets.c.size,
-    ).join(machines, machines.c.id == data_sets.c.machine_id)
+        func.coalesce(partial_data_sets.c.missing, 0),
+    )
+    return query.join(machines, machines.c.id == data_sets.c.machine_id).outerjoin(
+        partial_data_sets, partial_data_sets.c.data_set_id == data_sets.c.id
+    )

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from backup.repository import (
@@ -21,7 +21,8 @@ from backup.repository import (
     InvalidRequestError,
     NoSuchPackError,
 )
-from backup.store.schema import data_set_packs, data_sets, machines, packs
+from backup.store.retention import keep_newest
+from backup.store.schema import data_set_packs, data_sets, machines, packs, partial_data_sets
 
 _BATCH = 500  # values in one IN (...); databases take 32,766 or more
 
@@ -39,6 +40,7 @@ class NewDataSet:
     packs: Sequence[bytes]
     keep: int
     parent: str | None
+    missing: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ def commit_data_set(connection: Connection, user_id: int, new: NewDataSet) -> Co
         table_size=new.table_size,
         pack_count=len(new.packs),
         size=size,
+        missing=new.missing,
     )
     tables, dropped = _drop_unlisted(connection, user_id, machine_id, new.keep)
     return Committed(info, tables, dropped)
@@ -147,6 +150,10 @@ def _insert_data_set(
         raise ConflictError(f"the id {new.id} belongs to another data set") from error
     key = result.inserted_primary_key
     assert key is not None, "SQLAlchemy returns the key of an inserted row"
+    if new.missing:
+        connection.execute(
+            insert(partial_data_sets).values(data_set_id=key[0], missing=new.missing)
+        )
     return int(key[0]), created_ns
 
 
@@ -179,22 +186,28 @@ def _drop_unlisted(
     connection: Connection, user_id: int, machine_id: int, keep: int
 ) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
     """Drop a machine's older data sets, then those of their and its packs that nothing lists."""
-    old = connection.execute(
-        select(data_sets.c.id, data_sets.c.name)
+    present = connection.execute(
+        select(
+            data_sets.c.name.label("id"),
+            data_sets.c.id.label("number"),
+            func.coalesce(partial_data_sets.c.missing, 0).label("missing"),
+        )
+        .outerjoin(partial_data_sets, partial_data_sets.c.data_set_id == data_sets.c.id)
         .where(data_sets.c.machine_id == machine_id)
-        .order_by(data_sets.c.generation.desc())
-        .offset(keep)
+        .order_by(data_sets.c.generation)
     ).all()
+    kept = {row.id for row in keep_newest(present, keep)}
+    old = [row for row in present if row.id not in kept]
     # Packs may have been sent for another machine of the user, so those of the dropped data
     # sets are looked at besides the machine's own.
     pending = select(packs.c.id).where(packs.c.machine_id == machine_id, is_unlisted())
     candidates: set[int] = set(connection.scalars(pending))
     listing = data_set_packs.c.data_set_id
-    for number, _ in old:
-        listed = select(data_set_packs.c.pack_id).where(listing == number)
+    for row in old:
+        listed = select(data_set_packs.c.pack_id).where(listing == row.number)
         candidates.update(connection.scalars(listed))
-        connection.execute(delete(data_set_packs).where(listing == number))
-        connection.execute(delete(data_sets).where(data_sets.c.id == number))
+        connection.execute(delete(data_set_packs).where(listing == row.number))
+        connection.execute(delete(data_sets).where(data_sets.c.id == row.number))
     dropped: list[bytes] = []
     numbers = sorted(candidates)
     for start in range(0, len(numbers), _BATCH):
@@ -203,4 +216,4 @@ def _drop_unlisted(
         unlisted = select(packs.c.digest).where(mine, batch, is_unlisted())
         dropped.extend(connection.scalars(unlisted))
         connection.execute(delete(packs).where(mine, batch, is_unlisted()))
-    return tuple(name for _, name in old), tuple(dropped)
+    return tuple(row.id for row in old), tuple(dropped)

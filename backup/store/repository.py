@@ -224,6 +224,7 @@ class StoredRepository:
         keep: int,
         *,
         parent: str | None = None,
+        missing: int = 0,
     ) -> DataSetInfo:
         """See `backup.repository.Repository`."""
         if isinstance(table, Path):
@@ -238,7 +239,9 @@ class StoredRepository:
                         incoming.write(chunk)
             else:
                 incoming.write(table)
-            return self.commit_received(machine, incoming, packs, keep, parent=parent)
+            return self.commit_received(
+                machine, incoming, packs, keep, parent=parent, missing=missing
+            )
 
     def commit_received(
         self,
@@ -248,12 +251,13 @@ class StoredRepository:
         keep: int,
         *,
         parent: str | None = None,
+        missing: int = 0,
     ) -> DataSetInfo:
         """Commit a table that `receive` began.
 
         Order: table file, then rows, then deletes; see the module's text.
         """
-        check_counts(len(packs), keep)
+        check_counts(len(packs), keep, missing)
         assert table.sha256 is not None, "tables are hashed as they come in"
         if table.size > MAXIMUM_TABLE_SIZE:
             raise TooLargeError(f"a table may have at most {MAXIMUM_TABLE_SIZE} bytes")
@@ -265,6 +269,7 @@ class StoredRepository:
             packs=packs,
             keep=keep,
             parent=parent,
+            missing=missing,
         )
         if (known := self._find_committed(new)) is not None:
             return known

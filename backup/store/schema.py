@@ -99,6 +99,15 @@ data_sets = Table(
     UniqueConstraint("machine_id", "generation"),
 )
 
+partial_data_sets = Table(
+    "partial_data_sets",
+    metadata,
+    Column(
+        "data_set_id", _INTEGER, ForeignKey("data_sets.id", ondelete="CASCADE"), primary_key=True
+    ),
+    _integer("missing"),  # objects that it should hold and does not, 1 or more
+)
+
 data_set_packs = Table(
     "data_set_packs",
     metadata,

@@ -362,6 +362,37 @@ def test_keep_drops_what_nobody_lists(repository: Repository) -> None:
             repository.open_table(info.id)
 
 
+def test_partial_data_sets_say_so(repository: Repository) -> None:
+    """How many objects a data set lacks is listed with it."""
+    whole = repository.commit("host", make_table(), [], 5)
+    partial = repository.commit("host", make_table(), [], 5, missing=5298)
+
+    assert [info.missing for info in (whole, partial)] == [0, 5298]
+    assert repository.data_sets("host") == [whole, partial]
+
+
+@pytest.mark.parametrize("missing", [-1, 1 << 63])
+def test_counts_of_missing_objects_that_cannot_be(repository: Repository, missing: int) -> None:
+    """A commit with such a count changes nothing."""
+    with pytest.raises(InvalidRequestError):
+        repository.commit("host", make_table(), [], 1, missing=missing)
+
+    assert repository.data_sets() == []
+
+
+def test_partial_data_sets_push_no_complete_one_out(repository: Repository) -> None:
+    """Whatever number of them comes, what was complete stays with its packs."""
+    data, digest = make_pack()
+    repository.put_pack("host", data)
+    whole = repository.commit("host", make_table(), [digest], 2)
+    partial = [repository.commit("host", make_table(), [], 2, missing=1) for _ in range(4)]
+
+    assert repository.data_sets("host") == [whole, *partial[-2:]]
+    assert repository.read_pack(digest, 0, len(data)) == data
+    later = [repository.commit("host", make_table(), [], 2) for _ in range(2)]
+    assert repository.data_sets("host") == later
+
+
 def test_commit_drops_leftovers_of_its_machine_only(repository: Repository) -> None:
     """Packs that an interrupted run left go with the next commit; other machines' stay."""
     mine, listed, other = make_pack(), make_pack(), make_pack()

@@ -26,7 +26,7 @@ from backup.repository import (
     StoreFullError,
 )
 from tests.backup.client.fake_server import OK, TOKEN, FakeServer, answer
-from tests.backup.repositories import SECRET
+from tests.backup.repositories import SECRET, make_table
 
 ID = "ab" * 16
 DATA_SET = {
@@ -280,3 +280,11 @@ def test_a_refusal_stays_what_it_is() -> None:
     body = wire.pack_json({"error": "no", "kind": "invalid-request"})
     with opened(body, "400 Bad") as repository, pytest.raises(InvalidRequestError, match=r"^no$"):
         repository.data_sets()
+
+
+def test_a_server_of_an_earlier_release() -> None:
+    """It says nothing of missing objects: its data sets are shown as complete."""
+    with opened(json.dumps({"data_sets": [DATA_SET]}).encode()) as repository:
+        assert [info.missing for info in repository.data_sets()] == [0]
+    with opened(json.dumps(DATA_SET).encode()) as repository:
+        assert repository.commit("host", make_table(), [], 1, missing=7).missing == 0

@@ -34,7 +34,7 @@ from backup.objects.model import (
 )
 from backup.objects.pack import PackInfo
 from backup.objects.records import record_of
-from backup.objects.table import Summary, TableReader, TableWriter, read_summary
+from backup.objects.table import MAX_LOSSES, Summary, TableReader, TableWriter, read_summary
 from tests.backup.objects.samples import PIECE, sample
 
 MASTER = MasterKey(bytes(range(32)))
@@ -118,6 +118,19 @@ def test_the_summary_says_what_is_in_the_table() -> None:
     assert (volume.number, volume.type, volume.label, volume.nodes) == (2, "ext4", b"\xff", 6)
     assert by_end.content_bytes == volume.content_bytes == (1 << 50) + (1 << 30)
     assert by_end.pack_bytes == 1000 + (1 << 40)
+
+
+def test_the_summary_says_what_is_missing() -> None:
+    """How many objects, and the first sentences that name them; a complete table has neither."""
+    stream = io.BytesIO()
+    writer = TableWriter(MASTER, stream, machine="kiste", created_ns=1)
+    written_summary = writer.finish([], missing=5298, losses=["/a: left out"] * (MAX_LOSSES + 1))
+    found = read_summary(MASTER, io.BytesIO(stream.getvalue()))
+
+    assert found == written_summary
+    assert (found.missing, found.losses) == (5298, ("/a: left out",) * MAX_LOSSES)
+    complete = read(written(sample()))[1]
+    assert (complete.missing, complete.losses) == (0, ())
 
 
 def test_the_summary_may_be_asked_for_in_the_middle() -> None:

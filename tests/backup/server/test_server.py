@@ -314,6 +314,14 @@ def test_bad_commits(client: Client, body: bytes, status: int) -> None:
     assert json.loads(client.send("GET", "/v1/data-sets")[1]) == {"data_sets": []}
 
 
+@pytest.mark.parametrize("missing", ["-1", "", "abc", "1e3", "9" * 30, "%D9%A1"])
+def test_bad_counts_of_missing_objects(client: Client, missing: str) -> None:
+    """What is no count is refused before the body is read."""
+    path = f"/v1/machines/host/data-sets?missing={missing}"
+
+    assert client.send("POST", path, commit_body())[0] == 400
+
+
 def test_ranges(client: Client) -> None:
     """Ranges of a pack are answered as HTTP says."""
     data, digest = make_pack(1000)
