@@ -120,7 +120,7 @@ class Driver:
         types: what `Volume.type` may say.
         package: where its modules are.
         probe: returns the type of what is on a device, or nothing, from the device and the
-            first `fsdrivers.probing.HEAD_SIZE` bytes of it; no module with records is needed.
+            first `fsdrivers.signatures.HEAD_SIZE` bytes of it; no module with records is needed.
         can: what it offers.
         names: what names are like.
         starts: what may start from its volumes.

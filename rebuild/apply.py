@@ -3,8 +3,8 @@
 
 Write order on each disk, and why a power cut leaves either nothing or a whole machine:
 
-1. The old partition table and the signatures of old volumes are wiped: from here on nothing
-   on the disk pretends to be usable.
+1. The old partition table is wiped, and whatever could be the signature of an old volume or array
+   on the disk or in a new volume: from here on nothing on the disk pretends to be usable.
 2. Content goes, in the order of the packs, straight to the places that the layouts gave it.
 3. The metadata of each volume follows, its superblock or boot sector last; then fix-ups change
    files and boot code (`rebuild.edits`); then a flush.
@@ -22,7 +22,7 @@ from typing import cast
 
 from backup.objects.medium import Medium
 from backup.objects.model import NodeObject
-from fsdrivers import Can
+from fsdrivers import Can, signatures
 from fsdrivers.device import Device, Window
 from fsdrivers.partitions import plan_table
 from fsdrivers.partitions.chs import Geometry
@@ -39,8 +39,6 @@ from rebuild.streaming.content import PieceTarget, stream_pieces
 from rebuild.streaming.opener import PieceOpener
 from rebuild.streaming.targets import ResidentWriter, content_targets, stream_targets
 from rebuild.streaming.writer import CoalescingWriter
-
-WIPED_AT_EACH_END = 1 << 20  # bytes; holds every table and signature that probing looks at
 
 
 @dataclass(slots=True)
@@ -111,7 +109,10 @@ def apply_plan(
     if not is_blank:
         shown.begin("Wiping old signatures")
         for work in works:
-            _wipe(work.device)
+            signatures.wipe(work.device)
+            for volume in work.volumes:
+                signatures.wipe(volume.window)
+            work.device.flush()
     boot_areas = {work.plan.disk.number: _BootArea(work) for work in works}
     targets, names = _collect_content(works, boot_areas, shown, report)
     failed = stream_pieces(
@@ -188,16 +189,6 @@ def _plan_volume(
     if driver and layout and (streams := driver.with_streams(layout)):
         volume.resident = ResidentWriter(streams.resident)
     return volume
-
-
-def _wipe(device: Device) -> None:
-    """Make the disk look blank to every probe, before anything else is written."""
-    head = min(WIPED_AT_EACH_END, device.size)
-    device.write(0, bytes(head))
-    tail = min(WIPED_AT_EACH_END, device.size - head)
-    if tail:
-        device.write(device.size - tail, bytes(tail))
-    device.flush()
 
 
 class _BootArea:

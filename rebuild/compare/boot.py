@@ -50,6 +50,11 @@ def kept_differences(kept: Iterable[Kept], expected: Expected) -> Iterator[str]:
             yield f"{name}{where} is {texts[0]}, not {texts[1]}"
 
 
+def recorded_code(kept: Iterable[Kept]) -> list[bytes]:
+    """Return the boot code that was recorded."""
+    return [_bytes_of(item.recorded) for item in kept if item.kind is KeptKind.BOOT_CODE]
+
+
 def _code_differences(want: bytes, have: bytes, name: str) -> Iterator[str]:
     """Yield where code differs first, if it does; zeros at the end do not count."""
     size = max(len(want), len(have))

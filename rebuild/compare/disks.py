@@ -19,7 +19,8 @@ from fsdrivers import driver_of, probe
 from fsdrivers.device import Device
 from fsdrivers.errors import FilesystemError
 from fsdrivers.partitions import PartitionTable, open_partition, read_table
-from rebuild.compare.boot import Expected, kept_differences
+from fsdrivers.probing import left_over
+from rebuild.compare.boot import Expected, kept_differences, recorded_code
 from rebuild.compare.result import Case, Comparison
 from rebuild.compare.tree import TreeComparison
 from rebuild.fixups.families import plan_changes
@@ -193,9 +194,11 @@ def _compare_volume(case: Case, tree: VolumeTree, window: Device, place: str) ->
     if tree.nodes:
         comparison.run()
     expected = Expected(changes, comparison.edited_files)
-    kept = driver.kept(volume.description, opened.describe())
+    kept = list(driver.kept(volume.description, opened.describe()))
     for text in kept_differences(kept, expected):
         case.differs(f"{name}: {text}")
+    for text in left_over(window, driver, recorded_code(kept)):
+        case.differs(f"{name}: an old signature is left: {text}")
 
 
 def _first_nonzero_outside(window: Device, pieces: Sequence[Piece]) -> int | None:

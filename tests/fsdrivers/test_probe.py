@@ -12,7 +12,7 @@ import pytest
 from fsdrivers import Can, driver_of, find_driver, open_volume, probe, types_that
 from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.errors import CorruptError, NotRecognisedError, UnsupportedError
-from fsdrivers.probing import CONTAINERS, LIKE_FAT, OTHERS, Signature
+from fsdrivers.signatures import CONTAINERS, LIKE_FAT, OTHERS, Signature
 
 MIB = 1 << 20
 

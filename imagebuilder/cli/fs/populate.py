@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from imagebuilder.cli.fs.source import HostTree
 
 BUFFER_SIZE = 4 << 20  # bytes written at once
-WIPED_SIZE = 1 << 20  # bytes at the start: no old signature shows while the volume is made
 
 STRETCH_SIZE = 16 << 20  # bytes of content that a process copies before it takes the next
 FILE_WEIGHT = 8 << 10  # bytes that are copied while a file is opened
@@ -134,9 +133,10 @@ def write_volume(
         DeviceError: the medium failed.
     """
     from backup.shared.sharing import share, useful_processes
+    from fsdrivers import signatures
 
     if not is_blank:
-        device.write(0, bytes(min(WIPED_SIZE, device.size)))
+        signatures.wipe(device)
     problems: list[str] = []
 
     def take(_: Stretch, changed: list[bytes]) -> None:

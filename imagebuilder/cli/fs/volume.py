@@ -181,6 +181,7 @@ def _make(options: Mkfs, driver: Driver, description: Description, *, is_blank: 
 def _format(driver: Driver, description: Description, device: Device) -> None:
     import time
 
+    from fsdrivers import signatures
     from fsdrivers.volume import Entry, Kind, Node
 
     root = Node(1, Kind.DIRECTORY, mode=0o755, modified_ns=time.time_ns())
@@ -188,6 +189,7 @@ def _format(driver: Driver, description: Description, device: Device) -> None:
     layout = driver.plan_volume(
         description, size=device.size, sector_size=device.sector_size, entries=entries, order=()
     )
+    signatures.wipe(device)
     for position, data in layout.iter_metadata():
         device.write(position, data)
 
