@@ -31,7 +31,6 @@ from backup.repository import (
     TooLargeError,
     normalise_name,
 )
-from backup.server import ServerProcess
 from backup.store.local import open_store
 from backup.store.store import Store
 from tests.backup.repositories import (
@@ -43,6 +42,7 @@ from tests.backup.repositories import (
     new_user,
     other_key_file,
 )
+from tests.backup.server_process import ServerProcess
 from tests.backup.store.databases import SqliteDatabase, open_catalogue
 from tests.backup.store.memory import MemoryStorage
 

@@ -20,7 +20,6 @@ from backup.objects.content import PIECE_SIZE
 from backup.objects.model import DiskObject, LabelObject, ObjectKind, Region
 from backup.objects.pack import TARGET_SIZE
 from backup.objects.table import TableReader
-from backup.server import ServerProcess
 from backup.store.repository import StoredRepository
 from tests.backup.agent.machines import (
     MACHINE,
@@ -34,6 +33,7 @@ from tests.backup.agent.machines import (
     read_data_set,
 )
 from tests.backup.repositories import SECRET, key_file
+from tests.backup.server_process import ServerProcess
 
 pytestmark = pytest.mark.tools
 

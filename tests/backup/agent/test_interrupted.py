@@ -17,7 +17,6 @@ from backup.agent.result import BackupOptions
 from backup.client.patience import Outage, Patience
 from backup.client.repository import HttpServer
 from backup.objects.pack import HEADER_SIZE, IndexEntry, PackReader
-from backup.server import ServerProcess
 from backup.store.local import open_repository
 from tests.backup.agent.machines import (
     MACHINE,
@@ -31,6 +30,7 @@ from tests.backup.agent.machines import (
     read_data_set,
 )
 from tests.backup.repositories import SECRET, key_file
+from tests.backup.server_process import ServerProcess
 
 pytestmark = pytest.mark.tools
 

@@ -23,7 +23,6 @@ from backup.repository import (
     InvalidRequestError,
     NotAuthorisedError,
 )
-from backup.server import ServerProcess
 from backup.wire import format_fingerprint, parse_fingerprint
 from tests.backup.repositories import (
     SECRET,
@@ -34,6 +33,7 @@ from tests.backup.repositories import (
     new_user,
     other_key_file,
 )
+from tests.backup.server_process import ServerProcess
 
 
 @pytest.fixture(scope="module")

@@ -23,10 +23,10 @@ from backup.client.patience import (
 )
 from backup.client.repository import HttpRepository, HttpServer
 from backup.repository import BusyError, ConnectionFailedError, TooManyAttemptsError
-from backup.server import ServerProcess
 from backup.wire import pack_json
 from tests.backup.client.fake_server import TOKEN, FakeServer, answer
 from tests.backup.repositories import SECRET, key_file, make_pack, make_table
+from tests.backup.server_process import ServerProcess
 
 TABLE_SIZE = 64 << 20  # bytes: more than the kernel holds for a reader when a server dies
 

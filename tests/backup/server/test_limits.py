@@ -20,8 +20,8 @@ import pytest
 from backup import wire
 from backup.client.repository import HttpRepository, HttpServer
 from backup.repository import MAXIMUM_PACK_COUNT, MAXIMUM_PACK_SIZE, NotAuthorisedError
-from backup.server import ServerProcess
 from tests.backup.repositories import SECRET, key_file, make_pack, make_table, new_user
+from tests.backup.server_process import ServerProcess
 
 MIB = 1 << 20
 HEALTH = b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n"

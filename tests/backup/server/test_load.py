@@ -23,8 +23,8 @@ import pytest
 from backup import wire
 from backup.client.repository import HttpRepository, HttpServer
 from backup.repository import MAXIMUM_PACK_SIZE
-from backup.server import ServerProcess
 from tests.backup.repositories import SECRET, key_file, make_pack, make_table
+from tests.backup.server_process import ServerProcess
 
 MIB = 1 << 20
 USERS = 4

@@ -15,11 +15,12 @@ from starlette.routing import Route
 
 from backup import wire
 from backup.client.repository import HttpServer
-from backup.server import ServerProcess, openapi
+from backup.server import openapi
 from backup.server.app import Api
 from backup.server.limits import Limits
 from backup.store.local import open_store
 from tests.backup.repositories import SECRET, key_file
+from tests.backup.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[3]
 UNLIMITED = {

@@ -15,7 +15,6 @@ import ssl
 import stat
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +33,7 @@ from backup.repository import (
     StoreDamagedError,
     StoreFullError,
 )
-from backup.server import ServerProcess, ServerStartError, parse_address
+from backup.server import ServerStartError, parse_address
 from backup.server.bodies import parse_range
 from backup.server.certificate import ServerCertificate
 from backup.store.local import open_store
@@ -46,6 +45,7 @@ from tests.backup.repositories import (
     new_user,
     other_key_file,
 )
+from tests.backup.server_process import COMMAND, ServerProcess
 
 JSON = {"Content-Type": "application/json"}
 
@@ -479,9 +479,8 @@ def test_address_in_use(tmp_path: Path) -> None:
         listen = f"127.0.0.1:{server.port}"
         with pytest.raises(ServerStartError):
             ServerProcess.start(tmp_path / "two", listen)
-        command = [sys.executable, "-m", "backup.server"]
         done = subprocess.run(
-            [*command, "--data", tmp_path / "two", "--listen", listen],
+            [*COMMAND, "--data", tmp_path / "two", "--listen", listen],
             capture_output=True,
             text=True,
             check=False,

@@ -14,9 +14,9 @@ import pytest
 
 from backup.client.repository import HttpServer
 from backup.repository import ConnectionFailedError, NotAuthorisedError
-from backup.server import ServerProcess
 from backup.store.local import open_repository
 from tests.backup.repositories import SECRET, digest_of, key_file, make_table
+from tests.backup.server_process import ServerProcess
 
 KEEP = 2
 
