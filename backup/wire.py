@@ -107,12 +107,6 @@ def parse_missing(text: str) -> int:
     return int(text)
 
 
-def split_digests(data: bytes) -> list[bytes]:
-    """Return the digests that lie back to back in `data`."""
-    size = r.DIGEST_SIZE
-    return [data[start : start + size] for start in range(0, len(data), size)]
-
-
 def is_id(text: str) -> bool:
     """Return whether `text` can be the id of a data set."""
     return _is_hex(text, r.DATA_SET_ID_SIZE)

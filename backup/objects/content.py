@@ -177,11 +177,6 @@ def content_size(obj: BackupObject) -> int:
     return sum(piece.length for piece in iter_pieces(obj))
 
 
-def sealed_size(obj: BackupObject) -> int:
-    """Return the bytes that an object's pieces take in packs."""
-    return sum(piece.sealed_length for piece in iter_pieces(obj))
-
-
 def xattrs_of(node: NodeObject, security: SecurityObject | None) -> Xattrs:
     """Return all extended attributes of a node, sorted by name.
 

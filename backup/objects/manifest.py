@@ -16,7 +16,6 @@ from typing import Final, NamedTuple
 
 from backup.objects.errors import DamagedError, UnknownVersionError
 
-MANIFEST_NAME: Final = "manifest.json"
 VERSION: Final = 1
 _FORMAT = "rebuildkit disc"
 _MANIFEST = "the list of files (manifest.json)"

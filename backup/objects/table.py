@@ -103,11 +103,6 @@ class Summary:
         """Sum of the sizes of all files."""
         return sum(volume.content_bytes for volume in self.volumes)
 
-    @property
-    def pack_bytes(self) -> int:
-        """Sum of the sizes of all packs."""
-        return sum(pack.size for pack in self.packs)
-
 
 class _OrderError(ValueError):
     """Objects were given in an order that the format has not: a mistake of the caller."""

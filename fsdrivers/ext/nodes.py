@@ -56,8 +56,6 @@ _REFUSED = {  # what could not be made again
 REFUSED_FLAGS = int(InodeFlags.ENCRYPT | InodeFlags.COMPRBLK | InodeFlags.VERITY)
 _MIN_EXTRA_CREATED = ext.InodeExtended.OFFSETS["created_extra"] - ext.OLD_INODE_SIZE
 _unpack_inode = ext.InodeExtended.codec().unpack_from
-_BLOCK_AT = ext.Inode.OFFSETS["block"]
-_HURD = 1  # Superblock.creator_os
 
 
 def refusal_of(flags: int) -> str:

@@ -205,12 +205,6 @@ def encoded_size(suffix: bytes, value: bytes) -> int:
     return (_ENTRY.size + len(suffix) + 3 & ~3) + (len(value) + 3 & ~3)
 
 
-def inode_capacity(inode_size: int, extra_isize: int) -> int:
-    """Return how many bytes of `encoded_size` fit into an inode; may be negative."""
-    used = ext.OLD_INODE_SIZE + extra_isize + ext.XattrInodeHeader.SIZE + len(_END)
-    return inode_size - used
-
-
 def block_capacity(block_size: int) -> int:
     """Return how many bytes of `encoded_size` fit into an attribute block."""
     return block_size - ext.XattrBlockHeader.SIZE - len(_END)
@@ -242,16 +236,6 @@ def pack_list(
         at += _ENTRY.size + len(suffix) + 3 & ~3
         hashes.append(value_hash)
     return hashes
-
-
-def pack_inode_list(
-    inode: bytearray, extra_isize: int, encoded: Sequence[tuple[int, bytes, bytes]]
-) -> None:
-    """Write attributes into an inode as long as on disk; they must fit its capacity."""
-    start = ext.OLD_INODE_SIZE + extra_isize
-    first = start + ext.XattrInodeHeader.SIZE
-    inode[start:first] = INODE_MAGIC
-    pack_list(inode, first, first, encoded, with_hashes=False)
 
 
 def pack_block(

@@ -36,8 +36,6 @@ SELF_NAME: Final = b"\0"  # identifier of a directory's first record
 PARENT_NAME: Final = b"\1"  # and of its second
 ROOT_PARENT: Final = 1  # number of the root in a path table, its own parent
 EMPTY_DIGITS: Final = b"0" * 16  # of a DigitTime that says nothing
-MAXIMUM_LEVELS: Final = 8  # of directories, the root among them, without Rock Ridge
-UNNUMBERED: Final = 0  # of a directory that a path table has no place for
 
 both16 = Annotated[bytes, construct.Bytes(4)]  # little-endian, then big-endian
 both32 = Annotated[bytes, construct.Bytes(8)]
@@ -52,11 +50,6 @@ def little(field: bytes) -> int:
 def agrees(field: bytes) -> bool:
     """Tell whether both copies hold the same number."""
     return field == field[::-1]
-
-
-def both(value: int, size: int) -> bytes:
-    """Return a number stored twice in `size` bytes."""
-    return value.to_bytes(size // 2, "little") + value.to_bytes(size // 2, "big")
 
 
 class DescriptorType(IntEnum):
@@ -225,19 +218,9 @@ SECTION_LAST: Final = 0x91
 EXTENSION: Final = 0x44  # of a further entry with selection criteria
 EXTENSION_MORE: Final = 0x20  # of its second byte
 BOOTABLE: Final = 0x88  # of BootEntry
-NOT_BOOTABLE: Final = 0x00
 MEDIA_MASK: Final = 0x0F
 HAS_EXTENSION: Final = 0x20  # of BootEntry.media in a section
 LOAD_UNIT: Final = 512  # bytes that BootEntry.load_sectors counts
-
-
-class Platform(IntEnum):
-    """Platform ID.  Source: [El Torito] figure 2; [UEFI] 13.3.2.1."""
-
-    X86 = 0
-    POWERPC = 1
-    MAC = 2
-    EFI = 0xEF
 
 
 @record(size=32)
@@ -245,7 +228,7 @@ class ValidationEntry(Record):
     """First entry of a boot catalogue; its sixteen-bit words add up to 0."""
 
     header: u8  # 1
-    platform: u8  # Platform
+    platform: u8  # 0 x86, 1 PowerPC, 2 Mac, EF EFI; [El Torito] figure 2, [UEFI] 13.3.2.1
     reserved_02: u16
     maker: Annotated[bytes, construct.Bytes(24)]
     checksum: u16
@@ -272,7 +255,7 @@ class SectionHeader(Record):
 class BootEntry(Record):
     """The default entry or one of a section."""
 
-    indicator: u8  # BOOTABLE, NOT_BOOTABLE
+    indicator: u8  # BOOTABLE, or 0
     media: u8  # 0 none, 1 to 3 floppy of 1.2, 1.44, 2.88 MB, 4 hard disk; flags above
     load_segment: u16  # 0: 7C0
     system_type: u8  # of the partition, for a hard disk

@@ -13,8 +13,6 @@ from fsdrivers.errors import InvalidNameError
 from fsdrivers.printable import printable
 
 MAXIMUM_UNITS = 255
-_SEPARATOR = "/"
-_NUL = "\0"
 
 
 def name_of(raw: bytes | memoryview) -> bytes:

@@ -85,20 +85,3 @@ class UpCase:
         values = array("H", units)
         values.byteswap()
         return self.key(units), values.tobytes()
-
-
-def default_table() -> bytes:
-    """Return a table made from Python's own idea of simple upper case.
-
-    For volumes that are not made after another.  It is not Windows' own table: those differ from it
-    in some hundred rare letters; all that a volume needs is to be ordered by the one it holds.
-    """
-    made = array("H", range(UNITS))
-    for unit in range(UNITS):
-        if not 0xD800 <= unit < 0xE000:
-            upper = chr(unit).upper()
-            if len(upper) == 1 and ord(upper) < UNITS:
-                made[unit] = ord(upper)
-    if sys.byteorder == "big":
-        made.byteswap()
-    return made.tobytes()

@@ -22,7 +22,6 @@ ACTIVE = 0x80
 LAST_MBR_LBA = 0xFFFFFFFF
 
 GPT_SIGNATURE = b"EFI PART"
-GPT_REVISION = 0x00010000
 GPT_MINIMUM_ENTRIES_SIZE = 16384  # bytes to reserve for the entries. Source: [UEFI] 5.3.1
 GPT_ATTRIBUTE_ACTIVE = 1 << 2  # "Legacy BIOS Bootable". Source: [UEFI] table 5.8
 UNUSED_TYPE = bytes(16)

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Self
 
 from backup.objects import keys
+from backup.objects.pack import IndexEntry, PackReader, index_offset
 from backup.repository import TABLE_MAGIC
 
 SECRET = bytes(range(32))
@@ -49,6 +50,12 @@ def make_pack(size: int = 1000) -> tuple[bytes, bytes]:
 def digest_of(data: bytes) -> bytes:
     """The name of a pack."""
     return hashlib.sha256(data).digest()
+
+
+def read_index(reader: PackReader, pack: bytes | memoryview) -> list[IndexEntry]:
+    """The pieces that a whole pack lists."""
+    offset = index_offset(pack[-4:], len(pack))
+    return reader.open_index(pack[offset:-4], offset)
 
 
 class CuttingProxy:

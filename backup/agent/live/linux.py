@@ -32,7 +32,6 @@ FS_IOC_FIEMAP = 0xC020660B  # linux/fiemap.h: _IOWR('f', 11, struct fiemap)
 FIEMAP_FLAG_SYNC = 1
 FIEMAP_EXTENT_LAST = 0x1
 FIEMAP_EXTENT_UNWRITTEN = 0x800
-FIEMAP_EXTENT_DATA_INLINE = 0x200
 FIEMAP_BATCH = 512  # extents asked for in one call
 
 _FSXATTR = struct.Struct("=IIIII8x")  # flags, extent size, extents, project, copy-on-write size

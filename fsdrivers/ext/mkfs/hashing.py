@@ -25,7 +25,6 @@ CHUNK = 32  # bytes of a name that one transform takes
 WORDS = CHUNK // 4
 MIN_LANES = 24  # below this the scalar code is as fast
 MAX_LANES = 1024  # above this the integers leave the processor's first cache
-_LANE_BITS = 64
 _K2, _K3 = 0x5A827999, 0x6ED9EBA1
 # One step: (variable to change, index of its word); the other three follow in rotation.
 _ROUND_1 = ((3, 7, 11, 19), (0, 1, 2, 3, 4, 5, 6, 7))  # shifts, words

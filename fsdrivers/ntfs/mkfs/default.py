@@ -43,7 +43,6 @@ _SMALLEST_CLUSTERS: Final = 4096  # bytes
 _LARGEST_WITH_SMALLEST: Final = 16 << 40  # bytes of a volume
 _LARGEST_USUAL_CLUSTERS: Final = 64 << 10
 _JUMP: Final = b"\xeb\x52\x90"
-_CODE_AT: Final = BootSector.SIZE
 # xor ax,ax; mov ds,ax; cld; mov si,message; lodsb; test al,al; jz; mov ah,0eh; mov bx,7;
 # int 10h; jmp to lodsb; xor ax,ax; int 16h; int 19h; jmp here
 _CODE: Final = bytes.fromhex("31c08ed8fcbe727cac84c07409b40ebb0700cd10ebf231c0cd16cd19ebfe")

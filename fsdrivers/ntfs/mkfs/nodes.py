@@ -63,7 +63,6 @@ _LIST_OVERHEAD: Final = AttributeListEntry.SIZE
 _INFORMATION_KIND: Final = AttributeType.STANDARD_INFORMATION.value
 _NAME_KIND: Final = AttributeType.FILE_NAME.value
 _ROOT_KIND: Final = AttributeType.INDEX_ROOT.value
-_DATA: Final = AttributeType.DATA.value
 LIST_KIND: Final = AttributeType.ATTRIBUTE_LIST.value
 ALLOCATION_KIND: Final = AttributeType.INDEX_ALLOCATION.value
 

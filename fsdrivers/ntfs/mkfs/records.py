@@ -77,7 +77,6 @@ _DIRECTORY: Final = RecordFlag.DIRECTORY.value
 _IS_INDEX: Final = FileAttribute.INDEX.value
 _COMPRESSED: Final = FileAttribute.COMPRESSED.value
 _PACKED: Final = (AttributeFlag.COMPRESSED | AttributeFlag.SPARSE).value
-_WIN32: Final = Namespace.WIN32.value
 _DOS: Final = Namespace.DOS.value
 _BOTH: Final = Namespace.WIN32_AND_DOS.value
 _INFORMATION_KIND: Final = AttributeType.STANDARD_INFORMATION.value

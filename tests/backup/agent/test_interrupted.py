@@ -29,7 +29,7 @@ from tests.backup.agent.machines import (
     make_repository,
     read_data_set,
 )
-from tests.backup.repositories import SECRET, key_file
+from tests.backup.repositories import SECRET, key_file, read_index
 from tests.backup.server_process import ServerProcess
 
 pytestmark = pytest.mark.tools
@@ -77,7 +77,7 @@ def pieces_of(store: Path) -> dict[str, list[IndexEntry]]:
     found = {}
     for path in (store / "users").rglob("packs/*/*"):
         data = path.read_bytes()
-        found[path.name] = PackReader.from_header(MASTER, data[:HEADER_SIZE]).read_index(data)
+        found[path.name] = read_index(PackReader.from_header(MASTER, data[:HEADER_SIZE]), data)
     return found
 
 

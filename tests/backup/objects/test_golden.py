@@ -32,6 +32,7 @@ from backup.objects.model import BackupObject, NodeObject, ObjectKind, Piece, St
 from backup.objects.pack import PackReader, PackWriter
 from backup.objects.table import TableReader
 from tests.backup.objects.samples import lookup_in, machine, sample
+from tests.backup.repositories import read_index
 
 USER, PASSWORD = "user", "password"
 RECOVERY_KEY = "3JMXM-R74ZE-QJ4FT-22D23-V47GM-V41YH-372YZ-Z0WB8"
@@ -204,7 +205,7 @@ def test_the_pack_is_still_read() -> None:
     reader = PackReader.from_header(MasterKey(MASTER), PACK[:40])
     opened = [
         reader.open(entry, PACK[entry.pack_offset : entry.pack_offset + entry.sealed_length])
-        for entry in reader.read_index(PACK)
+        for entry in read_index(reader, PACK)
     ]
 
     assert tuple(opened) == PLAINS

@@ -105,21 +105,6 @@ def test_block_round_trip() -> None:
         assert block[raw.value_start : raw.value_start + raw.value_size] == raw.value
 
 
-def test_inode_round_trip_fills_to_the_last_byte() -> None:
-    """The capacity of an inode is exact: what just fits is packed and read."""
-    capacity = xattrs.inode_capacity(256, 32)
-    room = capacity - xattrs.encoded_size(b"n", b"")
-    value = b"v" * room
-    inode = bytearray(256)
-    inode[128:130] = (32).to_bytes(2, "little")
-    encoded = xattrs.encoded_xattrs([(b"user.n", value)])
-    assert sum(xattrs.encoded_size(suffix, data) for _, suffix, data in encoded) == capacity
-    xattrs.pack_inode_list(inode, 32, encoded)
-
-    assert _linux(xattrs.unpack_inode_list(bytes(inode), 32, 0)) == [(b"user.n", value)]
-    assert xattrs.unpack_inode_list(bytes(256), 32, 0) == []
-
-
 def test_block_capacity_is_exact() -> None:
     """A block takes just as much as its capacity says."""
     value = b"v" * (xattrs.block_capacity(1024) - xattrs.encoded_size(b"n", b""))

@@ -25,12 +25,13 @@ from fsdrivers.ntfs.edit.nodes import Entry, name_order, view_order
 from fsdrivers.ntfs.format.attributes import AttributeType
 from fsdrivers.ntfs.format.index import Collation
 from fsdrivers.ntfs.index import DIRECTORY_INDEX
+from fsdrivers.ntfs.mkfs.tables import upcase_table
 from fsdrivers.ntfs.streams import read_content
-from fsdrivers.ntfs.upcase import UpCase, default_table
+from fsdrivers.ntfs.upcase import UpCase
 from tests.fsdrivers.ntfs.indexes import MemoryStorage, PowerCut, Walk
 from tests.fsdrivers.ntfs.volumes import MIB, load, make_image, mounted
 
-UPCASE = UpCase(default_table())
+UPCASE = UpCase(upcase_table())
 ORDER = name_order(UPCASE)
 
 

@@ -24,10 +24,11 @@ from fsdrivers.ntfs.geometry import (
     size_of_code,
 )
 from fsdrivers.ntfs.logfile import LogState, log_state
+from fsdrivers.ntfs.mkfs.tables import upcase_table
 from fsdrivers.ntfs.names import check_name, name_of, units_of
 from fsdrivers.ntfs.runs import HOLE, Run
 from fsdrivers.ntfs.security import descriptor_hash, iter_descriptors
-from fsdrivers.ntfs.upcase import TABLE_SIZE, UpCase, default_table
+from fsdrivers.ntfs.upcase import TABLE_SIZE, UpCase
 from fsdrivers.record import Record
 
 RECORDS = [
@@ -140,7 +141,7 @@ def test_refused_names() -> None:
 
 def test_order_of_names() -> None:
     """Keys sort by upper case, code unit by code unit, shorter names first."""
-    order = UpCase(default_table())
+    order = UpCase(upcase_table())
     names = ["$a", "A", "a b", "ab", "B", "_", "é", "Éa", "中", "𐍈", "\uffff"]
     keys = [order.key(name.encode("utf-16-le")) for name in names]
 
