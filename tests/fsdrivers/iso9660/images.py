@@ -9,7 +9,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fsdrivers.iso9660.format import SECTOR_SIZE, DirectoryRecord, VolumeDescriptor, both
+from fsdrivers.iso9660.format import SECTOR_SIZE, DirectoryRecord, VolumeDescriptor
 from fsdrivers.iso9660.geometry import even
 from fsdrivers.iso9660.volume import IsoVolume
 from fsdrivers.volume import Entry, Kind
@@ -17,6 +17,11 @@ from fsdrivers.volume import Entry, Kind
 ZERO_TIME = bytes(7)
 NO_TIME = b"0" * 16 + b"\0"
 TIME_S = 1_600_000_000  # of every object of the source tree
+
+
+def both(value: int, size: int) -> bytes:
+    """A number stored twice in `size` bytes."""
+    return value.to_bytes(size // 2, "little") + value.to_bytes(size // 2, "big")
 
 
 def make_tree(root: Path) -> Path:

@@ -20,11 +20,10 @@ from fsdrivers.iso9660.format import (
     BootDescriptor,
     DirectoryRecord,
     VolumeDescriptor,
-    both,
 )
 from fsdrivers.iso9660.volume import NAMESPACES, IsoVolume, open_volume
 from fsdrivers.volume import Kind
-from tests.fsdrivers.iso9660.images import paths_of
+from tests.fsdrivers.iso9660.images import both, paths_of
 from tests.programs import run
 
 PRIMARY = 16 * SECTOR_SIZE

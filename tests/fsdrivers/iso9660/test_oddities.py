@@ -20,13 +20,12 @@ from fsdrivers.iso9660.format import (
     DirectoryRecord,
     FileFlag,
     VolumeDescriptor,
-    both,
 )
 from fsdrivers.iso9660.names import joliet_name
 from fsdrivers.iso9660.susp_format import PxPayload112, TimeFlag
 from fsdrivers.iso9660.volume import IsoVolume, open_volume
 from fsdrivers.volume import Kind
-from tests.fsdrivers.iso9660.images import HandMade, Made, paths_of
+from tests.fsdrivers.iso9660.images import HandMade, Made, both, paths_of
 
 GIB = 1 << 30
 FREE = 49152  # byte of the first block that nothing uses
