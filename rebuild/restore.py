@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from backup.objects.data_keys import DataKey
 from backup.objects.errors import (
     BindingError,
     DamagedError,
@@ -87,9 +88,9 @@ NO_PROGRESS: Callable[[str], None] = lambda text: None  # noqa: E731
 
 @dataclass(slots=True)
 class Unlocked:
-    """A data set that has been opened and loaded."""
+    """A data set that has been opened and loaded.  `key`: what it is sealed with."""
 
-    master: MasterKey
+    key: DataKey
     header: Summary
     machine: Machine
 
@@ -166,7 +167,7 @@ def unlock(
     except OSError as error:
         reason = error.strerror or str(error)
         raise MediumError(f"{medium.name} cannot be read: {reason}") from error
-    return Unlocked(master, reader.summary, machine)
+    return Unlocked(reader.key, reader.summary, machine)
 
 
 def missing_content(unlocked: Unlocked, medium: Medium) -> str:
@@ -247,7 +248,7 @@ def apply_plan(
                 plan,
                 devices,
                 medium,
-                PieceOpener(unlocked.master, unlocked.header.packs),
+                PieceOpener(unlocked.key, unlocked.header.packs),
                 is_blank=is_blank,
                 processes=processes,
                 progress=progress,
@@ -283,7 +284,7 @@ def verify(
                 # Everything was flushed: what is dropped here is read from the medium again.
                 os.posix_fadvise(device.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
                 devices[disk_plan.disk.number] = device
-            found = compare_machine(unlocked.machine, devices, unlocked.master, progress=progress)
+            found = compare_machine(unlocked.machine, devices, unlocked.key, progress=progress)
     except DeviceError as error:
         report.verified_count = 0
         report.differences = [f"{os.fsdecode(error.filename)}: {error.strerror}"]

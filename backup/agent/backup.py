@@ -33,8 +33,8 @@ from backup.agent.result import BackupOptions, BackupResult
 from backup.agent.sending import Sender, Sent
 from backup.agent.sources import Source
 from backup.objects.content import iter_pieces
+from backup.objects.data_keys import DataKey
 from backup.objects.identification import identification
-from backup.objects.keys import MasterKey
 from backup.objects.model import (
     BackupObject,
     DiskObject,
@@ -56,7 +56,7 @@ TABLE_IN_MEMORY = 200_000  # objects; the table of a larger set goes through a f
 
 def run_backup(
     repository: Repository,
-    master: MasterKey,
+    master: DataKey,
     machine: str,
     sources: Sequence[Source],
     options: BackupOptions | None = None,
@@ -66,7 +66,7 @@ def run_backup(
 
     Args:
         repository: of the user; may be used by forked processes meanwhile.
-        master: the user's master key.
+        master: the user's master key, or the machine's.
         machine: name of the machine.
         sources: inspected and closed here.
         options: by default nothing raw, nothing excluded.
@@ -106,14 +106,14 @@ class _Run:
     def __init__(
         self,
         repository: Repository,
-        master: MasterKey,
+        master: DataKey,
         machine: str,
         options: BackupOptions,
         progress: Progress,
         missing: frozenset[bytes] = frozenset(),
     ) -> None:
         self.repository = repository
-        self.master = master
+        self.master = master  # that of the previous data set, once it is read
         self.machine = machine
         self.options = options
         self.progress = progress
@@ -164,6 +164,8 @@ class _Run:
         data_sets = self.repository.data_sets(self.machine)
         last = data_sets[-1] if data_sets else None
         previous, note = load_previous(self.repository, self.master, last)
+        # A set is sealed with one key throughout: who has the password goes on with the machine's.
+        self.master = previous.key or self.master
         if note:
             self.result.notes.append(note)
         lost = {i for i, pack in enumerate(previous.packs) if pack.digest in self.missing}

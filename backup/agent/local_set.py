@@ -17,8 +17,8 @@ from typing import NamedTuple, Protocol
 from backup.agent.previous import PreviousSet, PreviousVolume, no_previous
 from backup.agent.regions import Ranges, group_pieces, iter_pieces
 from backup.objects.content import PIECE_SIZE, SecuritySets, Signer
+from backup.objects.data_keys import DataKey
 from backup.objects.identification import identification, path
-from backup.objects.keys import MasterKey
 from backup.objects.model import (
     BackupObject,
     DiskObject,
@@ -98,7 +98,7 @@ class Work(NamedTuple):
 class LocalSet:
     """Objects get consecutive numbers from 1, so object `n` is `objects[n - 1]`."""
 
-    def __init__(self, master: MasterKey, previous: PreviousSet | None = None) -> None:
+    def __init__(self, master: DataKey, previous: PreviousSet | None = None) -> None:
         self.previous = previous or no_previous()
         self.objects: list[BackupObject] = []
         self.work: list[Work] = []

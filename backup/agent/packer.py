@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from backup.agent.local_set import Loaded, LocalSet, StreamsReader, Work
 from backup.objects.content import PIECE_SIZE
-from backup.objects.keys import MasterKey
+from backup.objects.data_keys import DataKey
 from backup.objects.pack import TARGET_SIZE, PackWriter
 from backup.repository import RepositoryError
 from fsdrivers.errors import FilesystemError
@@ -49,7 +49,7 @@ class Packer:
     """Packs slices in one process: a pack is closed when it is full, not with a slice.
 
     Args:
-        master: the master key.
+        master: the master key, or a machine's.
         local: the local set as it was when the process was forked.
         known: ids of content that needs no sending; grows.
         send: stores a pack.
@@ -58,7 +58,7 @@ class Packer:
 
     def __init__(
         self,
-        master: MasterKey,
+        master: DataKey,
         local: LocalSet,
         known: set[bytes],
         send: Callable[[bytes], None],

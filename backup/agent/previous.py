@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from backup.objects.content import iter_pieces, shared_xattrs
+from backup.objects.data_keys import DataKey
 from backup.objects.identification import identification
 from backup.objects.model import (
     BackupObject,
@@ -50,6 +51,7 @@ class PreviousSet:
     """
 
     id: str = ""
+    key: DataKey | None = None  # what it is sealed with
     started_ns: int = 0  # when its scan began: what changed since may look unchanged
     packs: list[PackInfo] = field(default_factory=list)
     volumes: dict[VolumeKey, PreviousVolume] = field(default_factory=dict)
@@ -85,11 +87,12 @@ def index_objects(
     objects: Iterable[BackupObject],
     *,
     set_id: str = "",
+    key: DataKey | None = None,
     started_ns: int = 0,
     packs: Iterable[PackInfo] = (),
 ) -> PreviousSet:
     """Sort the objects of a table for comparing.  Measured: 0.6 us an object beside decoding."""
-    previous = PreviousSet(id=set_id, started_ns=started_ns, packs=list(packs))
+    previous = PreviousSet(id=set_id, key=key, started_ns=started_ns, packs=list(packs))
     others: list[BackupObject] = []
     by_number: dict[int, BackupObject] = {}
     by_volume: dict[int, PreviousVolume] = {}

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from backup.agent.previous import PreviousSet, index_objects, no_previous
+from backup.objects.data_keys import DataKey
 from backup.objects.errors import ObjectsError
-from backup.objects.keys import MasterKey
 from backup.objects.model import Piece
 from backup.objects.pack import HEADER_SIZE, IndexEntry, PackInfo, PackReader, index_offset
 from backup.objects.preamble import PREAMBLE_SIZE
@@ -31,7 +31,7 @@ class PendingPacks:
 
 
 def load_previous(
-    repository: Repository, master: MasterKey, last: DataSetInfo | None
+    repository: Repository, master: DataKey, last: DataSetInfo | None
 ) -> tuple[PreviousSet, str]:
     """Read the last data set; return it indexed, and a note if it cannot be used.
 
@@ -51,19 +51,23 @@ def load_previous(
         previous.id = last.id
         return previous, f"the previous data set cannot be compared with: {error}"
     return (
-        index_objects(objects, set_id=last.id, started_ns=summary.created_ns, packs=summary.packs),
+        index_objects(
+            objects,
+            set_id=last.id,
+            key=reader.key,
+            started_ns=summary.created_ns,
+            packs=summary.packs,
+        ),
         "",
     )
 
 
-def read_pending(
-    repository: Repository, master: MasterKey, machine: str, first: int
-) -> PendingPacks:
+def read_pending(repository: Repository, master: DataKey, machine: str, first: int) -> PendingPacks:
     """Read the indexes of packs that are stored but in no data set.
 
     Args:
         repository: has the packs.
-        master: the master key.
+        master: the master key, or a machine's.
         machine: whose packs.
         first: index in the new data set's list that the first of them gets.
     """
@@ -83,7 +87,7 @@ def read_pending(
 
 
 def _read_index(
-    repository: Repository, master: MasterKey, stored: StoredPack
+    repository: Repository, master: DataKey, stored: StoredPack
 ) -> tuple[bytes, list[IndexEntry]]:
     """Return the salt of a stored pack, and the pieces it lists."""
     size = stored.size

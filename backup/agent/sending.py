@@ -16,7 +16,7 @@ from backup.agent.local_set import LocalSet, Work
 from backup.agent.packer import KNOWN, VANISHED, Outcome, Packer, SentPiece, SliceResult
 from backup.agent.progress import Progress
 from backup.agent.slices import cut_slices
-from backup.objects.keys import MasterKey
+from backup.objects.data_keys import DataKey
 from backup.objects.model import LabelObject, NodeObject, Piece, Region, SecurityObject
 from backup.objects.pack import PackInfo
 from backup.repository import Repository
@@ -45,7 +45,7 @@ class Sender:
 
     Args:
         repository: where packs go; shared with the forked processes.
-        master: the master key.
+        master: the master key, or a machine's.
         machine: name of the machine.
         local: the scanned local set; its objects get pieces, regions, facts and signatures.
         packs: that exist already.
@@ -56,7 +56,7 @@ class Sender:
     def __init__(
         self,
         repository: Repository,
-        master: MasterKey,
+        master: DataKey,
         machine: str,
         local: LocalSet,
         packs: list[PackInfo],

@@ -17,9 +17,9 @@ from typing import Final
 
 from blake3 import blake3
 
+from backup.objects.data_keys import DataKey
 from backup.objects.encoding import canonical, make_packer
 from backup.objects.identification import Lookup, identification
-from backup.objects.keys import MasterKey
 from backup.objects.model import (
     BackupObject,
     DiskObject,
@@ -44,7 +44,7 @@ Buffer = bytes | bytearray | memoryview
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
 
-def content_id(master: MasterKey, plain: Buffer) -> bytes:
+def content_id(master: DataKey, plain: Buffer) -> bytes:
     """Return the 32-byte content id of a piece's plain bytes."""
     return blake3(plain, key=master.content_id_key).digest()
 
@@ -56,7 +56,7 @@ class Signer:
     security object signed, before the object is.  One signer serves one thread.
     """
 
-    def __init__(self, master: MasterKey, lookup: Lookup) -> None:
+    def __init__(self, master: DataKey, lookup: Lookup) -> None:
         self._key = master.signature_key
         self._lookup = lookup
         self._packer = make_packer()

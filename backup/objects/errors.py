@@ -7,6 +7,7 @@
     ├── InvalidRecoveryKeyError     a mistyped recovery key, told by its check characters
     ├── WrongPasswordError          id, password or recovery key do not open this key file
     ├── DamagedError                bytes are not what was written, by accident or on purpose
+    ├── OtherKeyError               sealed with a key that this machine has not
     ├── BindingError                key file and object table do not belong together
     ├── MissingPackError            a pack that the table lists is not on the medium
     ├── InsufficientMemoryError     not enough for the key derivation
@@ -79,6 +80,10 @@ class DamagedError(ObjectsError):
         self.position = position
         place = "" if position is None else f" at byte {position:#x}"
         super().__init__(f"{what} {reason}{place}")
+
+
+class OtherKeyError(ObjectsError):
+    """The data set is sealed with a key that does not follow from the one at hand."""
 
 
 class BindingError(ObjectsError):

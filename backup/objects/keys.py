@@ -3,7 +3,7 @@
 
     id + password --Argon2id--> root --HKDF--> kek, verifier, login secret
     recovery key ---HKDF--> kek
-    kek --AES-256-GCM--> master key (random) --HKDF--> everything else
+    kek --AES-256-GCM--> master key (random) --HKDF--> everything else, machines' keys among it
 
 The key file holds the parameters, the salt, the verifier and the wrapped master key.  Checking
 a guess takes one run of Argon2id, whichever of its fields the guesser starts from.
@@ -23,10 +23,9 @@ from typing import NamedTuple, Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from backup.objects.data_keys import INFO, MACHINE_KEY_ID_SIZE, DataKey, MachineKey, derive
 from backup.objects.errors import (
     BindingError,
     DamagedError,
@@ -57,8 +56,10 @@ from backup.objects.recovery import SECRET_SIZE, recovery_secret, recovery_text
 
 __all__ = [
     "DATA_SET_ID_SIZE",
+    "DataKey",
     "KdfParameters",
     "KeyFile",
+    "MachineKey",
     "MasterKey",
     "NewKeyFile",
     "PasswordKeys",
@@ -81,26 +82,19 @@ __all__ = [
 ]
 
 _ROOT_SIZE = 64
-_INFO = b"rebuildkit/1/"  # every HKDF label starts so
+_CODE_SIZE = MACHINE_KEY_ID_SIZE // 2
 _ONCE = bytes(12)  # the nonce of a key that seals one message only
-_PASSWORD_AAD = _INFO + b"wrapped by password"
-_RECOVERY_AAD = _INFO + b"wrapped by recovery key"
+_PASSWORD_AAD = INFO + b"wrapped by password"
+_RECOVERY_AAD = INFO + b"wrapped by recovery key"
 
 
-class MasterKey:
+class MasterKey(DataKey):
     """The key that everything of one user derives from.  `secret`: 32 bytes."""
 
-    __slots__ = ("_secret", "content_id_key", "signature_key")
+    __slots__ = ()
 
     def __init__(self, secret: bytes) -> None:
-        if len(secret) != KEY_SIZE:
-            raise ValueError(f"a master key has {KEY_SIZE} bytes, not {len(secret)}")
-        self._secret = secret
-        self.content_id_key = _derive(secret, b"content id")
-        self.signature_key = _derive(secret, b"signature")
-
-    def __repr__(self) -> str:
-        return "MasterKey(...)"
+        super().__init__(secret)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, MasterKey):
@@ -115,17 +109,34 @@ class MasterKey:
         """Make a new master key."""
         return cls(os.urandom(KEY_SIZE))
 
-    def pack_key(self, salt: bytes) -> bytes:
-        """Return the key of the one pack that has `salt` (32 bytes)."""
-        return _derive(self._secret, b"pack", salt)
+    def new_machine_key(self, machine: str) -> MachineKey:
+        """Make a new key for the machine of this name.
 
-    def table_key(self, preamble: bytes, data_set_id: bytes) -> bytes:
-        """Return the key of the one object table that starts with `preamble` and `data_set_id`."""
-        return _derive(self._secret, b"table " + preamble, data_set_id)
+        Its id, a random half and a code over that and the name, keeps it to data sets of this
+        machine: who steals it can seal none that pass for another machine's.
+        """
+        nonce = os.urandom(MACHINE_KEY_ID_SIZE - _CODE_SIZE)
+        return self._machine_key(nonce + self._machine_code(machine, nonce))
+
+    def named(self, key_id: bytes) -> DataKey:
+        """Return the key that a table names: this one, or any machine's."""
+        return self._machine_key(key_id) if key_id else self
+
+    def is_key_of(self, machine: str, key_id: bytes) -> bool:
+        """Tell whether data sets of this machine may be sealed with this key."""
+        nonce, code = key_id[:-_CODE_SIZE], key_id[-_CODE_SIZE:]
+        return not key_id or hmac.compare_digest(code, self._machine_code(machine, nonce))
+
+    def _machine_key(self, key_id: bytes) -> MachineKey:
+        return MachineKey(derive(self._secret, b"machine", key_id), key_id)
+
+    def _machine_code(self, machine: str, nonce: bytes) -> bytes:
+        key = derive(self._secret, b"machine id")
+        return hmac.digest(key, nonce + machine.encode(), "sha256")[:_CODE_SIZE]
 
     def key_file_mac(self, data: bytes) -> bytes:
         """Return the 32-byte code that says `data` was written by someone with this key."""
-        return hmac.digest(_derive(self._secret, b"key file"), data, "sha256")
+        return hmac.digest(derive(self._secret, b"key file"), data, "sha256")
 
     def wrapped_by(self, kek: bytes, aad: bytes) -> bytes:
         """Return this key sealed under `kek`, which must be fresh: it seals nothing else."""
@@ -234,7 +245,7 @@ def unlock_with_recovery_key(data: Buffer, text: str) -> MasterKey:
     if not file.recovery:
         raise WrongPasswordError("no recovery key was made before this key file was")
     for slot in file.recovery:
-        kek = _derive(secret, b"recovery", slot.salt)
+        kek = derive(secret, b"recovery", slot.salt)
         master = _unwrap(slot.wrapped, kek, _RECOVERY_AAD)
         if master is not None:
             _check_mac(data, master)
@@ -249,7 +260,7 @@ def add_recovery_key(data: Buffer, master: MasterKey) -> tuple[bytes, str]:
     """
     file = _authentic(data, master)
     secret, salt = os.urandom(SECRET_SIZE), os.urandom(SALT_SIZE)
-    kek = _derive(secret, b"recovery", salt)
+    kek = derive(secret, b"recovery", salt)
     slot = RecoverySlot(salt, master.wrapped_by(kek, _RECOVERY_AAD))
     slots = (*file.recovery, slot)[-MAX_RECOVERY_SLOTS:]
     data = pack_key_file(replace(file, recovery=slots), master.key_file_mac)
@@ -339,9 +350,9 @@ def _run_argon2id(parameters: KdfParameters, user: str, password: str) -> Passwo
         raise InsufficientMemoryError(parameters.memory_kib << 10) from error
     return PasswordKeys(
         parameters,
-        kek=_derive(root, b"kek"),
-        verifier=_derive(root, b"verifier"),
-        login_secret=_derive(root, b"login"),
+        kek=derive(root, b"kek"),
+        verifier=derive(root, b"verifier"),
+        login_secret=derive(root, b"login"),
     )
 
 
@@ -375,8 +386,3 @@ def _utf8(text: str, what: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         raise InvalidCredentialsError(f"{what} is not Unicode text") from error
-
-
-def _derive(secret: bytes, label: bytes, salt: bytes | None = None) -> bytes:
-    """Return the 32 bytes that HKDF-SHA256 gives for a label."""
-    return HKDF(SHA256(), KEY_SIZE, salt=salt, info=_INFO + label).derive(secret)

@@ -29,8 +29,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from backup.objects.content import CONTENT_ID_SIZE, PIECE_SIZE
+from backup.objects.data_keys import DataKey
 from backup.objects.errors import DamagedError
-from backup.objects.keys import MasterKey
 from backup.objects.preamble import PREAMBLE_SIZE, Buffer, check_preamble, make_preamble
 
 PACK_MAGIC: Final = b"RKPACK"
@@ -117,14 +117,14 @@ class PackWriter:
     different bytes under the same key and nonce.
 
     Args:
-        master: the master key.
+        master: the master key, or a machine's.
         level: zstd level; 0 stores everything as it is.
         buffer: memory to build the pack in, taken over until the finished pack is done with;
             grows when too small.
     """
 
     def __init__(
-        self, master: MasterKey, level: int = DEFAULT_LEVEL, buffer: bytearray | None = None
+        self, master: DataKey, level: int = DEFAULT_LEVEL, buffer: bytearray | None = None
     ) -> None:
         self._level = level
         if buffer is None or len(buffer) < HEADER_SIZE:
@@ -221,7 +221,7 @@ class PackReader:
     """Opens the pieces of one pack.  Thread-safe; holds no data.
 
     Args:
-        master: the master key.
+        master: the master key, or a machine's.
         salt: the pack's salt, as the table lists it.
         preamble: the pack's first bytes, which its index is bound to.
     """
@@ -229,7 +229,7 @@ class PackReader:
     __slots__ = ("_index_aad", "_open")
 
     def __init__(
-        self, master: MasterKey, salt: bytes, preamble: bytes = make_preamble(PACK_MAGIC)
+        self, master: DataKey, salt: bytes, preamble: bytes = make_preamble(PACK_MAGIC)
     ) -> None:
         if len(salt) != SALT_SIZE:
             raise ValueError(f"a pack salt has {SALT_SIZE} bytes, not {len(salt)}")
@@ -237,7 +237,7 @@ class PackReader:
         self._open = AESGCM(master.pack_key(salt)).decrypt
 
     @classmethod
-    def from_header(cls, master: MasterKey, header: Buffer) -> PackReader:
+    def from_header(cls, master: DataKey, header: Buffer) -> PackReader:
         """Make a reader from the first `HEADER_SIZE` bytes of a pack.
 
         Raises:

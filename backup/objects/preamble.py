@@ -12,7 +12,7 @@ import struct
 
 from backup.objects.errors import DamagedError, UnknownVersionError
 
-MAJOR = 1
+MAJOR = 1  # of everything but object tables of machines that have a key of their own
 MINOR = 0  # of everything but object tables, which have their own
 _PREAMBLE = struct.Struct("<6sBB")  # magic, major version, minor version
 PREAMBLE_SIZE = _PREAMBLE.size
@@ -20,13 +20,15 @@ PREAMBLE_SIZE = _PREAMBLE.size
 Buffer = bytes | bytearray | memoryview
 
 
-def make_preamble(magic: bytes, minor: int = MINOR) -> bytes:
+def make_preamble(magic: bytes, minor: int = MINOR, major: int = MAJOR) -> bytes:
     """Return the preamble of a new file.  `magic`: six bytes."""
-    return _PREAMBLE.pack(magic, MAJOR, minor)
+    return _PREAMBLE.pack(magic, major, minor)
 
 
-def check_preamble(data: Buffer, magic: bytes, what: str) -> bytes:
+def check_preamble(data: Buffer, magic: bytes, what: str, newest: int = MAJOR) -> bytes:
     """Return the preamble at the start of `data`; `what` names the file in errors.
+
+    `newest`: the highest major version that the caller reads.
 
     Raises:
         DamagedError: `data` does not start with `magic`, or is too short to tell.
@@ -39,6 +41,6 @@ def check_preamble(data: Buffer, magic: bytes, what: str) -> bytes:
     if len(preamble) < PREAMBLE_SIZE:
         raise DamagedError(what, "is cut short")
     _, major, _ = _PREAMBLE.unpack(preamble)
-    if major != MAJOR:
-        raise UnknownVersionError(what, major, MAJOR)
+    if not MAJOR <= major <= newest:
+        raise UnknownVersionError(what, major, newest)
     return preamble

@@ -3,6 +3,8 @@
 
     preamble (8) | data set id (16) | object segment | ... | summary segment | footer (16)
 
+In version 2, which is sealed with a machine's own key, the id of that key (32) comes third.
+
 A segment is its kind, its length, and AES-256-GCM of a zstd frame.  The key is the data set's
 own; the nonce is the segment's position in the file; kind and length are associated data.  So
 no segment can be moved, exchanged, dropped or repeated, and a table that ends early has no
@@ -27,6 +29,7 @@ import zstandard
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from backup.objects.data_keys import MACHINE_KEY_ID_SIZE, DataKey
 from backup.objects.encoding import (
     DECODE_ERRORS,
     make_packer,
@@ -34,15 +37,15 @@ from backup.objects.encoding import (
     pack_plain,
     unpack_plain,
 )
-from backup.objects.errors import DamagedError, ObjectsError, UnstorableError
+from backup.objects.errors import BindingError, DamagedError, ObjectsError, UnstorableError
 from backup.objects.key_file import DATA_SET_ID_SIZE
-from backup.objects.keys import MasterKey
 from backup.objects.model import BackupObject, NodeObject, ObjectKind, Plain, VolumeObject
 from backup.objects.pack import PackInfo
-from backup.objects.preamble import PREAMBLE_SIZE, check_preamble, make_preamble
+from backup.objects.preamble import MAJOR, PREAMBLE_SIZE, check_preamble, make_preamble
 from backup.objects.records import iter_objects, record_of
 
 TABLE_MAGIC: Final = b"RKOBJT"
+MACHINE_MAJOR: Final = 2  # version of tables that are sealed with a machine's key
 TABLE_MINOR: Final = 1  # 1: how streams are stored, times of names, attributes of one node
 SEGMENT_SIZE: Final = 256 << 10  # bytes of records after which a segment is closed
 MAX_LOSSES: Final = 1000
@@ -114,7 +117,7 @@ class TableWriter:
     A writer works only in the process that made it: see `pack.PackWriter`.
 
     Args:
-        master: the master key.
+        master: the master key, or a machine's.
         stream: takes the bytes; nothing is read back and nothing sought.
         machine: the machine's name.
         created_ns: when the backup was started, nanoseconds since 1970 UTC.
@@ -124,7 +127,7 @@ class TableWriter:
 
     def __init__(
         self,
-        master: MasterKey,
+        master: DataKey,
         stream: SupportsWrite,
         *,
         machine: str,
@@ -142,7 +145,8 @@ class TableWriter:
             "system": pack_plain(system or {}),
             "options": pack_plain(options or {}),
         }
-        preamble = make_preamble(TABLE_MAGIC, TABLE_MINOR)
+        major = MACHINE_MAJOR if master.id else MAJOR
+        preamble = make_preamble(TABLE_MAGIC, TABLE_MINOR, major)
         self._cipher = AESGCM(master.table_key(preamble, self.data_set_id))
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL)
         self._packer = make_packer(autoreset=False)
@@ -152,7 +156,7 @@ class TableWriter:
         self._position = 0
         self._process = os.getpid()
         self._is_finished = False
-        self._write(preamble + self.data_set_id)
+        self._write(preamble + self.data_set_id + master.id)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a TableWriter cannot be copied: two would use the same nonces")
@@ -262,7 +266,7 @@ class TableReader:
     missing: act on a whole table.
 
     Args:
-        master: the master key.
+        master: the master key, or a machine's.
         stream: the table, from its start.
         open_copy: opens a second copy of the table, or returns None.  With it, both streams
             must be able to seek; a segment damaged in one copy is read from the other.
@@ -270,18 +274,24 @@ class TableReader:
     Raises (also while iterating):
         UnknownVersionError: another major version; checked first.
         DamagedError: no table, cut short, changed, or of another master key.
+        OtherKeyError: it names a key that `master` does not give.
+        BindingError: it is sealed with the key of another machine than the one it names.
+
+    Attributes:
+        data_set_id: 16 bytes.
+        key: what the data set is sealed with, its packs too.
     """
 
     def __init__(
         self,
-        master: MasterKey,
+        master: DataKey,
         stream: BinaryIO,
         open_copy: Callable[[], BinaryIO | None] | None = None,
     ) -> None:
         self._master = master
         self._copies = _Copies(stream, open_copy)
         self._summary: Summary | None = None
-        self.data_set_id, self._cipher, self._first = self._copies.read(self._read_head)
+        self.key, self.data_set_id, self._cipher, self._first = self._copies.read(self._read_head)
 
     @property
     def summary(self) -> Summary:
@@ -300,17 +310,21 @@ class TableReader:
                 count += 1
                 yield obj
             segment = self._copies.read(self._segment_reader(segment.end))
-        self._summary = _summary_of(segment.plain, self.data_set_id)
+        self._summary = self._summary_in(segment)
         if self._summary.object_count != count:
             raise DamagedError(_TABLE, "lists another number of objects than it holds")
         self._copies.read(lambda source: _check_end(source, segment))
 
-    def _read_head(self, source: _Source) -> tuple[bytes, AESGCM, _Segment]:
+    def _read_head(self, source: _Source) -> tuple[DataKey, bytes, AESGCM, _Segment]:
         """Read up to the end of the first segment, whose seal proves the head right."""
-        preamble = check_preamble(source.read_at(0, PREAMBLE_SIZE), TABLE_MAGIC, _TABLE)
+        start = source.read_at(0, PREAMBLE_SIZE)
+        preamble = check_preamble(start, TABLE_MAGIC, _TABLE, newest=MACHINE_MAJOR)
         data_set_id = source.read_at(PREAMBLE_SIZE, DATA_SET_ID_SIZE)
-        cipher = AESGCM(self._master.table_key(preamble, data_set_id))
-        return data_set_id, cipher, _read_segment(source, cipher, _HEAD_SIZE)
+        key_id_size = MACHINE_KEY_ID_SIZE if preamble[len(TABLE_MAGIC)] == MACHINE_MAJOR else 0
+        key = self._master.named(source.read_at(_HEAD_SIZE, key_id_size))
+        cipher = AESGCM(key.table_key(preamble, data_set_id))
+        first = _read_segment(source, cipher, _HEAD_SIZE + key_id_size)
+        return key, data_set_id, cipher, first
 
     def _segment_reader(self, position: int) -> Callable[[_Source], _Segment]:
         """Return what reads the segment at `position` from a copy."""
@@ -327,11 +341,20 @@ class TableReader:
         segment = _read_segment(source, self._cipher, position)
         if segment.kind != _SUMMARY or segment.end != at:
             raise DamagedError(_TABLE, position=position)
-        return _summary_of(segment.plain, self.data_set_id)
+        return self._summary_in(segment)
+
+    def _summary_in(self, segment: _Segment) -> Summary:
+        """Decode the summary, and check that the key is that of the machine it names."""
+        summary = _summary_of(segment.plain, self.data_set_id)
+        if not self._master.is_key_of(summary.machine, self.key.id):
+            raise BindingError(
+                f"a backup of {summary.machine} is sealed with the key of another machine"
+            )
+        return summary
 
 
 def read_summary(
-    master: MasterKey,
+    master: DataKey,
     stream: BinaryIO,
     open_copy: Callable[[], BinaryIO | None] | None = None,
 ) -> Summary:

@@ -298,7 +298,7 @@ def _compare(unlocked: Unlocked, paths: Sequence[str | Path], status: StatusLine
             device = FileDevice.open(str(path))
             stack.callback(device.close)
             devices[disk.number] = device
-        return compare_machine(unlocked.machine, devices, unlocked.master, progress=status.show)
+        return compare_machine(unlocked.machine, devices, unlocked.key, progress=status.show)
 
 
 def _expected_pattern(options: Rehearse) -> str:

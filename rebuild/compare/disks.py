@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from backup.objects.content import content_size
-from backup.objects.keys import MasterKey
+from backup.objects.data_keys import DataKey
 from backup.objects.model import DiskObject, Piece
 from fsdrivers import driver_of, probe
 from fsdrivers.device import Device
@@ -35,7 +35,7 @@ BOOT_SECTOR_SIZE = 512  # bytes
 def compare_machine(
     machine: Machine,
     devices: Mapping[int, Device],
-    master: MasterKey,
+    master: DataKey,
     *,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Comparison:

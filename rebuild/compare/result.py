@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from backup.objects.content import content_id
-from backup.objects.keys import MasterKey
+from backup.objects.data_keys import DataKey
 from backup.objects.model import Piece
 from backup.shared.text import size_text
 from rebuild.fixups.protocol import Changes
@@ -55,7 +55,7 @@ class Case:
     """What every part of a comparison needs; it changes nothing but the result."""
 
     machine: Machine  # as it was recorded
-    master: MasterKey
+    master: DataKey
     changes: Changes  # what fix-ups changed, which is expected
     shown: Progress
     result: Comparison

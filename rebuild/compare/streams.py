@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from backup.objects.content import content_id
-from backup.objects.keys import MasterKey
+from backup.objects.data_keys import DataKey
 from backup.objects.model import NodeObject, ObjectKind, Region, StreamContent
 from fsdrivers.volume import STREAM_COMPRESSED, Entry, Node, StreamVolume
 
@@ -35,7 +35,7 @@ def content_differences(
     item: NodeObject,
     node: Node,
     volume: StreamVolume,
-    master: MasterKey,
+    master: DataKey,
     changed: bytes | None = None,
 ) -> Iterator[str]:
     """Yield the differences of content and streams, whose names and sizes are equal.

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backup.objects.keys import MasterKey
+from backup.objects.data_keys import DataKey
 from backup.objects.pack import PackInfo, PackReader
 
 
 class PieceOpener:
     """Opens pieces of a data set's packs.  Thread-safe."""
 
-    def __init__(self, master: MasterKey, packs: Sequence[PackInfo]) -> None:
+    def __init__(self, master: DataKey, packs: Sequence[PackInfo]) -> None:
         self.packs = packs
         self._master = master
         self._readers: dict[int, PackReader] = {}

@@ -62,9 +62,9 @@ def restore(
         plan,
         {disk.number: device},
         medium,  # type: ignore[arg-type]  # a medium with faults has what is used here
-        PieceOpener(unlocked.master, unlocked.header.packs),
+        PieceOpener(unlocked.key, unlocked.header.packs),
     )
-    return report, compare_machine(unlocked.machine, {disk.number: device}, unlocked.master)
+    return report, compare_machine(unlocked.machine, {disk.number: device}, unlocked.key)
 
 
 def test_any_byte_of_a_pack_costs_the_objects_it_belongs_to(

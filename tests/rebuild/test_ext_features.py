@@ -81,9 +81,7 @@ def test_everything_comes_back(disk: Path, tmp_path: Path, size: int) -> None:
     apply_plan(unlocked, plan, machine.medium(), is_blank=True)
 
     with FileDevice.open(target) as device:
-        assert compare_machine(
-            unlocked.machine, {recorded.number: device}, unlocked.master
-        ).is_equal
+        assert compare_machine(unlocked.machine, {recorded.number: device}, unlocked.key).is_equal
     assert seen_on(target) == seen_on(disk)
     with FileDevice.open(target) as device:
         table = read_table(device)

@@ -74,7 +74,7 @@ def restore(
     plan = make_plan(unlocked, {disk.number: TargetDisk(str(path), size, 512)})
     report = apply_plan(unlocked, plan, medium, is_blank=not was_used, processes=processes)
     with FileDevice.open(path) as device:
-        return report, compare_machine(unlocked.machine, {disk.number: device}, unlocked.master)
+        return report, compare_machine(unlocked.machine, {disk.number: device}, unlocked.key)
 
 
 def check_clean(disk: Path) -> None:
@@ -261,7 +261,7 @@ def test_sectors_of_4096_bytes(machine: SmallMachine, tmp_path: Path) -> None:
     plan = make_plan(unlocked, {disk.number: TargetDisk(str(target), 90 * MIB, 4096)})
     report = apply_plan(unlocked, plan, whole.medium(), is_blank=True)
     with FileDevice.open(target, sector_size=4096) as device:
-        comparison = compare_machine(unlocked.machine, {disk.number: device}, unlocked.master)
+        comparison = compare_machine(unlocked.machine, {disk.number: device}, unlocked.key)
         assert check_volume(device) == []
         assert open_volume(device).geometry.sector_size == 4096
 

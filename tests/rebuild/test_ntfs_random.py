@@ -47,7 +47,7 @@ def check_main_job(directory: Path, seed: int, cluster_size: int, sizes: tuple[i
         plan = make_plan(unlocked, {disk.number: TargetDisk(str(target), size, 512)})
         report = apply_plan(unlocked, plan, machine.medium())
         with FileDevice.open(target) as restored:
-            compared = compare_machine(unlocked.machine, {disk.number: restored}, unlocked.master)
+            compared = compare_machine(unlocked.machine, {disk.number: restored}, unlocked.key)
             assert check_volume(restored) == []
             compare(expected, seen_on(open_volume(restored)))
         assert report.is_complete
@@ -89,7 +89,7 @@ def test_a_damaged_volume_is_backed_up_as_far_as_it_goes(tmp_path: Path) -> None
         plan = make_plan(unlocked, {disk.number: TargetDisk(str(target), SIZE, 512)})
         assert apply_plan(unlocked, plan, machine.medium(), is_blank=True).is_complete
         with FileDevice.open(target) as restored:
-            compared = compare_machine(unlocked.machine, {disk.number: restored}, unlocked.master)
+            compared = compare_machine(unlocked.machine, {disk.number: restored}, unlocked.key)
             assert compared.differences == [], seed
             assert check_volume(restored) == [], seed
         (directory / "source.img").unlink()

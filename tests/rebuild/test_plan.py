@@ -157,10 +157,10 @@ def test_large_sectors_are_used_where_the_format_can(gpt_machine: SmallMachine) 
         plan,
         {disk.number: device},
         gpt_machine.medium(),
-        PieceOpener(unlocked.master, unlocked.header.packs),
+        PieceOpener(unlocked.key, unlocked.header.packs),
     )
 
-    assert compare_machine(unlocked.machine, {disk.number: device}, unlocked.master).is_equal
+    assert compare_machine(unlocked.machine, {disk.number: device}, unlocked.key).is_equal
 
 
 def test_boot_code_is_not_moved_to_other_sectors(mbr_machine: SmallMachine) -> None:

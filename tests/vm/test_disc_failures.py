@@ -155,7 +155,7 @@ def differences(case: Case, *disks: Path) -> list[str]:
         disk.number: FileDevice.open(path)
         for disk, path in zip(unlocked.machine.disks, disks, strict=True)
     }
-    found = compare_machine(unlocked.machine, devices, unlocked.master).differences
+    found = compare_machine(unlocked.machine, devices, unlocked.key).differences
     for device in devices.values():
         device.close()
     return found

@@ -17,6 +17,7 @@ from backup.agent.machine import (
 )
 from backup.agent.result import BackupOptions, BackupResult
 from backup.agent.sources import DiskSource
+from backup.objects.data_keys import DataKey
 from backup.objects.identification import identification
 from backup.objects.keys import MasterKey
 from backup.objects.model import (
@@ -88,11 +89,14 @@ def make_disk(path: Path, *partitions: tuple[str, Path], label: str = "dos") -> 
 
 
 def back_up(
-    repository: Repository, *disks: Path, options: BackupOptions | None = None
+    repository: Repository,
+    *disks: Path,
+    options: BackupOptions | None = None,
+    key: DataKey = MASTER,
 ) -> BackupResult:
-    """Back up disk images as the machine of the tests."""
+    """Back up disk images as the machine of the tests, sealed with `key`."""
     sources = [DiskSource(disk) for disk in disks]
-    return run_backup(repository, MASTER, MACHINE, sources, options or BackupOptions(workers=2))
+    return run_backup(repository, key, MACHINE, sources, options or BackupOptions(workers=2))
 
 
 @dataclass
@@ -138,7 +142,7 @@ def read_data_set(repository: Repository, data_set: str | None = None) -> DataSe
         reader = TableReader(MASTER, stream)
         objects = {obj.number: obj for obj in reader}
         packs = reader.summary.packs
-    readers = [PackReader(MASTER, pack.salt) for pack in packs]
+    readers = [PackReader(reader.key, pack.salt) for pack in packs]
     contents, streams = {}, {}
 
     def open_piece(piece: Piece) -> bytes:

@@ -358,8 +358,8 @@ def test_another_master_key_reads_nothing() -> None:
 
 def test_a_newer_version_is_refused_first() -> None:
     """A table of another format says so, whatever follows; also when the copy says the same."""
-    data = b"RKOBJT\x02\x00"
-    with pytest.raises(UnknownVersionError, match=r"newer rebuildkit \(format 2\)"):
+    data = b"RKOBJT\x03\x00"
+    with pytest.raises(UnknownVersionError, match=r"newer rebuildkit \(format 3\)"):
         TableReader(MASTER, io.BytesIO(data))
     with pytest.raises(UnknownVersionError):
         TableReader(MASTER, io.BytesIO(data), lambda: io.BytesIO(data))

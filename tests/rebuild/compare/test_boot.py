@@ -93,9 +93,7 @@ class Restored:
             old = device.read(position or 0, 1)
             if position is not None:
                 device.write(position, bytes([old[0] ^ 0x40]))
-            found = compare_machine(
-                self.unlocked.machine, {disk.number: device}, self.unlocked.master
-            )
+            found = compare_machine(self.unlocked.machine, {disk.number: device}, self.unlocked.key)
             if position is not None:
                 device.write(position, old)
         return found.differences

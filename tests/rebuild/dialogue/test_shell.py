@@ -128,7 +128,7 @@ def assert_restored(machine: SmallMachine, *targets: TargetDisk) -> None:
         disk.number: FileDevice.open(target.path)
         for disk, target in zip(unlocked.machine.disks, targets, strict=True)
     }
-    comparison = compare_machine(unlocked.machine, devices, unlocked.master)
+    comparison = compare_machine(unlocked.machine, devices, unlocked.key)
     for device in devices.values():
         device.close()
     assert comparison.differences == []

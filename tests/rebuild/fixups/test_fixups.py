@@ -322,7 +322,7 @@ def test_bios_boot_partition_that_moves_is_found_again(tmp_path: Path) -> None:
         plan,
         {recorded.number: device},
         machine.medium(),
-        PieceOpener(unlocked.master, unlocked.header.packs),
+        PieceOpener(unlocked.key, unlocked.header.packs),
     )
 
     new = start + 8 * MIB // 512
@@ -331,7 +331,7 @@ def test_bios_boot_partition_that_moves_is_found_again(tmp_path: Path) -> None:
     ]
     assert core_sector_of(device.read(0, 512)) == new
     assert struct.unpack("<Q", device.read(new * 512 + 0x1F4, 8)) == (new + 1,)
-    comparison = compare_machine(unlocked.machine, {recorded.number: device}, unlocked.master)
+    comparison = compare_machine(unlocked.machine, {recorded.number: device}, unlocked.key)
     assert comparison.differences == []
 
 
@@ -347,7 +347,7 @@ def test_swap_is_blank_under_its_old_identity(mbr_machine: SmallMachine, tmp_pat
         plan,
         {disk.number: device},
         mbr_machine.medium(),
-        PieceOpener(unlocked.master, unlocked.header.packs),
+        PieceOpener(unlocked.key, unlocked.header.packs),
     )
     part = plan.disks[0].partitions[2]
 

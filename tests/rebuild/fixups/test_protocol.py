@@ -110,7 +110,7 @@ class Restored:
         """Compare as whoever has no restore behind him."""
         (disk,) = self.unlocked.machine.disks
         found = compare_machine(
-            self.unlocked.machine, {disk.number: self.device}, self.unlocked.master
+            self.unlocked.machine, {disk.number: self.device}, self.unlocked.key
         )
         return found.differences
 
@@ -145,7 +145,7 @@ def restored(machine: SmallMachine, grow: int | None = None) -> Restored:
     device = MemoryDevice(disk.size + 8 * MIB)
     target = TargetDisk("memory", device.size, 512)
     plan = make_plan(unlocked, {disk.number: target}, grow=grow)
-    opener = PieceOpener(unlocked.master, unlocked.header.packs)
+    opener = PieceOpener(unlocked.key, unlocked.header.packs)
     report = apply_plan(
         unlocked.machine, plan, {disk.number: device}, machine.medium(), opener, is_blank=True
     )

@@ -309,7 +309,7 @@ def restored(machine: SmallMachine, path: Path, size: int) -> tuple[RestoreRepor
     with path.open("wb") as stream:
         stream.truncate(size)
     with FileDevice.open(str(path), writable=True) as device:
-        opener = PieceOpener(unlocked.master, unlocked.header.packs)
+        opener = PieceOpener(unlocked.key, unlocked.header.packs)
         report = apply_plan(
             unlocked.machine,
             plan,
@@ -319,7 +319,7 @@ def restored(machine: SmallMachine, path: Path, size: int) -> tuple[RestoreRepor
             is_blank=True,
         )
         again = machine.unlocked().machine
-        compared = compare_machine(again, {disk.number: device}, unlocked.master)
+        compared = compare_machine(again, {disk.number: device}, unlocked.key)
     return report, compared.differences
 
 
@@ -367,6 +367,6 @@ def test_comparison_sees_a_wrong_list(tmp_path: Path) -> None:
         area = patch_area_of(volume.read(node, 0, node.size))
         at = position + area.list_position
         window.write(at, bytes([window.read(at, 1)[0] ^ 1]))
-        compared = compare_machine(unlocked.machine, {disk.number: device}, unlocked.master)
+        compared = compare_machine(unlocked.machine, {disk.number: device}, unlocked.key)
 
     assert any("ldlinux.sys: content differs" in text for text in compared.differences)

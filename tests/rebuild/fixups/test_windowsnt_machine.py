@@ -99,12 +99,12 @@ def restored(
         stream.truncate(size)
     with FileDevice.open(str(path), writable=True) as device:
         medium = machine.medium()
-        opener = PieceOpener(unlocked.master, unlocked.header.packs)
+        opener = PieceOpener(unlocked.key, unlocked.header.packs)
         report = apply_plan(
             unlocked.machine, plan, {disk.number: device}, medium, opener, is_blank=True
         )
         again = machine.unlocked().machine
-        compared = compare_machine(again, {disk.number: device}, unlocked.master)
+        compared = compare_machine(again, {disk.number: device}, unlocked.key)
     return plan, report, compared.differences
 
 
