@@ -281,6 +281,18 @@ class StreamVolume(Volume, Protocol):
         ...
 
 
+class LiveVolume(Volume, Protocol):
+    """A volume that is mounted: Linux shows its files, and the driver what Linux does not."""
+
+    def hidden_facts(self, number: int, changed_ns: int) -> tuple[int, int]:
+        """Return flags and project number of a symbolic link or special file.
+
+        Linux opens none for its flags.  Both are 0 if the inode on the medium is of another
+        change time than `changed_ns`.
+        """
+        ...
+
+
 class Layout(Protocol):
     """A planned volume: every metadata byte is decided, nothing is written yet.
 

@@ -19,7 +19,7 @@ from fsdrivers.ext.format.flags import (
 )
 from fsdrivers.ext.metadata import Metadata, covered_inode, extra_isize_of
 from fsdrivers.extents import read_extents
-from fsdrivers.record import U32, words_codec
+from fsdrivers.record import U32, sparse_codec, words_codec
 from fsdrivers.volume import Kind, Node
 
 KINDS = {
@@ -56,6 +56,7 @@ _REFUSED = {  # what could not be made again
 REFUSED_FLAGS = int(InodeFlags.ENCRYPT | InodeFlags.COMPRBLK | InodeFlags.VERITY)
 _MIN_EXTRA_CREATED = ext.InodeExtended.OFFSETS["created_extra"] - ext.OLD_INODE_SIZE
 _unpack_inode = ext.InodeExtended.codec().unpack_from
+_HIDDEN = sparse_codec(ext.InodeExtended, ("changed_s", "flags", "changed_extra", "project"))
 
 
 def refusal_of(flags: int) -> str:
@@ -149,6 +150,18 @@ class NodeReader:
         if project and self._has_projects:
             node.xattrs = tuple(sorted((*node.xattrs, xattrs.project_xattr(project))))
         return node
+
+    def hidden_facts(self, number: int, changed_ns: int) -> tuple[int, int]:
+        """Return flags and project number of an inode, zeros if it changed at another time.
+
+        Raises:
+            CorruptError: the inode is damaged.
+        """
+        raw = covered_inode(self._metadata.inode_bytes(number, ahead=True))
+        changed_s, flags, changed_extra, project = _HIDDEN.unpack_from(raw)
+        if (changed_s + ((changed_extra & 3) << 32)) * _SECOND + (changed_extra >> 2) != changed_ns:
+            return 0, 0
+        return flags & _RESTORED, project if self._has_projects else 0
 
     def _target(self, number: int, raw: bytes, size: int) -> bytes:
         """Return what a symbolic link leads to."""

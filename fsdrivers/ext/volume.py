@@ -235,6 +235,13 @@ class ExtVolume(Volume):
             self.metadata.inode_bytes(number)[_BLOCK_AT : _BLOCK_AT + 4], "little"
         )
 
+    def hidden_facts(self, number: int, changed_ns: int) -> tuple[int, int]:
+        """Return flags and project number of an inode that changed at `changed_ns`, else zeros."""
+        try:
+            return self.nodes.hidden_facts(number, changed_ns)
+        except (CorruptError, DeviceError):
+            return 0, 0  # in the making
+
     def extents(self, node: Node) -> list[Extent]:
         """Return the mapped parts of a file; positions are those of `self.device`."""
         number = node.number

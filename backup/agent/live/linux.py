@@ -22,6 +22,9 @@ AT_SYMLINK_NOFOLLOW = 0x100
 OPEN_TREE_CLONE = 1  # linux/mount.h
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 SYS_OPEN_TREE = 428  # the same on every architecture but alpha
+SYS_MOUNT_SETATTR = 442
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NODIRATIME = 0x1, 0x80
+MOUNT_ATTR_ATIME, MOUNT_ATTR_NOATIME = 0x70, 0x10  # all that says of access times, and one of it
 STATX_BTIME = 0x800  # linux/stat.h
 STATX_SIZE = 256
 STATX_MASK_OFFSET = 0  # stx_mask, u32
@@ -37,6 +40,7 @@ FIEMAP_BATCH = 512  # extents asked for in one call
 _FSXATTR = struct.Struct("=IIIII8x")  # flags, extent size, extents, project, copy-on-write size
 _FIEMAP_HEAD = struct.Struct("=QQIIII")  # start, length, flags, mapped, count, reserved
 _FIEMAP_EXTENT = struct.Struct("=QQQQQIIII")  # logical, physical, length, reserved x2, flags, x3
+_MOUNT_ATTR = struct.Struct("=QQQQ")  # to set, to clear, propagation, user namespace
 _STATX_TIME = struct.Struct("=qI")
 _libc = ctypes.CDLL(None, use_errno=True)
 _statx_buffer = ctypes.create_string_buffer(STATX_SIZE)
@@ -76,7 +80,25 @@ def open_tree(path: bytes) -> int:
     if descriptor < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)
+    _leave_no_trace(descriptor)
     return descriptor
+
+
+def _leave_no_trace(descriptor: int) -> None:
+    """Have a private mount change nothing, not even the time at which a link was last read.
+
+    Does nothing where the kernel is older than 5.12.
+    """
+    wanted = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOATIME | MOUNT_ATTR_NODIRATIME
+    attributes = _MOUNT_ATTR.pack(wanted, MOUNT_ATTR_ATIME, 0, 0)
+    _libc.syscall(
+        ctypes.c_long(SYS_MOUNT_SETATTR),
+        ctypes.c_int(descriptor),
+        ctypes.c_char_p(b""),
+        ctypes.c_uint(AT_EMPTY_PATH),
+        ctypes.c_char_p(attributes),
+        ctypes.c_size_t(len(attributes)),
+    )
 
 
 def birth_time_ns(path: bytes) -> int | None:

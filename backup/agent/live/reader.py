@@ -26,6 +26,7 @@ ATTEMPTS = 3
 PATH_LIMIT = 4000  # bytes; PATH_MAX is 4096
 KEPT_FLAGS = int(RESTORED_INODE_FLAGS)
 CHANGED = "changed while it was read; what was read last is kept"
+_STEP_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -44,7 +45,21 @@ class LiveReader:
 
     def path_of(self, obj: NodeObject) -> bytes:
         """Return the path by which this process reaches a node."""
-        return self._directory(obj.parent) + b"/" + obj.name if obj.parent else self._base
+        names, node = [], obj
+        while node.parent:
+            names.append(node.name)
+            if (start := self._directories.get(node.parent)) is not None:
+                break
+            parent = self._lookup(node.parent)
+            assert isinstance(parent, NodeObject), "parents are nodes"
+            node = parent
+        else:
+            start = self._base
+        names.reverse()
+        path = b"/".join((start, *names))
+        if len(names) > 1 and len(path) < PATH_LIMIT:
+            self._directories[obj.parent] = path[: -len(obj.name) - 1]
+        return path
 
     def map(self, obj: BackupObject, node: Node | None) -> tuple[Region, ...] | None:
         """Return the regions of a large file."""
@@ -69,30 +84,21 @@ class LiveReader:
         finally:
             os.close(descriptor)
 
-    def _directory(self, number: int) -> bytes:
-        """Return the path of a directory object."""
-        path = self._directories.get(number)
-        if path is None:
-            obj = self._lookup(number)
-            assert isinstance(obj, NodeObject), "parents are nodes"
-            path = self._directories[number] = self.path_of(obj)
-        return path
-
 
 def open_unread(path: bytes, flags: int) -> int:
     """Open a path without leaving a trace in its access time, however long the path is."""
-    if len(path) < PATH_LIMIT:
-        return _open_unread(path, flags, None)
-    parts = path.split(b"/")
-    descriptor = os.open(b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = None
     try:
-        for part in filter(None, parts[:-1]):
-            following = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = following
-        return _open_unread(parts[-1], flags, descriptor)
+        while len(path) >= PATH_LIMIT:
+            cut = path.rindex(b"/", 0, PATH_LIMIT)
+            following = os.open(path[:cut], _STEP_FLAGS, dir_fd=descriptor)
+            if descriptor is not None:
+                os.close(descriptor)
+            descriptor, path = following, path[cut:].lstrip(b"/")
+        return _open_unread(path, flags, descriptor)
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _open_unread(path: bytes, flags: int, directory: int | None) -> int:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 
 from backup.agent.exclusions import IsExcluded
 from backup.agent.live.linux import (
@@ -32,10 +33,13 @@ from backup.objects.content import PIECE_SIZE
 from backup.objects.model import MarkerObject, NodeObject, Plain, Region, VolumeObject
 from fsdrivers.ext.format.flags import RoCompat
 from fsdrivers.ext.xattrs import project_xattr
-from fsdrivers.volume import Kind
+from fsdrivers.volume import Kind, Node
 
 SWAP_HEADER_SIZE = 4096  # bytes kept of a swap file: its header with UUID and label
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+HiddenFacts = Callable[[int, int], tuple[int, int]]  # see `LiveVolume`
 
 
 class LiveScan:
@@ -48,6 +52,7 @@ class LiveScan:
         mount_point: where users see it.
         is_excluded: tells which absolute paths, as users see them, to leave out.
         swap_files: (device, inode) of files whose content is of no use.
+        hidden_facts: tells of a link or special file what Linux does not, see `LiveVolume`.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class LiveScan:
         mount_point: bytes,
         is_excluded: IsExcluded | None = None,
         swap_files: frozenset[tuple[int, int]] = frozenset(),
+        hidden_facts: HiddenFacts | None = None,
     ) -> None:
         self.local = local
         self.reader = LiveReader(base, local.lookup)
@@ -66,6 +72,7 @@ class LiveScan:
         self.prefix = mount_point.rstrip(b"/")
         self.is_excluded = is_excluded
         self.swap_files = swap_files
+        self.hidden_facts = hidden_facts
         self.blank_files: list[int] = []
         self.placed_files: dict[int, list[Plain]] = {}  # extents by object number
         self.device = 0
@@ -111,6 +118,11 @@ class LiveScan:
         """Add what is in a directory; return its directories as (number, path, path shown)."""
         descriptor = open_unread(path, _DIRECTORY_FLAGS)
         try:
+            obj = self.local.lookup(number)
+            assert isinstance(obj, NodeObject), "directories are nodes"
+            status = os.fstat(descriptor)
+            if (status.st_dev, status.st_ino) != (self.device, obj.source_number):
+                raise FileNotFoundError  # another one has its place now
             self._finish_directory(number, descriptor)
             with os.scandir(descriptor) as iterator:
                 entries = sorted(iterator, key=os.DirEntry.inode)
@@ -211,23 +223,47 @@ class LiveScan:
     ) -> int:
         """Add an object that is new or changed; return its number."""
         local = self.local
-        xattrs = _read_xattrs(path)
         node = node_of(status)
         node.number = source
-        if self._has_projects and node.kind in (Kind.FILE, Kind.DIRECTORY):
-            xattrs = _with_project(path, xattrs)
+        xattrs = self._read_attributes(node, path)
         security = local.security_number(xattrs) if xattrs else 0
-        if node.kind is Kind.SYMLINK:
-            node.target = os.readlink(path)  # noqa: PTH115 (pathlib takes no bytes)
-            node.size = len(node.target)
-        if not node.size or node.kind is not Kind.FILE:
-            node.created_ns = birth_time_ns(path)
         obj = self.scan.object_of(node, parent, name, security)
         if self.swap_files and (self.device, source) in self.swap_files:
             self._add_blank(obj, old)
+        elif node.kind is Kind.DIRECTORY and source:
+            local.objects.append(obj)  # signed when it is opened, see `_finish_directory`
+            self.scan.is_changed = True
+            self.scan.note_former(obj, old)
         else:
             self.scan.add_new(obj, old, None)
         return obj.number
+
+    def _read_attributes(self, node: Node, path: bytes) -> Xattrs:
+        """Read what stat does not tell; return the extended attributes.
+
+        Of a file with content the rest is read with it, of a directory when it is opened.
+        """
+        xattrs, project = _read_xattrs(path), 0
+        if node.kind in (Kind.FILE, Kind.DIRECTORY):
+            is_empty = node.kind is Kind.FILE and not node.size
+            if is_empty or self._has_projects:
+                descriptor = open_unread(path, _FILE_FLAGS)
+                try:
+                    project = project_of(descriptor) if self._has_projects else 0
+                    if is_empty:
+                        node.flags = inode_flags(descriptor) & KEPT_FLAGS
+                        node.created_ns = birth_time_ns_of(descriptor)
+                finally:
+                    os.close(descriptor)
+        else:
+            node.created_ns = birth_time_ns(path)
+            if node.kind is Kind.SYMLINK:
+                node.target = os.readlink(path)  # noqa: PTH115 (pathlib takes no bytes)
+                node.size = len(node.target)
+            if self.hidden_facts is not None and node.number:
+                assert node.changed_ns is not None, "Linux has change times"
+                node.flags, project = self.hidden_facts(node.number, node.changed_ns)
+        return tuple(sorted((*xattrs, project_xattr(project)))) if project else xattrs
 
     def _add_blank(self, obj: NodeObject, old: NodeObject | None) -> None:
         """Add a swap file: its header is kept, the rest is allocated and reads as zeros."""
@@ -246,7 +282,7 @@ class LiveScan:
         """Give a new directory what only an open one tells, and sign it."""
         obj = self.local.lookup(number)
         assert isinstance(obj, NodeObject), "directories are nodes"
-        if obj.signature and obj.created_ns is not None:
+        if obj.signature:
             return
         if descriptor is not None:
             obj.flags = inode_flags(descriptor) & KEPT_FLAGS
@@ -261,16 +297,6 @@ class LiveScan:
             f"{os.fsdecode(path)}: left out: {os.strerror(error.errno or 0)}"
         )
         self.local.missing += 1
-
-
-def _with_project(path: bytes, xattrs: Xattrs) -> Xattrs:
-    """Return attributes with the one that stands for the project number, if there is a number."""
-    descriptor = open_unread(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        project = project_of(descriptor)
-    finally:
-        os.close(descriptor)
-    return tuple(sorted((*xattrs, project_xattr(project)))) if project else xattrs
 
 
 def _read_xattrs(path: bytes) -> Xattrs:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from typing import cast
 
 from backup.agent.errors import NoSourceError, Problem
 from backup.agent.exclusions import IsExcluded
@@ -30,7 +31,7 @@ from fsdrivers import Can, driver_of, find_driver, open_volume, probe
 from fsdrivers.device import Device, FileDevice
 from fsdrivers.errors import CorruptError, DeviceError
 from fsdrivers.partitions import PartitionTable, open_partition
-from fsdrivers.volume import Volume
+from fsdrivers.volume import LiveVolume, Volume
 
 ATTEMPTS = 3  # to read the frame of a volume that the kernel may be writing
 
@@ -166,7 +167,8 @@ class LiveSource:
         if mounts:
             obj.mount_point = mounts[0].point
         if mounts and Can.LIVE in driver_of(obj.type).can:
-            self._scan_mount(local, obj, mounts[0], is_excluded)
+            volume = cast(LiveVolume, partition.volume)
+            self._scan_mount(local, obj, volume, mounts[0], is_excluded)
             return
         if partial and not mounts:
             local.notes.append(
@@ -182,7 +184,12 @@ class LiveSource:
         scan_partition(local, partition, obj, is_excluded, obj.mount_point.rstrip(b"/"))
 
     def _scan_mount(
-        self, local: LocalSet, obj: VolumeObject, mount: Mount, is_excluded: IsExcluded | None
+        self,
+        local: LocalSet,
+        obj: VolumeObject,
+        volume: LiveVolume,
+        mount: Mount,
+        is_excluded: IsExcluded | None,
     ) -> None:
         """Walk a mounted volume."""
         base = mount.point.rstrip(b"/") or b"/."
@@ -200,7 +207,15 @@ class LiveSource:
             status = os.statvfs(base + b"/")
             obj.used_size = max(0, obj.size - status.f_bfree * status.f_frsize)
         try:
-            LiveScan(local, obj, base, mount.point, is_excluded, self._swap_files).run()
+            LiveScan(
+                local,
+                obj,
+                base,
+                mount.point,
+                is_excluded,
+                self._swap_files,
+                volume.hidden_facts,
+            ).run()
         except OSError as error:
             local.warnings.append(f"{os.fsdecode(mount.point)}: {os.strerror(error.errno or 0)}")
             local.missing += 1

@@ -12,9 +12,7 @@ from pathlib import Path
 
 from backup.agent.backup import run_backup
 from backup.agent.live.source import LiveSource
-from backup.agent.machine import (
-    Machine,
-)
+from backup.agent.machine import KernelDisk, Machine, iter_mounts
 from backup.agent.result import BackupOptions, BackupResult
 from backup.agent.sources import DiskSource
 from backup.objects.data_keys import DataKey
@@ -227,6 +225,24 @@ class FakeVolume(Volume):
 def contents_of(data_set: DataSet, wanted: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     """Return of a data set's files those that `wanted` names."""
     return {path: content for path, content in data_set.files.items() if path in wanted}
+
+
+@contextlib.contextmanager
+def live_volume(image: Path, *options: str) -> Iterator[tuple[Path, Machine]]:
+    """Mount an image as the one disk of a running machine; yield its root and the machine."""
+    point = image.with_name(image.name + ".live")
+    point.mkdir()
+    with loop_device(image) as device:
+        subprocess.run(["mount", *options, device, str(point)], check=True)
+        try:
+            disk = KernelDisk(
+                image.name, device, numbers_of(device), image.stat().st_size, is_removable=False
+            )
+            mounts = tuple(iter_mounts(Path("/proc/self/mountinfo").read_bytes()))
+            yield point, Machine((disk,), mounts, ())
+        finally:
+            subprocess.run(["umount", "-l", str(point)], check=True)
+    point.rmdir()
 
 
 @contextlib.contextmanager
