@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`image build`: from a data set in a repository to a recovery disc.
 
-The data stays sealed all the way.  The master key is needed for two things only: the list of
-packs is inside the sealed table, and the disc's key file is bound to its data set, so that the
-two cannot be exchanged.  Every pack is checked against its digest while it is copied.
+The data stays sealed all the way.  The master key is needed for three things only: the list of
+packs is inside the sealed table; the disc's key file is bound to its data set, so that the two
+cannot be exchanged; and answers get a code that says who wrote them.  Every pack is checked
+against its digest while it is copied.
 
 Source: EP1168174A1 [0049] to [0058].
 """
@@ -109,6 +110,9 @@ def build_disc(
         contents: dict[str, Source] = dict(
             medium_files.make_small_files(data_set, options, environment, created_s)
         )
+        if options.answers:
+            code = master.answers_code(summary.data_set_id, options.answers)
+            contents[disc_files.ANSWERS_CODE] = code
         key_file = bind(source.key_file(), master, summary.data_set_id)
         contents[disc_files.KEY_FILE] = contents[disc.COPY_OF_KEY_FILE] = key_file
         contents[disc.KERNEL] = environment.kernel.read_bytes()

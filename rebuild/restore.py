@@ -88,8 +88,12 @@ NO_PROGRESS: Callable[[str], None] = lambda text: None  # noqa: E731
 
 @dataclass(slots=True)
 class Unlocked:
-    """A data set that has been opened and loaded.  `key`: what it is sealed with."""
+    """A data set that has been opened and loaded.
 
+    `key` is what it is sealed with: the master key itself, or the key of its machine.
+    """
+
+    master: MasterKey
     key: DataKey
     header: Summary
     machine: Machine
@@ -167,7 +171,7 @@ def unlock(
     except OSError as error:
         reason = error.strerror or str(error)
         raise MediumError(f"{medium.name} cannot be read: {reason}") from error
-    return Unlocked(reader.key, reader.summary, machine)
+    return Unlocked(master, reader.key, reader.summary, machine)
 
 
 def missing_content(unlocked: Unlocked, medium: Medium) -> str:

@@ -10,10 +10,12 @@ TABLE: Final = "objtab.dat"
 COPIES: Final = "copies"  # directory with second copies of KEY_FILE and TABLE, byte for byte
 MANIFEST: Final = "manifest.json"
 ANSWERS: Final = "answers.json"
+ANSWERS_CODE: Final = "answers.code"  # says that whoever wrote ANSWERS has the master key
 OBJECTS: Final = "objects"
 README: Final = "README.txt"
 INFO: Final = ".disk/info"
 INFO_TITLE: Final = "rebuildkit recovery disc"  # the first line of INFO
+SMALL_FILE_LIMIT: Final = 64 << 10  # bytes of INFO, ANSWERS and ANSWERS_CODE, at most
 INFO_SET: Final = "set "  # how the line of INFO begins that names the data set, in hex
 
 

@@ -138,6 +138,10 @@ class MasterKey(DataKey):
         """Return the 32-byte code that says `data` was written by someone with this key."""
         return hmac.digest(derive(self._secret, b"key file"), data, "sha256")
 
+    def answers_code(self, data_set_id: bytes, data: bytes) -> bytes:
+        """Return the 32-byte code that says `data` answers the dialogue of this data set's disc."""
+        return hmac.digest(derive(self._secret, b"answers", data_set_id), data, "sha256")
+
     def wrapped_by(self, kek: bytes, aad: bytes) -> bytes:
         """Return this key sealed under `kek`, which must be fresh: it seals nothing else."""
         return AESGCM(kek).encrypt(_ONCE, self._secret, aad)

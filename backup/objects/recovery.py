@@ -72,6 +72,20 @@ def recovery_secret(text: str) -> bytes:
     return number.to_bytes(SECRET_SIZE, "big")
 
 
+def is_recovery_key(text: str) -> bool:
+    """Tell whether `text` is a recovery key without a typing error."""
+    try:
+        recovery_secret(text)
+    except InvalidRecoveryKeyError:
+        return False
+    return True
+
+
+def resembles_recovery_key(text: str) -> bool:
+    """Tell whether `text` may be a recovery key, mistyped or in part: then nothing shows it."""
+    return sum(map(str.isalnum, text)) >= _GROUPS * _GROUP_LENGTH // 2
+
+
 def _check_value(group: int, values: list[int]) -> int:
     """Return the check value of a group: its values as polynomial at x times x, plus its place."""
     result = 0

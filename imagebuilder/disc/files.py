@@ -20,6 +20,8 @@ from templates import render
 # The screen is the kernel's console proper; the serial port sees and answers the same dialogue.
 # A kernel panic stays on the screen: no `panic=`.
 BASE_ARGUMENTS = ("console=ttyS0,115200", "console=tty0", "quiet")
+# Answers that decide what is erased count only in the answer file, which is proven to be ours.
+_FILE_ONLY = ("rebuildkit.target=", "rebuildkit.grow=")
 _SECRETS = re.compile("password|passphrase|secret|recovery", re.IGNORECASE)
 _WORD = re.compile(r"[!-~]+")  # printable ASCII: boot loaders know nothing else
 _GRUB_SPECIAL = re.compile(r"[\"'\\$;&|<>{}#]")
@@ -46,15 +48,21 @@ def check_options(options: DiscOptions) -> None:
     for word in options.kernel_arguments:
         if not _WORD.fullmatch(word) or _GRUB_SPECIAL.search(word):
             raise DiscPlanError(f"{word!r} is not allowed on the kernel command line")
+        if word.startswith(_FILE_ONLY):
+            raise DiscPlanError(f"{word!r} belongs in an answer file: use --answers")
     if options.answers:
         _check_answers(options.answers)
 
 
 def _check_answers(data: bytes) -> None:
-    """Refuse an answer file that is not a JSON object, or that holds a credential."""
+    """Refuse an answer file that is too large, is not a JSON object, or holds a credential."""
+    if len(data) > disc_files.SMALL_FILE_LIMIT:
+        raise DiscPlanError(
+            f"the answer file has {len(data):,} bytes; {disc_files.SMALL_FILE_LIMIT:,} are allowed"
+        )
     try:
         answers = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DiscPlanError(f"the answer file is not JSON: {error}") from error
     if not isinstance(answers, dict):
         raise DiscPlanError("the answer file is not a JSON object")

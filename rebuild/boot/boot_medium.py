@@ -92,8 +92,9 @@ def holds_set(device: str, set_id: str) -> bool:
 
 def read_set(medium: str) -> str:
     """Return the set that the info file of a mounted disc names; empty if it does not."""
-    with contextlib.suppress(OSError), open(f"{medium}/{disc_files.INFO}") as file:
-        for line in file:
+    with contextlib.suppress(OSError), open(f"{medium}/{disc_files.INFO}", "rb") as file:
+        text = file.read(disc_files.SMALL_FILE_LIMIT).decode("utf-8", "replace")
+        for line in text.splitlines():
             if line.startswith(disc_files.INFO_SET):
                 return line.removeprefix(disc_files.INFO_SET).strip()
     return ""

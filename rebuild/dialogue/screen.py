@@ -8,7 +8,9 @@ a serial terminal and a log file all show well.  Lines are kept, so that the log
 the screen afterwards.
 
 Input is taken byte by byte with every function of the terminal driver switched off: no key is
-a signal or stops the output, and what is not a character of a line is dropped.
+a signal or stops the output, and what is not a character of a line is dropped.  A line shows
+while it is typed only as far as it is an expected answer; any other shows when it is ended, and
+not at all if it may be a recovery key that was typed at the wrong question.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ import os
 import select
 import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from backup.objects.recovery import resembles_recovery_key
 from backup.shared.text import printable
 from rebuild.dialogue.marks import mark
 from rebuild.text import WIDTH, columns_of, pad, tail, wrap_all
@@ -56,6 +59,7 @@ class Port:
     fd: int
     name: str
     typed: bytearray = field(default_factory=bytearray)  # of the line being typed
+    shown: str = ""  # what stands on the screen for it
     unread: bytes = b""  # read, but behind the end of the line that was asked for
     escape: _Escape = _Escape.NONE
     backlog: bytes = b""  # output it has not taken yet
@@ -157,29 +161,42 @@ class Screen:
         name: str,
         value: str = "",
         *,
+        known: Sequence[str] = (),
         is_secret: bool = False,
         is_logged: bool = True,
     ) -> str:
         """Write `prompt` and its mark, return the line that somebody types, without its end.
 
-        Secret input shows as asterisks and is never logged.  Bytes that are not UTF-8
-        are replaced; control characters are dropped.
+        Secret input shows as asterisks and is never logged.  So does other input until it is
+        ended, unless it is the beginning of one of the `known` answers, and for good if it may
+        be a recovery key.  Bytes that are not UTF-8 are replaced; control characters are dropped.
 
         Raises:
             InputClosedError: no port is left to read from.
         """
+
+        def shown(text: str) -> str:
+            is_open = not is_secret and any(word.startswith(text) for word in known)
+            return text if is_open else "*" * len(text)
+
         self._end_status()
         self._write(prompt + mark(f"ask-{name}", value))
         for port in self._ports:
             port.typed.clear()
+            port.shown = ""
         while True:
             port, data = self._read()
-            answer = self._edit(port, data, is_secret)
-            if answer is not None:
-                self._write("\n")
-                if is_logged:
-                    self.log.append(prompt + ("" if is_secret else answer))
-                return answer
+            answer = self._edit(port, data, shown)
+            if answer is None:
+                continue
+            is_plain = not is_secret and (answer in known or not resembles_recovery_key(answer))
+            # What is longer than a line can only be added to: the cursor goes back in one line.
+            if is_plain and columns_of(prompt + answer) <= WIDTH:
+                self._show(port, answer)
+            self._write("\n")
+            if is_logged:
+                self.log.append(prompt + (answer if is_plain else ""))
+            return answer
 
     def discard_input(self) -> None:
         """Forget everything that was typed and not yet asked for."""
@@ -199,7 +216,7 @@ class Screen:
             if pages == 1:
                 return
             prompt = f"-- page {number + 1} of {pages}: Enter for more, b back, q quit -- "
-            answer = self.ask(prompt, "page", is_logged=False).strip().lower()
+            answer = self.ask(prompt, "page", known="bq", is_logged=False).strip().lower()
             if answer == "q":
                 return
             number += -1 if answer == "b" and number else 0 if answer == "b" else 1
@@ -233,8 +250,11 @@ class Screen:
                 return port, data
             self._ports.remove(port)
 
-    def _edit(self, port: Port, data: bytes, is_secret: bool) -> str | None:
-        """Take typed bytes into the port's line; return the line when it is ended."""
+    def _edit(self, port: Port, data: bytes, shown: Callable[[str], str]) -> str | None:
+        """Take typed bytes into the port's line; return the line when it is ended.
+
+        `shown`: returns what the screen shows of the line so far.
+        """
         for index, value in enumerate(data):
             if self._is_in_escape(port, value):
                 continue
@@ -243,16 +263,16 @@ class Screen:
                 # A terminal may end a line with both; the second would end the next one too.
                 port.unread = rest[1:] if value == _RETURN and rest[:1] == b"\n" else rest
                 text = port.typed.decode("utf-8", "replace")
+                self._show(port, shown(port.typed.decode("utf-8", "ignore")))
                 port.typed.clear()
                 return text
             if value in (_BACKSPACE, _DELETE):
-                self._erase(_delete_last_character(port.typed), is_secret)
+                _delete_last_character(port.typed)
             elif value == _KILL_LINE:
-                text = port.typed.decode("utf-8", "replace")
                 port.typed.clear()
-                self._erase(text, is_secret)
             elif value >= 32 and len(port.typed) < LINE_LIMIT:
-                self._take(port, value, is_secret)
+                port.typed.append(value)
+        self._show(port, shown(port.typed.decode("utf-8", "ignore")))
         return None
 
     def _is_in_escape(self, port: Port, value: int) -> bool:
@@ -273,18 +293,14 @@ class Screen:
             port.escape = _Escape.NONE
         return True
 
-    def _take(self, port: Port, value: int, is_secret: bool) -> None:
-        """Append a byte to the line and show it, characters only when they are whole."""
-        before = port.typed.decode("utf-8", "ignore")
-        port.typed.append(value)
-        added = port.typed.decode("utf-8", "ignore")[len(before) :]
-        if added:
-            self._write("*" * len(added) if is_secret else printable(added))
-
-    def _erase(self, text: str, is_secret: bool) -> None:
-        """Take what was shown for `text`, the end of the line, off the screen."""
-        count = len(text) if is_secret else columns_of(printable(text))
-        self._write("\b \b" * count)
+    def _show(self, port: Port, text: str) -> None:
+        """Have `text` stand on the screen for the line that is typed at a port."""
+        kept = 0
+        while port.shown[kept : kept + 1] == text[kept : kept + 1] != "":
+            kept += 1
+        gone = columns_of(printable(port.shown[kept:]))
+        self._write("\b \b" * gone + printable(text[kept:]))
+        port.shown = text
 
     def _end_status(self) -> None:
         """Clear the status line, so that what follows starts on an empty one."""
@@ -315,13 +331,10 @@ class Screen:
             port.backlog = b""
 
 
-def _delete_last_character(line: bytearray) -> str:
-    """Remove the last character of `line`; return it, or nothing if the line is empty."""
-    before = line.decode("utf-8", "ignore")
-    while line:
-        if line.pop() & 0xC0 != 0x80:
-            break
-    return before[len(line.decode("utf-8", "ignore")) :]
+def _delete_last_character(line: bytearray) -> None:
+    """Remove the last character of `line`, if there is one."""
+    while line and line.pop() & 0xC0 == 0x80:
+        pass
 
 
 def _make_raw(fd: int) -> None:

@@ -14,15 +14,15 @@ first question is on the screen early.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backup.objects.disc_files import ANSWERS
+from backup.objects.disc_files import ANSWERS, ANSWERS_CODE
+from backup.objects.recovery import is_recovery_key, resembles_recovery_key
 from backup.shared.text import plural, size_text
-from rebuild.dialogue.answers import Answers
+from rebuild.dialogue.answers import AnswerFile, Answers
 from rebuild.dialogue.screen import PAGE, InputClosedError, Screen
 from rebuild.exit_codes import ExitCode
 
@@ -64,16 +64,16 @@ def main(medium_path: str, medium_device: str, kernel_arguments: Sequence[str]) 
     from rebuild.boot import init, keymaps
 
     screen = Screen.open(TERMINALS)
-    answer_file: bytes | None = None
-    with contextlib.suppress(OSError), open(f"{medium_path}/{ANSWERS}", "rb") as file:
-        answer_file = file.read()
     from rebuild.medium import DirectoryMedium
 
+    medium = DirectoryMedium(medium_path, DISC_NAME)
+    data = medium.read_small(ANSWERS)
+    answers = None if data is None else AnswerFile(data, medium.read_small(ANSWERS_CODE) or b"")
     return run(
         Surroundings(
             screen=screen,
-            medium=DirectoryMedium(medium_path, DISC_NAME),
-            answers=Answers.collect(answer_file, kernel_arguments),
+            medium=medium,
+            answers=Answers.collect(answers, kernel_arguments),
             list_targets=lambda: _list_targets(medium_device),
             set_keymap=keymaps.load_keymap,
             keymaps=tuple(keymaps.KEYMAPS),
@@ -121,6 +121,7 @@ class _Shell:
             unlocked = self._authenticate()
             if unlocked is None:
                 return ExitCode.WRONG_PASSWORD
+            self._prove_answers(unlocked)
             plan = self._agree(unlocked)
         except InputClosedError:
             raise
@@ -139,33 +140,52 @@ class _Shell:
         return ExitCode.DONE if report.is_complete else ExitCode.PARTIAL
 
     def _greet(self) -> None:
+        answers = self._around.answers
         self._screen.mark("start")
-        self._screen.lines(
-            [
-                "",
-                "rebuildkit recovery disc",
-                "This disc restores a whole machine. Nothing is written before you agree.",
-                "",
-                *self._around.answers.problems,
-            ]
-        )
+        lines = [
+            "",
+            "rebuildkit recovery disc",
+            "This disc restores a whole machine. Nothing is written before you agree.",
+            "",
+            *answers.problems,
+        ]
+        if answers.given:
+            lines.append(f"Answers on this disc are in force: {', '.join(answers.given)}.")
+        if answers.claimed:
+            claimed = ", ".join(answers.claimed)
+            lines.append(f"Answers that count once their author is proven: {claimed}.")
+        self._screen.lines(lines)
+
+    def _prove_answers(self, unlocked: Unlocked) -> None:
+        """Put the answers that decide what is erased in force, or say why they are not used."""
+        answers, screen = self._around.answers, self._screen
+        known, claimed = len(answers.problems), answers.claimed
+        if not claimed:
+            return
+        answers.prove(unlocked.master, unlocked.header.data_set_id)
+        screen.lines(answers.problems[known:])
+        if answers.targets:
+            screen.line(f"Answers of this data set's owner are in force: {', '.join(claimed)}.")
+            screen.line("The disk they name will be erased without another question.")
 
     def _choose_keymap(self) -> None:
         around, screen = self._around, self._screen
         default = around.answers.keymap or "us"
         if around.answers.keymap and around.set_keymap(default):
             screen.line(f"Keyboard layout: {default}")
-            if around.answers.targets:
+            if around.answers.targets or around.answers.claimed:
                 return
         elif default != "us":
             screen.line(f"This disc does not have the keyboard layout '{default}'.")
             default = "us"
         screen.line(f"Keyboard layouts: {' '.join(around.keymaps)}")
         while True:
-            name = screen.ask(f"Keyboard layout [{default}]: ", "keymap").strip().lower() or default
+            prompt = f"Keyboard layout [{default}]: "
+            name = screen.ask(prompt, "keymap", known=around.keymaps).strip().lower() or default
             if around.set_keymap(name):
                 return
-            screen.line(f"This disc does not have the layout '{name}'. Choose one of the list.")
+            shown = "" if resembles_recovery_key(name) else f" '{name}'"
+            screen.line(f"This disc does not have the layout{shown}. Choose one of the list.")
 
     def _authenticate(self) -> Unlocked | None:
         """Ask for id and password; None after three wrong tries, when the machine is halted."""
@@ -178,6 +198,9 @@ class _Shell:
             user = secret = ""
             while not secret:
                 user = screen.ask("Id: ", "id").strip()
+                if is_recovery_key(user):
+                    secret = user
+                    break
                 secret = screen.ask("Password or recovery key: ", "secret", is_secret=True)
             try:
                 return unlock(self._around.medium, user, secret, progress=screen.status)
@@ -229,8 +252,8 @@ class _Shell:
             raise MediumError(missing)
         self._screen.line(f"{missing[0].upper()}{missing[1:]}.")
         prompt = "Restore what there is? [no]: "
-        answer = self._screen.ask(prompt, "incomplete", missing).strip().lower()
-        return answer in ("y", "yes")
+        answer = self._screen.ask(prompt, "incomplete", missing, known=("yes", "no"))
+        return answer.strip().lower() in ("y", "yes")
 
     def _show_disks(self, targets: Sequence[TargetDisk]) -> None:
         self._screen.line("Disks of this machine:")
@@ -261,7 +284,9 @@ class _Shell:
             hint = "no; skip leaves it out" if len(disks) > 1 else "no"
             while left:
                 prompt = f"Which disk takes its place? [{hint}]: "
-                answer = self._screen.ask(prompt, "disk", str(index)).strip()
+                names = [name for target in left for name in _names_of(target, free)]
+                names += ["no", "skip"]
+                answer = self._screen.ask(prompt, "disk", str(index), known=names).strip()
                 if answer in ("", "no"):
                     return {}
                 if answer == "skip" and len(disks) > 1:
@@ -334,7 +359,8 @@ class _Shell:
             what = "serial number or name" if target.serial in names else "name"
             while True:
                 prompt = f"To go on, type its {what} [stop]: "
-                answer = self._screen.ask(prompt, "confirm", names[1]).strip()
+                known = (*names, "stop", "no")
+                answer = self._screen.ask(prompt, "confirm", names[1], known=known).strip()
                 if answer in ("", "stop", "no"):
                     return False
                 if answer in names:
@@ -404,7 +430,7 @@ class _Shell:
         choices = "Log (l), verify (v)" if verify is not None else "Log (l)"
         while True:
             prompt = f"{choices}, restart (r) or power off (p)? "
-            answer = screen.ask(prompt, "end", is_logged=False).strip().lower()
+            answer = screen.ask(prompt, "end", known="lvrp", is_logged=False).strip().lower()
             if answer == "l":
                 screen.page(list(screen.log))
             elif answer == "v" and verify is not None and report is not None:

@@ -204,6 +204,10 @@ def test_planned_size_is_enough(hollow_environment: BootEnvironment, tmp_path: P
         (DiscOptions(kernel_arguments=("a'b",)), "kernel command line"),
         (DiscOptions(answers=b"{"), "not JSON"),
         (DiscOptions(answers=b"[]"), "not a JSON object"),
+        (DiscOptions(answers=b"{}" + b" " * 65536), "65,538 bytes; 65,536 are allowed"),
+        (DiscOptions(answers=b"[" * 60000), "not JSON"),
+        (DiscOptions(kernel_arguments=("rebuildkit.target=only",)), "belongs in an answer file"),
+        (DiscOptions(kernel_arguments=("rebuildkit.grow=1",)), "belongs in an answer file"),
         (DiscOptions(answers=b'{"Password": "x"}'), "must not hold credentials"),
         (DiscOptions(answers=b'{"recovery_key": "x"}'), "must not hold credentials"),
     ],
@@ -234,6 +238,8 @@ def test_options_reach_the_disc(hollow_environment: BootEnvironment, tmp_path: P
         assert expected in image.read("isolinux/isolinux.cfg", 0, 4096)
         assert expected in image.read("boot/grub/grub.cfg", 0, 4096)
         assert image.read("answers.json", 0, 4096) == options.answers
+        code = repository.master.answers_code(bytes.fromhex(repository.data_set), options.answers)
+        assert image.read("answers.code", 0, 4096) == code
         assert b"Label:    Anna's desk\n" in image.read("README.txt", 0, 9999)
         info = image.read(".disk/info", 0, 999).decode()
     assert info == f"rebuildkit recovery disc\nset {repository.data_set}\ndisc 1 of 1\n"

@@ -80,6 +80,54 @@ def test_secret_is_neither_shown_nor_kept(terminal: Terminal) -> None:
     assert screen.log == ["Password: "]
 
 
+KEY = "7QX4P-0B2MD-K3V9A-ZZ8TN-41HRC-8EWSY-PM5DJ-2FGQ6"  # of the form only
+
+
+@pytest.mark.parametrize("known", [(), ("us", "de"), ("7", "7Q"), ("vda", "SN7QX4P")])
+@pytest.mark.parametrize(
+    "typed",
+    [KEY, KEY.lower(), KEY.replace("-", ""), KEY.replace("-", " "), KEY[:25], "U!" + KEY[2:]],
+    ids=["printed", "lower", "plain", "blanks", "half", "mistyped"],
+)
+def test_recovery_key_is_hidden_at_every_question(
+    terminal: Terminal, typed: str, known: tuple[str, ...]
+) -> None:
+    """A recovery key at the wrong question shows as asterisks and is not in the log."""
+    screen = screen_of(terminal)
+    background = Background(lambda: screen.ask("Id: ", "id", known=known))
+    terminal.wait_for("Id: ")
+    for character in typed + "\r":
+        terminal.type(character)
+
+    assert background.result() == typed
+    terminal.settle()
+    assert screen.log == ["Id: "]
+    assert terminal.display.lines == ["Id: " + "*" * len(typed)]
+    longest_known = 2
+    for start in range(len(typed) - longest_known):
+        assert typed[start : start + longest_known + 1] not in terminal.text
+
+
+def test_a_line_shows_when_it_is_known_or_ended(terminal: Terminal) -> None:
+    """What is expected shows while it is typed, everything else that is no key at the end."""
+    screen = screen_of(terminal)
+    serial = "SN12345678901234567890"
+    background = Background(lambda: screen.ask("? ", "confirm", known=("vda", serial)))
+    terminal.wait_for("[?] ")
+    shown = []
+    for keys in ("vd", "x", "\x7f", "\x15" + serial, "y"):
+        terminal.type(keys)
+        terminal.settle()
+        shown += terminal.display.lines
+    terminal.type("\x15vdc\r")
+
+    assert background.result() == "vdc"
+    terminal.settle()
+    assert shown == ["? vd", "? ***", "? vd", f"? {serial}", "? " + "*" * (len(serial) + 1)]
+    assert terminal.display.lines == ["? vdc"]
+    assert screen.log == ["? vdc"]
+
+
 def test_lines_typed_ahead_answer_in_turn(terminal: Terminal) -> None:
     """Several lines in one piece are several answers; one line end of two bytes is one."""
     screen = screen_of(terminal)
@@ -104,7 +152,7 @@ def test_any_port_answers_and_all_show() -> None:
     """Two terminals show the same; the one where Enter is pressed gives the answer."""
     first, second = Terminal(), Terminal()
     screen = screen_of(first, second)
-    background = Background(lambda: screen.ask("Id: ", "id"))
+    background = Background(lambda: screen.ask("Id: ", "id", known=("half a line",)))
     first.wait_for("Id: ")
     first.type("half a li")
     first.wait_for("half a li")
