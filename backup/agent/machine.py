@@ -9,11 +9,13 @@ optical devices, read-only disks, and removable disks that hold nothing mounted.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 SECTOR_SIZE = 512  # the unit of sizes and starts in sysfs, whatever the disk's own
 SKIPPED_DISKS = re.compile(r"(loop|ram|zram|sr|fd|nbd|dm-|md|mtdblock|drbd)\d|mmcblk\d+(boot|rpmb)")
@@ -74,10 +76,14 @@ class Machine:
         """Return the mounts of all of the filesystem on `device`, the oldest first."""
         return [mount for mount in self.mounts if mount.device == device and mount.root == b"/"]
 
+    def is_mounted(self, device: tuple[int, int]) -> bool:
+        """Return whether the filesystem on `device` is mounted, if only a part of it."""
+        return any(mount.device == device for mount in self.mounts)
+
 
 def read_machine(root: str = "/") -> Machine:
     """Ask the kernel for disks, mounts and swap files; `root` stands for "/" in tests."""
-    mounts = tuple(iter_mounts(_read(os.path.join(root, "proc/self/mountinfo"))))
+    mounts = read_mounts(root)
     mounted = {mount.device for mount in mounts}
     swap_files, swap_devices = _read_swaps(_read(os.path.join(root, "proc/swaps")))
     disks = []
@@ -87,6 +93,25 @@ def read_machine(root: str = "/") -> Machine:
             continue
         disks.append(disk)
     return Machine(tuple(disks), mounts, swap_files, read_system(root), os.path.join(root, "dev"))
+
+
+def read_mounts(root: str = "/") -> tuple[Mount, ...]:
+    """Return the mounts of all namespaces, each place once: those of the first process first,
+    which are the machine's own, then those of this process."""
+    directory = os.path.join(root, "proc")
+    with contextlib.suppress(OSError):
+        others = sorted((name for name in os.listdir(directory) if name.isdigit()), key=int)
+        found: dict[Mount, None] = {}
+        seen: set[str] = set()
+        for name in dict.fromkeys(("1", "self", *others)):
+            with contextlib.suppress(OSError):  # else it is not ours to see
+                namespace = str(Path(directory, name, "ns", "mnt").readlink())
+                if namespace in seen:
+                    continue
+                seen.add(namespace)
+            found |= dict.fromkeys(iter_mounts(_read(os.path.join(directory, name, "mountinfo"))))
+        return tuple(found)
+    return ()
 
 
 def read_system(root: str = "/") -> dict[str, str]:

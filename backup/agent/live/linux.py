@@ -8,12 +8,15 @@ wrapper raises OSError with the path or descriptor it was given.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
 import os
 import struct
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8  # malloc.h
 AT_FDCWD = -100  # fcntl.h
@@ -23,6 +26,9 @@ OPEN_TREE_CLONE = 1  # linux/mount.h
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 SYS_OPEN_TREE = 428  # the same on every architecture but alpha
 SYS_MOUNT_SETATTR = 442
+SYS_FSOPEN, SYS_FSCONFIG, SYS_FSMOUNT = 430, 431, 432
+FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6  # linux/mount.h
+FSOPEN_CLOEXEC = FSMOUNT_CLOEXEC = 1
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NODIRATIME = 0x1, 0x80
 MOUNT_ATTR_ATIME, MOUNT_ATTR_NOATIME = 0x70, 0x10  # all that says of access times, and one of it
 STATX_BTIME = 0x800  # linux/stat.h
@@ -71,17 +77,77 @@ def open_tree(path: bytes) -> int:
         OSError: the kernel is older than 5.2, or this is not root.
     """
     flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC
-    descriptor: int = _libc.syscall(
-        ctypes.c_long(SYS_OPEN_TREE),
-        ctypes.c_int(-100),
-        ctypes.c_char_p(path),
-        ctypes.c_uint(flags),
+    descriptor = _syscall(
+        path, SYS_OPEN_TREE, ctypes.c_int(AT_FDCWD), ctypes.c_char_p(path), ctypes.c_uint(flags)
     )
-    if descriptor < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), path)
     _leave_no_trace(descriptor)
     return descriptor
+
+
+def mount_again(path: str, types: Sequence[str]) -> int:
+    """Return an O_PATH descriptor of a private mount of all of a filesystem that is mounted.
+
+    The kernel finds the filesystem by its device and mounts it once more, wherever else it is
+    mounted: in another namespace, below another mount, in part, or nowhere any more but in use.
+    It goes when its last descriptor closes; nothing can be written through it.
+
+    Args:
+        path: of the block device.
+        types: of filesystem, as the kernel calls them; tried in turn.
+
+    Raises:
+        OSError: the kernel is older than 5.2, this is not root, or the device is not mounted.
+    """
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+        raise FileNotFoundError(errno.ENOENT, "it is not mounted", path)
+    failure: OSError | None = None
+    for kind in types:
+        # The state of the filesystem, read-only or not, must be asked for as it is.
+        for is_read_only in (True, False):
+            try:
+                return _mount_device(path, kind, is_read_only=is_read_only)
+            except OSError as error:
+                failure = error
+    raise failure or OSError(errno.ENODEV, os.strerror(errno.ENODEV), path)
+
+
+def _mount_device(path: str, kind: str, *, is_read_only: bool) -> int:
+    """Return a private mount of a filesystem, which nothing is written through."""
+    name = os.fsencode(path)
+    context = _syscall(
+        name, SYS_FSOPEN, ctypes.c_char_p(kind.encode()), ctypes.c_uint(FSOPEN_CLOEXEC)
+    )
+
+    def configure(command: int, key: bytes | None = None, value: bytes | None = None) -> None:
+        texts = (ctypes.c_char_p(key), ctypes.c_char_p(value))
+        number = ctypes.c_int(context)
+        _syscall(name, SYS_FSCONFIG, number, ctypes.c_uint(command), *texts, ctypes.c_int(0))
+
+    try:
+        configure(FSCONFIG_SET_STRING, b"source", name)
+        if is_read_only:
+            configure(FSCONFIG_SET_FLAG, b"ro")
+        configure(FSCONFIG_CMD_CREATE)
+        attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOATIME | MOUNT_ATTR_NODIRATIME
+        return _syscall(
+            name,
+            SYS_FSMOUNT,
+            ctypes.c_int(context),
+            ctypes.c_uint(FSMOUNT_CLOEXEC),
+            ctypes.c_uint(attributes),
+        )
+    finally:
+        os.close(context)
+
+
+def _syscall(path: bytes, number: int, *arguments: ctypes._SimpleCData[Any]) -> int:
+    """Make a system call; raise OSError with the path if it fails."""
+    result: int = _libc.syscall(ctypes.c_long(number), *arguments)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), path)
+    return result
 
 
 def _leave_no_trace(descriptor: int) -> None:

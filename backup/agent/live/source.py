@@ -2,10 +2,10 @@
 """The running Linux machine as a source.
 
 Partition tables, boot code and gaps are read raw.  A mounted ext volume is walked through the
-kernel, in a private copy of its mount in which nothing covers anything; the facts of its
-filesystem come from our driver.  Mounted FAT and NTFS volumes are flushed and read by our
-driver, which alone sees short names, streams and exact times; so are all volumes that are not
-mounted.
+kernel, in a private mount of what is on its device: nothing covers anything there, and it does
+not matter where the volume is mounted.  The facts of its filesystem come from our driver.  Mounted
+FAT and NTFS volumes are flushed and read by our driver, which alone sees short names, streams and
+exact times; so are all volumes that are not mounted.
 
 Not done: freezing or snapshots.  A file that changes while it is read is read again, see
 `live.reader`; files that belong together may be of different moments.
@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
-from backup.agent.errors import NoSourceError, Problem
+from backup.agent.errors import NoSourceError, NotRecoverableError, Problem
 from backup.agent.exclusions import IsExcluded
 from backup.agent.inspection import InspectedDisk, Partition, inspect_disk
-from backup.agent.live.linux import open_tree
+from backup.agent.live.linux import mount_again, open_tree
 from backup.agent.live.scan import LiveScan
 from backup.agent.local_set import LocalSet
-from backup.agent.machine import KernelDisk, KernelPartition, Machine, Mount, read_machine
+from backup.agent.machine import KernelDisk, KernelPartition, Machine, read_machine
 from backup.agent.operating_system import EFI_SYSTEM
 from backup.agent.sources import add_disk, scan_partition
 from backup.objects.model import VolumeObject
@@ -124,6 +126,8 @@ class LiveSource:
         self, disk: KernelDisk, device: Device, table: PartitionTable, number: int
     ) -> Device:
         """Open a partition by its own device node: the kernel caches it apart from the disk."""
+        if table.scheme == "none":
+            return device
         entry = table.entry(number)
         for known in disk.partitions:
             if entry is not None and (known.number, known.start) == (number, entry.start):
@@ -151,7 +155,9 @@ class LiveSource:
         if not isinstance(device, FileDevice):
             return False
         number = os.fstat(device.fileno()).st_rdev
-        return bool(self.machine.mounts_of((os.major(number), os.minor(number))))
+        numbers = (os.major(number), os.minor(number))
+        # A filesystem may be in use where no namespace shows it: unmounted lazily, say.
+        return self.machine.is_mounted(numbers) or bool(device.find_use())
 
     def _scan_tree(
         self,
@@ -163,46 +169,40 @@ class LiveSource:
     ) -> None:
         """Add the nodes of a volume: through its mount, or through its driver."""
         mounts = self.machine.mounts_of(device)
-        partial = [mount for mount in self.machine.mounts if mount.device == device]
         if mounts:
             obj.mount_point = mounts[0].point
-        if mounts and Can.LIVE in driver_of(obj.type).can:
-            volume = cast(LiveVolume, partition.volume)
-            self._scan_mount(local, obj, volume, mounts[0], is_excluded)
+        is_mounted = self._is_mounted(partition.device)
+        if is_mounted and Can.LIVE in driver_of(obj.type).can:
+            self._scan_mount(local, partition, obj, device, is_excluded)
             return
-        if partial and not mounts:
-            local.notes.append(
-                f"{os.fsdecode(partial[0].source)}: only a part of it is mounted; it is kept as "
-                "it is on the disk"
-            )
         # Nobody writes to an EFI system partition but who installs a system.
-        if mounts and not (partition.entry and partition.entry.type in EFI_SYSTEM):
+        if is_mounted and not (partition.entry and partition.entry.type in EFI_SYSTEM):
             local.notes.append(
-                f"{os.fsdecode(mounts[0].source)}: its {obj.type} is mounted and was read as it is "
-                "on the disk: files written meanwhile may be of different moments"
+                f"{name_of(partition.device, obj)}: its {obj.type} is mounted and was read as it "
+                "is on the disk: files written meanwhile may be of different moments"
             )
         scan_partition(local, partition, obj, is_excluded, obj.mount_point.rstrip(b"/"))
 
     def _scan_mount(
         self,
         local: LocalSet,
+        partition: Partition,
         obj: VolumeObject,
-        volume: LiveVolume,
-        mount: Mount,
+        device: tuple[int, int],
         is_excluded: IsExcluded | None,
     ) -> None:
-        """Walk a mounted volume."""
-        base = mount.point.rstrip(b"/") or b"/."
-        try:
-            descriptor = open_tree(mount.point)
-        except OSError:
-            local.notes.append(
-                f"{os.fsdecode(mount.point)}: what other mounts cover cannot be seen, and is "
-                "left out"
+        """Walk a mounted volume.
+
+        Raises:
+            NotRecoverableError: it cannot be reached: another mount covers it, say.
+        """
+        base = self._reach(partition.device, obj, device)
+        if base is None:
+            reason = (
+                "it is mounted where its files cannot be seen, covered by another mount or in "
+                "another namespace; unmount it, or back up with Linux 5.2 or later, as root"
             )
-        else:
-            self._descriptors.append(descriptor)
-            base = b"/proc/self/fd/%d/." % descriptor
+            raise NotRecoverableError([Problem(name_of(partition.device, obj), reason)])
         with contextlib.suppress(OSError):
             status = os.statvfs(base + b"/")
             obj.used_size = max(0, obj.size - status.f_bfree * status.f_frsize)
@@ -211,14 +211,43 @@ class LiveSource:
                 local,
                 obj,
                 base,
-                mount.point,
+                obj.mount_point,
                 is_excluded,
                 self._swap_files,
-                volume.hidden_facts,
+                cast(LiveVolume, partition.volume).hidden_facts,
             ).run()
         except OSError as error:
-            local.warnings.append(f"{os.fsdecode(mount.point)}: {os.strerror(error.errno or 0)}")
+            name = name_of(partition.device, obj)
+            local.warnings.append(f"{name}: {os.strerror(error.errno or 0)}")
             local.missing += 1
+
+    def _reach(self, opened: Device, obj: VolumeObject, device: tuple[int, int]) -> bytes | None:
+        """Return a path to the root of a mounted volume, None if there is none.
+
+        The best is a mount of our own of the filesystem on that device.  Where the kernel makes
+        none, the path of a mount will do if nothing else is mounted there.
+        """
+        wanted = os.makedev(*device)
+        mounts = self.machine.mounts_of(device)
+        types = dict.fromkeys([mount.type for mount in mounts] + [*driver_of(obj.type).types])
+        ways: list[Callable[[], int]] = [partial(mount_again, opened.name, [*types])]
+        ways += [partial(open_tree, mount.point) for mount in mounts]
+        for reach in ways:
+            with contextlib.suppress(OSError):
+                descriptor = reach()
+                self._descriptors.append(descriptor)
+                if os.fstat(descriptor).st_dev == wanted:
+                    return b"/proc/self/fd/%d/." % descriptor
+        for mount in mounts:
+            with contextlib.suppress(OSError):
+                if os.stat(mount.point).st_dev == wanted:
+                    return mount.point.rstrip(b"/") or b"/."
+        return None
+
+
+def name_of(device: Device, obj: VolumeObject) -> str:
+    """Return what to call a volume: where it is mounted, else its device."""
+    return os.fsdecode(obj.mount_point) or device.name
 
 
 def _identities(paths: tuple[bytes, ...]) -> list[tuple[int, int]]:
