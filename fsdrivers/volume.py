@@ -95,7 +95,8 @@ class Node:
     accessed_ns: int | None = None
     changed_ns: int | None = None  # ctime
     created_ns: int | None = None
-    links: int = 1  # names that lead here; informative, plans count for themselves
+    links: int = 1  # names that lead here: by more than 1 a backup knows that there are others;
+    # plans count for themselves
     device: tuple[int, int] = (0, 0)  # major, minor of a device node
     target: bytes = b""  # of a symbolic link
     flags: int = 0  # the filesystem's own: ext inode flags worth restoring; FAT attribute byte
@@ -494,6 +495,8 @@ class CreateDescription(Protocol):
         self, size: int, *, sector_size: int, cluster_size: int | None, label: bytes
     ) -> dict[str, Plain]:
         """Return the description of a new volume of `size` bytes, made after no other.
+
+        It is what `Volume.describe` would give; whoever keeps it adds type and size.
 
         Raises:
             UnsupportedError: the filesystem has no such volumes.

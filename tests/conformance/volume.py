@@ -343,6 +343,20 @@ class PlanningConformance(ReadingConformance):
         assert tree_of(open_volume(again), self.hidden) == tree
         assert self.check(again) == []
 
+    def test_several_names(self) -> None:
+        """An object with several names is one object, and says so under each of them."""
+        count = 3 if driver_of(self.type).has_hard_links else 1
+        node, other = file_node(100, 5), file_node(101)
+        names = [Entry(1, b"name %d" % number, node) for number in range(count)]
+        entries = [Entry(1, b"", directory_node(1)), *names, Entry(1, b"other", other)]
+        device = self.planned(self.description(), entries, {100: b"hello"})
+        found = {entry.name: entry.node for entry in open_volume(device).walk()}
+
+        assert len({found[entry.name].number for entry in names}) == 1
+        assert [found[entry.name].links for entry in names] == [count] * count
+        assert found[b"other"].links == 1
+        assert self.check(device) == []
+
     def test_too_small(self) -> None:
         """What does not fit is refused with the numbers, before anything is written."""
         description = self.description()

@@ -17,9 +17,11 @@ from backup.objects.keys import add_recovery_key, create_key_file
 from backup.store.local import open_store
 from fsdrivers.registry import Driver
 from imagebuilder.build import build_disc
+from imagebuilder.cli.fs.volume import Mkfs, mkfs
 from imagebuilder.cli.main import main
 from imagebuilder.environment.build import BootEnvironment
 from rebuild.disks import content_of
+from rebuild.exit_codes import ExitCode
 from tests.toy.row import toy_driver
 
 __all__ = ["toy_driver"]
@@ -108,6 +110,17 @@ def test_look_and_make(command: Command, disk: Path, tree: Path, tmp_path: Path)
         file.seek(600)  # in the table
         file.write(b"x")
     assert command("fs", "check", new, code=5).startswith("checksum of the table")
+
+
+def test_new_volume(command: Command, tmp_path: Path) -> None:
+    """A driver describes a volume that is made after no other; of what type it is, is known."""
+    new = tmp_path / "new.img"
+
+    assert mkfs(Mkfs(image=str(new), type="toy", label="Toys", size=MIB)) == ExitCode.DONE
+
+    found = json.loads(command("fs", "probe", new, "--json"))
+    assert (found["filesystem"], found["label"]) == ("toy", "Toys")
+    assert command("fs", "check", new) == ""
 
 
 def test_backup_disc_restore_compare(

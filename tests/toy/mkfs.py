@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fsdrivers.errors import CorruptError, InvalidNameError, NoSpaceError, UnsupportedError
-from fsdrivers.volume import Description, Entry, Extent, Kind
+from fsdrivers.volume import Description, Entry, Extent, Kind, Plain
 from tests.toy.format import LONGEST_NAME, SECTOR_SIZE, ObjectRecord, Superblock
 from tests.toy.signature import MAGIC
 
@@ -106,3 +107,10 @@ def minimum_size(
             raise InvalidNameError(f"a name of {len(entry.name)} bytes")
         sectors += -(-entry.node.size // SECTOR_SIZE)
     return sectors * SECTOR_SIZE
+
+
+def default_description(
+    size: int, *, sector_size: int, cluster_size: int | None, label: bytes
+) -> dict[str, Plain]:
+    """Describe a new volume; see `fsdrivers.volume.CreateDescription`."""
+    return {"uuid": uuid.uuid4().bytes, "label": label, "version": 1}

@@ -13,7 +13,7 @@ TOY = Driver(
     types=("toy",),
     package="tests.toy",
     probe=probe,
-    can=Can.READ | Can.PLAN | Can.CHECK,
+    can=Can.READ | Can.PLAN | Can.CREATE | Can.CHECK,
     names=Names(longest=100),
 )
 

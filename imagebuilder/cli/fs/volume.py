@@ -121,9 +121,10 @@ def _new_description(options: Mkfs) -> dict[str, Plain]:
         raise UsageError(f"{options.image} does not exist; give its size with --size")
     label = (options.label or "").encode("utf-8", "surrogateescape")
     assert options.type is not None, "that is what brings us here"
-    return driver_of(options.type).default_description(
+    made = driver_of(options.type).default_description(
         size, sector_size=sector_size, cluster_size=options.cluster_size, label=label
     )
+    return {"type": options.type, "size": size, **made}
 
 
 def mkfs(options: Mkfs) -> int:
