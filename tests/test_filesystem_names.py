@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("backup", "imagebuilder", "rebuild", "templates", "vm")
 TYPES = {kind for driver in DRIVERS for kind in driver.types}
 FAMILIES = {re.sub(r"\d+$", "", kind) for kind in TYPES if not kind.startswith("iso")}
-KNOWN = {row.type for row in (*signatures.CONTAINERS, *signatures.LIKE_FAT, *signatures.OTHERS)}
+KNOWN = {row.type for row in signatures.ALL}
 NAMES = TYPES | FAMILIES | KNOWN | {EMPTY, UNKNOWN}
 # Where a name is no question: what the kernel calls it, and how a data set says "none".
 ALLOWED = {("rebuild/boot/boot_medium.py", "iso9660"), ("backup/objects/model.py", "empty")}
