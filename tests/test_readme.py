@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from imagebuilder.cli.commands import Group
+from imagebuilder.cli.fs.main import COMMANDS
 from imagebuilder.cli.main import MODULES, make_parser
 from rebuild.exit_codes import ExitCode
 
@@ -108,3 +110,14 @@ def test_named_commands_exist(page: Path) -> None:
     named = set(re.findall(r"`rebuildkit ([a-z]+)", page.read_text()))
 
     assert named - known == set()
+
+
+def test_verbs_are_listed() -> None:
+    """The page of filesystems lists every verb of `rebuildkit fs`, and no other."""
+    page = (ROOT / "docs" / "filesystems" / "README.md").read_text()
+    table = page.partition("| verb | does |")[2].partition("\n\n")[0]
+    listed = [re.findall(r"`([a-z-]+)`", row.split("|")[1]) for row in table.splitlines()[2:]]
+    (group,) = COMMANDS
+    assert isinstance(group, Group)
+
+    assert {verb for row in listed for verb in row} == {row.name for row in group.commands}

@@ -39,6 +39,7 @@ from backup.objects.model import (
     BackupObject,
     DiskObject,
     LabelObject,
+    MarkerObject,
     NodeObject,
     ObjectKind,
     Piece,
@@ -327,9 +328,9 @@ def _iter_kept(local: LocalSet, lost: set[int]) -> Iterator[BackupObject]:
     for obj in local.objects:
         if obj.number in lost:
             continue
-        if getattr(obj, "target_number", 0) in lost and isinstance(obj, NodeObject):
+        if isinstance(obj, NodeObject) and obj.target_number in lost:
             continue
-        if obj.kind is ObjectKind.MARKER and getattr(obj, "target", 0) in lost:
+        if isinstance(obj, MarkerObject) and obj.target in lost:
             continue
         yield obj
 
@@ -342,7 +343,7 @@ def _compact_packs(
     for obj in objects:
         if type(obj) is NodeObject:
             for piece in obj.pieces:
-                used.add(piece[3])
+                used.add(piece.pack)
             if obj.streams:
                 used.update(piece.pack for piece in iter_pieces(obj))
         elif not isinstance(obj, LabelObject | SecurityObject | NodeObject):

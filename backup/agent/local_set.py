@@ -285,7 +285,8 @@ class LocalSet:
         prefix = volume.mount_point.rstrip(b"/")
         if not volume.mount_point:
             disk = self.lookup(volume.disk)
-            prefix = os.fsencode(f"{getattr(disk, 'name', '')}:{volume.partition}")
+            assert isinstance(disk, DiskObject), "volumes are on disks"
+            prefix = os.fsencode(f"{disk.name}:{volume.partition}")
         return os.fsdecode(prefix + b"/" + path(obj, self.lookup))
 
     def sign(self, obj: BackupObject) -> None:

@@ -26,7 +26,7 @@ from backup.objects.model import (
 from backup.objects.pack import PackInfo
 
 LIVE_SHARE = 0.5  # of a pack; what is left of thinner ones is sent again
-PACK_OVERHEAD, PIECE_OVERHEAD = 64, 40  # bytes of a pack that are no piece
+PACK_OVERHEAD, PIECE_OVERHEAD = 64, 40  # bytes of a pack beside its pieces
 SMALL_SIZE, SMALL_COUNT = 256 << 10, 100  # bytes, packs
 
 VolumeKey = tuple[str, str, int]  # type, UUID, partition number
@@ -47,7 +47,7 @@ class PreviousSet:
 
     `directories` gives the source number of a directory by its old object number, `xattrs` the
     attributes of a security object by its old number; `signatures` those of everything that is
-    no node, by identification.
+    not a node, by identification.
     """
 
     id: str = ""
@@ -109,10 +109,10 @@ def index_objects(
             if kind == directory:
                 directories[obj.number] = obj.source_number
             for piece in obj.pieces:
-                pieces[piece[2]] = piece
+                pieces[piece.content_id] = piece
             if obj.streams:
                 for piece in iter_pieces(obj):
-                    pieces[piece[2]] = piece
+                    pieces[piece.content_id] = piece
             continue
         others.append(obj)
         if isinstance(obj, VolumeObject):
@@ -157,7 +157,7 @@ def give_up_packs(previous: PreviousSet, packs: set[int]) -> None:
 def _index_others(
     previous: PreviousSet, others: list[BackupObject], by_number: Mapping[int, BackupObject]
 ) -> None:
-    """Index everything that is no node, while the old numbers still stand."""
+    """Index everything that is not a node, while the old numbers still stand."""
     for obj in others:
         previous.signatures[identification(obj, by_number.__getitem__)] = obj.signature
         if isinstance(obj, SecurityObject):

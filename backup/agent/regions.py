@@ -72,11 +72,11 @@ def group_pieces(pieces: Iterable[tuple[int, int]], limit: int) -> Iterator[Rang
     """Yield runs of consecutive pieces of at most `limit` bytes, never an empty one."""
     group: list[tuple[int, int]] = []
     total = 0
-    for piece in pieces:
-        if group and total + piece[1] > limit:
+    for offset, length in pieces:
+        if group and total + length > limit:
             yield tuple(group)
             group, total = [], 0
-        group.append(piece)
-        total += piece[1]
+        group.append((offset, length))
+        total += length
     if group:
         yield tuple(group)

@@ -6,7 +6,7 @@ computer that backs up, builds discs or restores keeps, for each repository, use
 the highest generation it has met, and refuses to go on when the newest one offered is lower.
 
 One small JSON file below `REBUILDKIT_STATE`, `XDG_STATE_HOME` or ~/.local/state.  It holds no
-secret.  A state that cannot be read or written is no reason to fail a backup: the check is then
+secret.  A backup does not fail because of a state that cannot be read or written: the check is then
 as strong as on a computer that never met the machine.
 """
 

@@ -18,7 +18,7 @@ from backup.objects.model import Plain
 
 BIG_INTEGER: Final = 1  # MessagePack extension type
 
-# What decoding raises on bytes that are no encoding of ours.
+# What decoding raises on bytes that are not an encoding of ours.
 DECODE_ERRORS: Final = (
     ValueError,
     TypeError,
@@ -67,7 +67,7 @@ def unpack_plain(data: bytes, what: str) -> dict[str, Plain]:
     """Decode a map that fills `data`; arrays become lists.
 
     Raises:
-        DamagedError: `data` is no encoded map; `what` names it.
+        DamagedError: `data` is not an encoded map; `what` names it.
     """
     try:
         value = msgpack.unpackb(

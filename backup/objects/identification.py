@@ -58,7 +58,7 @@ def path(node: NodeObject, lookup: Lookup) -> bytes:
     """Return the path of a node from its volume's root, without a leading slash; b"" for a root.
 
     Raises:
-        DamagedError: a parent is no node, or not listed before its child.
+        DamagedError: a parent is not a node, or not listed before its child.
     """
     parts = [node.name]
     while node.parent:

@@ -162,7 +162,7 @@ class SecurityObject:
 
 @dataclass(slots=True)
 class MarkerObject:
-    """Something an operating system needs that is no file: a blank file, a boot sector, ...
+    """Something an operating system needs that is not a file: a blank file, a boot sector, ...
 
     `name` says what: "blank-file" (`target` is the node whose content is zeros by design) or
     "placed-file" (the node is found by its sectors; `data` has its "extents", in order, as

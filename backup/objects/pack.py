@@ -241,7 +241,7 @@ class PackReader:
         """Make a reader from the first `HEADER_SIZE` bytes of a pack.
 
         Raises:
-            UnknownVersionError, DamagedError: it is no pack, or not one of this format.
+            UnknownVersionError, DamagedError: it is not a pack, or not one of this format.
         """
         preamble = check_preamble(header, PACK_MAGIC, _PACK)
         if len(header) < HEADER_SIZE:

@@ -103,14 +103,14 @@ def _other_record(obj: BackupObject) -> Record:
             return (*head, (), obj.xattrs, obj.descriptor)
         case MarkerObject():
             return (*head, obj.pieces, obj.volume, obj.name, obj.target, pack_plain(obj.data))
-    raise TypeError(f"{type(obj).__name__} is no backup object")
+    raise TypeError(f"{type(obj).__name__} is not a backup object")
 
 
 def iter_objects(records: Iterable[Record]) -> Iterator[BackupObject]:
     """Yield the objects of decoded records.
 
     Raises:
-        DamagedError: a record is none of ours.
+        DamagedError: a record is not one of ours.
     """
     kinds, node, piece = _NODE_KINDS, NodeObject, Piece._make
     try:
@@ -180,7 +180,7 @@ def _stream_of(fields: Record) -> StreamContent:
 
 
 def _other_object(record: Record) -> BackupObject:
-    """Return the object of a record that is no node."""
+    """Return the object of a record that is not a node."""
     kind, number, signature, pieces, *fields = record
     obj: BackupObject
     if kind == ObjectKind.DISK:

@@ -138,7 +138,7 @@ class _Server(uvicorn.Server):
         """Serve what comes to the listener until told to stop."""
 
         def on_error(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-            # Clients that speak no TLS or hang up halfway are no news.
+            # Clients that do not speak TLS or hang up halfway need no line in the log.
             error = context.get("exception")
             if not isinstance(error, OSError):
                 report(f"error: {context.get('message')}: {type(error).__name__}: {error}")

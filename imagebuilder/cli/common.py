@@ -121,8 +121,8 @@ def retry_option() -> Any:
     """Return the option that every command has that talks to a server."""
     return option(
         "--retry-for TIME",
-        "how long to go on trying when the server is away, such as 30s, 5m or 2h, even if it "
-        "could not be reached once (default: 5m on a terminal, 1h without; not at all at first)",
+        "how long to keep trying when the server is away, such as 30s, 5m or 2h (default: 5m on a "
+        "terminal, 1h elsewhere, and only if the server was reached before)",
         type=seconds_of_text,
     )
 
@@ -145,10 +145,10 @@ class Place(Credentials):
 
     server: str | None = option("--server URL", "a server: https://host:8443", group="place!")
     store: Path | None = option(
-        "--store DIR", "a server's or a local directory", type=Path, group="place!"
+        "--store DIR", "a store's directory in place of a server", type=Path, group="place!"
     )
     fingerprint: str | None = option(
-        "--fingerprint FP", "of the server's certificate, as it prints it"
+        "--fingerprint FP", "fingerprint of the server's certificate, as the server prints it"
     )
     retry_for: float | None = retry_option()
 

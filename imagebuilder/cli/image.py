@@ -34,10 +34,14 @@ class Build(Place):
     data_set: str | None = option("--data-set ID", OTHER_DATA_SET)
     output: Path = option("-o --output ISO", "image to write", type=Path, required=True)
     keymap: str = option("--keymap NAME", "keyboard layout offered first", "")
-    answers: Path | None = option("--answers FILE", "answers to the dialogue, JSON", type=Path)
+    answers: Path | None = option(
+        "--answers FILE", "JSON file with answers to the dialogue", type=Path
+    )
     label: str = option("--label TEXT", "a line for the disc's README", "")
     argument: tuple[str, ...] = option(
-        "--argument WORD", "for the kernel, such as rebuildkit.after=reboot; may be repeated", ()
+        "--argument WORD",
+        "argument for the kernel, such as rebuildkit.after=reboot; may be repeated",
+        (),
     )
     fast: bool = _fast_flag()
     json: bool = json_flag()

@@ -49,10 +49,10 @@ class Source(Credentials):
 
     source: str = option("DISC|URL|DIR", SOURCES)
     fingerprint: str | None = option(
-        "--fingerprint FP", "of the server's certificate, as it prints it"
+        "--fingerprint FP", "fingerprint of the server's certificate, as the server prints it"
     )
     retry_for: float | None = retry_option()
-    machine: str | None = option("--machine NAME", "which machine of a server or a store")
+    machine: str | None = option("--machine NAME", "machine, if the source is a server or a store")
     data_set: str | None = option("--data-set ID", OTHER_DATA_SET)
     json: bool = json_flag()
 
@@ -63,9 +63,19 @@ class Restore(Source):
     disk: tuple[str, ...] = option(
         "--disk PATH", "target; one for each recorded disk, in their order", (), required=True
     )
-    disk_size: int | None = option("--disk-size SIZE", "of new images: 4G, 512M", type=size_of_text)
-    sector_size: int = option("--sector-size", "of new images", 512, type=int, choices=(512, 4096))
-    grow: int | None = option("--grow N", "partition that takes new room; 0: none", type=int)
+    disk_size: int | None = option(
+        "--disk-size SIZE", "size of new images, such as 4G or 512M", type=size_of_text
+    )
+    sector_size: int = option(
+        "--sector-size",
+        "sector size of new images, in bytes (default: 512)",
+        512,
+        type=int,
+        choices=(512, 4096),
+    )
+    grow: int | None = option(
+        "--grow N", "number of the partition that takes new room; 0: none", type=int
+    )
     yes: bool = flag("--yes", "erase the target without asking")
     incomplete: bool = flag("--incomplete", "restore the rest when the medium lacks a part")
     plan: bool = flag("--plan", "print the plan and stop")
@@ -86,12 +96,14 @@ class Compare(Source):
 class Rehearse(Credentials):
     disc: Path = option("ISO", "the disc's image", type=Path)
     firmware: str = option(
-        "--firmware", "of the machine (default: bios)", "bios", choices=FIRMWARES
+        "--firmware", "firmware of the virtual machine (default: bios)", "bios", choices=FIRMWARES
     )
-    bus: str = option("--bus", "of the disks (default: virtio)", "virtio", choices=BUSES)
-    medium: str = option("--medium", "of the disc (default: cd)", "cd", choices=MEDIA)
-    disk_size: int | None = option("--disk-size SIZE", "default: as recorded", type=size_of_text)
-    memory: int = option("--memory MIB", "of the machine (default: 512)", 512, type=int)
+    bus: str = option("--bus", "bus of its disks (default: virtio)", "virtio", choices=BUSES)
+    medium: str = option("--medium", "what the disc is there (default: cd)", "cd", choices=MEDIA)
+    disk_size: int | None = option(
+        "--disk-size SIZE", "size of its disks (default: as recorded)", type=size_of_text
+    )
+    memory: int = option("--memory MIB", "its memory in MiB (default: 512)", 512, type=int)
     expect: str = option(
         "--expect TEXT",
         "what the restored machine says on its serial line",
@@ -101,9 +113,13 @@ class Rehearse(Credentials):
     expect_pattern: str | None = option(
         "--expect-pattern REGEX", "the same as a regular expression", group="expect"
     )
-    screenshots: Path | None = option("--screenshots DIR", "for pictures of the screen", type=Path)
-    work: Path | None = option("--work DIR", "keep disks and logs here", type=Path)
-    timeout: float = option("--timeout S", "for the restore alone", 3600.0, type=float)
+    screenshots: Path | None = option(
+        "--screenshots DIR", "keep pictures of its screen here", type=Path
+    )
+    work: Path | None = option("--work DIR", "keep its disks and logs here", type=Path)
+    timeout: float = option(
+        "--timeout S", "seconds that the restore may take (default: 3600)", 3600.0, type=float
+    )
     json: bool = json_flag()
 
 

@@ -52,7 +52,7 @@ class Server:
     data: Path = option("--data DIR", "where everything is kept", type=Path, required=True)
     listen: tuple[str, int] = option(
         "--listen HOST[:PORT]",
-        "such as 0.0.0.0:8443, localhost or [::1] (default: 127.0.0.1:8443)",
+        "address to listen on, such as 0.0.0.0:8443, localhost or [::1] (default: 127.0.0.1:8443)",
         "127.0.0.1:8443",
         type=_address,
     )
@@ -71,7 +71,7 @@ class Server:
     )
     open_registration: bool = flag(
         "--open-registration",
-        "let anyone register; else only who has an invitation may, and the first",
+        "let anyone register; by default only the first id and those with an invitation can",
     )
     log_requests: bool = flag("--log-requests", "print one line for every request")
 
@@ -81,7 +81,10 @@ class Invite:
     data: Path = option("--data DIR", "the server's directory", type=Path, required=True)
     uses: int = option("--uses N", "how many ids it is good for (default: 1)", 1, type=int)
     valid_for: float = option(
-        "--valid-for TIME", "such as 12h or 30d (default: 7d)", "7d", type=seconds_of_text
+        "--valid-for TIME",
+        "how long it can be used, such as 12h or 30d (default: 7d)",
+        "7d",
+        type=seconds_of_text,
     )
     quota: int | None = option(
         "--quota SIZE", "how much each may keep, such as 500G", type=size_of_text

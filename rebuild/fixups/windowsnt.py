@@ -3,9 +3,9 @@
 
 Most of it needs no fixing, because it stays: disk signature, GUIDs, volume serials, and the
 places of partitions wherever the new disk allows it.  The boot sector is told its new place by
-the layout of its volume (`rebuild.fixups.dos.layout_options`, which is right for NTFS too).  Paging
-and hibernation files come back without content, by their initialised size alone; what
-shadow copies kept is left out at the backup, and the change journal starts anew.
+the layout of its volume, as `rebuild.fixups.dos` asks for.  Paging and hibernation files come back
+without content, by their initialised size alone; what shadow copies kept is left out at the
+backup, and the change journal starts anew.
 
 This module does the rest: if partitions of a disk with an MBR had to move, the boot configuration
 and the registry follow them (`windowsnt_hives`).  BOOT.INI of Windows 2000 and XP counts

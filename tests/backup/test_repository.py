@@ -153,7 +153,7 @@ def test_ids_are_compared_in_nfc(host: RepositoryHost) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense", None], ids=["empty", "nonsense", "flipped"])
 def test_damaged_key_file_is_refused(host: RepositoryHost, damage: bytes | None) -> None:
-    """What is no key file is not kept, neither at first nor later."""
+    """What is not a key file is not kept, neither at first nor later."""
     bad = damage if damage is not None else key_file()[:-1] + b"?"
     user = new_user()
     with pytest.raises(InvalidRequestError):
@@ -458,7 +458,7 @@ def test_impossible_keep(repository: Repository, keep: int) -> None:
 
 
 def test_impossible_commits(repository: Repository) -> None:
-    """What is no table, and a list that names a pack twice, are refused."""
+    """What is not a table, and a list that names a pack twice, are refused."""
     data, digest = make_pack()
     repository.put_pack("host", data)
     for table in (b"", b"RKOBJT", b"not a table at all, but long enough"):

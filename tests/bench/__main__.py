@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         help="machines, filesystems, or the memory that a million files take",
     )
     parser.add_argument("--quick", action="store_true", help="a twentieth of M and L, once")
-    parser.add_argument("--rounds", type=int, help="how often; the best counts; 3, of fs 1")
+    parser.add_argument("--rounds", type=int, help="how often; the best counts; 3")
     parser.add_argument("--data", default="SML", help="which data sets; SML")
     parser.add_argument("--scratch", type=Path, default=default / "bench", help="for data")
     parser.add_argument("--without-peers", action="store_true", help="only rebuildkit")

@@ -61,7 +61,7 @@ Measured = dict[str, dict[str, dict[str, list[Cost]]]]
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and print the tables."""
-    rounds = args.rounds or 1
+    rounds = args.rounds or 3
     sets = [make_data_set(name, args.scratch, is_quick=args.quick) for name in args.data]
     kinds = args.kinds or list(KINDS)
     results: Measured = {kind: {} for kind in kinds}

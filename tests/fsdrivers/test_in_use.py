@@ -48,7 +48,7 @@ def refusal(path: Path) -> str:
 
 def test_listings_of_the_kernel(tmp_path: Path, image: Path) -> None:
     """Loop devices, FUSE mounts and swap files are found by what a path leads to, also where the
-    listings escape it; the file that has another's name, or is gone, is none."""
+    listings escape it; the file that has another's name, or is gone, does not count."""
     mounts, swaps = tmp_path / "mounts", tmp_path / "swaps"
     block = tmp_path / "block"
     listed = block / "loop7" / "loop" / "backing_file"
@@ -95,7 +95,7 @@ def test_locked_by_another_program(image: Path) -> None:
         holder.communicate()
 
     assert refusal(image) == ""
-    with image.open("r+b") as file:  # a lock of our own is none of another's
+    with image.open("r+b") as file:  # a lock of our own, not of another program
         fcntl.lockf(file, fcntl.LOCK_EX)
         assert find_use(file.fileno()) == ""
 

@@ -189,7 +189,7 @@ def test_target_that_fails_half_way_is_removed(
         image,
         "--yes",
     )
-    # The image is made before the limit counts: making it is no write.
+    # The image is made before the limit counts: making it does not count as a write.
     image.touch()
     os.truncate(image, mbr_machine.disks[0].stat().st_size)
 

@@ -267,7 +267,7 @@ def test_stick_cut_short_is_told_and_never_offered(case: Case, tmp_path: Path) -
         said = machine.wait_for(marks.pattern("ask-incomplete"), STEP_S)
         assert "1 of" in said["value"]
         machine.send("yes\r")
-        for answer in ("sda\r", "vda\r"):  # the stick, which is no target; the disk
+        for answer in ("sda\r", "vda\r"):  # the stick, which cannot be a target; the disk
             said = machine.wait_for(CONFIRM, STEP_S)
             assert said["value"] == "vda"
             machine.send(answer)

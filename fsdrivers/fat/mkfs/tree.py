@@ -72,7 +72,7 @@ def build_tree(entries: Iterable[Entry], *, has_label: bool, page: CodePage = _O
         page: OEM code page of the 8.3 names.
 
     Raises:
-        UnsupportedError: an entry is nothing that FAT can hold.
+        UnsupportedError: FAT cannot hold an entry.
         AlreadyExistsError: a directory has two entries of one name, whatever their case, and
             they are not recorded ones, which may be as they were.
         InvalidNameError: a name cannot be stored.

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixDos(Image):
-    partition: int | None = option("-p --partition N", "default: active; 0: the disk", type=int)
+    partition: int | None = option(
+        "-p --partition N", "partition (default: the active one); 0: the whole disk", type=int
+    )
     geometry: str | None = option(
-        "--geometry HEADS/SECTORS", "of the BIOS; auto: by the disk's size"
+        "--geometry HEADS/SECTORS", "geometry that the BIOS uses; auto: by the disk's size"
     )
 
 

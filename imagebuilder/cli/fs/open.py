@@ -45,11 +45,13 @@ class Volume(Image):
     """Options that say which volume, and how to read it."""
 
     partition: int | None = option(
-        "-p --partition N", "number as Linux counts; 0: the disk", type=int
+        "-p --partition N",
+        "partition, by the number that Linux gives it; 0: the whole disk",
+        type=int,
     )
     sector_size: int | None = option(
         "--sector-size BYTES",
-        "of an image whose disk had other sectors than 512 bytes",
+        "sector size of the disk that the image is of, if not 512",
         type=int,
         choices=(512, 4096),
     )

@@ -38,11 +38,13 @@ class Mkfs(Volume):
     like_partition: int | None = option(
         "--like-partition N", "with --like: which partition", type=int
     )
-    label: str | None = option("--label TEXT", "with --type: of the volume")
+    label: str | None = option("--label TEXT", "with --type: label of the volume")
     cluster_size: int | None = option(
-        "--cluster-size SIZE", "with --type: in bytes", type=size_of_text
+        "--cluster-size SIZE", "with --type: size of its clusters, such as 4K", type=size_of_text
     )
-    size: int | None = option("--size SIZE", "of a new image file: 4G, 512M", type=size_of_text)
+    size: int | None = option(
+        "--size SIZE", "size of a new image file, such as 4G or 512M", type=size_of_text
+    )
     source: str | None = option("--from DIRECTORY", "fill it with what is in this directory")
 
 

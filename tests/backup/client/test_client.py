@@ -74,7 +74,7 @@ def test_another_fingerprint(server: ServerProcess) -> None:
 
 @pytest.mark.parametrize("text", ["", "AA:BB", "zz" * 32, "00" * 31, "00" * 33])
 def test_fingerprints_that_are_none(text: str) -> None:
-    """What is no SHA-256 is refused before anything is sent."""
+    """What is not a SHA-256 is refused before anything is sent."""
     with pytest.raises(InvalidRequestError):
         HttpServer("https://127.0.0.1:1", text)
 
@@ -167,7 +167,7 @@ class _Html(http.server.BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize("status", [200, 204, 301, 404, 500])
 def test_another_kind_of_server(status: int) -> None:
-    """A web server that is none of ours is one sentence."""
+    """Another web server is told in one sentence."""
     handler = type("Handler", (_Html,), {"status": status})
     with http.server.HTTPServer(("127.0.0.1", 0), handler) as other:
         thread = threading.Thread(target=other.serve_forever)

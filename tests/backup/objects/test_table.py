@@ -283,7 +283,7 @@ def test_copies_damaged_in_different_segments_make_a_whole() -> None:
 
 @pytest.mark.usefixtures("small_segments")
 def test_every_truncation_is_noticed() -> None:
-    """A table cut anywhere is no table, read either way; and nothing may follow its end."""
+    """A table cut anywhere is refused, read either way; and nothing may follow its end."""
     data = written(sample())
     for length in range(len(data)):
         with pytest.raises(DamagedError):

@@ -155,7 +155,7 @@ def pack_headers(digest: bytes) -> dict[str, str]:
     ],
 )
 def test_paths(client: Client, method: str, path: str, status: int) -> None:
-    """Every path that is none is refused with a sentence."""
+    """Every path that does not exist is refused with a sentence."""
     assert client.send(method, path)[0] == status
 
 

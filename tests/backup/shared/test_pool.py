@@ -144,7 +144,7 @@ def test_workers_end_with_their_parent() -> None:
 
 
 def _is_running(process: int) -> bool:
-    """Return whether a process exists and is no zombie."""
+    """Return whether a process exists and is not a zombie."""
     try:
         with open(f"/proc/{process}/stat") as stream:
             return stream.read().rpartition(")")[2].split()[0] != "Z"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 import sqlite3
 import subprocess
 import sys
@@ -18,10 +19,12 @@ from sqlalchemy import Connection, text
 from backup.repository import StoreDamagedError
 from backup.store import upgrade
 from backup.store.local import open_repository, open_store
+from backup.store.schema import metadata
 from backup.store.upgrade import REVISIONS, prepare
 from tests.backup.store.databases import SqliteDatabase
 
-GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "384c8ec" / "store.tar.xz"
+ROOT = Path(__file__).parents[3]
+GOLDEN = ROOT / "tests" / "data" / "golden" / "384c8ec" / "store.tar.xz"
 COPY = "catalogue-0001.db"
 TABLES = ("data_set_packs", "data_sets", "machines", "packs", "settings", "users")  # at first
 
@@ -179,6 +182,16 @@ def test_revisions_are_those_on_the_disk() -> None:
     shipped = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
 
     assert tuple(reversed(shipped)) == REVISIONS
+
+
+def test_the_page_of_formats_has_the_tables() -> None:
+    """docs/formats.md names every table with its columns, and every revision."""
+    page = (ROOT / "docs" / "formats.md").read_text().partition("### The catalogue")[2]
+    rows = dict(re.findall(r"^\| `?(\w+)`? \| (.*) \|$", page, re.MULTILINE))
+
+    for table in metadata.tables.values():
+        assert set(table.columns.keys()) - set(re.findall(r"`(\w+)`", rows[table.name])) == set()
+    assert set(REVISIONS) - set(rows) == set()
 
 
 def test_alembic_costs_nothing_where_there_is_nothing_to_upgrade(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def test_same_names(one: str, other: str) -> None:
 
 
 def test_different_names() -> None:
-    """Other letters do, and what is no UTF-8 is only the same as itself."""
+    """Other letters do, and what is not UTF-8 is only the same as itself."""
     assert folded(b"a") != folded(b"b")
     assert folded("\u00e4".encode()) != folded(b"a")
     assert folded(b"\xffA") == b"\xffA" != folded(b"\xffa")

@@ -174,7 +174,7 @@ def test_sparse_super2_names_its_backups() -> None:
 
 
 def test_powers() -> None:
-    """Powers of a base, 1 included; 0 is none."""
+    """Powers of a base, 1 included, 0 not."""
     assert [value for value in range(130) if is_power(value, 5)] == [1, 5, 25, 125]
 
 

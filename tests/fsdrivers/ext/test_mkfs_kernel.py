@@ -46,7 +46,7 @@ def seen_apart_from_numbers(root: Path) -> dict[bytes, tuple[Seen, list[bytes]]]
 
 
 def data_segments(path: Path) -> list[tuple[int, int]]:
-    """Return the parts of a file that are no holes, as SEEK_DATA and SEEK_HOLE tell them."""
+    """Return the parts of a file that are not holes, as SEEK_DATA and SEEK_HOLE tell them."""
     found, at = [], 0
     with open(path, "rb") as file:
         end = file.seek(0, os.SEEK_END)

@@ -205,7 +205,7 @@ def test_damaged_file_costs_its_limits_alone() -> None:
 
 
 def test_damaged_description_is_refused() -> None:
-    """Quota facts of another shape than those that are described are no facts."""
+    """Quota facts of another shape than those that are described do not count."""
     good = describe_quota(QuotaFacts(QuotaKind.USER, limits={1: Limits(1)}))
     for bad in ({"kind": 3}, {"flags": -1}, {"limits": [[1, 2]]}, {"limits": [[-1, *Limits()]]}):
         with pytest.raises(CorruptError, match="quota"):

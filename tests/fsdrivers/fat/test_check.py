@@ -162,7 +162,7 @@ def test_crossing_files() -> None:
 
 
 def test_bad_clusters_are_not_lost() -> None:
-    """A cluster marked bad belongs to no file and is no finding."""
+    """A cluster marked bad belongs to no file and is not a finding."""
     found, device = volume(16)
     fat(30, 0xFFF7)(found, device)
 

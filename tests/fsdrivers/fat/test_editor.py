@@ -308,7 +308,7 @@ def test_untouched_volume_keeps_every_byte(editor: FatEditor) -> None:
 
 
 def test_full_root_directory() -> None:
-    """A fixed root directory that is full is no space, not even with clusters free."""
+    """A fixed root directory that is full has no space, not even with clusters free."""
     editor = editor_on(device_of(12))
     for index in range(223):
         editor.create(1, b"F%d" % index, FILE)

@@ -323,7 +323,7 @@ def test_larger_sectors() -> None:
 
 
 def test_ea_handles_survive() -> None:
-    """The two bytes of OS/2 in FAT12 and FAT16 entries survive; they are no cluster."""
+    """The two bytes of OS/2 in FAT12 and FAT16 entries survive; they are not a cluster."""
     geometry = geometry_for(16, 5000)
     entries = tree_entries([("file", 100)])
     entries[1].node.xattrs = ((EA_HANDLE, b"\x34\x12"),)

@@ -35,7 +35,7 @@ def test_known_stamp() -> None:
 
 
 def test_no_date() -> None:
-    """No date is no time, both ways."""
+    """Without a date there is no time, both ways."""
     assert ns_of(0, 1234) is None
     assert dos_of(None) == dos_of(0) == (0, 0, 0)
 

@@ -404,7 +404,7 @@ def test_descriptors_that_lead_nowhere(change: dict[str, object], error: type[Ex
 
 
 def test_empty_device() -> None:
-    """What is too small, or has no descriptor, is no such volume."""
+    """What is too small, or has no descriptor, is not such a volume."""
     for size in (0, 16 * SECTOR_SIZE, 17 * SECTOR_SIZE):
         with pytest.raises(NotRecognisedError):
             open_volume(MemoryDevice(size))

@@ -183,7 +183,7 @@ def test_damaged_lznt1(data: str) -> None:
 @settings(deadline=None)
 @given(st.binary(max_size=300), st.sampled_from([compress, xpress, lzx]))
 def test_anything_is_read_or_refused(data: bytes, module: object) -> None:
-    """What is no compressed data gives bytes of the right size or our error, at once."""
+    """Data that is not compressed gives bytes of the right size or our error, at once."""
     decode = module.decompress  # type: ignore[attr-defined]
     for prefix in (b"", b"\x11" * 256, b"\x88" * 256, b"\xff\xbf"):
         with contextlib.suppress(FilesystemError):

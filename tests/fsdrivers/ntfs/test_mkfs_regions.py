@@ -69,7 +69,7 @@ def test_reserved_and_unwritten_parts_stay_so(plain: Description) -> None:
 
 @given(seed=st.integers(min_value=0, max_value=1 << 32))
 def test_regions_of_any_bounds_map_what_is_written(seed: int) -> None:
-    """Clusters with content are mapped once; what of them is no content is known, to be zeroed."""
+    """Clusters with content are mapped once; the rest of them is known, to be zeroed."""
     draw = random.Random(seed)
     unit, size, at = draw.choice((4096, 65536)), draw.randrange(1, 1 << 21), 0
     regions = []

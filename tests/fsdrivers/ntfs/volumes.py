@@ -303,7 +303,7 @@ def digests(volume: NtfsVolume, node: Node) -> tuple[str, tuple[tuple[bytes, str
 def read_whole(
     volume: NtfsVolume, node: Node, name: bytes, size: int, step: int = 300_007
 ) -> bytes:
-    """Return all of a stream, read in steps that are no multiple of anything."""
+    """Return all of a stream, read in steps that are not a multiple of anything."""
     read, at = [], 0
     while at < size:
         read.append(volume.read_stream(node, name, at, step))

@@ -477,7 +477,7 @@ def test_chain_past_the_end_is_reported() -> None:
 
 
 def test_new_extended_partition_without_boot_record() -> None:
-    """An extended partition that holds nothing yet is no damage."""
+    """An extended partition that holds nothing yet is not damaged."""
     table = read_table(mbr_device(entry(0x05, 2048, 60000)))
     assert [(e.number, e.is_extended) for e in table.entries] == [(1, True)]
     assert table.problems == ()

@@ -46,7 +46,7 @@ def source(scenario: Scenario, machine: str = "small") -> tuple[str, ...]:
 
 
 def one_sentence(outcome: Outcome) -> str:
-    """Return the one line on standard error, which is no traceback."""
+    """Return the one line on standard error, which is not a traceback."""
     lines = outcome.err.strip().splitlines()
     assert len(lines) == 1, outcome.err
     assert lines[0].startswith("rebuildkit: ")
@@ -149,7 +149,7 @@ def test_unknown_machine_is_10(scenario: Scenario, tmp_path: Path) -> None:
 
 
 def test_foreign_image_is_20(scenario: Scenario, disk: Path, tmp_path: Path) -> None:
-    """A file that is no recovery disc is exit code 20 wherever a disc is expected."""
+    """A file that is not a recovery disc is exit code 20 wherever a disc is expected."""
     for arguments in (
         ("restore", "--from", disk, *scenario.credentials, "--disk", tmp_path / "x", "--yes"),
         ("compare", disk, *scenario.credentials, "--disk", disk),

@@ -67,7 +67,7 @@ def test_modinfo_is_read() -> None:
 
 
 def test_module_without_dependencies() -> None:
-    """An empty `depends=` is no dependency."""
+    """An empty `depends=` names no dependency."""
     assert read_module("x", make_module("depends=")).depends == ()
 
 

@@ -57,6 +57,6 @@ def test_french_caps() -> None:
 
 
 def test_unknown_layout_is_not_loaded() -> None:
-    """A name that is no layout is told; a machine without a console is no failure."""
+    """An unknown layout is told; a machine without a console does not fail."""
     assert not load_keymap("klingon")
     assert load_keymap("fr", console="/nonexistent")

@@ -139,7 +139,7 @@ def restored(
 
 
 def test_restored_is_equal(restored: Restored) -> None:
-    """What the restore wrote, in another place and size too, is no difference."""
+    """What the restore wrote, in another place and size too, does not count as a difference."""
     assert restored.differences() == []
 
 
@@ -189,7 +189,7 @@ def differences(
 
 @pytest.mark.parametrize("kind", VOLUMES)
 def test_older_data_sets(disk: Path, kind: str) -> None:
-    """A description that says nothing of boot code is no error and no difference."""
+    """A description that says nothing of boot code makes no error and no difference."""
     description = described(disk, kind)
     older = {
         name: value
@@ -227,7 +227,7 @@ def test_header_of_shadow_copies(disk: Path) -> None:
 
 
 def test_dirty_volume(disk: Path) -> None:
-    """That a FAT volume was or is in use is no difference of its boot sector."""
+    """That a FAT volume was or is in use makes no difference of its boot sector."""
     found = described(disk, "fat32")
     boot = found["bpb"]
     assert isinstance(boot, dict)

@@ -157,7 +157,7 @@ def test_blank_files_are_zeroed() -> None:
 
 
 def test_swap_file_through_backups(tmp_path: Path) -> None:
-    """A swap file is backed up without content, is no change the next time, and compares blank."""
+    """A swap file is backed up without content, counts as unchanged then, and compares blank."""
     image, new = tmp_path / "disk.img", tmp_path / "new.img"
     names = [("WIN386.SWP", 0), ("DIR/", 0), ("DIR/PAGEFILE.SYS", 0)]
     geometry = geometry_for(16, 8000)

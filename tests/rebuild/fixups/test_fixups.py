@@ -159,7 +159,7 @@ def test_fallback_goes_into_a_directory_that_is_there() -> None:
 
 
 def test_loader_is_found_by_preference() -> None:
-    """Shim goes before GRUB; the fallback directory is no vendor."""
+    """Shim goes before GRUB; the fallback directory is not a vendor."""
     tree = tree_of("EFI/BOOT/shimx64.efi", "EFI/arch/grubx64.efi", "EFI/debian/shimx64.efi")
     loader = find_loader(tree)
 

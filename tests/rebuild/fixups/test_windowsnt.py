@@ -98,7 +98,7 @@ def test_the_hive_of_a_real_windows(tmp_path: Path) -> None:
 
 @pytest.mark.tools
 def test_hives_that_cannot_be_changed_are_told_apart(system: Path) -> None:
-    """One that was in use is no damaged one; neither is clean."""
+    """One that was in use is not damaged; neither is clean."""
     data = system.read_bytes()
     dirty = bytearray(data)
     dirty[4:8] = struct.pack("<I", int.from_bytes(data[4:8], "little") + 1)

@@ -122,7 +122,7 @@ def test_ls(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.tools
 def test_ls_json(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """JSON carries names that are no UTF-8 in base64 too."""
+    """JSON carries names that are not UTF-8 in base64 too."""
     assert fs("ls", disk, "-p", 2, "--json") == 0
     found = [item for item in json.loads(capsys.readouterr().out) if "name_b64" in item]
     assert [base64.b64decode(item["name_b64"]) for item in found] == [b"bad\xff\nname"]

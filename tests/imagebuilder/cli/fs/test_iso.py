@@ -208,7 +208,7 @@ def test_what_was_tolerated_is_said(hybrid: Path, capfd: pytest.CaptureFixture[s
 
 @pytest.mark.tools
 def test_discs_are_read_but_not_backed_up(hybrid: Path) -> None:
-    """What cannot be made again is no type that a backup keeps, and the agent says why."""
+    """A backup does not keep a type that cannot be made again, and the agent says why."""
     assert "iso9660" in set(types_that(Can.READ)) - set(types_that(Can.PLAN))
     with FileDevice.open(hybrid) as device:
         assert probe(device) == "iso9660"
