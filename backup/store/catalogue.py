@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -37,7 +37,7 @@ from backup.repository import (
     PackInfo,
     StoreDamagedError,
 )
-from backup.store import admission
+from backup.store import admission, records
 from backup.store.commit import (
     Committed,
     NewDataSet,
@@ -46,6 +46,7 @@ from backup.store.commit import (
     is_unlisted,
     machine_id_of,
 )
+from backup.store.records import Record, Row
 from backup.store.schema import data_sets, machines, packs, partial_data_sets, settings, users
 from backup.store.upgrade import is_current, prepare, revision_of
 
@@ -61,6 +62,15 @@ class UserRecord:
     key_file: bytes
     login_salt: bytes
     login_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much a catalogue knows."""
+
+    users: int
+    machines: int
+    data_sets: int
 
 
 class Catalogue:
@@ -115,8 +125,9 @@ class Catalogue:
         *,
         needs_invitation: bool = False,
         invitation: str | None = None,
-    ) -> None:
-        """Add a user.
+        taken: Callable[[], Collection[int]] = tuple,
+    ) -> int:
+        """Add a user and return their number, which is none of those that `taken` returns.
 
         Raises:
             AlreadyRegisteredError: the name is taken.
@@ -138,8 +149,15 @@ class Catalogue:
                 )
                 key = result.inserted_primary_key
                 assert key is not None, "SQLAlchemy returns the key of an inserted row"
+                number: int = key[0]
+                if number in (used := taken()):
+                    mine = users.c.id == number
+                    highest = connection.scalar(select(func.max(users.c.id))) or 0
+                    number = max(highest, *used) + 1
+                    connection.execute(update(users).where(mine).values(id=number))
                 if quota is not None:
-                    admission.set_quota(connection, key[0], quota)
+                    admission.set_quota(connection, number, quota)
+                return number
         except IntegrityError as error:
             raise AlreadyRegisteredError(f"the id {name!r} is taken") from error
 
@@ -194,10 +212,12 @@ class Catalogue:
         key_file: bytes,
         login: tuple[bytes, bytes] | None,
         check: Callable[[bytes], None],
+        keep: Callable[[Row], None] = lambda body: None,
     ) -> None:
         """Replace a user's key file, and salt and hash of the login secret when given.
 
-        `check` gets the present key file inside the transaction and raises to refuse.
+        `check` gets the present key file inside the transaction and raises to refuse; `keep` gets
+        what the user's record is to hold before the row counts.
         """
         values: dict[str, bytes] = {"key_file": key_file}
         if login is not None:
@@ -205,6 +225,7 @@ class Catalogue:
         with self._writing(user_id) as connection:
             check(connection.scalars(select(users.c.key_file).where(users.c.id == user_id)).one())
             connection.execute(update(users).where(users.c.id == user_id).values(values))
+            keep(records.user_body(connection, user_id))
 
     def machines(self, user_id: int) -> list[str]:
         """Return the names of a user's machines, sorted by code point."""
@@ -296,10 +317,84 @@ class Catalogue:
             rows = find_packs(connection, user_id, list(digests))
             return {digest: size for _, digest, size in rows}
 
-    def commit(self, user_id: int, new: NewDataSet) -> Committed:
-        """Insert a data set, drop what no kept data set lists; see `backup.store.commit`."""
+    def commit(
+        self,
+        user_id: int,
+        new: NewDataSet,
+        keep: Callable[[Row, Committed], None] = lambda body, committed: None,
+    ) -> Committed:
+        """Insert a data set, drop what no kept data set lists; see `backup.store.commit`.
+
+        `keep` gets what the data set's record is to hold before the rows count.
+        """
         with self._writing(user_id) as connection:
-            return commit_data_set(connection, user_id, new)
+            committed = commit_data_set(connection, user_id, new)
+            body = records.data_set_body(connection, user_id, new.id)
+            assert body is not None, "it was just inserted"
+            keep(body, committed)
+            return committed
+
+    def user_body(self, user_id: int) -> Row:
+        """Return what the record of a user holds."""
+        with self._reading() as connection:
+            return records.user_body(connection, user_id)
+
+    def exchange_user(self, user_id: int, exchange: Callable[[Row], Row | None]) -> None:
+        """Let `exchange` compare a user's rows with their record.
+
+        It gets what the record is to hold while nobody else changes it, and returns what the
+        record holds of the login if that is to count instead.
+        """
+        with self._writing(user_id) as connection:
+            newer = exchange(records.user_body(connection, user_id))
+            if newer is not None:
+                records.adopt_login(connection, user_id, newer)
+
+    def exchange_data_set(
+        self, user_id: int, name: str, keep: Callable[[Row, list[bytes]], None]
+    ) -> None:
+        """Give `keep` what the record of a data set is to hold, unless it is dropped by now."""
+        with self._writing(user_id) as connection:
+            body = records.data_set_body(connection, user_id, name)
+            if body is not None:
+                keep(body, records.digests_of(connection, user_id, name))
+
+    def store_body(self) -> Row:
+        """Return what the record of the store holds."""
+        with self._reading() as connection:
+            return records.store_body(connection)
+
+    def adopt_settings(self, body: Row) -> None:
+        """Take the settings from a record."""
+        with self._writing() as connection:
+            records.adopt_settings(connection, body)
+
+    def adopt_user(self, user_id: int, body: Row) -> bool:
+        """Add the user of a record; see `backup.store.records`."""
+        with self._writing() as connection:
+            return records.adopt_user(connection, user_id, body)
+
+    def counts(self) -> Counts:
+        """Count users, machines and data sets."""
+        with self._reading() as connection:
+            return Counts(
+                *(
+                    connection.execute(select(func.count()).select_from(table)).scalar_one()
+                    for table in (users, machines, data_sets)
+                )
+            )
+
+    def drop_data_sets(self, user_id: int, names: Iterable[str]) -> None:
+        """Drop data sets; their packs are pending then."""
+        mine = data_sets.c.user_id == user_id
+        with self._writing(user_id) as connection:
+            for name in names:
+                connection.execute(delete(data_sets).where(mine, data_sets.c.name == name))
+
+    def adopt_data_set(self, user_id: int, record: Record, sizes: Mapping[bytes, int]) -> bool:
+        """Add the data set of a record; see `backup.store.records`."""
+        with self._writing(user_id) as connection:
+            return records.adopt_data_set(connection, user_id, record, sizes)
 
     def _find_user(self, condition: ColumnElement[bool]) -> UserRecord | None:
         query = select(

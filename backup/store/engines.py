@@ -58,6 +58,20 @@ def _writable_copy(path: Path) -> Path:
     return directory / path.name
 
 
+def is_whole_sqlite(path: Path) -> bool:
+    """Tell whether a file is a SQLite database whose pages, indexes and references are in order."""
+    if not path.exists():
+        return False
+    connection = sqlite3.connect(path)
+    try:
+        found = connection.execute("PRAGMA integrity_check").fetchone()
+        return found == ("ok",) and not connection.execute("PRAGMA foreign_key_check").fetchall()
+    except sqlite3.Error:
+        return False
+    finally:
+        connection.close()
+
+
 def copy_sqlite(path: Path, copy: Path) -> None:
     """Copy a SQLite file as its last commit left it, what is in its log included.
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The seam below a store: what it asks of the place that keeps its files and its locks.
 
-A back end (`Storage`) keeps for every user files of two kinds under names that the store gives:
-packs under their SHA-256, tables under their data set's id, both in lower-case hex.  It knows
-nothing of users but their numbers, and nothing of what is in a file.
+A back end (`Storage`) keeps for every user files of three kinds under names that the store gives:
+packs under their SHA-256, tables and records under their data set's id, in lower-case hex, and a
+record under `user`; and one record of the store.  It knows nothing of users but their numbers, and
+nothing of what is in a file.
 
 A store relies on this, and `tests/backup/store/storage.py` asks it of every back end:
 
@@ -49,6 +50,7 @@ class Kind(enum.Enum):
 
     PACK = "pack"
     TABLE = "table"
+    RECORD = "record"
 
 
 class IncomingFile(ABC):
@@ -168,6 +170,9 @@ class UserLocks(Protocol):
 class Storage(Protocol):
     """A back end: where the files and the locks of all users of a store are."""
 
+    def users(self) -> list[int]:
+        """Return the numbers of all users who have a place here."""
+
     def files(self, user_id: int) -> UserFiles:
         """Return the files of a user; make the place for them if it is missing."""
 
@@ -177,12 +182,20 @@ class Storage(Protocol):
     def space(self) -> tuple[int, int] | None:
         """Return how many bytes are free, and of how many; None where nobody knows."""
 
+    def read_record(self) -> bytes | None:
+        """Return the record of the store, None if there is none."""
+
+    def write_record(self, data: bytes) -> None:
+        """Put `data` in the place of the record of the store, safe from a crash."""
+
 
 def no_such_file(kind: Kind, name: str) -> RepositoryError:
     """Return the error that says that a file is not there."""
     if kind is Kind.PACK:
         return NoSuchPackError(f"there is no pack {name}")
-    return NoSuchDataSetError(f"there is no data set {name}")
+    if kind is Kind.TABLE:
+        return NoSuchDataSetError(f"there is no data set {name}")
+    return NoSuchDataSetError(f"there is no record {name}")
 
 
 def check_range(kind: Kind, name: str, size: int, offset: int, length: int) -> None:

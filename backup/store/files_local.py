@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The back end in a directory: packs and tables are files, locks are `flock`.
+"""The back end in a directory: packs, tables and records are files, locks are `flock`.
 
     <root>/<user>/packs/<first two digits>/<SHA-256, hex>
     <root>/<user>/tables/<data set id, hex>
+    <root>/<user>/records/<data set id, hex>, and user
     <root>/<user>/set-aside/<kind>-<name>  what no row lists, until it is deleted for good
     <root>/<user>/incoming/<random>        files being received
     <root>/<user>/lock                     what `DirectoryLocks` locks
+    <root>/store.record
 
 A file is written to `incoming`, fsynced, renamed, and the directory fsynced.  A file under
 `incoming` is locked while its writer lives, so what a killed process left can be told.
@@ -39,6 +41,7 @@ GATHERED_SIZE = 1 << 20
 _LEAST_GATHERED = 32 << 10
 _DIRECT_UNIT = 4096  # what writes past the page cache are multiples of
 _FAN_DIGITS = 2
+_STORE_RECORD = "store.record"
 
 
 class DirectoryStorage:
@@ -46,6 +49,12 @@ class DirectoryStorage:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+
+    def users(self) -> list[int]:
+        """See `backup.store.files.Storage`."""
+        with translated_errors(f"listing {self._root}"):
+            names = os.listdir(self._root)
+        return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
     def files(self, user_id: int) -> DirectoryFiles:
         """See `backup.store.files.Storage`."""
@@ -62,6 +71,30 @@ class DirectoryStorage:
         with translated_errors("looking for free space"):
             found = os.statvfs(self._root)
         return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
+    def read_record(self) -> bytes | None:
+        """See `backup.store.files.Storage`."""
+        with translated_errors("reading the store's record"):
+            try:
+                return (self._root / _STORE_RECORD).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def write_record(self, data: bytes) -> None:
+        """See `backup.store.files.Storage`."""
+        path = self._root / _STORE_RECORD
+        part = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+        try:
+            with translated_errors("writing the store's record"):
+                descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                with open(descriptor, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(descriptor)
+                part.replace(path)
+                _sync_directory(self._root)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 class DirectoryLocks:
@@ -102,6 +135,7 @@ class DirectoryFiles:
         self._locks = locks
         self._packs = root / "packs"
         self._tables = root / "tables"
+        self._records = root / "records"
         self._incoming = root / "incoming"
         self._set_aside = root / "set-aside"
 
@@ -129,7 +163,7 @@ class DirectoryFiles:
         """Return where a file lies.  `name`: hex, checked by the caller."""
         if kind is Kind.PACK:
             return f"{self._packs}/{name[:_FAN_DIGITS]}/{name}"
-        return f"{self._tables}/{name}"
+        return f"{self._tables if kind is Kind.TABLE else self._records}/{name}"
 
     def sizes(self, kind: Kind, names: Iterable[str]) -> dict[str, int]:
         """See `backup.store.files.UserFiles`."""
@@ -172,8 +206,10 @@ class DirectoryFiles:
     def names(self, kind: Kind) -> Iterator[str]:
         """See `backup.store.files.UserFiles`."""
         with translated_errors(f"listing each {kind.value}"):
-            if kind is Kind.TABLE:
-                yield from os.listdir(self._tables)
+            if kind is not Kind.PACK:
+                directory = self._tables if kind is Kind.TABLE else self._records
+                with contextlib.suppress(FileNotFoundError):  # older stores have no records
+                    yield from os.listdir(directory)
                 return
             for fan in os.listdir(self._packs):
                 if len(fan) == _FAN_DIGITS:

@@ -3,7 +3,8 @@
 
 Crash safety rests on one order: files before rows, rows before deletes.  A process killed
 between the two leaves files that no row lists, never a row without its file; `sweep` sets
-such files aside at the next start, and deletes them after a grace period.
+such files aside at the next start, and deletes them after a grace period.  Records, from which a
+lost catalogue is rebuilt, are kept by `backup.store.keeping`.
 
 Each user has files of their own.  Packs of different users never meet: nobody can find out by
 sending a pack whether someone else has it.
@@ -38,7 +39,7 @@ from backup.repository import (
 )
 from backup.store.accounts import check_key_file, new_login_hash
 from backup.store.catalogue import Catalogue, UserRecord
-from backup.store.commit import NewDataSet, batches
+from backup.store.commit import Committed, NewDataSet, batches
 from backup.store.files import (
     Buffer,
     IncomingFile,
@@ -47,6 +48,8 @@ from backup.store.files import (
     no_such_file,
     translated_errors,
 )
+from backup.store.keeping import UserRecords
+from backup.store.records import USER, Row
 from backup.store.room import Room
 
 PENDING_PACKS_AGE_S = 30 * 24 * 3600
@@ -75,6 +78,7 @@ class StoredRepository:
         self._room = room
         self._files = storage.files(user.id)
         self._locks = storage.locks(user.id)
+        self._records = UserRecords(catalogue, self._files, user.id)
 
     def __enter__(self) -> Self:
         return self
@@ -124,7 +128,23 @@ class StoredRepository:
                     "the key file has another salt: send a new login secret with it"
                 )
 
-        self._catalogue.replace_key_file(self._user_id, data, login, check)
+        with self._locks.shared():
+            keep = self._records.keep_user
+            self._catalogue.replace_key_file(self._user_id, data, login, check, keep)
+
+    def rebuild(self) -> tuple[int, int]:
+        """Make the catalogue know what the records know, and forget what has no files left.
+
+        Returns:
+            How many data sets it knows now, and how many it has forgotten.
+        """
+        with self._locks.exclusive():
+            return self._records.adopt(), self._records.drop_ghosts()
+
+    def keep_record(self) -> None:
+        """Write the user's record unless it says what the catalogue does."""
+        with self._locks.shared():
+            self._records.complete_user()
 
     def machines(self) -> list[str]:
         """See `backup.repository.Repository`."""
@@ -274,11 +294,17 @@ class StoredRepository:
         if (known := self._find_committed(new)) is not None:
             return known
         table.complete(Kind.TABLE, new.id)
+
+        def keep_record(body: Row, committed: Committed) -> None:
+            self._records.keep_data_set(body, packs)
+            self._records.forget(committed.dropped_tables)
+
         try:
             with self._locks.shared():
                 self._check_pack_files(packs)
                 table.place()
-                committed = self._catalogue.commit(self._user_id, new)
+                committed = self._catalogue.commit(self._user_id, new, keep_record)
+                self._records.complete_user()
         except BaseException as error:
             # The same commit may have been sent twice, at the same time.
             if isinstance(error, ConflictError) and (known := self._find_committed(new)):
@@ -293,22 +319,29 @@ class StoredRepository:
     def sweep(self, now_s: float | None = None) -> None:
         """Put in order what killed processes left, and pending packs that waited for too long.
 
-        What no row lists is set aside for `GRACE_S` before it is deleted: it is next to nothing
-        after a kill, and everything after the catalogue was lost or an older copy put in its
-        place.  What is listed and was set aside comes back.
+        Data sets that only their records know are adopted: an older copy of the catalogue was put
+        in its place.  What no row lists then is set aside for `GRACE_S` before it is deleted.  What
+        is listed and was set aside comes back.
         """
         now_s = time.time() if now_s is None else now_s
         stale_ns = int((now_s - PENDING_PACKS_AGE_S) * 1e9)
         with self._locks.exclusive():
             self._catalogue.drop_stale_packs(self._user_id, stale_ns)
+            self._records.adopt()
             packs = {digest.hex() for digest in self._catalogue.known_packs(self._user_id)}
             tables = {info.id for info in self._catalogue.data_sets(self._user_id)}
-            for kind, listed in ((Kind.PACK, packs), (Kind.TABLE, tables)):
+            for kind, listed in (
+                (Kind.PACK, packs),
+                (Kind.TABLE, tables),
+                (Kind.RECORD, {*tables, USER}),
+            ):
                 present = set(self._files.names(kind))
                 self._files.bring_back(kind, listed - present)
                 self._files.set_aside(kind, present - listed, now_s)
             self._files.delete_set_aside(now_s - GRACE_S)
             self._files.delete_abandoned()
+        with self._locks.shared():
+            self._records.complete()
 
     def _find_committed(self, new: NewDataSet) -> DataSetInfo | None:
         """Return the data set if exactly this one was committed before.
@@ -347,6 +380,7 @@ class StoredRepository:
             kept_tables = {
                 table for table in tables if self._catalogue.find_data_set(self._user_id, table)
             }
+            self._records.forget(tables - kept_tables)
             self._files.delete(Kind.PACK, [digest.hex() for digest in packs - kept_packs])
             self._files.delete(Kind.TABLE, tables - kept_tables)
 

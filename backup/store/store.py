@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Self
 
 from backup.objects import keys
@@ -22,8 +22,9 @@ from backup.repository import (
 )
 from backup.store.accounts import check_key_file, knows_secret, new_login_hash
 from backup.store.admission import Usage
-from backup.store.catalogue import Catalogue, UserRecord
+from backup.store.catalogue import Catalogue, Counts, UserRecord
 from backup.store.files import Storage
+from backup.store.keeping import pack_record, read_packed, read_user
 from backup.store.repository import StoredRepository
 from backup.store.room import Room
 
@@ -37,6 +38,7 @@ class Store:
         storage: Storage,
         place: str,
         keep_copy: Callable[[], None] = lambda: None,
+        release: Callable[[], None] = lambda: None,
     ) -> None:
         """Only store.
 
@@ -45,11 +47,13 @@ class Store:
             storage: the back end for files and locks.
             place: what people call this store, for messages.
             keep_copy: copies the catalogue if the last copy has become old.
+            release: called when the store is closed.
         """
         self._catalogue = catalogue
         self._storage = storage
         self._place = place
         self._keep_copy = keep_copy
+        self._release = release
         self._room = Room(catalogue.quotas, catalogue.sizes, storage.space)
 
     def __enter__(self) -> Self:
@@ -61,6 +65,40 @@ class Store:
     def close(self) -> None:
         """Close the catalogue; repositories of this store cannot be used afterwards."""
         self._catalogue.close()
+        self._release()
+
+    def adopt(self) -> int:
+        """Have the catalogue know users whom only their records know; return how many there were.
+
+        There are some when an older copy of the catalogue was put in its place.
+        """
+        adopted = 0
+        for user_id in sorted({*self._storage.users()} - {*self._catalogue.user_ids()}):
+            record = read_user(self._storage.files(user_id))
+            if record is not None:
+                adopted += self._catalogue.adopt_user(user_id, record.body)
+        return adopted
+
+    def adopt_settings(self) -> None:
+        """Take the settings from the record of the store, if there is one."""
+        record = read_packed(self._storage.read_record())
+        if record is not None:
+            self._catalogue.adopt_settings(record.body)
+
+    def repositories(self) -> Iterator[StoredRepository]:
+        """Yield the repositories of all users."""
+        for user_id in self._catalogue.user_ids():
+            yield self.repository(user_id)
+
+    def counts(self) -> Counts:
+        """Count what the catalogue knows."""
+        return self._catalogue.counts()
+
+    def keep_record(self) -> None:
+        """Write the record of the store unless it says what the catalogue does."""
+        packed = pack_record(self._catalogue.store_body())
+        if self._storage.read_record() != packed:
+            self._storage.write_record(packed)
 
     def login_parameters(self, user: str) -> bytes:
         """See `backup.repository.RepositoryHost`."""
@@ -94,14 +132,16 @@ class Store:
         salt, login_hash = new_login_hash(login_secret)
         try:
             if not self._is_registered_so(user, key_file, login_secret):
-                self._catalogue.add_user(
+                user_id = self._catalogue.add_user(
                     user,
                     key_file,
                     salt,
                     login_hash,
                     needs_invitation=needs_invitation,
                     invitation=invitation,
+                    taken=self._storage.users,
                 )
+                self.repository(user_id).keep_record()
         except AlreadyRegisteredError:
             # The same may have been sent twice, at the same time.
             if not self._is_registered_so(user, key_file, login_secret):
@@ -125,6 +165,10 @@ class Store:
         user_id = None if user is None else self._find(user).id
         self._catalogue.set_quota(user_id, size)
         self._room.forget()
+        if user_id is None:
+            self.keep_record()
+        else:
+            self.repository(user_id).keep_record()
 
     def usages(self) -> list[Usage]:
         """Return what every user keeps and may keep, by name."""
@@ -162,8 +206,8 @@ class Store:
 
     def sweep(self) -> None:
         """Delete what killed processes left, of every user."""
-        for user_id in self._catalogue.user_ids():
-            self.repository(user_id).sweep()
+        for repository in self.repositories():
+            repository.sweep()
 
     def _is_registered_so(self, user: str, key_file: bytes, login_secret: bytes) -> bool:
         """Return whether exactly this was registered; a client that lost the answer asks again."""

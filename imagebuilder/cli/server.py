@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of who runs a server: server, and its actions invite and quota."""
+"""The commands of who runs a server: server, and its actions invite, quota and repair."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,6 +102,15 @@ class Quota:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    data: Path = option(
+        "--data DIR", "the directory of a server or a store", type=Path, required=True
+    )
+    plan: bool = flag("--plan", "print what would be in the catalogue and stop")
+    json: bool = json_flag()
+
+
 def run_server(options: Server) -> int:
     """Serve a directory to agents and image builders, until interrupted."""
     from backup.server.limits import Limits
@@ -151,6 +160,20 @@ def run_quota(options: Quota) -> int:
     return ExitCode.DONE
 
 
+def run_repair(options: Repair) -> int:
+    """Rebuild the catalogue of a store from the files that lie in it. Nothing else may use it."""
+    from backup.store.repair import repair_store
+
+    plan = repair_store(options.data, is_applied=not options.plan)
+    if options.json:
+        print_json(asdict(plan))
+    else:
+        print("\n".join(plan.lines()))
+        if not options.plan:
+            print("The one before it is kept beside it.")
+    return ExitCode.PARTIAL if plan.unreadable else ExitCode.DONE
+
+
 def _opened(directory: Path) -> Store:
     from backup.store.local import open_store
 
@@ -165,7 +188,11 @@ COMMANDS: tuple[Command | Group, ...] = (
     Group(
         "server",
         "Serve a directory to agents and image builders, until interrupted.",
-        (command("invite", Invite, run_invite), command("quota", Quota, run_quota)),
+        (
+            command("invite", Invite, run_invite),
+            command("quota", Quota, run_quota),
+            command("repair", Repair, run_repair),
+        ),
         plain=command("server", Server, run_server),
     ),
 )

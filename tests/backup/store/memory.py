@@ -19,6 +19,10 @@ class MemoryStorage:
     def __init__(self) -> None:
         self._files: defaultdict[int, MemoryFiles] = defaultdict(MemoryFiles)
         self._locks: defaultdict[int, MemoryLocks] = defaultdict(MemoryLocks)
+        self._record: bytes | None = None
+
+    def users(self) -> list[int]:
+        return sorted(self._files)
 
     def files(self, user_id: int) -> MemoryFiles:
         return self._files[user_id]
@@ -28,6 +32,12 @@ class MemoryStorage:
 
     def space(self) -> None:
         return None
+
+    def read_record(self) -> bytes | None:
+        return self._record
+
+    def write_record(self, data: bytes) -> None:
+        self._record = data
 
 
 class MemoryFiles:

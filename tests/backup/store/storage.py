@@ -22,7 +22,11 @@ from backup.store.files import Kind, Storage, UserFiles, UserLocks
 
 MIB = 1 << 20
 USER = 7
-ABSENT = {Kind.PACK: NoSuchPackError, Kind.TABLE: NoSuchDataSetError}
+ABSENT = {
+    Kind.PACK: NoSuchPackError,
+    Kind.TABLE: NoSuchDataSetError,
+    Kind.RECORD: NoSuchDataSetError,
+}
 LOCK_WAIT_S = 0.2  # long enough to see that somebody waits
 LOCK_TIMEOUT_S = 20.0
 
@@ -195,8 +199,25 @@ class StorageSuite(ABC):
 
         assert list(files.names(Kind.PACK)) == []
         assert files.read(Kind.TABLE, name_of(1), 0, 1) == b"1"
-        assert other.read(Kind.PACK, name_of(1), 0, 1) == b"2"
-        assert other.read(Kind.TABLE, name_of(1), 0, 1) == b"3"
+        assert files.read(Kind.RECORD, name_of(1), 0, 1) == b"2"
+        assert other.read(Kind.PACK, name_of(1), 0, 1) == b"3"
+        assert other.read(Kind.TABLE, name_of(1), 0, 1) == b"4"
+        assert other.read(Kind.RECORD, name_of(1), 0, 1) == b"5"
+
+    def test_users_are_known(self, storage: Storage, files: UserFiles) -> None:
+        """Whoever has a place is listed, by number."""
+        storage.files(USER + 5)
+
+        assert storage.users() == [USER, USER + 5]
+
+    def test_record_of_the_store(self, storage: Storage, files: UserFiles) -> None:
+        """There is none at first; a new one takes the place of the one before."""
+        assert storage.read_record() is None
+        for data in (b"one and more", b"two"):
+            storage.write_record(data)
+
+            assert storage.read_record() == data
+        assert storage.users() == [USER]
 
     def test_files_stay_between_openings(self, storage: Storage, files: UserFiles) -> None:
         """Asking for a user's files once more makes nothing new and loses nothing."""

@@ -48,9 +48,9 @@ def fill(repository: StoredRepository, size: int) -> None:
 
 
 def files_of(directory: Path) -> set[str]:
-    """Packs, tables and incoming files, by name."""
+    """Packs, tables, records of data sets and incoming files, by name."""
     root = directory / "store" / "users" / "1"
-    return {p.name for p in root.rglob("*") if p.is_file() and p.name != "lock"}
+    return {p.name for p in root.rglob("*") if p.is_file() and p.name not in ("lock", "user")}
 
 
 def test_layout(tmp_path: Path, repository: StoredRepository) -> None:
@@ -262,7 +262,7 @@ def test_lost_catalogue_costs_no_file(tmp_path: Path) -> None:
         (directory / name).unlink(missing_ok=True)
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
     for create in (False, True):
-        with pytest.raises(StoreDamagedError, match=r"catalogue.db is missing.*catalogue-copy"):
+        with pytest.raises(StoreDamagedError, match=r"catalogue.db is missing.*server repair"):
             open_store(directory, create=create)
     assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
     shutil.copyfile(copy, directory / "catalogue.db")
@@ -273,7 +273,7 @@ def test_lost_catalogue_costs_no_file(tmp_path: Path) -> None:
 
 
 def test_older_catalogue_deletes_nothing_newer(tmp_path: Path) -> None:
-    """Data sets that an older catalogue does not know are set aside, and come back with it."""
+    """Data sets that an older catalogue does not know are found by their records at once."""
     directory = tmp_path / "store"
     with open_store(directory, create=True) as store:
         store.register("user", key_file(), SECRET)
@@ -286,7 +286,9 @@ def test_older_catalogue_deletes_nothing_newer(tmp_path: Path) -> None:
     copy_sqlite(directory / "catalogue.db", directory / "newer")
     shutil.copyfile(older, directory / "catalogue.db")
     with open_repository(directory, "user") as repository:
-        assert repository.data_sets() == []
+        assert repository.data_sets() == [info]
+        assert repository.read_pack(digest, 0, len(data)) == data
+        repository.sweep(time.time() + GRACE_S + 60)
     shutil.copyfile(directory / "newer", directory / "catalogue.db")
 
     with open_repository(directory, "user") as repository:

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the records of one user equal to the catalogue, in whichever direction is right.
+
+A record is written before its row counts, and removed before the row is.  So where the two differ:
+
+- a data set without a record is of an older release: its record is written;
+- a record without a data set is what an older copy of the catalogue does not know: it is adopted;
+- a login that differs was changed after such a copy was made: the record's counts.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+
+from backup.objects.errors import ObjectsError
+from backup.repository import RepositoryError
+from backup.store import records
+from backup.store.catalogue import Catalogue
+from backup.store.files import Kind, UserFiles
+from backup.store.records import USER, Record, Row
+
+
+class UserRecords:
+    """The records of one user."""
+
+    def __init__(self, catalogue: Catalogue, files: UserFiles, user_id: int) -> None:
+        """Only store."""
+        self._catalogue = catalogue
+        self._files = files
+        self._user_id = user_id
+
+    def keep_user(self, body: Row) -> None:
+        """Write the record of the user."""
+        self._write(USER, body, ())
+
+    def keep_data_set(self, body: Row, digests: Sequence[bytes]) -> None:
+        """Write the record of a data set."""
+        self._write(str(body["data_set"]["name"]), body, digests)
+
+    def forget(self, data_sets: Iterable[str]) -> None:
+        """Remove the records of data sets; before their rows go, or files that no row lists."""
+        self._files.delete(Kind.RECORD, data_sets)
+
+    def adopt(self) -> int:
+        """Have the catalogue know what only the records know; hold `exclusive`.
+
+        Returns:
+            How many data sets were adopted.
+        """
+        kept = set(self._files.names(Kind.RECORD))
+        if USER in kept and self._login_of(self._catalogue.user_body(self._user_id)):
+            self._catalogue.exchange_user(self._user_id, self._login_of)
+        listed = {info.id for info in self._catalogue.data_sets(self._user_id)}
+        return sum(self._adopt(name) for name in sorted(kept - listed - {USER}))
+
+    def drop_ghosts(self) -> int:
+        """Have the catalogue forget data sets that have neither table nor record.
+
+        Returns:
+            How many there were.
+        """
+        there = {*self._files.names(Kind.RECORD), *self._files.names(Kind.TABLE)}
+        listed = {info.id for info in self._catalogue.data_sets(self._user_id)}
+        self._catalogue.drop_data_sets(self._user_id, listed - there)
+        return len(listed - there)
+
+    def complete(self) -> None:
+        """Write the records that are missing or older than the catalogue; hold `shared`."""
+        kept = set(self._files.names(Kind.RECORD))
+        for info in self._catalogue.data_sets(self._user_id):
+            if info.id not in kept:
+                self._catalogue.exchange_data_set(self._user_id, info.id, self.keep_data_set)
+        self.complete_user()
+
+    def complete_user(self) -> None:
+        """Write the record of the user unless it is as it should be; hold `shared`."""
+        if self._is_outdated(self._catalogue.user_body(self._user_id)):
+            self._catalogue.exchange_user(self._user_id, self._exchange)
+
+    def _exchange(self, body: Row) -> None:
+        if self._is_outdated(body):
+            self.keep_user(body)
+
+    def _is_outdated(self, body: Row) -> bool:
+        record = read_user(self._files)
+        return record is None or record.body != body
+
+    def _login_of(self, body: Row) -> Row | None:
+        """Return the record of the user if its key file or login is not the one in `body`."""
+        record = read_user(self._files)
+        kept = None if record is None else record.body.get(USER)
+        if record is None or not isinstance(kept, dict) or kept == body[USER]:
+            return None
+        return record.body if kept.get("name") == body[USER]["name"] else None
+
+    def _adopt(self, name: str) -> bool:
+        record = _read(self._files, name)
+        if record is None:
+            return False
+        row = record.body.get("data_set")
+        if not isinstance(row, dict) or row.get("name") != name:
+            return False
+        digests = record.digests
+        names = [digest.hex() for digest in digests]
+        self._files.bring_back(Kind.TABLE, [name])
+        self._files.bring_back(Kind.PACK, names)
+        found = self._files.sizes(Kind.PACK, names)
+        sizes = {digest: found[digest.hex()] for digest in digests if digest.hex() in found}
+        return self._catalogue.adopt_data_set(self._user_id, record, sizes)
+
+    def _write(self, name: str, body: Row, digests: Sequence[bytes]) -> None:
+        with self._files.receive(is_hashed=False) as incoming:
+            records.write_record(incoming, body, digests)
+            incoming.complete(Kind.RECORD, name)
+            incoming.place()
+
+
+def read_user(files: UserFiles) -> Record | None:
+    """Return the record of the user whose files these are, None if it is missing or damaged."""
+    return _read(files, USER)
+
+
+def _read(files: UserFiles, name: str) -> Record | None:
+    try:
+        with files.open(Kind.RECORD, name) as stream:
+            return records.read_record(stream)
+    except (ObjectsError, RepositoryError, OSError):
+        return None
+
+
+def read_packed(data: bytes | None) -> Record | None:
+    """Return what `pack_record` packed, None if it is missing or damaged."""
+    try:
+        return records.read_record(io.BytesIO(data or b""))
+    except ObjectsError:
+        return None
+
+
+def pack_record(body: Row) -> bytes:
+    """Return a record without packs."""
+    stream = io.BytesIO()
+    records.write_record(stream, body)
+    return stream.getvalue()

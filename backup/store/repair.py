@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rebuild the catalogue of a store in a directory: from what is left of it, and from the records.
+
+1.  The base is the catalogue if it is whole, else its daily copy if that is whole, else nothing.
+2.  Into a copy of the base goes what only the records know: settings, users, data sets.
+3.  Rows whose table and record are both gone are dropped: such a data set was deleted later.
+4.  The new catalogue takes the place of the old one, which is kept as
+    `catalogue-replaced-<number>.db`.
+
+Nothing is changed before step 4, and no pack, table or record is ever touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from backup.objects.errors import ObjectsError
+from backup.repository import StoreDamagedError
+from backup.store import records
+from backup.store.catalogue import Counts
+from backup.store.engines import copy_sqlite, is_whole_sqlite
+from backup.store.files import translated_errors
+from backup.store.local import CATALOGUE, COPY, USERS, assemble, has_backups, lock_store
+from backup.store.store import Store
+
+REPLACED = "catalogue-replaced-{}.db"
+_SUFFIXES = ("", "-wal", "-shm")  # of the catalogue, its log, and the index of that
+
+
+@dataclass(frozen=True, slots=True)
+class RepairPlan:
+    """What a repaired catalogue holds, and what it was made from."""
+
+    base: str  # name of the file, "" for none
+    counts: Counts
+    adopted_users: int  # of them, known to records only
+    adopted_data_sets: int
+    dropped_data_sets: int  # of the base, whose files are all gone
+    unreadable: tuple[str, ...]  # records, as paths below the store
+
+    def lines(self) -> list[str]:
+        """Return the plan in words."""
+        source = f"{self.base} and the records" if self.base else "the records alone"
+        lines = [
+            f"The catalogue is made from {source}: {self.counts.users} users, "
+            f"{self.counts.machines} machines, {self.counts.data_sets} data sets."
+        ]
+        if self.base and (self.adopted_users or self.adopted_data_sets):
+            lines.append(
+                f"{self.base} does not know {self.adopted_users} of these users and "
+                f"{self.adopted_data_sets} of these data sets."
+            )
+        if self.dropped_data_sets:
+            lines.append(f"{self.dropped_data_sets} data sets of {self.base} have no files left.")
+        lines += [f"The record {path} is damaged and left out." for path in self.unreadable]
+        return lines
+
+
+def repair_store(directory: Path, *, is_applied: bool) -> RepairPlan:
+    """Rebuild the catalogue of the store in `directory`; return what is in it.
+
+    `is_applied`: whether it takes the place of the present one.
+
+    Raises:
+        StoreDamagedError: there is nothing to rebuild from, or somebody uses the store.
+        StoreFullError: there is no room for the new catalogue.
+    """
+    if not has_backups(directory) and not (directory / CATALOGUE).exists():
+        raise StoreDamagedError(f"{directory} is not a store: it has no {CATALOGUE} and no backups")
+    refusal = "is in use: stop the server and what else uses it, then repair it"
+    release = lock_store(directory, fcntl.LOCK_EX, refusal)
+    try:
+        with _scratch(directory) as made:
+            base = _find_base(directory, made)
+            with assemble(directory, made, lambda: None) as store:
+                plan = _complete(store, directory, base)
+            if is_applied:
+                _replace(directory, made)
+        return plan
+    finally:
+        release()
+
+
+@contextlib.contextmanager
+def _scratch(directory: Path) -> Iterator[Path]:
+    """Yield a path for the new catalogue, on the filesystem of the store."""
+    with (
+        translated_errors(f"rebuilding the catalogue of {directory}"),
+        tempfile.TemporaryDirectory(prefix="repair-", dir=directory) as scratch,
+    ):
+        path = Path(scratch) / CATALOGUE
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        yield path
+
+
+def _find_base(directory: Path, made: Path) -> str:
+    """Copy the best catalogue that is left to `made`; return its name."""
+    for name in (CATALOGUE, COPY):
+        with contextlib.suppress(StoreDamagedError):
+            if is_whole_sqlite(directory / name):
+                copy_sqlite(directory / name, made)
+                return name
+    return ""
+
+
+def _complete(store: Store, directory: Path, base: str) -> RepairPlan:
+    """Add what only the records know, drop what has no files; return what came of it."""
+    unreadable = list(_unreadable(directory))
+    if not base:
+        store.adopt_settings()
+    adopted_users = store.adopt()
+    adopted = dropped = 0
+    for repository in store.repositories():
+        more, less = repository.rebuild()
+        adopted += more
+        dropped += less
+    return RepairPlan(
+        base=base,
+        counts=store.counts(),
+        adopted_users=adopted_users,
+        adopted_data_sets=adopted,
+        dropped_data_sets=dropped,
+        unreadable=tuple(unreadable),
+    )
+
+
+def _unreadable(directory: Path) -> Iterator[str]:
+    """Yield the records that are damaged."""
+    users = directory / USERS
+    for path in sorted([*users.glob("*/records/*"), *users.glob("store.record")]):
+        try:
+            with path.open("rb") as stream:
+                records.read_record(stream)
+        except (ObjectsError, OSError):
+            yield str(path.relative_to(directory))
+
+
+def _replace(directory: Path, made: Path) -> None:
+    """Let the new catalogue take the place of the old one; the last step is the one that counts.
+
+    A log that is left of the old catalogue would be taken for the new one's: it goes first.
+    """
+    old = directory / CATALOGUE
+    names = (directory / REPLACED.format(number) for number in itertools.count(1))
+    kept = next(path for path in names if not path.exists())
+    for suffix in _SUFFIXES:
+        if Path(f"{old}{suffix}").exists():
+            Path(f"{old}{suffix}").rename(f"{kept}{suffix}")
+    made.rename(old)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
