@@ -35,6 +35,7 @@ from imagebuilder.disc.plan import DiscFile, DiscPlan
 from imagebuilder.environment.build import BootEnvironment
 from imagebuilder.errors import DiscPlanError
 
+_FAR = 10**14  # bytes; no position on a disc has more digits
 PACKS_AHEAD = 2  # packs fetched and checked while the one before is written
 
 
@@ -126,15 +127,18 @@ def build_disc(
             path = disc_files.pack_file(index)
             contents[path] = feeder.stream(index)
             sizes[path], digests[path] = pack.size, pack.digest
-        paths = [*sizes, disc_files.MANIFEST]
-        sizes[disc_files.MANIFEST] = len(_manifest(paths, sizes, digests))
-        contents[disc_files.MANIFEST] = bytes(sizes[disc_files.MANIFEST])
+        listed, manifests = [*sizes], (disc_files.MANIFEST, disc.COPY_OF_MANIFEST)
+        manifest_size = len(_manifest(listed, sizes, digests, dict.fromkeys(listed, _FAR)))
+        for path in manifests:
+            contents[path], sizes[path] = bytes(manifest_size), manifest_size
+        paths = [*listed, *manifests]
         plan = disc.plan_disc(data_set, [DiscFile(path, sizes[path]) for path in paths])
         iso.check_room(output.parent, plan.size_limit)
 
-        def finish(made: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        def finish(made: Mapping[str, bytes], places: Mapping[str, int]) -> Mapping[str, bytes]:
             digests.update(_digests(made))
-            return {disc_files.MANIFEST: _manifest(paths, sizes, digests)}
+            data = _manifest(listed, sizes, digests, places, manifest_size)
+            return dict.fromkeys(manifests, data)
 
         with iso.replacing(output) as file:
             iso.write_iso(
@@ -170,15 +174,16 @@ def _digests(contents: Mapping[str, Source] | Mapping[str, bytes]) -> dict[str, 
 
 
 def _manifest(
-    paths: Sequence[str], sizes: Mapping[str, int], digests: Mapping[str, bytes]
+    paths: Sequence[str],
+    sizes: Mapping[str, int],
+    digests: Mapping[str, bytes],
+    places: Mapping[str, int],
+    size: int = 0,
 ) -> bytes:
-    """Return manifest.json: its size depends on paths and sizes only."""
+    """Return manifest.json, filled up to `size`."""
     return build_manifest(
-        [
-            ManifestFile(path, sizes[path], digests[path])
-            for path in paths
-            if path != disc_files.MANIFEST
-        ]
+        [ManifestFile(path, sizes[path], digests[path], position=places[path]) for path in paths],
+        size=size,
     )
 
 

@@ -4,8 +4,7 @@
 ImageBuilderError
 ├── BuildHostError       this machine cannot build a disc: a tool or package is missing
 ├── NotEnoughRoomError   the target has too little room for the image
-├── DiscPlanError        what is asked for does not fit on a disc of this format
-└── DiscImageError       a file is not the image of a recovery disc, or is damaged
+└── DiscPlanError        what is asked for does not fit on a disc of this format
 """
 
 from __future__ import annotations
@@ -33,7 +32,3 @@ class NotEnoughRoomError(ImageBuilderError):
 
 class DiscPlanError(ImageBuilderError):
     """Something does not fit on a disc: a file, a name, an option."""
-
-
-class DiscImageError(ImageBuilderError):
-    """A file is not the image of a recovery disc, is cut short, or lacks a file."""

@@ -51,7 +51,7 @@ def _run() -> NoReturn:
     modules = KernelModules.open()
     medium = boot_medium.find_boot_medium(init.argument(words, "set"), modules, init.announce)
     threading.Thread(target=_finish_start, args=(modules,), daemon=True).start()
-    shell.main(medium.path, medium.device, words)
+    shell.main(medium.image, medium.device, words)
     init.end("halt")
 
 

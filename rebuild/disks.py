@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The disks that the running kernel sees, as targets of a restore.
 
-Source: Documentation/ABI/testing/sysfs-block, sysfs-devices; ECMA-119 8.4.  Reads only /sys,
+Source: Documentation/ABI/testing/sysfs-block, sysfs-devices.  Reads only /sys,
 and the first bytes of each disk through the drivers' own probe.
 """
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from backup.shared.text import printable, size_text
 from fsdrivers.errors import FilesystemError
+from rebuild.disc_image import holds_disc
 from rebuild.errors import UnsafeTargetError
 from rebuild.plan import TargetDisk
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from fsdrivers.device import Device
 
 SYS_BLOCK = "/sys/block"
-_DESCRIPTOR_POSITION = 32768  # bytes; the primary volume descriptor of ISO 9660
-_DESCRIPTOR_START = b"\x01CD001\x01"
-_VOLUME_ID = b"REBUILDKIT_"  # how the volume id of a recovery disc begins
 # Not disks: loop, ram, compressed ram, optical, floppy, device mapper, md, network block.
 IGNORED = re.compile(r"^(loop|ram|zram|sr|fd|dm-|md|nbd|mtd)")
 
@@ -64,24 +62,13 @@ def _refusal(path: str, is_boot_disk: bool, base: str) -> str:
         return "this recovery disc is on it"
     if _read(f"{base}/ro") == "1":
         return "it is read-only"
-    if holds_recovery_disc(path):
+    if holds_disc(path):
         return "another recovery disc is on it"
     try:
         refuse_in_use(path, base)
     except UnsafeTargetError as error:
         return str(error)
     return ""
-
-
-def holds_recovery_disc(path: str) -> bool:
-    """Tell whether a disk or image holds a recovery disc."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(_DESCRIPTOR_POSITION)
-            descriptor = file.read(len(_DESCRIPTOR_START) + 65)
-    except OSError:
-        return False
-    return descriptor.startswith(_DESCRIPTOR_START) and descriptor[40:].startswith(_VOLUME_ID)
 
 
 def disk_of(device: str, sys_block: str = SYS_BLOCK) -> str:

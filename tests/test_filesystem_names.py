@@ -19,8 +19,8 @@ TYPES = {kind for driver in DRIVERS for kind in driver.types}
 FAMILIES = {re.sub(r"\d+$", "", kind) for kind in TYPES if not kind.startswith("iso")}
 KNOWN = {row.type for row in signatures.ALL}
 NAMES = TYPES | FAMILIES | KNOWN | {EMPTY, UNKNOWN}
-# Where a name is no question: what the kernel calls it, and how a data set says "none".
-ALLOWED = {("rebuild/boot/boot_medium.py", "iso9660"), ("backup/objects/model.py", "empty")}
+# Where a name is no question: how a data set says "none".
+ALLOWED = {("backup/objects/model.py", "empty")}
 
 
 def names_in(source: str) -> Iterator[tuple[int, str]]:

@@ -7,7 +7,8 @@ from typing import Final
 
 KEY_FILE: Final = "hash.dat"
 TABLE: Final = "objtab.dat"
-COPIES: Final = "copies"  # directory with second copies of KEY_FILE and TABLE, byte for byte
+# Directory with second copies of KEY_FILE, TABLE and MANIFEST, byte for byte.
+COPIES: Final = "copies"
 MANIFEST: Final = "manifest.json"
 ANSWERS: Final = "answers.json"
 ANSWERS_CODE: Final = "answers.code"  # says that whoever wrote ANSWERS has the master key
@@ -17,6 +18,11 @@ INFO: Final = ".disk/info"
 INFO_TITLE: Final = "rebuildkit recovery disc"  # the first line of INFO
 SMALL_FILE_LIMIT: Final = 64 << 10  # bytes of INFO, ANSWERS and ANSWERS_CODE, at most
 INFO_SET: Final = "set "  # how the line of INFO begins that names the data set, in hex
+
+
+def copy_of(path: str) -> str:
+    """Return the name of the second copy of KEY_FILE, TABLE or MANIFEST."""
+    return f"{COPIES}/{path}"
 
 
 def pack_file(index: int) -> str:

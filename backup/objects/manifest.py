@@ -20,6 +20,7 @@ VERSION: Final = 1
 _FORMAT = "rebuildkit disc"
 _MANIFEST = "the list of files (manifest.json)"
 _DIGEST_DIGITS = 64
+_SIZE_LIMIT = 1 << 48  # bytes; a disc has fewer than 2^32 sectors
 
 
 class ManifestFile(NamedTuple):
@@ -29,6 +30,7 @@ class ManifestFile(NamedTuple):
     size: int
     sha256: bytes  # 32 bytes
     disc: int = 1  # the disc it lies on, from 1
+    position: int | None = None  # bytes from the start of that disc; None in older lists
 
 
 class Manifest(NamedTuple):
@@ -43,8 +45,12 @@ class Manifest(NamedTuple):
         return next((file for file in self.files if file.path == path), None)
 
 
-def build_manifest(files: Sequence[ManifestFile], *, disc: int = 1, discs: int = 1) -> bytes:
+def build_manifest(
+    files: Sequence[ManifestFile], *, disc: int = 1, discs: int = 1, size: int = 0
+) -> bytes:
     """Return the bytes of `manifest.json`: the same for the same files in the same order.
+
+    With `size`, blanks at its end make it so long: positions are known only once it has a place.
 
     Raises:
         ValueError: a path, size, digest or disc number that `parse_manifest` would refuse.
@@ -55,12 +61,13 @@ def build_manifest(files: Sequence[ManifestFile], *, disc: int = 1, discs: int =
         "disc": disc,
         "discs": discs,
         "files": [
-            {"path": path, "size": size, "sha256": sha256.hex(), "disc": on}
-            for path, size, sha256, on in files
+            {"path": path, "size": length, "sha256": sha256.hex(), "disc": on}
+            | ({} if position is None else {"position": position})
+            for path, length, sha256, on, position in files
         ],
     }
     fields["checksum"] = _checksum(fields)
-    data = json.dumps(fields, indent=1, ensure_ascii=True).encode() + b"\n"
+    data = json.dumps(fields, indent=1, ensure_ascii=True).encode().ljust(size - 1) + b"\n"
     try:
         parse_manifest(data)
     except DamagedError as error:
@@ -111,8 +118,10 @@ def _file_of(entry: object, discs: int) -> ManifestFile:
         or not set(digest) <= set(string.hexdigits)
     ):
         raise DamagedError(_MANIFEST, f"has a wrong digest for {path}")
-    size = _integer(entry.get("size"), 0)
-    return ManifestFile(path, size, bytes.fromhex(digest), _integer(entry.get("disc"), 1, discs))
+    size = _integer(entry.get("size"), 0, _SIZE_LIMIT)
+    on, position = _integer(entry.get("disc"), 1, discs), entry.get("position")
+    place = None if position is None else _integer(position, 0, _SIZE_LIMIT)
+    return ManifestFile(path, size, bytes.fromhex(digest), on, place)
 
 
 def _is_safe(path: str) -> bool:

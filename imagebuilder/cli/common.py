@@ -47,13 +47,12 @@ def exit_code_of(error: BaseException) -> ExitCode:
     """Return the documented exit code of an error; 1 for one without a code of its own."""
     from backup.agent.errors import NotRecoverableError
     from backup.repository import NoSuchDataSetError, NotAuthorisedError
-    from imagebuilder.errors import DiscImageError, DiscPlanError
+    from imagebuilder.errors import DiscPlanError
     from rebuild.restore import EXIT_CODES
 
     table: dict[type[BaseException], ExitCode] = {
         UsageError: ExitCode.USAGE,
         DiscPlanError: ExitCode.USAGE,
-        DiscImageError: ExitCode.WRONG_MEDIUM,
         NotRecoverableError: ExitCode.LAYOUT,
         NoSuchDataSetError: ExitCode.NO_DATA_SET,
         NotAuthorisedError: ExitCode.WRONG_PASSWORD,

@@ -122,7 +122,7 @@ def run_build(options: Build) -> int:
 
 def run_verify(options: Verify) -> int:
     """Check every file of a disc; needs no password."""
-    from imagebuilder.disc.reader import verify_disc
+    from rebuild.disc_image import verify_disc
 
     status = StatusLine()
     try:

@@ -133,9 +133,9 @@ def open_unlocked(options: Source, stack: ExitStack, status: StatusLine) -> tupl
     source = options.source
     is_server = source.startswith(("https://", "http://"))
     if not is_server and not os.path.isdir(source):
-        from imagebuilder.disc.reader import IsoMedium
+        from rebuild.disc_image import IsoMedium
 
-        medium: Medium = stack.enter_context(IsoMedium.open(Path(source)))
+        medium: Medium = stack.enter_context(IsoMedium.open(source))
     elif not is_server and os.path.exists(os.path.join(source, "hash.dat")):
         from rebuild.medium import DirectoryMedium
 
@@ -333,7 +333,7 @@ def _expected_pattern(options: Rehearse) -> str:
 
 def run_rehearse(options: Rehearse) -> int:
     """Boot a disc in QEMU, restore, compare, boot the result."""
-    from imagebuilder.disc.reader import IsoMedium
+    from rebuild.disc_image import IsoMedium
     from rebuild.restore import unlock
     from vm.rehearsal import RehearsalConfig, rehearse
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recovery disc: the plan of its files, mastering, and reading it back."""
+"""A recovery disc: the plan of its files, and mastering."""

@@ -10,6 +10,7 @@ knows); El Torito 1.0.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import shutil
@@ -23,8 +24,11 @@ from typing import Any, BinaryIO
 import pycdlib
 from pycdlib.pycdlibexception import PyCdlibException
 
+from backup.objects import disc_files
+from backup.objects.locator import POSITIONS, Locator, pack_locator
 from imagebuilder.disc import boot_image
 from imagebuilder.disc import plan as disc
+from imagebuilder.disc.boot_image import ISO_SECTOR
 from imagebuilder.disc.plan import DiscPlan, iso_path
 from imagebuilder.errors import DiscPlanError, NotEnoughRoomError
 
@@ -36,7 +40,11 @@ _EFI_PLATFORM = 0xEF  # El Torito platform id
 _DIRECTORY_MODE = 0o040555
 _FILE_MODE = 0o100444
 
+_BOOT_IMAGES = (disc.ISOLINUX, disc.EFI_IMAGE)
+
 Progress = Callable[[int, int], None]  # bytes written, bytes in all
+# Content that the mastering made, and positions of all files -> content that depends on them.
+Finish = Callable[[Mapping[str, bytes], Mapping[str, int]], Mapping[str, bytes]]
 Source = BinaryIO | bytes
 
 
@@ -89,7 +97,7 @@ def write_iso(
     *,
     hybrid_code: bytes,
     created_s: int,
-    finish: Callable[[Mapping[str, bytes]], Mapping[str, bytes]] | None = None,
+    finish: Finish,
     progress: Progress | None = None,
 ) -> None:
     """Write the disc `plan` to `output`, an empty file.
@@ -97,11 +105,11 @@ def write_iso(
     Args:
         plan: the files and their order.
         sources: path -> content: bytes, or a stream of exactly the planned size.
-        output: where to; its first sector is written last.
+        output: where to; its first sector and its locators are written last.
         hybrid_code: syslinux's isohdpfx.bin.
         created_s: time stamp of everything, seconds since 1970.
-        finish: gets isolinux.bin as it will be on the disc and returns files (path -> content
-            of the planned size) that depend on it: the manifest.
+        finish: gets isolinux.bin as it will be on the disc, and the position of every file;
+            returns files (path -> content of the planned size) that depend on it: the manifest.
         progress: told how far it is.
 
     Raises:
@@ -119,7 +127,7 @@ def _write(
     sources: Mapping[str, Source],
     output: BinaryIO,
     hybrid_code: bytes,
-    finish: Callable[[Mapping[str, bytes]], Mapping[str, bytes]] | None,
+    finish: Finish,
     progress: Progress | None,
 ) -> None:
     iso = pycdlib.PyCdlib()
@@ -135,20 +143,20 @@ def _write(
     )
     try:
         buffers = _add_files(iso, plan, sources)
-        isolinux_lba, efi_lba = _add_boot_records(iso)
+        places = _add_boot_records(iso, plan)
+        isolinux_lba, efi_lba = (places[path] // ISO_SECTOR for path in _BOOT_IMAGES)
         isolinux = boot_image.with_boot_info(
             buffers[disc.ISOLINUX].getvalue(),
             descriptor_lba=iso.pvd.extent_location(),
             own_lba=isolinux_lba,
         )
         _replace(buffers[disc.ISOLINUX], isolinux)
-        if finish is not None:
-            for path, data in finish({disc.ISOLINUX: isolinux}).items():
-                _replace(buffers[path], data)
+        for path, data in finish({disc.ISOLINUX: isolinux}, places).items():
+            _replace(buffers[path], data)
         iso.write_fp(output, COPY_SIZE, None if progress is None else _told(progress))
     finally:
         iso.close()
-    image_size = output.seek(0, os.SEEK_END)
+    image_size = output.seek(0, os.SEEK_END) + ISO_SECTOR
     image_size += -image_size % boot_image.CYLINDER
     output.truncate(image_size)
     output.seek(0)
@@ -162,6 +170,31 @@ def _write(
             disk_id=int(plan.set_id[:8], 16),
         )
     )
+    _write_locators(output, plan, places, image_size)
+
+
+def _write_locators(
+    output: BinaryIO, plan: DiscPlan, places: Mapping[str, int], image_size: int
+) -> None:
+    """Write the locators, which have a digest of all that stands before the first file."""
+    sizes = {file.path: file.size for file in plan.files}
+    locator = Locator(
+        bytes.fromhex(plan.set_id),
+        manifest=places[disc_files.MANIFEST],
+        manifest_size=sizes[disc_files.MANIFEST],
+        manifest_copy=places[disc.COPY_OF_MANIFEST],
+        first_file=min(places.values()),
+        boot_catalogue=places[disc.BOOT_CATALOG],
+        digest=b"",
+    )
+    digest = hashlib.sha256()
+    for position, size in locator.parts:
+        output.seek(position)
+        digest.update(output.read(size))
+    sector = pack_locator(locator._replace(digest=digest.digest()))
+    for position in (*POSITIONS, image_size - ISO_SECTOR):
+        output.seek(position)
+        output.write(sector)
 
 
 def _told(progress: Progress) -> Callable[[int, int, Any], None]:
@@ -201,9 +234,9 @@ def _add_files(
     return buffers
 
 
-def _add_boot_records(iso: pycdlib.PyCdlib) -> tuple[int, int]:
-    """Add both El Torito entries; return where isolinux.bin and the EFI image will lie."""
-    isolinux, efi = iso_path(disc.ISOLINUX), iso_path(disc.EFI_IMAGE)
+def _add_boot_records(iso: pycdlib.PyCdlib, plan: DiscPlan) -> dict[str, int]:
+    """Add both El Torito entries; return the position of every file in the image."""
+    isolinux, efi = map(iso_path, _BOOT_IMAGES)
     iso.add_eltorito(
         isolinux,
         bootcatfile=iso_path(disc.BOOT_CATALOG),
@@ -212,8 +245,11 @@ def _add_boot_records(iso: pycdlib.PyCdlib) -> tuple[int, int]:
     )
     iso.add_eltorito(efi, efi=True, platform_id=_EFI_PLATFORM)
     iso.force_consistency()
-    places = [iso.get_record(iso_path=path).extent_location() for path in (isolinux, efi)]
-    return places[0], places[1]
+    paths = [*(file.path for file in plan.files), disc.BOOT_CATALOG]
+    return {
+        path: iso.get_record(iso_path=iso_path(path)).extent_location() * ISO_SECTOR
+        for path in paths
+    }
 
 
 def _replace(buffer: io.BytesIO, data: bytes) -> None:

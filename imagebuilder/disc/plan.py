@@ -33,6 +33,7 @@ ISOLINUX_LIBRARY = "isolinux/ldlinux.c32"
 BOOT_CATALOG = "isolinux/boot.cat"
 COPY_OF_KEY_FILE = f"{disc_files.COPIES}/{disc_files.KEY_FILE}"
 COPY_OF_TABLE = f"{disc_files.COPIES}/{disc_files.TABLE}"
+COPY_OF_MANIFEST = f"{disc_files.COPIES}/{disc_files.MANIFEST}"
 
 VOLUME_ID_PREFIX = "REBUILDKIT_"
 VOLUME_ID_DIGITS = 16  # of the data set's id
@@ -84,7 +85,7 @@ class DiscPlan:
         """Return how many bytes the image has at most."""
         entries = (len(self.files) + len(self.directories)) * (_ENTRY + ISO_SECTOR // 8)
         size = _SYSTEM_AREA + _DESCRIPTORS + entries + self.data_size
-        size += len(self.directories) * ISO_SECTOR
+        size += (len(self.directories) + 1) * ISO_SECTOR  # and one for the locator at the end
         return size + -size % CYLINDER
 
     @property

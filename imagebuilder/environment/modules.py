@@ -53,7 +53,7 @@ CHOSEN: Mapping[str, Sequence[str]] = {
         "drivers/thunderbolt/*",
     ),
     "usb": ("drivers/usb/storage/*", "drivers/usb/host/*"),
-    "filesystems": ("fs/isofs/*", "fs/nls/nls_utf8.ko", "fs/efivarfs/*"),
+    "filesystems": ("fs/efivarfs/*",),
     "checksums": ("arch/x86/crypto/crc*", "crypto/crc*", "lib/crc*"),
     "keyboards": (
         "drivers/hid/*",

@@ -28,12 +28,12 @@ from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from backup.objects.medium import Medium
+    from rebuild.disc_image import IsoImage
     from rebuild.plan import RestorePlan, TargetDisk
     from rebuild.report import RestoreReport
     from rebuild.restore import Unlocked
 
 TERMINALS = ("/dev/tty1", "/dev/ttyS0")
-DISC_NAME = "this disc"  # what messages call the medium
 TRIES = 3
 FIRST_DELAY_S = 3.0  # doubles with every failure
 
@@ -53,20 +53,19 @@ class Surroundings:
     sleep: Callable[[float], None] = time.sleep
 
 
-def main(medium_path: str, medium_device: str, kernel_arguments: Sequence[str]) -> int:
+def main(image: IsoImage, medium_device: str, kernel_arguments: Sequence[str]) -> int:
     """Run on the disc: on the console and the serial line, with the machine's own disks.
 
     Args:
-        medium_path: where the disc is mounted.
+        image: the disc.
         medium_device: the device it is on, which is never offered as a target.
         kernel_arguments: words of the kernel command line.
     """
     from rebuild.boot import init, keymaps
+    from rebuild.medium import FileMedium
 
     screen = Screen.open(TERMINALS)
-    from rebuild.medium import DirectoryMedium
-
-    medium = DirectoryMedium(medium_path, DISC_NAME)
+    medium = FileMedium(image, image.name)
     data = medium.read_small(ANSWERS)
     answers = None if data is None else AnswerFile(data, medium.read_small(ANSWERS_CODE) or b"")
     return run(

@@ -11,15 +11,16 @@ import pytest
 
 from backup.objects.errors import BindingError, DamagedError
 from backup.objects.keys import unlock, verify_binding
+from backup.objects.locator import POSITIONS, SECTOR_SIZE
 from backup.objects.manifest import parse_manifest
 from backup.objects.table import TableReader
 from imagebuilder.build import BuiltDisc, build_disc
 from imagebuilder.disc import master as iso
 from imagebuilder.disc.files import DiscOptions
-from imagebuilder.disc.plan import LINKS
-from imagebuilder.disc.reader import IsoImage, IsoMedium, verify_disc
+from imagebuilder.disc.plan import GRUB_CONFIG, LINKS
 from imagebuilder.environment.build import BootEnvironment
 from imagebuilder.errors import DiscPlanError, NotEnoughRoomError
+from rebuild.disc_image import IsoImage, IsoMedium, verify_disc
 from tests.imagebuilder.small_repository import PASSWORD, USER, SmallRepository
 
 TIME = 1_700_000_000
@@ -66,10 +67,15 @@ def test_manifest_lists_every_file(hollow_environment: BootEnvironment, tmp_path
     path = build(SmallRepository(), hollow_environment, tmp_path / "disc.iso").path
 
     assert verify_disc(path, lambda _name: None) == ([], 17)
-    with IsoImage.open(path) as image:
+    with path.open("r+b") as file:
+        for place in (*POSITIONS, path.stat().st_size - SECTOR_SIZE):
+            file.seek(place)
+            file.write(bytes(SECTOR_SIZE))
+    with IsoImage.open(path) as image:  # by its directories
         manifest = parse_manifest(image.read("manifest.json", 0, 1 << 20))
         assert {file.path for file in manifest.files} == image.files.keys() - {
             "manifest.json",
+            "copies/manifest.json",
             "isolinux/boot.cat",
             *LINKS,
         }
@@ -236,7 +242,7 @@ def test_options_reach_the_disc(hollow_environment: BootEnvironment, tmp_path: P
             f"rebuildkit.set={repository.data_set} rebuildkit.keymap=fr rebuildkit.after=reboot"
         ).encode()
         assert expected in image.read("isolinux/isolinux.cfg", 0, 4096)
-        assert expected in image.read("boot/grub/grub.cfg", 0, 4096)
+        assert expected in image.read(GRUB_CONFIG, 0, 4096)
         assert image.read("answers.json", 0, 4096) == options.answers
         code = repository.master.answers_code(bytes.fromhex(repository.data_set), options.answers)
         assert image.read("answers.code", 0, 4096) == code

@@ -12,6 +12,7 @@ import pytest
 from fsdrivers import driver_of, probe
 from fsdrivers.device import FileDevice
 from rebuild import disks
+from rebuild.disc_image import holds_disc
 from rebuild.errors import UnsafeTargetError
 from tests.rebuild.machines import SmallMachine
 
@@ -120,10 +121,10 @@ def test_another_recovery_disc_is_recognised(tmp_path: Path) -> None:
     other.write_bytes(bytes(32768) + VOLUME_DESCRIPTOR.replace(b"REBUILDKIT", b"DEBIAN----"))
     short.write_bytes(b"x")
 
-    assert disks.holds_recovery_disc(str(ours))
-    assert not disks.holds_recovery_disc(str(other))
-    assert not disks.holds_recovery_disc(str(short))
-    assert not disks.holds_recovery_disc(str(tmp_path / "absent"))
+    assert holds_disc(str(ours))
+    assert not holds_disc(str(other))
+    assert not holds_disc(str(short))
+    assert not holds_disc(str(tmp_path / "absent"))
 
 
 @pytest.mark.tools

@@ -18,8 +18,8 @@ import pytest
 
 from backup.objects.disc_files import KEY_FILE, TABLE, pack_file
 from fsdrivers.device import FileDevice
-from imagebuilder.disc.reader import IsoImage
 from rebuild.compare.disks import compare_machine
+from rebuild.disc_image import IsoImage
 from rebuild.errors import TargetFailedError
 from rebuild.fixups.firmware import parse_load_option
 from rebuild.restore import NEXT_STEPS
@@ -165,6 +165,11 @@ def flip(disc: Path, file: str, offset: int) -> None:
     """Change one byte of a file on a disc."""
     with IsoImage.open(disc) as image:
         position = image.extent_of(file).position + offset
+    flip_byte(disc, position)
+
+
+def flip_byte(disc: Path, position: int) -> None:
+    """Change one byte of a disc."""
     with disc.open("r+b") as stream:
         stream.seek(position)
         value = stream.read(1)[0]
@@ -218,7 +223,8 @@ def test_wrong_password_halts_and_nothing_leads_out(case: Case, tmp_path: Path) 
 
 
 def test_damaged_disc_restores_all_but_the_damaged_file(case: Case, tmp_path: Path) -> None:
-    """One byte each of a pack, key file and table flipped: one file is named, all else equal.
+    """One byte each of a pack, key file, table, volume descriptor and directory flipped: one file
+    is named, all else equal.
 
     Id and password are typed on the keyboard, by the caps of a French one.
     """
@@ -227,6 +233,9 @@ def test_damaged_disc_restores_all_but_the_damaged_file(case: Case, tmp_path: Pa
     flip(disc, pack_file(pack), offset)
     flip(disc, KEY_FILE, 100)
     flip(disc, TABLE, 500)
+    data = disc.read_bytes()
+    flip_byte(disc, data.index(b"\x01CD001"))
+    flip_byte(disc, data.index(b"OBJTAB.DAT;1"))
     disk = blank(tmp_path / "disk.img", case.size)
     config = MachineConfig(disks=(Disk(disk),), disc=disc)
 

@@ -64,27 +64,6 @@ def test_entry_imports_little() -> None:
     assert done.stdout.split() == []
 
 
-def make_volume(path: Path, volume_id: str) -> None:
-    """Write the start of an ISO 9660 volume."""
-    descriptor = b"\x01CD001\x01\0" + b"LINUX".ljust(32) + volume_id.encode().ljust(32)
-    path.write_bytes(bytes(32768) + descriptor.ljust(2048, b"\0"))
-
-
-def test_discs_are_told_by_their_volume_id(tmp_path: Path) -> None:
-    """Only the disc of the wanted data set is a candidate; an empty wish takes any."""
-    set_id = "00112233445566778899aabbccddeeff"
-    ours, other, blank = tmp_path / "ours", tmp_path / "other", tmp_path / "blank"
-    make_volume(ours, "REBUILDKIT_0011223344556677")
-    make_volume(other, "REBUILDKIT_FF11223344556677")
-    blank.write_bytes(bytes(40_000))
-
-    assert boot_medium.holds_set(str(ours), set_id)
-    assert boot_medium.holds_set(str(ours), "")
-    assert not boot_medium.holds_set(str(other), set_id)
-    assert not boot_medium.holds_set(str(blank), set_id)
-    assert not boot_medium.holds_set(str(tmp_path / "absent"), set_id)
-
-
 def test_optical_drives_are_searched_first(tmp_path: Path) -> None:
     """Drives come before disks, and what can hold no disc does not come at all."""
     for name in ("loop0", "sda", "nvme0n1", "sr0", "ram1", "sr1", "vda", "fd0"):
@@ -97,12 +76,3 @@ def test_optical_drives_are_searched_first(tmp_path: Path) -> None:
         "/dev/sda",
         "/dev/vda",
     ]
-
-
-def test_info_file_names_the_set(tmp_path: Path) -> None:
-    """The set is read from the disc's info file; a disc without one has none."""
-    (tmp_path / ".disk").mkdir()
-    (tmp_path / ".disk/info").write_text("rebuildkit recovery disc\nset abc\ndisc 1 of 1\n")
-
-    assert boot_medium.read_set(str(tmp_path)) == "abc"
-    assert boot_medium.read_set(str(tmp_path / "absent")) == ""

@@ -18,8 +18,8 @@ from fsdrivers.iso9660.check import check_volume
 from fsdrivers.iso9660.volume import open_volume
 from imagebuilder.build import build_disc
 from imagebuilder.cli.main import main
-from imagebuilder.disc.reader import IsoImage
 from imagebuilder.environment.build import BootEnvironment
+from rebuild.disc_image import IsoImage
 from tests.fsdrivers.iso9660.images import paths_of
 from tests.imagebuilder.small_repository import SmallRepository
 from tests.programs import run
