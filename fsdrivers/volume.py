@@ -103,6 +103,8 @@ class Node:
     xattrs: tuple[tuple[bytes, bytes], ...] = ()  # full names as Linux gives them, sorted by name;
     # POSIX ACLs are system.posix_acl_access/default in Linux's 8-byte-entry format
     streams: tuple[Stream, ...] = ()  # sorted by name; read by `StreamVolume.read_stream`
+    first_unit: int = 0  # number of the first cluster of content, where there is no `changed_ns`:
+    # one file put in the place of another under its size and times lies elsewhere
 
 
 class Attributes(Protocol):

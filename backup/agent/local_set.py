@@ -35,6 +35,7 @@ from fsdrivers.errors import FilesystemError
 from fsdrivers.volume import Attributes, Entry, Kind, Node, copy_attributes
 
 SLICE_SIZE = 8 * PIECE_SIZE  # bytes of content that one worker packs at a time
+SECOND_NS = 1_000_000_000
 RACY_NS = 20_000_000  # a kernel's clock tick, twice: two changes within one look the same
 SLICE_COUNT = 4096  # files in one slice at most
 
@@ -284,10 +285,14 @@ class LocalSet:
         assert isinstance(volume, VolumeObject), "nodes are on volumes"
         prefix = volume.mount_point.rstrip(b"/")
         if not volume.mount_point:
-            disk = self.lookup(volume.disk)
-            assert isinstance(disk, DiskObject), "volumes are on disks"
-            prefix = os.fsencode(f"{disk.name}:{volume.partition}")
+            prefix = os.fsencode(f"{self.disk_of(volume).name}:{volume.partition}")
         return os.fsdecode(prefix + b"/" + path(obj, self.lookup))
+
+    def disk_of(self, volume: VolumeObject) -> DiskObject:
+        """Return the disk that a volume is on."""
+        disk = self.lookup(volume.disk)
+        assert isinstance(disk, DiskObject), "volumes are on disks"
+        return disk
 
     def sign(self, obj: BackupObject) -> None:
         """Give an object whose attributes and content are final its signature."""
@@ -297,21 +302,20 @@ class LocalSet:
 class TreeScan:
     """The nodes of one volume on their way into the local set.
 
-    What changed before `settled_before_ns` and has the change time that the previous set says,
-    has not changed since.  `seen` has the object numbers of directories and of objects with several
-    names, by source number.
+    `seen` has the object numbers of directories and of what has several names, by source number.
     """
 
     def __init__(self, local: LocalSet, volume: VolumeObject, reader: int) -> None:
         self.local = local
         self.volume = volume.number
+        self.used_size = volume.used_size
         self.reader = reader
         self.has_streams = driver_of(volume.type).has_streams
         self.is_changed = False  # whether anything is there that was not, or was otherwise
         self.seen: dict[int, int] = {}
-        self.previous: PreviousVolume = local.previous.take_volume(volume)
+        self.previous: PreviousVolume = local.previous.take_volume(volume, local.disk_of(volume))
         self.stale = local.previous.stale
-        self.settled_before_ns = local.previous.started_ns - RACY_NS
+        self._settled_before_ns = local.previous.started_ns - RACY_NS
         local.scans[volume.number] = self
 
     def object_of(self, node: Node, parent: int, name: bytes, security: int) -> NodeObject:
@@ -319,7 +323,13 @@ class TreeScan:
         obj = NodeObject(self.local.next_number(), KINDS[node.kind], self.volume, parent, name)
         copy_attributes(obj, node)
         obj.security, obj.source_number = security, node.number
+        obj.source_unit = node.first_unit
         return obj
+
+    def is_settled(self, old: NodeObject, changed_ns: int) -> bool:
+        """Tell whether its change time says that an object has not changed since `old`."""
+        step_ns = 0 if changed_ns % SECOND_NS else SECOND_NS  # inodes of 128 bytes count in seconds
+        return old.changed_ns == changed_ns < self._settled_before_ns - step_ns
 
     def note_former(self, obj: NodeObject, old: NodeObject | None) -> None:
         """Remember, for counting, what a node was in the previous set: its inode's `old` state

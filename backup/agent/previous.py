@@ -16,6 +16,7 @@ from backup.objects.data_keys import DataKey
 from backup.objects.identification import identification
 from backup.objects.model import (
     BackupObject,
+    DiskObject,
     LabelObject,
     NodeObject,
     ObjectKind,
@@ -29,7 +30,7 @@ LIVE_SHARE = 0.5  # of a pack; what is left of thinner ones is sent again
 PACK_OVERHEAD, PIECE_OVERHEAD = 64, 40  # bytes of a pack beside its pieces
 SMALL_SIZE, SMALL_COUNT = 256 << 10, 100  # bytes, packs
 
-VolumeKey = tuple[str, str, int]  # type, UUID, partition number
+VolumeKey = tuple[str, str, str, int]  # place, type, UUID, partition number
 
 
 @dataclass(slots=True)
@@ -61,10 +62,16 @@ class PreviousSet:
     pieces: dict[bytes, Piece] = field(default_factory=dict)  # by content id, one of each
     stale: set[int] = field(default_factory=set)  # old numbers of nodes that must be read again
     node_count: int = 0
+    taken: set[VolumeKey] = field(default_factory=set)  # given to a volume of the new set
 
-    def take_volume(self, volume: VolumeObject) -> PreviousVolume:
-        """Return the nodes of the same volume; who comes second finds what is left."""
-        return self.volumes.get(volume_key(volume)) or PreviousVolume()
+    def take_volume(self, volume: VolumeObject, disk: DiskObject) -> PreviousVolume:
+        """Return the nodes of the same volume in the same place, to whoever asks first."""
+        key = volume_key(volume, disk)
+        found = self.volumes.get(key)
+        if found is None or key in self.taken:
+            return PreviousVolume()
+        self.taken.add(key)
+        return found
 
     def iter_left(self) -> Iterable[NodeObject]:
         """Yield the nodes that nothing matched."""
@@ -78,9 +85,14 @@ def no_previous() -> PreviousSet:
     return PreviousSet()
 
 
-def volume_key(volume: VolumeObject) -> VolumeKey:
-    """Return what tells a volume from the others of its machine, across runs."""
-    return (volume.type, volume.uuid, volume.partition)
+def volume_key(volume: VolumeObject, disk: DiskObject) -> VolumeKey:
+    """Return what tells a volume from the others of its machine, across runs.
+
+    Its own identity is not enough, as of two that are kept alike one may be a copy of the other;
+    so its place counts too.  A disk without a serial number is known by its name.
+    """
+    place = f"{disk.model}/{disk.serial}" if disk.serial else disk.name
+    return (place, volume.type, volume.uuid, volume.partition)
 
 
 def index_objects(
@@ -116,8 +128,12 @@ def index_objects(
             continue
         others.append(obj)
         if isinstance(obj, VolumeObject):
-            kept = previous.volumes.setdefault(volume_key(obj), PreviousVolume(obj.minimum_size))
-            by_volume[obj.number] = kept
+            disk = by_number[obj.disk]
+            assert isinstance(disk, DiskObject), "volumes are on disks"
+            place, kept = volume_key(obj, disk), PreviousVolume(obj.minimum_size)
+            if place in previous.volumes:  # two disks with one serial number
+                place = (f"{place[0]}/{obj.number}", *place[1:])
+            previous.volumes[place] = by_volume[obj.number] = kept
     _index_others(previous, others, by_number)
     previous.node_count = len(by_number) - len(others)
     return previous

@@ -2,9 +2,10 @@
 """The nodes of a volume that our own drivers read, compared with the previous data set.
 
 An object is taken over unread when its source number, size and times are the same, and its
-change time is older than the previous run.  FAT has no change time and counts in steps of two
-seconds of an unknown zone: there name and parent must agree too, and recent files are read again.
-NTFS moves the change time with every change of any stream.
+change time is older than the previous run.  NTFS moves the change time with every change of any
+stream.  FAT has no change time and counts in steps of two seconds of an unknown zone: there all of
+the directory entry must agree, the first cluster too, recent files are read again, and a small
+volume is always read.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from backup.agent.errors import NotRecoverableError, Problem
 from backup.agent.exclusions import IsExcluded
-from backup.agent.local_set import KINDS, LocalSet, TreeScan
+from backup.agent.local_set import KINDS, SECOND_NS, LocalSet, TreeScan
 from backup.agent.special_files import BLANK_FILE, PLACED_FILE, Snapshots, SpecialFiles
 from backup.objects.content import DESCRIPTOR_XATTR
 from backup.objects.model import (
@@ -38,7 +39,10 @@ from fsdrivers.volume import (
     has_same_attributes,
 )
 
-RACY_WITHOUT_ZONE_NS = 15 * 3600 * 1_000_000_000
+RACY_WITHOUT_ZONE_NS = 15 * 3600 * SECOND_NS
+# Bytes in use of a volume that is read again always if it has no change times: what starts a
+# machine is there, and reading it takes a moment.
+ALWAYS_READ_SIZE = 512 << 20
 
 _WALKED_AT_ONCE = 256  # names between two looks at the clock
 
@@ -256,11 +260,17 @@ def _is_unread(scan: TreeScan, old: NodeObject, entry: Entry) -> bool:
         return False
     changed_ns = node.changed_ns
     if changed_ns is not None:
-        return old.changed_ns == changed_ns < scan.settled_before_ns
+        return scan.is_settled(old, changed_ns)
     previous = scan.local.previous
     return node.kind == Kind.DIRECTORY or (
-        old.name == entry.name
+        scan.used_size > ALWAYS_READ_SIZE
+        and old.name == entry.name
+        and old.short_name == entry.short_name
+        and old.name_flags == entry.name_flags
+        and old.flags == node.flags
         and old.created_ns == node.created_ns
+        and old.accessed_ns == node.accessed_ns
+        and old.source_unit == node.first_unit
         and previous.directories.get(old.parent) == entry.parent
         and node.modified_ns < previous.started_ns - RACY_WITHOUT_ZONE_NS
     )

@@ -217,6 +217,7 @@ class NodeObject:
     # as kept with the name, where a filesystem does that
     xattrs: tuple[tuple[bytes, bytes], ...] = ()  # of this node alone, beside those of `security`
     signature: bytes = b""
+    source_unit: int = 0  # the first cluster at the source, where no change time tells as much
 
 
 BackupObject = DiskObject | VolumeObject | LabelObject | SecurityObject | MarkerObject | NodeObject

@@ -40,9 +40,9 @@ _COMMON: Final = (
 # ... and left out from the end while at their default.
 _RARE: Final = (
     "target", "device", "target_number", "short_name", "name_flags", "regions", "streams",
-    "name_times", "xattrs",
+    "name_times", "xattrs", "source_unit",
 )  # fmt: skip
-_RARE_DEFAULTS: Final = (b"", (0, 0), 0, b"", 0, None, (), None, ())
+_RARE_DEFAULTS: Final = (b"", (0, 0), 0, b"", 0, None, (), None, (), 0)
 _STREAMS_AT: Final = _RARE.index("streams")
 _STREAM_HEAD: Final = 3  # fields of a stream that are always present
 _STREAM_DEFAULTS: Final = (0, 0, None)  # of those that follow

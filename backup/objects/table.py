@@ -46,7 +46,7 @@ from backup.objects.records import iter_objects, record_of
 
 TABLE_MAGIC: Final = b"RKOBJT"
 MACHINE_MAJOR: Final = 2  # version of tables that are sealed with a machine's key
-TABLE_MINOR: Final = 1  # 1: how streams are stored, times of names, attributes of one node
+TABLE_MINOR: Final = 2  # docs/formats.md says what each added
 SEGMENT_SIZE: Final = 256 << 10  # bytes of records after which a segment is closed
 MAX_LOSSES: Final = 1000
 MAX_SEGMENT_SIZE: Final = 256 << 20  # one record (a file of 4 TiB) may pass SEGMENT_SIZE by far

@@ -145,6 +145,7 @@ def node_of(slot: Slot, bits: int) -> Node:
         created_ns=ns_of(entry.created_date, entry.created_time, entry.created_10ms),
         flags=entry.attributes,
         xattrs=((EA_HANDLE, handle.to_bytes(2, "little")),) if handle else (),
+        first_unit=entry.first_cluster(bits),
     )
 
 

@@ -168,7 +168,7 @@ class LiveScan:
         old = scan.previous.nodes.pop(source, None)
         if (
             old is not None
-            and old.changed_ns == status.st_ctime_ns < scan.settled_before_ns
+            and scan.is_settled(old, status.st_ctime_ns)
             and old.modified_ns == status.st_mtime_ns
             and old.kind is KINDS[kind]
             and (kind is not Kind.FILE or old.size == status.st_size)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from backup.agent.backup import run_backup
 from backup.agent.errors import NotRecoverableError, Problem
 from backup.agent.exclusions import IsExcluded
 from backup.agent.inspection import InspectedDisk, Partition
-from backup.agent.local_set import LocalSet
+from backup.agent.local_set import SECOND_NS, LocalSet
 from backup.agent.result import BackupOptions, BackupResult
 from backup.agent.sources import add_disk, scan_partition
 from backup.agent.volume_scan import walk_ahead
@@ -144,8 +145,7 @@ def test_volume_without_change_times(repository: StoredRepository, volume: FakeV
     """Where there are no change times, recent files are read again and older ones are not."""
     old = volume.add(b"old", b"old")
     recent = volume.add(b"recent", b"recent", modified_ns=1 << 62)
-    for entry in volume.entries:
-        entry.node.changed_ns = None
+    without_change_times(volume)
     back_up(repository, volume)
     volume.reads = 0
     result = back_up(repository, volume)
@@ -153,6 +153,86 @@ def test_volume_without_change_times(repository: StoredRepository, volume: FakeV
     assert volume.reads == 1
     assert result.unchanged == result.objects
     assert (old.size, recent.size) == (3, 6)
+
+
+def without_change_times(volume: FakeVolume, used_size: int = 1 << 40) -> None:
+    """Make the volume one of a filesystem that has none."""
+    for entry in volume.entries:
+        entry.node.changed_ns = None
+    volume.used_size = lambda: used_size  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("owner", "field", "value"),
+    [
+        ("node", "first_unit", 9),
+        ("node", "flags", 1),
+        ("node", "created_ns", 7),
+        ("node", "accessed_ns", 7),
+        ("entry", "short_name", b"FILE    TXT"),
+        ("entry", "name_flags", 8),
+    ],
+)
+def test_replaced_under_the_same_size_and_time(
+    repository: StoredRepository, volume: FakeVolume, owner: str, field: str, value: object
+) -> None:
+    """Without change times whatever else is told of a file has to be as it was, or it is read."""
+    node = volume.add(b"file", b"first", modified_ns=5)
+    without_change_times(volume)
+    back_up(repository, volume)
+    volume.contents[node.number] = b"other"
+    setattr(node if owner == "node" else volume.entries[1], field, value)
+    back_up(repository, volume)
+
+    assert set_of(repository).files == {b"/file": b"other"}
+
+
+def test_small_volume_without_change_times(
+    repository: StoredRepository, volume: FakeVolume
+) -> None:
+    """A small volume without change times, as what starts a machine is, is always read."""
+    node = volume.add(b"cmdline.txt", b"root=PARTUUID=aaaaaaaa-02", modified_ns=5)
+    without_change_times(volume, 20 * MIB)
+    back_up(repository, volume)
+    volume.contents[node.number] = b"root=PARTUUID=bbbbbbbb-02"
+    back_up(repository, volume)
+
+    assert set_of(repository).files == {b"/cmdline.txt": b"root=PARTUUID=bbbbbbbb-02"}
+
+
+def test_change_times_in_whole_seconds(repository: StoredRepository, volume: FakeVolume) -> None:
+    """A file that changes in the second in which it was read is read again, where change times
+    have no fractions: inodes of 128 bytes have none."""
+    second = time.time_ns() // SECOND_NS * SECOND_NS + SECOND_NS
+    node = volume.add(b"file", b"first")
+    node.changed_ns = second
+    time.sleep((second - time.time_ns()) / SECOND_NS + 0.3)
+    back_up(repository, volume)
+    volume.contents[node.number] = b"other"
+    back_up(repository, volume)
+
+    assert set_of(repository).files == {b"/file": b"other"}
+
+
+def test_clones(repository: StoredRepository, description: dict[str, Plain]) -> None:
+    """Of two volumes that are copies of each other, each keeps its own content."""
+    volumes = [FakeVolume(), FakeVolume()]
+    for volume, content in zip(volumes, (b"one", b"two"), strict=True):
+        volume.describe = lambda: description  # type: ignore[method-assign]
+        volume.add(b"seed", content)
+    options = BackupOptions(workers=1)
+    for _ in range(2):
+        sources = [FakeSource(volume) for volume in volumes]
+        result = run_backup(repository, MASTER, MACHINE, sources, options)
+        data_set = set_of(repository)
+        kept = [
+            data_set.contents[number]
+            for number, obj in data_set.objects.items()
+            if isinstance(obj, NodeObject) and obj.name == b"seed"
+        ]
+        assert kept == [b"one", b"two"]
+    assert result.unchanged == result.objects
+    assert [volume.reads for volume in volumes] == [1, 1], "neither is read twice"
 
 
 def test_swapped_names(repository: StoredRepository, volume: FakeVolume) -> None:

@@ -77,7 +77,7 @@ def sample() -> list[BackupObject]:
             7, ObjectKind.FILE, 2, 5, b"\xff\n\xed\xa0\x80", 1 << 50, 0o7777, 1, 2,
             -5, 2**64, -(2**70), 10**30, 0xFFFFFFFF, (8, 1), b"target", 4, 99, 6,
             b"SHORT   TXT", 0x18, (Region(0, 10, False), Region(4096, 5, True)),
-            (PIECE, PIECE), STREAMS, (1, -(2**70), 3, 4), ((b"user.z", b"\xff"),), b"6",
+            (PIECE, PIECE), STREAMS, (1, -(2**70), 3, 4), ((b"user.z", b"\xff"),), b"6", 12,
         ),
         NodeObject(
             8, ObjectKind.HARD_LINK, 2, 5, b"link", target_number=7, name_times=(1, 2, 3, 4),
