@@ -29,13 +29,35 @@ Not here: what a filesystem cannot hold.  That is UnsupportedError, before anyth
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, Unpack
+from typing import Protocol, TypedDict, Unpack
 
 from fsdrivers.device import Device
 from fsdrivers.errors import NotFoundError, not_a_directory
 from fsdrivers.volume import Kind, Node, Volume, VolumeOptions
 
 Clock = Callable[[], int]  # nanoseconds since 1970-01-01 UTC, as time.time_ns
+
+
+class Attributes(TypedDict, total=False):
+    """What `Editor.set_attributes` changes; None, or what is missing, stays as it is."""
+
+    mode: int | None
+    uid: int | None
+    gid: int | None
+    modified_ns: int | None
+    accessed_ns: int | None
+    changed_ns: int | None
+    created_ns: int | None
+    flags: int | None  # those of `Node.flags`; others of the object stay
+
+
+def times_of(changes: Attributes) -> dict[str, int]:
+    """Return the times that are to be changed, by the names of `Attributes` without the unit."""
+    return {
+        key.removesuffix("_ns"): value
+        for key, value in changes.items()
+        if key.endswith("_ns") and isinstance(value, int)
+    }
 
 
 class Editor(Volume, Protocol):
@@ -166,22 +188,8 @@ class Editor(Volume, Protocol):
         """
         ...
 
-    def set_attributes(
-        self,
-        number: int,
-        *,
-        mode: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        modified_ns: int | None = None,
-        accessed_ns: int | None = None,
-        changed_ns: int | None = None,
-        created_ns: int | None = None,
-        flags: int | None = None,
-    ) -> None:
+    def set_attributes(self, number: int, **changes: Unpack[Attributes]) -> None:
         """Change what is given and leave the rest; `changed_ns` becomes now unless it is given.
-
-        `flags` are those of `Node.flags`; others of the object stay.
 
         Raises:
             UnsupportedError: the filesystem has no place for a value.

@@ -15,15 +15,16 @@ Not here: default ACLs handed down, compression.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar, Unpack
 
 from fsdrivers.device import Device
-from fsdrivers.editing import Clock
+from fsdrivers.editing import Attributes, Clock, times_of
 from fsdrivers.errors import (
     UnsupportedError,
     already_exists,
     bad_link_target,
-    into_itself,
     is_a_directory,
     not_a_directory,
     not_a_file,
@@ -49,13 +50,15 @@ from fsdrivers.ext.format.flags import (
 )
 from fsdrivers.ext.nodes import FAST_SYMLINK_SIZE, TYPE_BITS, NodeReader, pack_device
 from fsdrivers.ext.volume import ExtVolume
+from fsdrivers.operations import check_not_inside, check_replaceable, iter_pieces
 from fsdrivers.volume import Kind, Node
 
-PIECE_SIZE = 1 << 20  # bytes of content one operation writes
 EXT2_MAX_LINKS = 32000
 _SETTABLE_FLAGS = int(RESTORED_INODE_FLAGS & ~(InodeFlags.PROJINHERIT | InodeFlags.CASEFOLD))
 _DEVICES = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
 _TIMES = ("modified", "accessed", "changed", "created")
+
+T = TypeVar("T")
 
 
 class ExtEditor(ExtVolume):
@@ -72,6 +75,18 @@ class ExtEditor(ExtVolume):
             was_replayed=session.was_recovered,
             orphans=frozenset(),
         )
+
+    def _run(self, action: Callable[[], T]) -> T:
+        """Carry out an operation, and show what it changed."""
+        try:
+            return self._session.run(action)
+        finally:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        """Forget what was read before a change."""
+        self._maps = {}
+        self.nodes = NodeReader(self.metadata)
 
     def node(self, number: int) -> Node:
         """Return the object with this number as it is now."""
@@ -158,9 +173,7 @@ class ExtEditor(ExtVolume):
             0 < len(node.target) < self.block_size and b"\0" not in node.target
         ):
             raise bad_link_target(node.target)
-        number = self._session.run(lambda: self._create(parent, name, node))
-        self._refresh()
-        return self.node(number)
+        return self.node(self._run(lambda: self._create(parent, name, node)))
 
     def _create(self, parent: int, name: bytes, node: Node) -> int:
         session, kind = self._session, node.kind
@@ -234,14 +247,8 @@ class ExtEditor(ExtVolume):
 
     def write(self, number: int, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write content into a file."""
-        view = memoryview(data).cast("B")
-        done = 0
-        while done < len(view):
-            end = min((offset + done) // PIECE_SIZE * PIECE_SIZE + PIECE_SIZE - offset, len(view))
-            piece, at = view[done:end], offset + done
-            self._session.run(lambda at=at, piece=piece: self._write(number, at, piece))  # type: ignore[misc]
-            done = end
-        self._refresh()
+        for at, piece in iter_pieces(offset, data):
+            self._run(partial(self._write, number, at, piece))
 
     def _write(self, number: int, offset: int, piece: memoryview) -> None:
         inode = self._open_file(number)
@@ -261,9 +268,8 @@ class ExtEditor(ExtVolume):
 
     def truncate(self, number: int, size: int) -> None:
         """Make a file `size` bytes long."""
-        while not self._session.run(lambda: self._truncate(number, size)):
+        while not self._run(lambda: self._truncate(number, size)):
             pass
-        self._refresh()
 
     def _truncate(self, number: int, size: int) -> bool:
         """Cut a part that one operation can; return whether it was the last."""
@@ -280,8 +286,7 @@ class ExtEditor(ExtVolume):
     def link(self, number: int, parent: int, name: bytes) -> None:
         """Give an object another name."""
         check_name(name)
-        self._session.run(lambda: self._link(number, parent, name))
-        self._refresh()
+        self._run(lambda: self._link(number, parent, name))
 
     def _link(self, number: int, parent: int, name: bytes) -> None:
         session = self._session
@@ -305,7 +310,7 @@ class ExtEditor(ExtVolume):
 
     def unlink(self, parent: int, name: bytes) -> None:
         """Take a name away; with its last name an object is freed."""
-        self._finish(self._session.run(lambda: self._unlink(parent, name)))
+        self._finish(self._run(lambda: self._unlink(parent, name)))
 
     def _unlink(self, parent: int, name: bytes) -> int | None:
         where, found = self._found(parent, name)
@@ -343,12 +348,11 @@ class ExtEditor(ExtVolume):
     def _finish(self, orphan: int | None) -> None:
         if orphan is not None:
             self._session.finish_orphans()
-        self._refresh()
+            self._refresh()
 
     def rmdir(self, parent: int, name: bytes) -> None:
         """Remove an empty directory."""
-        self._session.run(lambda: self._rmdir(parent, name))
-        self._refresh()
+        self._run(lambda: self._rmdir(parent, name))
 
     def _rmdir(self, parent: int, name: bytes) -> None:
         where, found = self._found(parent, name)
@@ -391,7 +395,7 @@ class ExtEditor(ExtVolume):
     ) -> Node:
         """Move a name, also to another directory."""
         check_name(new_name)
-        number, orphan = self._session.run(
+        number, orphan = self._run(
             lambda: self._rename(parent, name, new_parent, new_name, replace)
         )
         self._finish(orphan)
@@ -418,7 +422,7 @@ class ExtEditor(ExtVolume):
         if taken is not None and not replace:
             raise already_exists(new_name)
         if inode.is_directory:
-            self._check_not_inside(inode.number, new_parent, name)
+            check_not_inside(name, inode.number, new_parent, self.root, self._parent_of)
         orphan = None
         if taken is None:
             insert(target, new_name, inode.number, inode.kind)
@@ -443,10 +447,9 @@ class ExtEditor(ExtVolume):
     ) -> int | None:
         """Let a name lead to another object and free the one it led to."""
         old = self._session.inodes.open(taken.number)
-        if old.is_directory and not inode.is_directory:
-            raise is_a_directory(name)
-        if inode.is_directory and not old.is_directory:
-            raise not_a_directory(name)
+        check_replaceable(
+            name, old_is_directory=old.is_directory, new_is_directory=inode.is_directory
+        )
         if old.is_directory:
             self._check_empty(old, name)
         target.redirect(taken, inode.number, inode.kind)
@@ -455,35 +458,15 @@ class ExtEditor(ExtVolume):
             return None
         return self._drop_link(old)
 
-    def _check_not_inside(self, number: int, directory: int, name: bytes) -> None:
-        """Raise InvalidNameError if `directory` is in the directory `number`, or is it."""
-        seen: set[int] = set()
-        while directory != self.root and directory not in seen:
-            if directory == number:
-                raise into_itself(name)
-            seen.add(directory)
-            inode = self._open_directory(directory)
-            if inode.has(InodeFlags.INLINE_DATA):
-                directory = self.inline_parent(directory)
-            else:
-                found = EditedDirectory(self._session.directories, inode).dot_dot()
-                directory = found.number
+    def _parent_of(self, directory: int) -> int:
+        inode = self._open_directory(directory)
+        if inode.has(InodeFlags.INLINE_DATA):
+            return self.inline_parent(directory)
+        return EditedDirectory(self._session.directories, inode).dot_dot().number
 
-    def set_attributes(
-        self,
-        number: int,
-        *,
-        mode: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        modified_ns: int | None = None,
-        accessed_ns: int | None = None,
-        changed_ns: int | None = None,
-        created_ns: int | None = None,
-        flags: int | None = None,
-    ) -> None:
+    def set_attributes(self, number: int, **changes: Unpack[Attributes]) -> None:
         """Change what is given; the time changed becomes now unless it is given."""
-        times = (modified_ns, accessed_ns, changed_ns, created_ns)
+        mode, flags = changes.get("mode"), changes.get("flags")
 
         def change() -> None:
             session = self._session
@@ -491,61 +474,42 @@ class ExtEditor(ExtVolume):
             session.inodes.touch(inode, session.clock(), modified=False)
             if mode is not None:
                 inode.record.mode = inode.record.mode & ~0o7777 | mode & 0o7777
-            _set_owner(inode, uid, gid)
+            _set_owner(inode, changes.get("uid"), changes.get("gid"))
             if flags is not None:
                 kept = inode.record.flags & ~self._settable_flags
                 inode.record.flags = kept | self._settable(flags, inode.kind)
-            self._set_times(inode, times)
+            for which, time_ns in times_of(changes).items():
+                if not session.inodes.set_time(inode, which, time_ns):
+                    raise UnsupportedError(f"time {which} in inodes of this size")
 
-        self._session.run(change)
-        self._refresh()
-
-    def _set_times(self, inode: OpenInode, times: Sequence[int | None]) -> None:
-        for which, time_ns in zip(_TIMES, times, strict=True):
-            if time_ns is None:
-                continue
-            if not self._session.inodes.set_time(inode, which, time_ns):
-                raise UnsupportedError(f"time {which} in inodes of this size")
+        self._run(change)
 
     def set_xattr(self, number: int, name: bytes, value: bytes) -> None:
         """Set an extended attribute."""
-
-        def change() -> None:
-            inode = self._session.inodes.open(number)
-            self._session.attributes.set(inode, name, value)
-            self._session.inodes.touch(inode, self._session.clock(), modified=False)
-
-        self._session.run(change)
-        self._refresh()
+        self._change_xattr(number, lambda inode: self._session.attributes.set(inode, name, value))
 
     def remove_xattr(self, number: int, name: bytes) -> None:
         """Remove an extended attribute."""
+        self._change_xattr(number, lambda inode: self._session.attributes.remove(inode, name))
 
+    def _change_xattr(self, number: int, action: Callable[[OpenInode], None]) -> None:
         def change() -> None:
             inode = self._session.inodes.open(number)
-            self._session.attributes.remove(inode, name)
+            action(inode)
             self._session.inodes.touch(inode, self._session.clock(), modified=False)
 
-        self._session.run(change)
-        self._refresh()
+        self._run(change)
 
     def set_label(self, label: bytes) -> None:
         """Set the volume's label, at most 16 bytes."""
-        self._session.run(lambda: edit_identity.set_label(self._session, label))
-        self._refresh_identity()
+        self._change_identity(lambda: edit_identity.set_label(self._session, label))
 
     def set_uuid(self, uuid: str) -> None:
         """Set the volume's UUID; all checksums that depend on it are made anew."""
-        self._session.run(lambda: edit_identity.set_uuid(self._session, uuid))
-        self._refresh_identity()
+        self._change_identity(lambda: edit_identity.set_uuid(self._session, uuid))
 
-    def _refresh(self) -> None:
-        """Forget what was read before a change."""
-        self._maps = {}
-        self.nodes = NodeReader(self.metadata)
-
-    def _refresh_identity(self) -> None:
-        self._refresh()
+    def _change_identity(self, action: Callable[[], None]) -> None:
+        self._run(action)
         self.uuid, self.label = edit_identity.identity_of(self.metadata.superblock)
 
     def flush(self) -> None:

@@ -7,13 +7,12 @@ operations are is `editor`'s; the order of writes is `edit.commit`'s.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from typing import TypeVar
 
 from fsdrivers.device import Device
 from fsdrivers.editing import Clock
-from fsdrivers.errors import DeviceError, NoSpaceError, UnsupportedError
+from fsdrivers.errors import UnsupportedError
 from fsdrivers.ext import checksum, contents
 from fsdrivers.ext.edit.allocate import Allocator
 from fsdrivers.ext.edit.commit import Committer, JournalCommitter, OrderedCommitter
@@ -38,6 +37,7 @@ from fsdrivers.ext.format.journal import JournalIncompat
 from fsdrivers.ext.journal import open_journal
 from fsdrivers.ext.metadata import Metadata, read_superblock
 from fsdrivers.ext.orphans import find_orphans
+from fsdrivers.operations import EditSession
 
 T = TypeVar("T")
 MOST_GROUPS = 512  # whose bitmaps one operation may change
@@ -71,8 +71,10 @@ def check_editable(superblock: ext.Superblock) -> None:
         raise UnsupportedError("editing with a journal on another device")
 
 
-class Session:
+class Session(EditSession):
     """The parts of a volume that is being edited."""
+
+    store: Store
 
     def __init__(self, device: Device, clock: Clock) -> None:
         """Recover the volume, load its frame and carry out what its orphan list promises.
@@ -81,13 +83,11 @@ class Session:
             NotRecognisedError, CorruptError, DeviceError: as opening for reading.
             UnsupportedError: it must not be edited, or not with this driver.
         """
-        if not device.is_writable:
-            raise DeviceError("write", 0, 0, errno.EROFS, device.name)
+        super().__init__(device, clock)
         superblock = read_superblock(device)
         check_editable(superblock)
         _check_protection(device, superblock)
         self.was_recovered = recover(device)
-        self.clock = clock
         self.store = Store(device, superblock.block_size)
         self.metadata = LiveMetadata.load(self.store)
         check_editable(self.metadata.superblock)
@@ -102,7 +102,6 @@ class Session:
         self.attributes = Attributes(*parts, self.contents)
         self.quotas = Quotas(*parts, self.maps)
         self.committer = self._committer()
-        self.is_closed = False
 
     def _committer(self) -> Committer:
         if self.journal is None:
@@ -117,27 +116,13 @@ class Session:
         """How many groups' bitmaps one operation may change."""
         return max(1, min(self.committer.capacity // 4, MOST_GROUPS))
 
-    def run(self, action: Callable[[], T]) -> T:
-        """Carry out an operation: wholly, or with an exception and without a trace.
+    @property
+    def has_withheld(self) -> bool:
+        """Whether blocks or inodes were freed that are available only after a commit."""
+        return bool(self.allocator.withheld_count)
 
-        What was freed before but is not committed is made available if that is what is missing.
-        """
-        self.check_open()
-        try:
-            return self._attempt(action)
-        except NoSpaceError:
-            if not self.allocator.withheld_count:
-                raise
-        self.commit()
-        return self._attempt(action)
-
-    def check_open(self) -> None:
-        """Raise DeviceError if the session is over or the medium failed."""
-        self.store.check()
-        if self.is_closed:
-            raise DeviceError("write", 0, 0, errno.EBADF, self.store.name)
-
-    def _attempt(self, action: Callable[[], T]) -> T:
+    def attempt(self, action: Callable[[], T]) -> T:
+        """Carry out an operation as `run` does, with the room there is now."""
         try:
             result = action()
             self.quotas.settle()
@@ -152,23 +137,17 @@ class Session:
             self.store.drop()
             self.allocator.drop()
             self.quotas.drop()
-            self._close_parts()
+            self.forget()
             raise
         self.store.keep()
         self.allocator.keep()
-        self._close_parts()
+        self.forget()
         if len(self.store.pending) >= self.committer.batch:
             self.commit()
         return result
 
-    def look(self, action: Callable[[], T]) -> T:
-        """Carry out what only reads."""
-        try:
-            return action()
-        finally:
-            self._close_parts()
-
-    def _close_parts(self) -> None:
+    def forget(self) -> None:
+        """Drop what was opened and not changed."""
         self.inodes.close()
         self.maps.close()
         self.quotas.close()
@@ -257,12 +236,6 @@ class Session:
                 data[: -ext.OrphanTail.SIZE] = bytes(size - ext.OrphanTail.SIZE)
                 if seed is not None:
                     checksum.seal_orphan_block(seed, block, data)
-
-    def close(self) -> None:
-        """Flush unless the medium failed; end the session."""
-        if not self.is_closed and not self.store.has_failed:
-            self.flush()
-        self.is_closed = True
 
 
 def _check_protection(device: Device, superblock: ext.Superblock) -> None:

@@ -36,9 +36,10 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import replace
+from typing import Unpack
 
 from fsdrivers.device import Device
-from fsdrivers.editing import Clock
+from fsdrivers.editing import Attributes, Clock, times_of
 from fsdrivers.errors import (
     CorruptError,
     InvalidNameError,
@@ -79,6 +80,7 @@ from fsdrivers.fat.names import StoredName, pack_long_name, store_name
 from fsdrivers.fat.table import Run, Table, table_size
 from fsdrivers.fat.times import dos_of
 from fsdrivers.fat.volume import FatVolume, active_fats, open_volume
+from fsdrivers.operations import check_replaceable
 from fsdrivers.printable import printable
 from fsdrivers.volume import Kind, Node
 
@@ -230,39 +232,28 @@ class FatEditor(FatVolume):
             stored = store_name(new_name, taken, self.page)
             return self._move(source, group, target, stored)
 
-    def set_attributes(
-        self,
-        number: int,
-        *,
-        mode: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        modified_ns: int | None = None,
-        accessed_ns: int | None = None,
-        changed_ns: int | None = None,
-        created_ns: int | None = None,
-        flags: int | None = None,
-    ) -> None:
+    def set_attributes(self, number: int, **changes: Unpack[Attributes]) -> None:
         """Change times and the attribute byte; see `fsdrivers.editing`."""
         with self.session.changing():
             node = self.node(number)
-            is_usual = mode in (None, DIRECTORY_MODE if node.kind is Kind.DIRECTORY else FILE_MODE)
-            if not is_usual or uid or gid or changed_ns is not None:
+            times, flags = times_of(changes), changes.get("flags")
+            usual = DIRECTORY_MODE if node.kind is Kind.DIRECTORY else FILE_MODE
+            is_usual = changes.get("mode") in (None, usual)
+            if not is_usual or changes.get("uid") or changes.get("gid") or "changed" in times:
                 raise UnsupportedError("mode, owner or change time on FAT")
-            times = (modified_ns, accessed_ns, created_ns, flags)
-            if all(value is None for value in times):
+            if not times and flags is None:
                 return
             if number == ROOT_NUMBER:
                 raise UnsupportedError("attributes of a FAT root directory")
             group = self.session.group(number)
             entry = group.slot.entry
-            if modified_ns is not None:
-                date, clock, _ = dos_of(modified_ns)
+            if "modified" in times:
+                date, clock, _ = dos_of(times["modified"])
                 entry = replace(entry, modified_date=date, modified_time=clock)
-            if accessed_ns is not None:
-                entry = replace(entry, accessed_date=dos_of(accessed_ns)[0])
-            if created_ns is not None:
-                date, clock, ten_ms = dos_of(created_ns)
+            if "accessed" in times:
+                entry = replace(entry, accessed_date=dos_of(times["accessed"])[0])
+            if "created" in times:
+                date, clock, ten_ms = dos_of(times["created"])
                 entry = replace(entry, created_date=date, created_time=clock, created_10ms=ten_ms)
             if flags is not None:
                 if flags & ~0xFF or flags & _LABEL:
@@ -503,10 +494,11 @@ class FatEditor(FatVolume):
         """Put an object in the place of another one."""
         if not is_wanted:
             raise already_exists(name)
-        if there.slot.is_directory and not group.slot.is_directory:
-            raise is_a_directory(name)
-        if group.slot.is_directory and not there.slot.is_directory:
-            raise not_a_directory(name)
+        check_replaceable(
+            name,
+            old_is_directory=there.slot.is_directory,
+            new_is_directory=group.slot.is_directory,
+        )
         if there.slot.is_directory:
             self._check_empty(there, name)
         freed, old, number = self.session.chain(there), group.number, there.number

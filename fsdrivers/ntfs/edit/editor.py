@@ -25,17 +25,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace as replaced
-from typing import Final, TypeVar
+from functools import partial
+from typing import Final, TypeVar, Unpack
 
 from fsdrivers.device import Device
-from fsdrivers.editing import Clock
+from fsdrivers.editing import Attributes, Clock, times_of
 from fsdrivers.errors import (
     AlreadyExistsError,
     InvalidNameError,
     NotFoundError,
     UnsupportedError,
     already_exists,
-    into_itself,
     is_a_directory,
     not_a_directory,
     not_a_file,
@@ -70,10 +70,10 @@ from fsdrivers.ntfs.names import check_name, name_of, units_of
 from fsdrivers.ntfs.nodes import XATTR_ACL, XATTR_REPARSE, NodeReader, reparse_tag_of
 from fsdrivers.ntfs.times import filetime_of
 from fsdrivers.ntfs.volume import NtfsVolume
+from fsdrivers.operations import check_not_inside, check_replaceable, iter_pieces
 from fsdrivers.printable import printable
 from fsdrivers.volume import Kind, Node
 
-PIECE_SIZE: Final = 1 << 20  # bytes of content one operation writes
 MAXIMUM_LINKS: Final = 1024  # names of one object, as on Windows
 _DATA: Final = AttributeType.DATA.value
 _SETTABLE: Final = (
@@ -209,7 +209,7 @@ class NtfsEditor(NtfsVolume):
             if part in (b"", b"."):
                 continue
             if part == b"..":
-                here = self._objects.parent_of(self._objects.directory(here))
+                here = self._parent_of(here)
                 continue
             entry = self._objects.find(here, part)
             if entry is None:
@@ -323,7 +323,7 @@ class NtfsEditor(NtfsVolume):
         if taken is not None and not replace:
             raise already_exists(new_name)
         if file.is_directory:
-            self._check_not_inside(file.number, new_parent, name)
+            check_not_inside(name, file.number, new_parent, self.root, self._parent_of)
         if taken is not None:
             self._replace(new_parent, taken, file, new_name)
         objects.remove_name(file, found)
@@ -337,23 +337,16 @@ class NtfsEditor(NtfsVolume):
     def _replace(self, parent: int, taken: Entry, file: OpenFile, name: bytes) -> None:
         """Remove what a name leads to, so that another object can have it."""
         old = self._objects.open(number_of(taken.reference))
-        if old.is_directory and not file.is_directory:
-            raise is_a_directory(name)
-        if file.is_directory and not old.is_directory:
-            raise not_a_directory(name)
+        check_replaceable(
+            name, old_is_directory=old.is_directory, new_is_directory=file.is_directory
+        )
         if old.is_directory:
             self._check_empty(old, name)
         _, found = self._objects.get(parent, name_of(units_of_key(taken.key)))
         self._drop(old, found)
 
-    def _check_not_inside(self, number: int, directory: int, name: bytes) -> None:
-        """Raise InvalidNameError if `directory` is in the directory `number`, or is it."""
-        seen: set[int] = set()
-        while directory != self.root and directory not in seen:
-            if directory == number:
-                raise into_itself(name)
-            seen.add(directory)
-            directory = self._objects.parent_of(self._objects.directory(directory))
+    def _parent_of(self, directory: int) -> int:
+        return self._objects.parent_of(self._objects.directory(directory))
 
     def set_short_name(self, parent: int, name: bytes, short_name: bytes) -> None:
         """Set the DOS name that goes with a name; empty takes it away."""
@@ -406,14 +399,10 @@ class NtfsEditor(NtfsVolume):
     ) -> None:
         """Write into a stream; one that is not there is made."""
         units = check_stream_name(name)
-        view, done = memoryview(data).cast("B"), 0
-        if not view:
+        if not memoryview(data).nbytes:
             self._run(lambda: self._open_stream(number, units))
-        while done < len(view):
-            end = min((offset + done) // PIECE_SIZE * PIECE_SIZE + PIECE_SIZE - offset, len(view))
-            piece, at = view[done:end], offset + done
-            self._run(lambda at=at, piece=piece: self._write(number, units, at, piece))  # type: ignore[misc]
-            done = end
+        for at, piece in iter_pieces(offset, data):
+            self._run(partial(self._write, number, units, at, piece))
 
     def _write(self, number: int, units: bytes, offset: int, piece: memoryview) -> None:
         file, attribute = self._open_stream(number, units)
@@ -472,35 +461,17 @@ class NtfsEditor(NtfsVolume):
 
         self._run(change)
 
-    def set_attributes(
-        self,
-        number: int,
-        *,
-        mode: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        modified_ns: int | None = None,
-        accessed_ns: int | None = None,
-        changed_ns: int | None = None,
-        created_ns: int | None = None,
-        flags: int | None = None,
-    ) -> None:
+    def set_attributes(self, number: int, **changes: Unpack[Attributes]) -> None:
         """Change what is given; the time changed becomes now unless it is given."""
-        if mode is not None or uid is not None or gid is not None:
+        if any(changes.get(key) is not None for key in ("mode", "uid", "gid")):
             raise UnsupportedError("owner and mode on NTFS; set system.ntfs_acl")
-        times = {
-            "modified": modified_ns,
-            "accessed": accessed_ns,
-            "changed": self._session.clock() if changed_ns is None else changed_ns,
-            "created": created_ns,
-        }
+        times, flags = {"changed": self._session.clock(), **times_of(changes)}, changes.get("flags")
 
         def change() -> None:
             file = self._objects.open(number)
             information = self._objects.information(file)
             for which, time_ns in times.items():
-                if time_ns is not None:
-                    setattr(information, which, filetime_of(time_ns))
+                setattr(information, which, filetime_of(time_ns))
             if flags is not None:
                 kept = information.file_attributes & ~_SETTABLE
                 information.file_attributes = kept | flags & _SETTABLE

@@ -8,13 +8,12 @@ NTFS before 3.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from typing import Final, TypeVar
 
 from fsdrivers.device import Device
 from fsdrivers.editing import Clock
-from fsdrivers.errors import CorruptError, DeviceError, NoSpaceError, UnsupportedError
+from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ntfs import fixups
 from fsdrivers.ntfs.attributes import unpack_attributes
 from fsdrivers.ntfs.edit.bits import Allocator, Bits
@@ -35,6 +34,7 @@ from fsdrivers.ntfs.mft import Mft
 from fsdrivers.ntfs.streams import Content, read_mapped
 from fsdrivers.ntfs.upcase import UpCase
 from fsdrivers.ntfs.volume import NtfsVolume, open_volume, read_boot_sector
+from fsdrivers.operations import EditSession
 
 _MOST_PENDING: Final = 16384  # units of 512 bytes that are kept before they are committed
 _MOST_INDEXES: Final = 64  # that are kept open
@@ -45,8 +45,10 @@ _UPGRADE: Final = (VolumeFlag.UPGRADE_ON_MOUNT | VolumeFlag.CHKDSK_UNDERWAY).val
 T = TypeVar("T")
 
 
-class Session:
+class Session(EditSession):
     """See the module."""
+
+    store: Store
 
     def __init__(self, device: Device, clock: Clock) -> None:
         """Open a volume and make sure that it may be changed.
@@ -56,11 +58,9 @@ class Session:
             UnsupportedError: see the module.
             DeviceError: the medium is read-only, or failed.
         """
-        if not device.is_writable:
-            raise DeviceError("write", 0, 0, errno.EROFS, device.name)
+        super().__init__(device, clock)
         volume = open_volume(device)
         _check_editable(volume)
-        self.clock = clock
         self.boot = volume.boot
         self.geometry = geometry = volume.geometry
         self.upcase = UpCase(volume.system.upcase())
@@ -87,7 +87,6 @@ class Session:
         self.before_commit: Callable[[], None] = lambda: None  # an operation of the editor's
         self.on_drop: Callable[[], None] = lambda: None
         self._is_marked = False
-        self.is_closed = False
 
     def _access(
         self, number: int, kind: int
@@ -131,25 +130,10 @@ class Session:
         """Take notice that a directory is gone."""
         self._indexes.pop((number, DIRECTORY_INDEX), None)
 
-    def run(self, action: Callable[[], T]) -> T:
-        """Carry out an operation: wholly, or with an exception and without a trace.
-
-        What was freed before but is not committed is made available if that is what is missing.
-        """
-        self.check_open()
-        try:
-            return self.attempt(action)
-        except NoSpaceError:
-            if not (self.clusters.withheld_count or self.records.bits.withheld_count):
-                raise
-        self.commit()
-        return self.attempt(action)
-
-    def check_open(self) -> None:
-        """Raise DeviceError if the session is over or the medium failed."""
-        self.store.check()
-        if self.is_closed:
-            raise DeviceError("write", 0, 0, errno.EBADF, self.store.name)
+    @property
+    def has_withheld(self) -> bool:
+        """Whether clusters or records were freed that are available only after a commit."""
+        return bool(self.clusters.withheld_count or self.records.bits.withheld_count)
 
     def attempt(self, action: Callable[[], T]) -> T:
         """Carry out an operation as `run` does, with the room there is now."""
@@ -178,12 +162,9 @@ class Session:
         self._indexes = {}
         self.on_drop()
 
-    def look(self, action: Callable[[], T]) -> T:
-        """Carry out what only reads."""
-        try:
-            return action()
-        finally:
-            self.files.drop()
+    def forget(self) -> None:
+        """Drop what was opened and not changed."""
+        self.files.drop()
 
     def mark(self) -> None:
         """Before the first change: empty the log, and mark the volume dirty."""
@@ -228,12 +209,6 @@ class Session:
             self._set_dirty(False)
             self._is_marked = False
         self.store.flush()
-
-    def close(self) -> None:
-        """Flush unless the medium failed; end the session."""
-        if not self.is_closed and not self.store.has_failed:
-            self.flush()
-        self.is_closed = True
 
 
 def _content(mft: Mft, number: int, kind: int) -> Content:
