@@ -16,17 +16,16 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from fsdrivers.errors import CorruptError
+from fsdrivers.ntfs import packing
 from fsdrivers.ntfs.attributes import Attribute
 from fsdrivers.ntfs.format.attributes import (
-    ATTRIBUTE_ALIGNMENT,
     AttributeFlag,
-    AttributeListEntry,
     NonResidentHead,
     ResidentHead,
-    SparseHead,
 )
 from fsdrivers.ntfs.format.records import RecordFlag, reference_of
-from fsdrivers.ntfs.runs import HOLE, Run, join_runs, pack_runs, packed_size, unpack_runs
+from fsdrivers.ntfs.packing import aligned
+from fsdrivers.ntfs.runs import HOLE, Run, join_runs, packed_size, unpack_runs
 
 _WITH_HOLES: Final = (AttributeFlag.SPARSE | AttributeFlag.COMPRESSED).value
 
@@ -142,51 +141,30 @@ class OpenFile:
         self.is_changed = True
 
 
-def aligned(size: int) -> int:
-    """Return `size` rounded up to the alignment of attributes."""
-    return -(-size // ATTRIBUTE_ALIGNMENT) * ATTRIBUTE_ALIGNMENT
-
-
 def resident_size(attribute: EditAttribute, value_size: int | None = None) -> int:
     """Return the bytes a resident attribute takes, with its value or one of another size."""
-    if value_size is None:
-        assert attribute.value is not None
-        value_size = len(attribute.value)
-    return aligned(ResidentHead.SIZE + len(attribute.name)) + aligned(value_size)
+    size = attribute.size if value_size is None else value_size
+    return packing.resident_size(attribute.name, size)
 
 
 def extent_size(attribute: EditAttribute, runs: Sequence[Run], lowest_vcn: int) -> int:
     """Return the bytes an extent takes."""
-    return _runs_offset(attribute, lowest_vcn) + aligned(packed_size(runs))
-
-
-def _runs_offset(attribute: EditAttribute, lowest_vcn: int) -> int:
-    head = NonResidentHead.SIZE
-    if attribute.has_holes and not lowest_vcn:
-        head = SparseHead.SIZE
-    return aligned(head + len(attribute.name))
+    head = packing.non_resident_head_size(attribute.name, attribute.flags, lowest_vcn)
+    return head + aligned(packed_size(runs))
 
 
 def pack_resident(attribute: EditAttribute, identifier: int) -> bytes:
     """Return a resident attribute as it stands in a record."""
     assert attribute.value is not None
-    name_at = ResidentHead.SIZE
-    value_at = aligned(name_at + len(attribute.name))
-    size = resident_size(attribute)
-    head = ResidentHead(
+    return packing.pack_resident(
         attribute.type,
-        size,
-        0,
-        len(attribute.name) // 2,
-        name_at,
-        attribute.flags,
-        identifier,
-        len(attribute.value),
-        value_at,
-        attribute.resident_flags,
-        attribute.reserved[0] if attribute.reserved else 0,
-    ).pack()
-    return ((head + attribute.name).ljust(value_at, b"\0") + attribute.value).ljust(size, b"\0")
+        attribute.value,
+        name=attribute.name,
+        flags=attribute.flags,
+        identifier=identifier,
+        resident_flags=attribute.resident_flags,
+        reserved=attribute.reserved[0] if attribute.reserved else 0,
+    )
 
 
 def pack_extent(
@@ -197,32 +175,23 @@ def pack_extent(
     cluster_size: int,
 ) -> bytes:
     """Return an extent of an attribute as it stands in a record; the first has all sizes."""
-    is_first = not lowest_vcn
-    runs_at = _runs_offset(attribute, lowest_vcn)
-    size = extent_size(attribute, runs, lowest_vcn)
-    with_total = attribute.has_holes and is_first
-    name_at = SparseHead.SIZE if with_total else NonResidentHead.SIZE
-    made = NonResidentHead(
+    sizes = packing.Sizes(
+        attribute.clusters * cluster_size,
+        attribute.data_size,
+        attribute.initialised_size,
+        attribute.stored_clusters * cluster_size,
+    )
+    return packing.pack_non_resident(
         attribute.type,
-        size,
-        1,
-        len(attribute.name) // 2,
-        name_at,
-        attribute.flags,
-        identifier,
-        lowest_vcn,
-        lowest_vcn + sum(run.clusters for run in runs) - 1,
-        runs_at,
-        attribute.unit_shift,
-        attribute.reserved.ljust(5, b"\0")[:5],
-        attribute.clusters * cluster_size if is_first else 0,
-        attribute.data_size if is_first else 0,
-        attribute.initialised_size if is_first else 0,
-    ).pack()
-    if with_total:
-        made += (attribute.stored_clusters * cluster_size).to_bytes(8, "little")
-    made += attribute.name
-    return (made.ljust(runs_at, b"\0") + pack_runs(runs)).ljust(size, b"\0")
+        runs,
+        sizes,
+        shift=attribute.unit_shift,
+        name=attribute.name,
+        flags=attribute.flags,
+        identifier=identifier,
+        lowest_vcn=lowest_vcn,
+        reserved=attribute.reserved[:5],
+    )
 
 
 def unpack_attribute(part: Attribute, record: int) -> EditAttribute:
@@ -284,14 +253,3 @@ def slice_runs(runs: Sequence[Run], first: int, count: int) -> list[Run]:
         if vcn >= end:
             break
     return made
-
-
-def pack_list_entry(
-    kind: int, name: bytes, lowest_vcn: int, reference: int, identifier: int
-) -> bytes:
-    """Return an entry of an attribute list."""
-    size = aligned(AttributeListEntry.SIZE + len(name))
-    head = AttributeListEntry(
-        kind, size, len(name) // 2, AttributeListEntry.SIZE, lowest_vcn, reference, identifier
-    ).pack()
-    return (head + name).ljust(size, b"\0")

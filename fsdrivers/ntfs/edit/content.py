@@ -19,12 +19,9 @@ from typing import Final
 
 from fsdrivers.errors import UnsupportedError
 from fsdrivers.ntfs.edit.attributes import EditAttribute, OpenFile, slice_runs
-from fsdrivers.ntfs.edit.bits import Allocator
 from fsdrivers.ntfs.edit.files import Files
-from fsdrivers.ntfs.edit.store import Store
-from fsdrivers.ntfs.edit.values import Values
+from fsdrivers.ntfs.edit.values import Values, mapped_runs
 from fsdrivers.ntfs.format.attributes import COMPRESSION_UNIT_SHIFT, AttributeFlag
-from fsdrivers.ntfs.geometry import Geometry
 from fsdrivers.ntfs.runs import HOLE, Run, join_runs
 from fsdrivers.ntfs.streams import read_mapped
 
@@ -37,20 +34,10 @@ _SPARSE: Final = AttributeFlag.SPARSE.value
 class Contents:
     """Changes streams; callers save the file afterwards."""
 
-    def __init__(
-        self,
-        store: Store,
-        geometry: Geometry,
-        files: Files,
-        allocator: Allocator,
-        values: Values,
-    ) -> None:
-        self._store = store
-        self._geometry = geometry
-        self._size = geometry.cluster_size
+    def __init__(self, files: Files, values: Values) -> None:
         self._files = files
-        self._allocator = allocator
         self._values = values
+        self._size = values.geometry.cluster_size
         self._waiting: list[tuple[int, memoryview | int]] = []  # position, bytes or how many zeros
 
     @property
@@ -63,9 +50,9 @@ class Contents:
         waiting, self._waiting = self._waiting, []
         for position, data in waiting:
             if isinstance(data, int):
-                self._store.zero(position, data)
+                self._values.store.zero(position, data)
             else:
-                self._store.write(position, data)
+                self._values.store.write(position, data)
 
     def drop(self) -> None:
         """Take back what the operation under way did."""
@@ -137,7 +124,7 @@ class Contents:
         if is_gap_zeroed:
             first = min(first, max(initialised // size, 0))
         runs, fresh = self._fill(runs, offset // size if flags & _SPARSE else first, stop)
-        mapped = _mapped(runs, size)
+        mapped = mapped_runs(runs, size)
         if is_gap_zeroed:
             self._zero(mapped, initialised, offset)
         self._zero_edges(mapped, fresh, offset, end)
@@ -163,7 +150,7 @@ class Contents:
             middle.append(Run(HOLE, stop - max(total, first)))
         missing = sum(run.clusters for run in middle if run.start == HOLE)
         goal = next((r.start + r.clusters for r in reversed(parts) if r.start != HOLE), None)
-        free = self._allocator.allocate(missing, goal)
+        free = self._values.allocator.allocate(missing, goal)
         made: list[Run] = []
         fresh: list[Run] = []
         vcn = first
@@ -235,7 +222,7 @@ class Contents:
     def empty(self, attribute: EditAttribute) -> None:
         """Cut a stream to nothing; whatever way it was stored, that works."""
         if attribute.value is None:
-            self._allocator.free(attribute.runs)
+            self._values.allocator.free(attribute.runs)
             attribute.runs = []
         attribute.data_size = attribute.initialised_size = 0
         attribute.reserved = b""
@@ -247,16 +234,16 @@ class Contents:
             attribute.flags &= ~_SPARSE
 
     def _cut(self, attribute: EditAttribute, size: int) -> None:
-        kept = self._geometry.clusters_of(size)
+        kept = self._values.geometry.clusters_of(size)
         total = attribute.clusters
         if kept < total:
-            self._allocator.free(slice_runs(attribute.runs, kept, total - kept))
+            self._values.allocator.free(slice_runs(attribute.runs, kept, total - kept))
             attribute.runs = slice_runs(attribute.runs, 0, kept)
         attribute.data_size = size
         attribute.initialised_size = min(attribute.initialised_size, size)
 
     def _extend(self, attribute: EditAttribute, size: int) -> None:
-        total, wanted = attribute.clusters, self._geometry.clusters_of(size)
+        total, wanted = attribute.clusters, self._values.geometry.clusters_of(size)
         runs, flags = list(attribute.runs), attribute.flags
         if wanted > total:
             if size - attribute.data_size >= _HOLE_SIZE or flags & _SPARSE:
@@ -266,7 +253,7 @@ class Contents:
                 goal = runs[-1].start + runs[-1].clusters if runs else None
                 if goal is not None and runs[-1].start == HOLE:
                     goal = None
-                runs += self._allocator.allocate(wanted - total, goal)
+                runs += self._values.allocator.allocate(wanted - total, goal)
         attribute.runs = join_runs(runs)
         self._set_flags(attribute, flags)
         attribute.data_size = size
@@ -282,14 +269,6 @@ class Contents:
         """Return what is stored of a plain stream; for tests and small uses."""
         if attribute.value is not None:
             return attribute.value[offset : offset + length]
-        return read_mapped(self._store, _mapped(attribute.runs, self._size), offset, length)
-
-
-def _mapped(runs: list[Run], size: int) -> list[tuple[int, int, int]]:
-    """Return (offset, length, position) of what is allocated."""
-    made, vcn = list[tuple[int, int, int]](), 0
-    for start, clusters in runs:
-        if start != HOLE:
-            made.append((vcn * size, clusters * size, start * size))
-        vcn += clusters
-    return made
+        return read_mapped(
+            self._values.store, mapped_runs(attribute.runs, self._size), offset, length
+        )

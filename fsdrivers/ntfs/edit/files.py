@@ -20,7 +20,6 @@ from fsdrivers.ntfs.edit.attributes import (
     resident_size,
     unpack_attribute,
 )
-from fsdrivers.ntfs.edit.bits import Allocator
 from fsdrivers.ntfs.edit.growth import MftGrowth
 from fsdrivers.ntfs.edit.layout import whole_size
 from fsdrivers.ntfs.edit.records import Records, no_record
@@ -28,7 +27,6 @@ from fsdrivers.ntfs.edit.save import MAXIMUM_LIST, Saver
 from fsdrivers.ntfs.edit.values import Values
 from fsdrivers.ntfs.format.attributes import AttributeType
 from fsdrivers.ntfs.format.records import RecordFlag, RecordHead, SystemRecord, number_of
-from fsdrivers.ntfs.geometry import Geometry
 from fsdrivers.ntfs.upcase import UpCase
 
 _LIST: Final = AttributeType.ATTRIBUTE_LIST.value
@@ -37,23 +35,14 @@ _LIST: Final = AttributeType.ATTRIBUTE_LIST.value
 class Files:
     """Reads and saves files; see the module."""
 
-    def __init__(
-        self,
-        geometry: Geometry,
-        records: Records,
-        allocator: Allocator,
-        values: Values,
-        upcase: UpCase,
-    ) -> None:
-        self._geometry = geometry
+    def __init__(self, records: Records, values: Values, upcase: UpCase) -> None:
         self.records = records
         self._mft = records.mft
-        self._allocator = allocator
         self._values = values
         self._upcase = upcase
         self._open: dict[int, OpenFile] = {}
-        self.growth = MftGrowth(geometry, records, allocator, values)
-        self._saver = Saver(geometry, records, allocator, values, upcase, self._take_record)
+        self.growth = MftGrowth(records, values)
+        self._saver = Saver(records, values, upcase, self._take_record)
 
     def open(self, number: int) -> OpenFile:
         """Return a file as it is in the operation under way.
@@ -170,7 +159,7 @@ class Files:
         """Free a file with everything in it."""
         for item in (*file.attributes, file.attribute_list):
             if item is not None and item.value is None:
-                self._allocator.free(item.runs)
+                self._values.allocator.free(item.runs)
         for number in (file.number, *sorted(file.records)):
             self._saver.free_record(number)
         self._open.pop(file.number, None)

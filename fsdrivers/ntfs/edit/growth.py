@@ -13,11 +13,9 @@ from typing import Final
 
 from fsdrivers.errors import NoSpaceError, UnsupportedError
 from fsdrivers.ntfs.edit.attributes import EditAttribute, OpenFile
-from fsdrivers.ntfs.edit.bits import Allocator
 from fsdrivers.ntfs.edit.records import Records
 from fsdrivers.ntfs.edit.values import Values
 from fsdrivers.ntfs.format.attributes import AttributeType
-from fsdrivers.ntfs.geometry import Geometry
 from fsdrivers.ntfs.runs import Run, join_runs
 from fsdrivers.ntfs.streams import Content
 
@@ -30,13 +28,9 @@ _BITMAP_UNIT: Final = 8  # bytes: the size of the MFT's bitmap is a multiple of 
 class MftGrowth:
     """Makes the MFT larger."""
 
-    def __init__(
-        self, geometry: Geometry, records: Records, allocator: Allocator, values: Values
-    ) -> None:
-        self._geometry = geometry
+    def __init__(self, records: Records, values: Values) -> None:
         self._records = records
         self._mft = records.mft
-        self._allocator = allocator
         self._values = values
         self._before: tuple[Content, int] | None = None  # at the start of the operation
 
@@ -50,7 +44,7 @@ class MftGrowth:
             NoSpaceError: there is none; nothing has changed.
         """
         data = file.get(AttributeType.DATA)
-        record_size, cluster_size = self._records.size, self._geometry.cluster_size
+        record_size, cluster_size = self._records.size, self._values.geometry.cluster_size
         runs, goal = list(data.runs), None
         if data.runs:
             goal = data.runs[-1].start + data.runs[-1].clusters
@@ -75,11 +69,11 @@ class MftGrowth:
 
     def _allocate(self, wanted: int, goal: int | None) -> list[Run]:
         """Return clusters for records, for one at least."""
-        step = max(1, self._records.size // self._geometry.cluster_size)
-        count = -(-wanted // self._geometry.cluster_size // step) * step
+        step = max(1, self._records.size // self._values.geometry.cluster_size)
+        count = -(-wanted // self._values.geometry.cluster_size // step) * step
         while True:
             try:
-                return self._allocator.allocate(count, goal, step)
+                return self._values.allocator.allocate(count, goal, step)
             except NoSpaceError:
                 if count <= step:
                     raise
@@ -92,10 +86,10 @@ class MftGrowth:
         needed = -(-count // 8 // _BITMAP_UNIT) * _BITMAP_UNIT
         if needed <= bitmap.data_size:
             return
-        missing = self._geometry.clusters_of(needed) - bitmap.clusters
+        missing = self._values.geometry.clusters_of(needed) - bitmap.clusters
         if missing > 0:
             goal = bitmap.runs[-1].start + bitmap.runs[-1].clusters if bitmap.runs else None
-            made = self._allocator.allocate(missing, goal)
+            made = self._values.allocator.allocate(missing, goal)
             self._values.clear(made)
             bitmap.runs = join_runs([*bitmap.runs, *made])
         bitmap.data_size = bitmap.initialised_size = needed

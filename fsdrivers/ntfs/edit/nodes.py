@@ -29,6 +29,7 @@ from fsdrivers.ntfs.format.index import (
 )
 from fsdrivers.ntfs.format.records import INDEX_MAGIC
 from fsdrivers.ntfs.index import units_of_key, words_of_key
+from fsdrivers.ntfs.packing import aligned, pack_view_entry, with_subnode
 from fsdrivers.ntfs.upcase import UpCase
 
 Order = Callable[[bytes], Any]  # what sorts keys
@@ -54,24 +55,14 @@ class Entry:
             reference: file reference of the object.
             key: the value of its $FILE_NAME attribute.
         """
-        size = _aligned(IndexEntry.SIZE + len(key))
+        size = aligned(IndexEntry.SIZE + len(key))
         head = IndexEntry(reference, size, len(key), 0, 0).pack()
         return cls((head + key).ljust(size, b"\0"))
 
     @classmethod
-    def of_view(cls, key: bytes, data: bytes, padding: bytes = b"") -> Entry:
-        """Return the entry of a view.
-
-        Args:
-            key: multiple of 4 bytes.
-            data: of any length; stands right behind the key.
-            padding: what the bytes up to the next multiple of 8 begin with.
-        """
-        data_at = IndexEntry.SIZE + len(key)
-        size = _aligned(data_at + len(data))
-        head = ViewEntry(data_at, len(data), 0, size, len(key), 0, 0).pack()
-        made = (head + key + data + padding)[:size]
-        return cls(made.ljust(size, b"\0"))
+    def of_view(cls, key: bytes, data: bytes, tail: bytes = b"") -> Entry:
+        """Return the entry of a view; see `packing.pack_view_entry`."""
+        return cls(pack_view_entry(key, data, tail))
 
     @property
     def reference(self) -> int:
@@ -154,7 +145,7 @@ def new_block(block_size: int) -> Node:
     count = fixups_size(block_size) // 2
     fixups_at = IndexBlock.SIZE + IndexHead.SIZE
     head = IndexBlock(INDEX_MAGIC, fixups_at, count, 0, 0).pack()
-    gap = bytes(_aligned(fixups_at + 2 * count) - fixups_at)
+    gap = bytes(aligned(fixups_at + 2 * count) - fixups_at)
     return Node(head, gap, bytes(3), [], [])
 
 
@@ -253,20 +244,5 @@ def _pack_entries(node: Node) -> bytes:
     end[_LENGTH_AT : _LENGTH_AT + 2] = IndexEntry.SIZE.to_bytes(2, "little")
     if node.is_leaf:
         return b"".join(entry.body for entry in node.entries) + bytes(end)
-    made = []
     bodies = [*(entry.body for entry in node.entries), bytes(end)]
-    for body, child in zip(bodies, node.children, strict=True):
-        made += [
-            body[:_LENGTH_AT],
-            (len(body) + SUBNODE_VCN_SIZE).to_bytes(2, "little"),
-            body[_LENGTH_AT + 2 : _FLAGS_AT],
-            bytes((body[_FLAGS_AT] | _HAS_SUBNODE,)),
-            body[_FLAGS_AT + 1 :],
-            child.to_bytes(SUBNODE_VCN_SIZE, "little"),
-        ]
-    return b"".join(made)
-
-
-def _aligned(size: int) -> int:
-    """Return a size rounded up to whole units of an index."""
-    return -(-size // INDEX_ALIGNMENT) * INDEX_ALIGNMENT
+    return b"".join(map(with_subnode, bodies, node.children))

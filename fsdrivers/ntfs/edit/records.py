@@ -19,7 +19,6 @@ from typing import Final
 from fsdrivers.errors import CorruptError, NoSpaceError
 from fsdrivers.ntfs import fixups
 from fsdrivers.ntfs.attributes import Attribute, unpack_attributes
-from fsdrivers.ntfs.edit.attributes import aligned
 from fsdrivers.ntfs.edit.bits import Bits
 from fsdrivers.ntfs.edit.store import Item, ItemKind, Place, Store
 from fsdrivers.ntfs.format.attributes import ATTRIBUTES_END, END_SIZE
@@ -33,6 +32,7 @@ from fsdrivers.ntfs.format.records import (
 )
 from fsdrivers.ntfs.geometry import Geometry
 from fsdrivers.ntfs.mft import Mft
+from fsdrivers.ntfs.packing import aligned
 from fsdrivers.ntfs.streams import Content
 from fsdrivers.record import U16
 

@@ -21,20 +21,17 @@ from fsdrivers.ntfs.edit.attributes import (
     EditAttribute,
     Home,
     OpenFile,
-    aligned,
     pack_extent,
-    pack_list_entry,
     pack_resident,
     resident_size,
 )
-from fsdrivers.ntfs.edit.bits import Allocator
 from fsdrivers.ntfs.edit.layout import Bin, Piece, place, whole_size
 from fsdrivers.ntfs.edit.records import Records, no_record
 from fsdrivers.ntfs.edit.values import Values
 from fsdrivers.ntfs.fixups import fixups_size
 from fsdrivers.ntfs.format.attributes import ATTRIBUTES_END, END_SIZE, AttributeType
 from fsdrivers.ntfs.format.records import RecordFlag, RecordHead, SystemRecord, reference_of
-from fsdrivers.ntfs.geometry import Geometry
+from fsdrivers.ntfs.packing import aligned, pack_list_entry
 from fsdrivers.ntfs.upcase import UpCase
 
 _LIST: Final = AttributeType.ATTRIBUTE_LIST.value
@@ -58,18 +55,10 @@ class Saver:
     """Saves files; see the module."""
 
     def __init__(
-        self,
-        geometry: Geometry,
-        records: Records,
-        allocator: Allocator,
-        values: Values,
-        upcase: UpCase,
-        take_record: Callable[[], int],
+        self, records: Records, values: Values, upcase: UpCase, take_record: Callable[[], int]
     ) -> None:
-        self._geometry = geometry
         self._records = records
         self._mft = records.mft
-        self._allocator = allocator
         self._values = values
         self._upcase = upcase
         self._take_record = take_record
@@ -128,7 +117,7 @@ class Saver:
         """Write a file whose attributes fit its base record."""
         if file.attribute_list is not None:
             if file.attribute_list.value is None:
-                self._allocator.free(file.attribute_list.runs)
+                self._values.allocator.free(file.attribute_list.runs)
             file.attribute_list = None
         for number in sorted(file.records):
             self.free_record(number)
@@ -268,7 +257,7 @@ class Saver:
         homes = old.homes if old is not None else []
         if is_resident:
             if old is not None and old.value is None:
-                self._allocator.free(old.runs)
+                self._values.allocator.free(old.runs)
             file.attribute_list = EditAttribute(_LIST, value=value, homes=homes)
             return
         if old is not None and old.value is None and self._values.read(old) == value:
@@ -287,7 +276,7 @@ class Saver:
         head = RecordHead.unpack(record)
         if identifiers is None:
             identifiers = self._identifiers(number, item)
-        cluster_size = self._geometry.cluster_size
+        cluster_size = self._values.geometry.cluster_size
         packed: list[tuple[tuple[int, bytes, int], int, bytes]] = []
         for piece, identifier in zip(item.pieces, identifiers, strict=True):
             attribute = piece.attribute

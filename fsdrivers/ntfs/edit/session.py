@@ -77,11 +77,9 @@ class Session(EditSession):
         mirror = _content(volume.mft, SystemRecord.MFT_MIRROR, _DATA)
         self.records = Records(self.store, self.mft, mft_bits, mirror)
         self.values = Values(self.store, geometry, self.allocator)
-        self.files = Files(geometry, self.records, self.allocator, self.values, self.upcase)
-        parts = (self.store, geometry, self.files, self.allocator, self.values)
-        self.contents = Contents(*parts)
+        self.files = Files(self.records, self.values, self.upcase)
+        self.contents = Contents(self.files, self.values)
         self.blocks = BlockUse()
-        self._parts = parts
         self.committer = Committer(self.store, self.records, self.files, self.clusters, self.blocks)
         self._indexes: dict[tuple[int, bytes], IndexEditor] = {}
         self.before_commit: Callable[[], None] = lambda: None  # an operation of the editor's
@@ -118,7 +116,7 @@ class Session(EditSession):
         """
         found = self._indexes.get((number, name))
         if found is None:
-            storage = Storage(*self._parts, self.blocks, number, name)
+            storage = Storage(self.files, self.values, self.blocks, number, name)
             is_directory = name == DIRECTORY_INDEX
             order = name_order(self.upcase) if is_directory else view_order(storage.collation)
             if len(self._indexes) >= _MOST_INDEXES:

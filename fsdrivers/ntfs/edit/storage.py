@@ -16,15 +16,14 @@ from typing import Final
 from fsdrivers.errors import CorruptError
 from fsdrivers.ntfs import fixups
 from fsdrivers.ntfs.edit.attributes import EditAttribute, OpenFile
-from fsdrivers.ntfs.edit.bits import Allocator
 from fsdrivers.ntfs.edit.files import Files
 from fsdrivers.ntfs.edit.records import next_update, places_of
-from fsdrivers.ntfs.edit.store import Item, ItemKind, Place, Store
+from fsdrivers.ntfs.edit.store import Item, ItemKind, Place
 from fsdrivers.ntfs.edit.values import Values
 from fsdrivers.ntfs.format.attributes import AttributeType
 from fsdrivers.ntfs.format.index import IndexRoot
 from fsdrivers.ntfs.format.records import MAXIMUM_INDEX_BLOCK_SIZE
-from fsdrivers.ntfs.geometry import Geometry, vcn_size_of
+from fsdrivers.ntfs.geometry import vcn_size_of
 from fsdrivers.ntfs.runs import join_runs
 from fsdrivers.ntfs.streams import read_mapped
 
@@ -79,21 +78,10 @@ class Storage:
     """The nodes of one index; see `edit.index_nodes.IndexStorage` for what its methods promise."""
 
     def __init__(
-        self,
-        store: Store,
-        geometry: Geometry,
-        files: Files,
-        allocator: Allocator,
-        values: Values,
-        use: BlockUse,
-        number: int,
-        name: bytes,
+        self, files: Files, values: Values, use: BlockUse, number: int, name: bytes
     ) -> None:
         """Take the index called `name` (UTF-16LE) of the file with base record `number`."""
-        self._store = store
-        self._geometry = geometry
         self._files = files
-        self._allocator = allocator
         self._values = values
         self._use = use
         self._number = number
@@ -106,7 +94,7 @@ class Storage:
             or self.block_size & self.block_size - 1
         ):
             raise CorruptError("size of index blocks", None, None, self.block_size)
-        self._vcn_size = vcn_size_of(geometry.cluster_size, self.block_size)
+        self._vcn_size = vcn_size_of(values.geometry.cluster_size, self.block_size)
         self.vcn_step = self.block_size // self._vcn_size
 
     def _file(self) -> OpenFile:
@@ -144,7 +132,7 @@ class Storage:
         if attribute.value is not None or offset + self.block_size > attribute.data_size:
             raise CorruptError(f"the index of MFT record {self._number} has no block {vcn}")
         mapped = self._values.mapped(attribute)
-        data = read_mapped(self._store, mapped, offset, self.block_size)
+        data = read_mapped(self._values.store, mapped, offset, self.block_size)
         return bytes(fixups.open_record(data))
 
     def write_block(self, vcn: int, data: bytes) -> None:
@@ -152,8 +140,8 @@ class Storage:
         mapped = self._values.mapped(self._get(_BLOCKS))
         places = places_of(mapped, vcn * self._vcn_size, self.block_size)
         sealed = bytearray(data)
-        fixups.seal(sealed, next_update(self._store, places[0][0], sealed))
-        self._store.put(self._item(vcn), places, sealed)
+        fixups.seal(sealed, next_update(self._values.store, places[0][0], sealed))
+        self._values.store.put(self._item(vcn), places, sealed)
 
     def allocate_block(self) -> int:
         """Return the VCN of a block for a new node."""
@@ -184,10 +172,10 @@ class Storage:
         if attribute is not None and attribute.data_size >= size:
             return
         runs = attribute.runs if attribute is not None else []
-        missing = self._geometry.clusters_of(size) - sum(run.clusters for run in runs)
+        missing = self._values.geometry.clusters_of(size) - sum(run.clusters for run in runs)
         if missing > 0:
             goal = runs[-1].start + runs[-1].clusters if runs else None
-            runs = join_runs([*runs, *self._allocator.allocate(missing, goal)])
+            runs = join_runs([*runs, *self._values.allocator.allocate(missing, goal)])
         if attribute is None:
             attribute = EditAttribute(_BLOCKS, self._name, None)
             file.attributes.append(attribute)
@@ -196,14 +184,14 @@ class Storage:
 
     def _set_bitmap(self, bitmap: EditAttribute, bits: bytes) -> None:
         """Replace the bitmap; where it is if it has clusters that are long enough."""
-        room = bitmap.clusters * self._geometry.cluster_size
+        room = bitmap.clusters * self._values.geometry.cluster_size
         if bitmap.value is not None or len(bits) > room:
             self._values.replace(bitmap, bits)
             return
         mapped = self._values.mapped(bitmap)
         padded = bits.ljust(room, b"\0")
         item = Item(ItemKind.BITS, self._number, self._name)
-        self._store.put(item, places_of(mapped, 0, room), padded)
+        self._values.store.put(item, places_of(mapped, 0, room), padded)
         bitmap.data_size = bitmap.initialised_size = len(bits)
 
     def free_block(self, vcn: int) -> None:
@@ -227,6 +215,6 @@ class Storage:
             attribute = file.find(kind, self._name)
             if attribute is not None:
                 if attribute.value is None:
-                    self._allocator.free(attribute.runs)
+                    self._values.allocator.free(attribute.runs)
                 file.attributes.remove(attribute)
                 file.touch()

@@ -9,6 +9,7 @@ Content of files is in `edit.content`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from fsdrivers.errors import CorruptError, NoSpaceError
@@ -24,12 +25,12 @@ _SMALL: Final = 64  # bytes: a value of this size returns into its record
 
 
 class Values:
-    """Reads and replaces values."""
+    """Reads and replaces values; where all bytes outside records go is known here."""
 
     def __init__(self, store: Store, geometry: Geometry, allocator: Allocator) -> None:
-        self._store = store
-        self._geometry = geometry
-        self._allocator = allocator
+        self.store = store
+        self.geometry = geometry
+        self.allocator = allocator
         self._waiting: list[tuple[list[Run], bytes]] = []
 
     def finish(self) -> None:
@@ -56,24 +57,18 @@ class Values:
             )
         mapped = self.mapped(attribute)
         size = min(attribute.data_size, attribute.initialised_size)
-        data = read_mapped(self._store, mapped, 0, size) if size else b""
+        data = read_mapped(self.store, mapped, 0, size) if size else b""
         return data.ljust(attribute.data_size, b"\0")
 
     def mapped(self, attribute: EditAttribute) -> list[tuple[int, int, int]]:
         """Return (offset, length, position) of what is allocated of an attribute."""
-        made, vcn, size = list[tuple[int, int, int]](), 0, self._geometry.cluster_size
-        for start, count in attribute.runs:
-            if start != HOLE:
-                if start + count > self._geometry.cluster_count:
-                    raise CorruptError(
-                        "a run ends outside the volume",
-                        None,
-                        f"at most {self._geometry.cluster_count}",
-                        start + count,
-                    )
-                made.append((vcn * size, count * size, start * size))
-            vcn += count
-        return made
+        limit = self.geometry.cluster_count
+        end = max(
+            (run.start + run.clusters for run in attribute.runs if run.start != HOLE), default=0
+        )
+        if end > limit:
+            raise CorruptError("a run ends outside the volume", None, f"at most {limit}", end)
+        return mapped_runs(attribute.runs, self.geometry.cluster_size)
 
     def replace(self, attribute: EditAttribute, value: bytes) -> None:
         """Give an attribute another value; in the record or not, as before.
@@ -84,9 +79,9 @@ class Values:
         if attribute.value is not None:
             attribute.value = value
             return
-        old, room = attribute.runs, attribute.clusters * self._geometry.cluster_size
+        old, room = attribute.runs, attribute.clusters * self.geometry.cluster_size
         if len(value) <= _SMALL:
-            self._allocator.free(old)
+            self.allocator.free(old)
             attribute.value, attribute.runs = value, []
             return
         try:
@@ -96,7 +91,7 @@ class Values:
                 raise
             self._waiting.append((old, value))
         else:
-            self._allocator.free(old)
+            self.allocator.free(old)
             attribute.runs = runs
         attribute.data_size = attribute.initialised_size = len(value)
 
@@ -116,21 +111,31 @@ class Values:
 
     def _write_new(self, value: bytes) -> list[Run]:
         """Write a value into clusters that were free; return them."""
-        runs = self._allocator.allocate(self._geometry.clusters_of(len(value)))
+        runs = self.allocator.allocate(self.geometry.clusters_of(len(value)))
         self._write(runs, value)
         return join_runs(runs)
 
     def clear(self, runs: list[Run]) -> None:
         """Fill clusters with zeros."""
-        size = self._geometry.cluster_size
+        size = self.geometry.cluster_size
         for start, count in runs:
-            self._store.write(start * size, bytes(count * size))
+            self.store.write(start * size, bytes(count * size))
 
     def _write(self, runs: list[Run], value: bytes) -> None:
-        size, at = self._geometry.cluster_size, 0
+        size, at = self.geometry.cluster_size, 0
         for start, count in runs:
             part = value[at : at + count * size]
             if not part:
                 return
-            self._store.write(start * size, part.ljust(-(-len(part) // size) * size, b"\0"))
+            self.store.write(start * size, part.ljust(-(-len(part) // size) * size, b"\0"))
             at += len(part)
+
+
+def mapped_runs(runs: Sequence[Run], cluster_size: int) -> list[tuple[int, int, int]]:
+    """Return (offset, length, position) of what is allocated, in bytes."""
+    made, vcn = list[tuple[int, int, int]](), 0
+    for start, clusters in runs:
+        if start != HOLE:
+            made.append((vcn * cluster_size, clusters * cluster_size, start * cluster_size))
+        vcn += clusters
+    return made

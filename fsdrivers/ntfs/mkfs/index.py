@@ -25,20 +25,19 @@ from fsdrivers.ntfs.format.index import (
     IndexHead,
     IndexRoot,
     NodeFlag,
-    ViewEntry,
 )
 from fsdrivers.ntfs.format.records import INDEX_MAGIC
-from fsdrivers.record import U16, U64, joined_codec, sparse_codec
+from fsdrivers.ntfs.geometry import vcn_size_of
+from fsdrivers.ntfs.packing import aligned, with_subnode
+from fsdrivers.record import U64, joined_codec, sparse_codec
 
 END_SIZE: Final = IndexEntry.SIZE  # bytes of the entry that ends a leaf
 INNER_END_SIZE: Final = END_SIZE + SUBNODE_VCN_SIZE
 ROOT_OVERHEAD: Final = IndexRoot.SIZE + IndexHead.SIZE  # bytes of a root that has no entries
 _BLOCKS_AT_ONCE: Final = 256
-_LENGTH_AT: Final = IndexEntry.OFFSETS["length"]
-_FLAGS_AT: Final = IndexEntry.OFFSETS["flags"]
 _END: Final = EntryFlag.END.value
 _HAS_SUBNODE: Final = EntryFlag.HAS_SUBNODE.value
-_pack_length, _pack_vcn = U16.pack, U64.pack
+_pack_vcn = U64.pack
 _HEAD: Final = joined_codec(IndexBlock.codec(), sparse_codec(IndexHead))
 _LEAF_END: Final = IndexEntry(0, END_SIZE, 0, _END, 0).pack()
 _INNER_END: Final = IndexEntry(0, INNER_END_SIZE, 0, _END | _HAS_SUBNODE, 0).pack()
@@ -67,7 +66,7 @@ class TreePlan(NamedTuple):
 
 def entries_start(block_size: int) -> int:
     """Return where the entries of a block start: behind the update sequence, aligned to 8."""
-    return (_HEAD.size + fixups.fixups_size(block_size) + 7) & ~7
+    return aligned(_HEAD.size + fixups.fixups_size(block_size))
 
 
 def plan_tree(sizes: Sequence[int], block_size: int, room: int, root_room: int) -> TreePlan:
@@ -117,17 +116,11 @@ def _partition(sizes: Sequence[int], limit: int) -> list[tuple[int, int]]:
 class TreeWriter:
     """Gives the bytes of a planned tree."""
 
-    def __init__(self, plan: TreePlan, *, block_size: int, vcn_size: int) -> None:
-        """Take the plan.
-
-        Args:
-            plan: of the tree.
-            block_size: bytes of an index block.
-            vcn_size: bytes that the VCN of a block counts.
-        """
+    def __init__(self, plan: TreePlan, *, block_size: int, cluster_size: int) -> None:
+        """Take the plan, and the bytes of an index block and of a cluster."""
         self._plan = plan
         self._block_size = block_size
-        self._step = block_size // vcn_size
+        self._step = block_size // vcn_size_of(cluster_size, block_size)
         self._starts: list[int] = []  # number of the first block of each level
         first = 0
         for level in plan.levels:
@@ -194,22 +187,6 @@ class TreeWriter:
         return head.ljust(start, b"\0")
 
 
-def with_subnode(entry: bytes, vcn: int) -> bytes:
-    """Return an entry that leads to the block `vcn`."""
-    length = len(entry) + SUBNODE_VCN_SIZE
-    flags = entry[_FLAGS_AT] | _HAS_SUBNODE
-    return b"".join(
-        (
-            entry[:_LENGTH_AT],
-            _pack_length(length),
-            entry[_LENGTH_AT + 2 : _FLAGS_AT],
-            bytes((flags,)),
-            entry[_FLAGS_AT + 1 :],
-            _pack_vcn(vcn),
-        )
-    )
-
-
 def pack_root(
     indexed: int,
     collation: Collation,
@@ -228,22 +205,8 @@ def pack_root(
         entries: with their end.
         flags: NodeFlag.
     """
-    unit = cluster_size if cluster_size <= block_size else 512
-    root = IndexRoot(indexed, collation.value, block_size, block_size // unit, bytes(3))
+    vcns = block_size // vcn_size_of(cluster_size, block_size)
+    root = IndexRoot(indexed, collation.value, block_size, vcns, bytes(3))
     used = IndexHead.SIZE + len(entries)
     head = IndexHead(IndexHead.SIZE, used, used, flags, bytes(3))
     return root.pack() + head.pack() + entries
-
-
-def view_entry(key: bytes, data: bytes, tail: bytes = b"") -> bytes:
-    """Return an entry of a view index.
-
-    Args:
-        key: of it.
-        data: what it says.
-        tail: bytes behind the data that its length does not count.
-    """
-    data_at = ViewEntry.SIZE + len(key)
-    length = (data_at + len(data) + len(tail) + 7) & ~7
-    head = ViewEntry(data_at, len(data), 0, length, len(key), 0, 0)
-    return (head.pack() + key + data + tail).ljust(length, b"\0")

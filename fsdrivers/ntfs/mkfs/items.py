@@ -17,7 +17,7 @@ from fsdrivers.ntfs.format.attributes import (
     AttributeFlag,
     AttributeType,
 )
-from fsdrivers.ntfs.mkfs.attributes import (
+from fsdrivers.ntfs.packing import (
     Sizes,
     aligned,
     non_resident_head_size,

@@ -23,14 +23,8 @@ from fsdrivers.ntfs.format.attributes import (
     FileName,
     NonResidentHead,
 )
+from fsdrivers.ntfs.geometry import Geometry
 from fsdrivers.ntfs.index import DIRECTORY_INDEX
-from fsdrivers.ntfs.mkfs.attributes import (
-    INFORMATION_SIZE,
-    RESIDENT_SIZE,
-    aligned,
-    record_room,
-    resident_size,
-)
 from fsdrivers.ntfs.mkfs.index import END_SIZE, INNER_END_SIZE, ROOT_OVERHEAD, TreePlan, plan_tree
 from fsdrivers.ntfs.mkfs.items import Item
 from fsdrivers.ntfs.mkfs.security import SecurityTable
@@ -38,6 +32,7 @@ from fsdrivers.ntfs.mkfs.special import (
     NO_INFORMATION,
     Gatherer,
     Part,
+    Root,
     Shape,
     Special,
     information_of,
@@ -47,6 +42,13 @@ from fsdrivers.ntfs.mkfs.tree import Tree
 from fsdrivers.ntfs.nodes import (
     XATTR_ACL,
     XATTR_INFORMATION,
+)
+from fsdrivers.ntfs.packing import (
+    INFORMATION_SIZE,
+    RESIDENT_SIZE,
+    aligned,
+    record_room,
+    resident_size,
 )
 from fsdrivers.volume import Node, Regions, StreamRegions
 
@@ -59,7 +61,6 @@ _NAME_OVERHEAD: Final = RESIDENT_SIZE + FileName.SIZE
 _ROOT_ROOM: Final = 448  # bytes for what parts the top blocks of an index
 _NON_RESIDENT_BOUND: Final = NonResidentHead.SIZE + 8 + 16  # of one run of an unnamed or $I30 one
 _SMALL: Final = 256  # bytes of a value that stays resident although its node has further records
-_LIST_OVERHEAD: Final = AttributeListEntry.SIZE
 _INFORMATION_KIND: Final = AttributeType.STANDARD_INFORMATION.value
 _NAME_KIND: Final = AttributeType.FILE_NAME.value
 _ROOT_KIND: Final = AttributeType.INDEX_ROOT.value
@@ -74,40 +75,30 @@ class NodePlan:
         self,
         tree: Tree,
         security: SecurityTable,
+        geometry: Geometry,
         *,
-        record_size: int,
-        cluster_size: int,
-        block_size: int,
-        lcn_bytes: int,
         regions: Regions | None,
         stream_regions: StreamRegions | None,
         root_names: Sequence[bytes],
-        root_descriptor: bytes,
-        root_flags: int,
-        has_own_root_security: bool,
+        root: Root,
     ) -> None:
         """Plan everything; see `mkfs.plan_volume` for what is raised.
 
         Args:
             tree: of the names.
             security: takes the descriptors.
-            record_size: of the MFT, bytes.
-            cluster_size: bytes.
-            block_size: of directories' indexes, bytes.
-            lcn_bytes: that an LCN of the volume takes at most.
+            geometry: of the new volume.
             regions: see `mkfs.plan_volume`.
             stream_regions: likewise.
             root_names: of system files.
-            root_descriptor: of the root; what has none gets it, too.
-            root_flags: FileAttribute that the root has in any case.
-            has_own_root_security: the root keeps its descriptor in its own record.
+            root: see there.
         """
         self.tree = tree
         self.security = security
-        self.cluster_size = cluster_size
-        self.block_size = block_size
-        self.lcn_bytes = lcn_bytes
-        self.room = record_room(record_size)
+        self.cluster_size = geometry.cluster_size
+        self.block_size = geometry.index_block_size
+        self.lcn_bytes = (geometry.cluster_count.bit_length() >> 3) + 1  # that an LCN takes at most
+        self.room = record_room(geometry.record_size)
         self.shapes: list[Shape] = []
         self.shape_of = array("I", bytes(4 * tree.count))
         self.places = array("q", bytes(8 * tree.count))
@@ -115,19 +106,12 @@ class NodePlan:
         self.extension_count = 0
         self._regions: Regions = regions or {}
         self.gatherer = Gatherer(
-            tree,
-            security,
-            cluster_size=cluster_size,
-            regions=self._regions,
-            stream_regions=stream_regions or {},
-            root_descriptor=root_descriptor,
-            root_flags=root_flags,
-            has_own_root_security=has_own_root_security,
+            tree, security, self.cluster_size, self._regions, stream_regions or {}, root
         )
         self._resident_size = 0
         self._keys: dict[bytes, bytes] = {b"": b""}
         self._root_names = root_names
-        self._root_descriptor = root_descriptor
+        self._root_descriptor = root.descriptor
         self._plan_nodes(self._sort_directories())
         self.resident = memoryview(mmap.mmap(-1, max(self._resident_size, 1)))
 
@@ -343,7 +327,7 @@ class NodePlan:
 
     def _plan_list(self, special: Special, parts: Sequence[Part]) -> None:
         """Give a node further records, and a list of what is in them."""
-        size = sum(list_entry_size(part.name) for part in parts)
+        size = sum(aligned(AttributeListEntry.SIZE + len(part.name)) for part in parts)
         if size > _MAXIMUM_LIST:
             raise UnsupportedError(
                 f"a file whose attributes take a list of {size} bytes; "
@@ -365,8 +349,3 @@ class NodePlan:
                     yield special, item
             if special.list_item is not None and not special.list_item.is_resident:
                 yield special, special.list_item
-
-
-def list_entry_size(name: bytes) -> int:
-    """Return the bytes of an entry of an attribute list."""
-    return aligned(_LIST_OVERHEAD + len(name))

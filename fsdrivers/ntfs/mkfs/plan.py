@@ -38,6 +38,7 @@ from fsdrivers.ntfs.mkfs.layout import NtfsLayout
 from fsdrivers.ntfs.mkfs.nodes import PENDING, NodePlan
 from fsdrivers.ntfs.mkfs.records import RecordWriter
 from fsdrivers.ntfs.mkfs.security import SecurityTable
+from fsdrivers.ntfs.mkfs.special import Root
 from fsdrivers.ntfs.mkfs.system import (
     ROOT_NAMES,
     ROOT_RECORDS,
@@ -198,14 +199,7 @@ class _Demand:
         # Sequences that make their entries when asked are asked again and again.
         entries = entries if isinstance(entries, list | tuple) else list(entries)
         security = SecurityTable()
-        self.system = SystemFiles(
-            template,
-            security,
-            record_size=geometry.record_size,
-            cluster_size=geometry.cluster_size,
-            cluster_count=geometry.cluster_count,
-            now=now,
-        )
+        self.system = SystemFiles(template, security, geometry, now)
         tree = Tree(entries, template.upcase)
         root, frame = SystemRecord.ROOT.value, template.frame(SystemRecord.ROOT)
         root_descriptor = dict(entries[0].node.xattrs).get(XATTR_ACL, b"")
@@ -214,22 +208,17 @@ class _Demand:
         self.plan = NodePlan(
             tree,
             security,
-            record_size=geometry.record_size,
-            cluster_size=geometry.cluster_size,
-            block_size=geometry.index_block_size,
-            lcn_bytes=(geometry.cluster_count.bit_length() >> 3) + 1,
+            geometry,
             regions=regions,
             stream_regions=stream_regions,
             root_names=ROOT_NAMES,
-            root_descriptor=root_descriptor,
-            root_flags=frame.file_attributes & _ROOT_FLAGS if is_foreign else 0,
-            has_own_root_security=has_own_security(frame, root, root_descriptor),
+            root=Root(
+                root_descriptor,
+                frame.file_attributes & _ROOT_FLAGS if is_foreign else 0,
+                has_own_security(frame, root, root_descriptor),
+            ),
         )
-        self.writer = RecordWriter(
-            self.plan,
-            record_size=geometry.record_size,
-            first_record=self.system.first_record,
-        )
+        self.writer = RecordWriter(self.plan, geometry.record_size, self.system.first_record)
         reference_of = self.writer.reference_of
         self.system.plan_views(
             [(value, reference_of(index)) for value, index in self.plan.gatherer.object_ids],

@@ -18,7 +18,6 @@ from fsdrivers.ntfs.format.attributes import (
     END_SIZE,
     INDEX_NAME,
     AttributeFlag,
-    AttributeListEntry,
     AttributeType,
     FileName,
     NonResidentHead,
@@ -38,20 +37,6 @@ from fsdrivers.ntfs.format.records import (
     SystemRecord,
     reference_of,
 )
-from fsdrivers.ntfs.mkfs.attributes import (
-    END,
-    INFORMATION_SIZE,
-    NON_RESIDENT_SIZE,
-    NameFields,
-    aligned,
-    attributes_start,
-    blank_record,
-    file_name,
-    pack_non_resident,
-    pack_record,
-    pack_resident,
-    placed_runs,
-)
 from fsdrivers.ntfs.mkfs.index import TreePlan, TreeWriter, pack_root
 from fsdrivers.ntfs.mkfs.items import Item
 from fsdrivers.ntfs.mkfs.nodes import (
@@ -63,6 +48,21 @@ from fsdrivers.ntfs.mkfs.nodes import (
 )
 from fsdrivers.ntfs.mkfs.special import Part, Special
 from fsdrivers.ntfs.names import units_of
+from fsdrivers.ntfs.packing import (
+    END,
+    INFORMATION_SIZE,
+    NON_RESIDENT_SIZE,
+    NameFields,
+    aligned,
+    attributes_start,
+    blank_record,
+    file_name,
+    pack_list_entry,
+    pack_non_resident,
+    pack_record,
+    pack_resident,
+    placed_runs,
+)
 from fsdrivers.ntfs.runs import pack_runs
 from fsdrivers.ntfs.times import EPOCH, MAXIMUM, UNIT_NS
 from fsdrivers.record import joined_codec, sparse_codec
@@ -89,7 +89,6 @@ _pack_name_into = joined_codec(sparse_codec(ResidentHead), FileName.codec()).pac
 _pack_non_resident_into = sparse_codec(NonResidentHead).pack_into
 _pack_entry = joined_codec(sparse_codec(IndexEntry), FileName.codec()).pack
 _ENTRY_SIZE: Final = IndexEntry.SIZE + _NAME_SIZE
-_pack_listed = AttributeListEntry.codec().pack
 _pack_information = StandardInformation3.codec().pack
 _DIRECTORY_INDEX: Final = INDEX_NAME.encode("utf-16-le")
 
@@ -112,13 +111,7 @@ def filetimes_of(
 class RecordWriter:
     """Makes the records of one volume's nodes."""
 
-    def __init__(
-        self,
-        plan: NodePlan,
-        *,
-        record_size: int,
-        first_record: int,
-    ) -> None:
+    def __init__(self, plan: NodePlan, record_size: int, first_record: int) -> None:
         """Take what is planned.
 
         Args:
@@ -382,21 +375,14 @@ class RecordWriter:
         """Return the attribute list of a node."""
         first = self._first_extension + special.first_extension - 1
         own = self.reference_of(special.index)
-        listed: list[tuple[Part, int, int]] = [
-            (part, _USER | first + at if at else own, identifier)
+        return b"".join(
+            pack_list_entry(
+                part.kind, part.name, part.lowest_vcn, _USER | first + at if at else own, identifier
+            )
             for at, group in enumerate(groups)
             for identifier, part in enumerate(group)
             if part.kind != LIST_KIND
-        ]
-        made: list[bytes] = []
-        for part, reference, identifier in listed:
-            length = aligned(AttributeListEntry.SIZE + len(part.name))
-            head = _pack_listed(
-                part.kind, length, len(part.name) >> 1, AttributeListEntry.SIZE,
-                part.lowest_vcn, reference, identifier,
-            )  # fmt: skip
-            made.append((head + part.name).ljust(length, b"\0"))
-        return b"".join(made)
+        )
 
     def _attribute(self, special: Special, part: Part, identifier: int, list_value: bytes) -> bytes:
         """Return one attribute."""
@@ -405,7 +391,7 @@ class RecordWriter:
             return self._information(special, identifier)
         if isinstance(what, int):
             value = self.name_value(what)
-            return pack_resident(part.kind, value, identifier=identifier, is_indexed=True)
+            return pack_resident(part.kind, value, identifier=identifier, resident_flags=_INDEXED)
         if isinstance(what, bytes):
             return pack_resident(part.kind, what, identifier=identifier)
         if isinstance(what, TreePlan):
@@ -476,8 +462,7 @@ class RecordWriter:
         """Return what makes the index of a directory."""
         plan = self._plan
         assert special.tree is not None
-        unit = plan.cluster_size if plan.cluster_size <= plan.block_size else 512
-        return TreeWriter(special.tree, block_size=plan.block_size, vcn_size=unit)
+        return TreeWriter(special.tree, block_size=plan.block_size, cluster_size=plan.cluster_size)
 
     def iter_value(self, special: Special, item: Item) -> Iterator[bytes | bytearray]:
         """Yield the bytes of a value that is in clusters and no content."""

@@ -18,7 +18,7 @@ from fsdrivers.ntfs.format.index import (
     SecurityHead,
     SecurityIdKey,
 )
-from fsdrivers.ntfs.mkfs.index import view_entry
+from fsdrivers.ntfs.packing import pack_view_entry
 from fsdrivers.ntfs.security import descriptor_hash
 
 _MAXIMUM_SIZE: Final = SECURITY_BLOCK_SIZE - SecurityHead.SIZE
@@ -85,13 +85,13 @@ class SecurityTable:
             for at, head in ((at, SecurityHead.unpack(raw)) for at, raw in enumerate(self._heads))
         )
         return [
-            view_entry(SecurityHashKey(*key).pack(), self._heads[at], SECURITY_PADDING)
+            pack_view_entry(SecurityHashKey(*key).pack(), self._heads[at], SECURITY_PADDING)
             for key, at in found
         ]
 
     def id_entries(self) -> list[bytes]:
         """Return the entries of $SII in order: by id."""
         return [
-            view_entry(SecurityIdKey(FIRST_SECURITY_ID + at).pack(), head)
+            pack_view_entry(SecurityIdKey(FIRST_SECURITY_ID + at).pack(), head)
             for at, head in enumerate(self._heads)
         ]

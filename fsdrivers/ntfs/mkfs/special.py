@@ -54,6 +54,14 @@ class Shape(NamedTuple):
 NO_SHAPE: Final = Shape(0, NO_INFORMATION)
 
 
+class Root(NamedTuple):
+    """What the root directory has beyond its node."""
+
+    descriptor: bytes  # what has none gets it, too
+    flags: int  # FileAttribute in any case
+    has_own_security: bool  # the descriptor is kept in the root's own record
+
+
 class Part(NamedTuple):
     """An attribute of a special node, before it is made."""
 
@@ -102,13 +110,10 @@ class Gatherer:
         self,
         tree: Tree,
         security: SecurityTable,
-        *,
         cluster_size: int,
         regions: Regions,
         stream_regions: StreamRegions,
-        root_descriptor: bytes,
-        root_flags: int,
-        has_own_root_security: bool,
+        root: Root,
     ) -> None:
         """Take what is shared; see `mkfs.nodes.NodePlan`."""
         self.named: dict[tuple[int, bytes], Item] = {}  # by node number and name of the stream
@@ -119,14 +124,12 @@ class Gatherer:
         self._cluster_size = cluster_size
         self._regions = regions
         self._stream_regions = stream_regions
-        self._root_descriptor = root_descriptor
-        self._root_flags = root_flags
-        self._has_own_root_security = has_own_root_security
+        self._root = root
         self._shapes: dict[Shape, Shape] = {}
 
     def gather(self, index: int, node: Node) -> Special:
         """Collect what a node has."""
-        descriptor, information = self._root_descriptor, NO_INFORMATION
+        descriptor, information = self._root.descriptor, NO_INFORMATION
         if node.size < 0 or node.flags >> 32:
             raise CorruptError(f"size or attributes of node {node.number}")
         special = Special(index, tuple(self._tree.links_of(index)))
@@ -167,8 +170,8 @@ class Gatherer:
                 )
         security_id = 0
         if not index:
-            special.added_flags = self._root_flags
-        if not index and self._has_own_root_security:
+            special.added_flags = self._root.flags
+        if not index and self._root.has_own_security:
             fixed.append((AttributeType.SECURITY_DESCRIPTOR.value, descriptor))
         elif descriptor:
             security_id = self._security.add(descriptor)

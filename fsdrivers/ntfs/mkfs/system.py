@@ -23,6 +23,7 @@ from fsdrivers.ntfs.format.attributes import (
     AttributeHead,
     AttributeType,
     ObjectId,
+    ResidentFlag,
     StandardInformation,
     StandardInformation3,
     VolumeInformation,
@@ -38,19 +39,8 @@ from fsdrivers.ntfs.format.records import (
     VolumeFlag,
     reference_of,
 )
-from fsdrivers.ntfs.mkfs.attributes import (
-    INFORMATION_SIZE,
-    NameFields,
-    Sizes,
-    aligned,
-    file_name,
-    pack_non_resident,
-    pack_record,
-    pack_resident,
-    record_room,
-    resident_size,
-    unit_shift,
-)
+from fsdrivers.ntfs.geometry import Geometry
+from fsdrivers.ntfs.index import words_of_key
 from fsdrivers.ntfs.mkfs.description import Frame, Template
 from fsdrivers.ntfs.mkfs.index import (
     INNER_END_SIZE,
@@ -59,9 +49,22 @@ from fsdrivers.ntfs.mkfs.index import (
     TreeWriter,
     pack_root,
     plan_tree,
-    view_entry,
 )
 from fsdrivers.ntfs.mkfs.security import DESCRIPTOR_HEAD_SIZE, SecurityTable
+from fsdrivers.ntfs.packing import (
+    INFORMATION_SIZE,
+    NameFields,
+    Sizes,
+    aligned,
+    file_name,
+    pack_non_resident,
+    pack_record,
+    pack_resident,
+    pack_view_entry,
+    record_room,
+    resident_size,
+    unit_shift,
+)
 from fsdrivers.ntfs.runs import HOLE
 from fsdrivers.record import U16
 
@@ -76,6 +79,7 @@ _ROOT_REFERENCE: Final = reference_of(SystemRecord.ROOT, SystemRecord.ROOT)
 _EXTEND_REFERENCE: Final = reference_of(SystemRecord.EXTEND, SystemRecord.EXTEND)
 _NOT_OWN: Final = frozenset({SystemRecord.SECURE.value})
 _DATA: Final = AttributeType.DATA.value
+_INDEXED: Final = ResidentFlag.INDEXED.value
 _ID_AT: Final = AttributeHead.OFFSETS["id"]
 _USN_RECORD: Final = SystemRecord.REPARSE_POINTS + 1
 _USN_NAME: Final = "$UsnJrnl"
@@ -123,20 +127,12 @@ class SystemFiles:
     """The system files of one new volume."""
 
     def __init__(
-        self,
-        template: Template,
-        security: SecurityTable,
-        *,
-        record_size: int,
-        cluster_size: int,
-        cluster_count: int,
-        now: int,
+        self, template: Template, security: SecurityTable, geometry: Geometry, now: int
     ) -> None:
         """Take what is kept; descriptors that are shared get the first ids."""
         self.template = template
-        self._record_size = record_size
-        self._cluster_size = cluster_size
-        self._cluster_count = cluster_count
+        self._geometry = geometry  # of the new volume
+        self._cluster_size = geometry.cluster_size
         self._now = now
         self.extend: dict[int, str] = {
             number.value: SYSTEM_NAMES[number]
@@ -173,14 +169,17 @@ class SystemFiles:
             reparse_points: tag and file reference.
         """
         template = self.template
-        ids = list(object_ids)
+        owners = list(object_ids)
         if template.object_id:
             volume = reference_of(SystemRecord.VOLUME, SystemRecord.VOLUME)
-            ids.append((template.object_id[: ObjectId.SIZE], volume))
+            owners.append((template.object_id[: ObjectId.SIZE], volume))
         keyed = {
-            value[:16]: ObjectIdData(reference, *_births(value)).pack() for value, reference in ids
+            value[:16]: ObjectIdData(reference, *_births(value)).pack()
+            for value, reference in owners
         }
-        points = [ReparseKey(tag, reference).pack() for tag, reference in reparse_points]
+        ids = [pack_view_entry(key, keyed[key]) for key in sorted(keyed, key=words_of_key)]
+        keys = [ReparseKey(tag, reference).pack() for tag, reference in reparse_points]
+        points = [pack_view_entry(key, b"") for key in sorted(keys, key=words_of_key)]
         self.views = {
             SystemRecord.SECURE: self._plan(
                 SystemRecord.SECURE,
@@ -189,30 +188,26 @@ class SystemFiles:
             ),
             SystemRecord.QUOTA: self._plan(
                 SystemRecord.QUOTA,
-                ("$O", Collation.SID, [view_entry(*item) for item in template.quota_owners]),
-                ("$Q", Collation.ULONG, [view_entry(*item) for item in template.quota_entries]),
+                ("$O", Collation.SID, [pack_view_entry(*item) for item in template.quota_owners]),
+                (
+                    "$Q",
+                    Collation.ULONG,
+                    [pack_view_entry(*item) for item in template.quota_entries],
+                ),
             ),
             SystemRecord.OBJECT_IDS: self._plan(
                 SystemRecord.OBJECT_IDS,
-                (
-                    "$O",
-                    Collation.ULONGS,
-                    [view_entry(key, keyed[key]) for key in sorted(keyed, key=_words)],
-                ),
+                ("$O", Collation.ULONGS, ids),
             ),
             SystemRecord.REPARSE_POINTS: self._plan(
                 SystemRecord.REPARSE_POINTS,
-                (
-                    "$R",
-                    Collation.ULONGS,
-                    [view_entry(key, b"") for key in sorted(points, key=_words)],
-                ),
+                ("$R", Collation.ULONGS, points),
             ),
         }
 
     def _plan(self, number: int, *views: tuple[str, Collation, list[bytes]]) -> list[View]:
         """Plan the views of one file, which share the room that its record has."""
-        room = record_room(self._record_size) - INFORMATION_SIZE - resident_size(b"", 96)
+        room = record_room(self._geometry.record_size) - INFORMATION_SIZE - resident_size(b"", 96)
         share = room // len(views) - (96 if number == SystemRecord.SECURE else 0)
         overhead = resident_size(b"$\0I\0I\0", ROOT_OVERHEAD)
         made = []
@@ -227,8 +222,7 @@ class SystemFiles:
 
     def _writer(self, view: View) -> TreeWriter:
         """Return what makes the blocks of a view."""
-        unit = self._cluster_size if self._cluster_size <= VIEW_BLOCK_SIZE else 512
-        return TreeWriter(view.plan, block_size=VIEW_BLOCK_SIZE, vcn_size=unit)
+        return TreeWriter(view.plan, block_size=VIEW_BLOCK_SIZE, cluster_size=self._cluster_size)
 
     def _add_view_areas(self, number: int, view: View) -> None:
         """Give a view the clusters of its blocks."""
@@ -281,7 +275,9 @@ class SystemFiles:
         if not SystemRecord.FIRST_RESERVED <= number < SystemRecord.FIRST_FREE:
             links = 1
             value = self.name_value(number)
-            attributes.append(pack_resident(AttributeType.FILE_NAME, value, is_indexed=True))
+            attributes.append(
+                pack_resident(AttributeType.FILE_NAME, value, resident_flags=_INDEXED)
+            )
         before = [part for part in parts if part[0] < AttributeType.SECURITY_DESCRIPTOR]
         attributes += before
         if has_own_security(frame, number, frame.security):
@@ -292,7 +288,7 @@ class SystemFiles:
             for identifier, part in enumerate(attributes)
         ]
         return pack_record(
-            self._record_size,
+            self._geometry.record_size,
             number,
             numbered,
             sequence=self._sequence(number),
@@ -395,15 +391,16 @@ class SystemFiles:
 
     def _bad_clusters(self) -> bytes:
         """Return $BadClus:$Bad: as large as the volume, and all hole."""
-        size = self._cluster_count * self._cluster_size
-        runs = ((HOLE, self._cluster_count),)
+        count = self._geometry.cluster_count
+        size = count * self._cluster_size
+        runs = ((HOLE, count),)
         return pack_non_resident(_DATA, runs, Sizes(size, size, 0, 0), name=_units("$Bad"))
 
     def _extend_index(self) -> bytes:
         """Return the index of $Extend, which has to stand in its record."""
         names = sorted(self.extend, key=lambda number: self.extend[number].upper())
         plan = plan_tree([0] * len(names), VIEW_BLOCK_SIZE, 1 << 16, 1 << 16)
-        writer = TreeWriter(plan, block_size=VIEW_BLOCK_SIZE, vcn_size=VIEW_BLOCK_SIZE)
+        writer = TreeWriter(plan, block_size=VIEW_BLOCK_SIZE, cluster_size=VIEW_BLOCK_SIZE)
         entries, flags = writer.root(lambda at: self.entry(names[at]))
         value = pack_root(
             AttributeType.FILE_NAME,
@@ -454,18 +451,13 @@ class SystemFiles:
 
     def mirrored_records(self) -> int:
         """Return how many records $MFTMirr holds: four, or as many as fill a cluster."""
-        return max(MIRRORED_RECORDS, self._cluster_size // self._record_size)
+        return max(MIRRORED_RECORDS, self._cluster_size // self._geometry.record_size)
 
 
 def _births(value: bytes) -> tuple[bytes, bytes, bytes]:
     """Return the three ids of birth behind an object id, zeros if they are not known."""
     value = value.ljust(ObjectId.SIZE, b"\0")
     return value[16:32], value[32:48], value[48:64]
-
-
-def _words(key: bytes) -> tuple[int, ...]:
-    """Return the 32-bit words by which views are ordered."""
-    return tuple(int.from_bytes(key[at : at + 4], "little") for at in range(0, len(key), 4))
 
 
 def _bits(count: int) -> bytes:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attributes and MFT records as bytes, for volumes that are made whole.
+"""Attributes, MFT records and entries of indexes as bytes.
 
 Records are made open; `fixups.seal_all` guards many at once.  The update sequence stands right
 behind the numbered head, as since Windows XP.  Ids count up from 0 within a record.
 
-Source: as `format.attributes`.
+Source: as `format.attributes` and `format.index`.
 """
 
 from __future__ import annotations
@@ -18,22 +18,26 @@ from fsdrivers.ntfs.format.attributes import (
     COMPRESSION_UNIT_SHIFT,
     END_SIZE,
     AttributeFlag,
+    AttributeListEntry,
     FileName,
     NonResidentHead,
-    ResidentFlag,
     ResidentHead,
     SparseHead,
     StandardInformation3,
 )
+from fsdrivers.ntfs.format.index import SUBNODE_VCN_SIZE, EntryFlag, IndexEntry, ViewEntry
 from fsdrivers.ntfs.format.records import FILE_MAGIC, NumberedRecordHead, RecordFlag
 from fsdrivers.ntfs.runs import HOLE, Run, pack_runs
-from fsdrivers.record import U32, U64, sparse_codec
+from fsdrivers.record import U16, U32, U64, sparse_codec
 
 _PACKED_FLAGS: Final = (AttributeFlag.COMPRESSED | AttributeFlag.SPARSE).value
 _MAXIMUM_UNIT: Final = 64 << 10  # bytes
-_INDEXED: Final = ResidentFlag.INDEXED.value
-_pack_resident = sparse_codec(ResidentHead).pack
-_pack_non_resident = sparse_codec(NonResidentHead).pack
+_pack_resident = ResidentHead.codec().pack
+_pack_non_resident = NonResidentHead.codec().pack
+_pack_listed = AttributeListEntry.codec().pack
+_LENGTH_AT: Final = IndexEntry.OFFSETS["length"]
+_FLAGS_AT: Final = IndexEntry.OFFSETS["flags"]
+_HAS_SUBNODE: Final = EntryFlag.HAS_SUBNODE.value
 pack_name = FileName.codec().pack
 _pack_head = sparse_codec(NumberedRecordHead).pack
 END: Final = U32.pack(ATTRIBUTES_END).ljust(END_SIZE, b"\0")
@@ -69,14 +73,15 @@ def pack_resident(
     name: bytes = b"",
     flags: int = 0,
     identifier: int = 0,
-    is_indexed: bool = False,
+    resident_flags: int = 0,
+    reserved: int = 0,
 ) -> bytes:
     """Return a resident attribute; its name is UTF-16LE."""
     value_at = aligned(RESIDENT_SIZE + len(name))
     length = value_at + aligned(len(value))
     head = _pack_resident(
         kind, length, 0, len(name) >> 1, RESIDENT_SIZE, flags, identifier, len(value), value_at,
-        _INDEXED if is_indexed else 0,
+        resident_flags, reserved,
     )  # fmt: skip
     return b"".join((head, name.ljust(value_at - RESIDENT_SIZE, b"\0"), value)).ljust(length, b"\0")
 
@@ -121,7 +126,7 @@ def pack_non_resident(
     flags: int = 0,
     identifier: int = 0,
     lowest_vcn: int = 0,
-    length: int = 0,
+    reserved: bytes = b"",
 ) -> bytes:
     """Return an extent of a non-resident attribute.
 
@@ -134,19 +139,19 @@ def pack_non_resident(
         flags: AttributeFlag.
         identifier: of the attribute in its record.
         lowest_vcn: of this extent.
-        length: bytes to fill up to; 0 for as few as it takes.
+        reserved: bytes of the head, zeros where they are missing.
     """
     is_long = flags & _PACKED_FLAGS and not lowest_vcn
     name_at = SparseHead.SIZE if is_long else NON_RESIDENT_SIZE
     runs_at = aligned(name_at + len(name))
     pairs = pack_runs(runs)
-    length = max(length, aligned(runs_at + len(pairs)))
+    length = aligned(runs_at + len(pairs))
     clusters = sum(count for _, count in runs)
     is_first = not lowest_vcn
     head = _pack_non_resident(
         kind, length, 1, len(name) >> 1, name_at, flags, identifier, lowest_vcn,
         lowest_vcn + clusters - 1, runs_at,
-        shift,
+        shift, reserved,
         sizes.allocated if is_first else 0,
         sizes.data if is_first else 0,
         sizes.initialised if is_first else 0,
@@ -228,3 +233,42 @@ def pack_record(
 def blank_record(record_size: int, number: int, sequence: int) -> bytes:
     """Return an open record that nobody uses."""
     return pack_record(record_size, number, (), sequence=sequence, links=0, flags=0)
+
+
+def pack_list_entry(
+    kind: int, name: bytes, lowest_vcn: int, reference: int, identifier: int
+) -> bytes:
+    """Return an entry of an attribute list."""
+    size = aligned(AttributeListEntry.SIZE + len(name))
+    head = _pack_listed(
+        kind, size, len(name) >> 1, AttributeListEntry.SIZE, lowest_vcn, reference, identifier
+    )
+    return (head + name).ljust(size, b"\0")
+
+
+def pack_view_entry(key: bytes, data: bytes, tail: bytes = b"") -> bytes:
+    """Return an entry of a view index, as in a leaf.
+
+    Args:
+        key: multiple of 4 bytes.
+        data: what it says; stands right behind the key.
+        tail: bytes behind the data that its length does not count.
+    """
+    data_at = ViewEntry.SIZE + len(key)
+    length = aligned(data_at + len(data) + len(tail))
+    head = ViewEntry(data_at, len(data), 0, length, len(key), 0, 0)
+    return (head.pack() + key + data + tail).ljust(length, b"\0")
+
+
+def with_subnode(entry: bytes, vcn: int) -> bytes:
+    """Return an entry of a leaf as one that leads to the block `vcn`."""
+    return b"".join(
+        (
+            entry[:_LENGTH_AT],
+            U16.pack(len(entry) + SUBNODE_VCN_SIZE),
+            entry[_LENGTH_AT + U16.size : _FLAGS_AT],
+            bytes((entry[_FLAGS_AT] | _HAS_SUBNODE,)),
+            entry[_FLAGS_AT + 1 :],
+            U64.pack(vcn),
+        )
+    )
