@@ -31,7 +31,7 @@ from imagebuilder.disc import master as iso
 from imagebuilder.disc import plan as disc
 from imagebuilder.disc.files import DiscOptions
 from imagebuilder.disc.master import Progress, Source
-from imagebuilder.disc.plan import DiscFile, DiscPlan
+from imagebuilder.disc.plan import DiscFile
 from imagebuilder.environment.build import BootEnvironment
 from imagebuilder.errors import DiscPlanError
 
@@ -62,7 +62,6 @@ class BuiltDisc:
     data_set: str
     machine: str
     pack_count: int
-    file_count: int
 
 
 def build_disc(
@@ -150,18 +149,13 @@ def build_disc(
                 finish=finish,
                 progress=progress,
             )
-    return _result(plan, output, summary.machine, len(summary.packs))
-
-
-def _result(plan: DiscPlan, output: Path, machine: str, pack_count: int) -> BuiltDisc:
     return BuiltDisc(
         path=output,
         size=output.stat().st_size,
         boot_size=plan.boot_size,
         data_set=plan.set_id,
-        machine=machine,
-        pack_count=pack_count,
-        file_count=len(plan.files),
+        machine=summary.machine,
+        pack_count=len(summary.packs),
     )
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -135,50 +136,45 @@ def rehearse(
     return report
 
 
+@dataclass
 class _Rehearsal:
-    def __init__(
-        self,
-        config: RehearsalConfig,
-        report: RehearsalReport,
-        directory: Path,
-        compare: Comparer,
-        tell: Callable[[str], None],
-    ) -> None:
-        self._config = config
-        self._report = report
-        self._directory = directory
-        self._compare = compare
-        self._tell = tell
+    config: RehearsalConfig
+    report: RehearsalReport
+    directory: Path
+    compare: Comparer
+    tell: Callable[[str], None]
+
+    def __post_init__(self) -> None:
         self._disks = tuple(
-            Disk(directory / f"disk{index}.img", config.bus, "", config.sector_size)
-            for index in range(len(config.disk_sizes))
+            Disk(self.directory / f"disk{index}.img", self.config.bus, "", self.config.sector_size)
+            for index in range(len(self.config.disk_sizes))
         )
         self._variables: Path | None = None
         self._phase_start = (0.0, 0.0)  # seconds by the clock, and of processor time
 
     def run(self) -> None:
-        for disk, size in zip(self._disks, self._config.disk_sizes, strict=True):
+        for disk, size in zip(self._disks, self.config.disk_sizes, strict=True):
             with disk.path.open("wb") as file:
                 file.truncate(size)
-        if self._config.firmware != "bios":
-            self._variables = self._directory / "variables.fd"
-            shutil.copyfile(variables_template(self._config.firmware), self._variables)
+        if self.config.firmware != "bios":
+            self._variables = self.directory / "variables.fd"
+            shutil.copyfile(variables_template(self.config.firmware), self._variables)
         self._restore()
-        if self._report.failure:
+        if self.report.failure:
             return
-        self._tell("comparing the restored disks with the data set")
+        self.tell("comparing the restored disks with the data set")
         started = time.monotonic()
-        difference, details = self._compare([disk.path for disk in self._disks])
-        self._report.comparison = details
-        self._report.phases.append(Phase("compared", time.monotonic() - started))
+        difference, details = self.compare([disk.path for disk in self._disks])
+        self.report.comparison = details
+        self.report.phases.append(Phase("compared", time.monotonic() - started))
         if difference:
-            self._report.failure = difference
+            self.report.failure = difference
             return
         self._start()
 
     def _restore(self) -> None:
-        config = self._config
-        self._tell("starting the disc")
+        config = self.config
+        self.tell("starting the disc")
         machine_config = MachineConfig(
             firmware=config.firmware,
             memory_mib=config.memory_mib,
@@ -187,22 +183,15 @@ class _Rehearsal:
             disc_medium=config.medium,
             variables=self._variables,
         )
-        with Machine(machine_config) as machine:
-            log = self._directory / "restore.log"
-            try:
-                self._answer(machine)
-            except MachineError:
-                self._picture(machine, "failed")
-                raise
-            finally:
-                log.write_text(machine.text)
+        with self._running(machine_config, "restore.log") as machine:
+            self._answer(machine)
 
     def _answer(self, machine: Machine) -> None:
         """Answer everything that the disc asks, until it has switched the machine off.
 
         A disc with answers of its own asks for no disk, and may say itself how it goes on.
         """
-        config, report = self._config, self._report
+        config, report = self.config, self.report
         timeout_s, deadline = config.prompt_timeout_s, time.monotonic() + config.prompt_timeout_s
         confirmed = progress = 0
         expected = f"{marks.pattern()}|{marks.UNMARKED}"
@@ -226,7 +215,7 @@ class _Rehearsal:
                 machine.send(f"{config.user}\r")
             elif name == "ask-secret":
                 machine.send(f"{config.secret}\r")
-                self._tell("planning the restore")
+                self.tell("planning the restore")
             elif name == "ask-disk":
                 machine.send(f"REBUILD{int(value):04}\r")
             elif name == "ask-confirm":
@@ -235,7 +224,7 @@ class _Rehearsal:
                 confirmed += 1
                 if confirmed == len(self._disks):
                     self._phase(machine, "id prompt to the agreed plan")
-                    self._tell("restoring")
+                    self.tell("restoring")
                     timeout_s, progress = config.restore_timeout_s, 0
             elif name in ("complete", "partial"):
                 self._phase(machine, "restoring")
@@ -255,8 +244,8 @@ class _Rehearsal:
         machine.wait_until_off(STEP_TIMEOUT_S)
 
     def _start(self) -> None:
-        config = self._config
-        self._tell("starting the restored machine without the disc")
+        config = self.config
+        self.tell("starting the restored machine without the disc")
         machine_config = MachineConfig(
             firmware=config.firmware,
             memory_mib=config.memory_mib,
@@ -265,29 +254,34 @@ class _Rehearsal:
             extra=("-snapshot",),  # the restored disks stay as they were compared
         )
         self._phase_start = (0.0, 0.0)
-        with Machine(machine_config) as machine:
-            log = self._directory / "start.log"
+        with self._running(machine_config, "start.log") as machine:
+            machine.wait_for(config.expect, config.start_timeout_s)
+            self._phase(machine, "power-on of the restored machine until up")
+            self._picture(machine, "restored")
+
+    @contextmanager
+    def _running(self, config: MachineConfig, log: str) -> Iterator[Machine]:
+        """Give a started machine; keep what it says, and a picture of how it failed."""
+        with Machine(config) as machine:
             try:
-                machine.wait_for(config.expect, config.start_timeout_s)
-                self._phase(machine, "power-on of the restored machine until up")
+                yield machine
             except MachineError:
                 self._picture(machine, "failed")
                 raise
             finally:
-                log.write_text(machine.text)
-            self._picture(machine, "restored")
+                (self.directory / log).write_text(machine.text)
 
     def _phase(self, machine: Machine, name: str) -> None:
         """Close a phase: what the machine took since the last one, or since its start."""
         elapsed, cpu = machine.elapsed_s, machine.cpu_s
         start, start_cpu = self._phase_start
-        self._report.phases.append(Phase(name, elapsed - start, cpu - start_cpu))
+        self.report.phases.append(Phase(name, elapsed - start, cpu - start_cpu))
         self._phase_start = (elapsed, cpu)
 
     def _picture(self, machine: Machine, name: str) -> None:
-        directory = self._config.screenshots
+        directory = self.config.screenshots
         if directory is None:
             return
-        path = directory / f"{self._config.firmware}-{name}.png"
+        path = directory / f"{self.config.firmware}-{name}.png"
         machine.screenshot(path)
-        self._report.pictures.append(str(path))
+        self.report.pictures.append(str(path))

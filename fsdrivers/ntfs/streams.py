@@ -55,11 +55,6 @@ class Content:
     mapped: Sequence[tuple[int, int, int]] = ()  # offset, length, position; ascending, no holes
     clusters: int = 0  # that the runs take on the medium
 
-    @property
-    def is_compressed(self) -> bool:
-        """Tell whether units have to be decompressed."""
-        return self.unit > 0
-
 
 def content_of(parts: Sequence[Attribute], geometry: Geometry, position: int | None) -> Content:
     """Return where a stream is.

@@ -4,13 +4,11 @@
 The archive holds directories, files, symbolic links and device nodes; times and owners are
 fixed, so equal content gives equal bytes.
 
-Source: linux Documentation/driver-api/early-userspace/buffer-format.rst ("newc" format);
-linux Documentation/staging/xz.rst (the kernel's decompressor knows no check but CRC32).
+Source: linux Documentation/driver-api/early-userspace/buffer-format.rst ("newc" format).
 """
 
 from __future__ import annotations
 
-import lzma
 import os
 import stat
 from collections.abc import Iterable
@@ -19,7 +17,8 @@ from typing import Literal
 
 import zstandard
 
-Compression = Literal["zstd", "zstd-fast", "xz", "none"]
+Compression = Literal["zstd", "zstd-fast"]  # for discs that are given away; for tests
+_LEVELS: dict[Compression, int] = {"zstd": 19, "zstd-fast": 3}
 
 # (major, minor) of the nodes that must exist before PID 1 can mount devtmpfs.  Without
 # /dev/urandom CPython dies at start on a machine whose random pool is still cold; without
@@ -127,21 +126,7 @@ def _append(out: bytearray, member: Member, number: int, modified_s: int) -> Non
 def compress(archive: bytes, compression: Compression) -> bytes:
     """Compress an archive into a form the kernel unpacks.
 
-    "zstd" is for discs that are given away: small, and quick to unpack.  "zstd-fast" is for
-    tests.  "xz" is 7 % smaller than "zstd" and three times slower to unpack.
+    The kernel accepts windows of at most 128 MiB; level 19 uses 8 MiB.
     """
-    match compression:
-        case "zstd":
-            return _compress_zstd(archive, 19)
-        case "zstd-fast":
-            return _compress_zstd(archive, 3)
-        case "xz":
-            filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 8 << 20}]
-            return lzma.compress(archive, lzma.FORMAT_XZ, lzma.CHECK_CRC32, filters=filters)
-        case "none":
-            return archive
-
-
-def _compress_zstd(archive: bytes, level: int) -> bytes:
-    """Compress with a window the kernel accepts (at most 128 MiB; level 19 uses 8 MiB)."""
+    level = _LEVELS[compression]
     return zstandard.ZstdCompressor(level=level, write_checksum=True).compress(archive)

@@ -278,17 +278,6 @@ class EditedDirectory:
             raise CorruptError(f"directory {self.inode.number} has no entry for its parent")
         return Found(number, 0, DOT_SIZE)
 
-    def is_empty(self) -> bool:
-        """Tell whether there is nothing but "." and ".."."""
-        for logical in range(self.blocks_count):
-            block = self.read(logical)
-            if self.is_indexed and checksum.dx_count_offset(block) is not None:
-                continue
-            for slot in iter_slots(block, self.tools.has_file_types):
-                if slot.inode and slot.name not in (b".", b".."):
-                    return False
-        return True
-
     def start(self, parent: int) -> None:
         """Make a new directory's first block."""
         kind = int(FileType.DIRECTORY)

@@ -13,17 +13,18 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fsdrivers.device import Device, FileDevice
+from fsdrivers.errors import NotFoundError
+from fsdrivers.volume import Kind, SystemFiles
 from imagebuilder.cli.commands import option
 from imagebuilder.cli.common import UsageError, print_json
 from imagebuilder.cli.fs.open import Image
 from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from fsdrivers.device import Device
     from fsdrivers.fat.edit.editor import FatEditor
     from fsdrivers.partitions import PartitionTable
     from fsdrivers.partitions.chs import Geometry
-    from fsdrivers.volume import SystemFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,6 @@ class FixDos(Image):
 
 def fix_dos(options: FixDos) -> int:
     """Bring the files of DOS to where its boot sector looks. Writes to IMAGE."""
-    from fsdrivers.device import FileDevice
     from fsdrivers.fat.edit.editor import open_editor
     from fsdrivers.fat.edit.relocate import fix_place, fix_system_files
     from fsdrivers.partitions import open_partition, read_table
@@ -115,8 +115,6 @@ def _system_of(editor: FatEditor, image: str) -> SystemFiles:
     Raises:
         NotFoundError: it has no DOS.
     """
-    from fsdrivers.errors import NotFoundError
-    from fsdrivers.volume import Kind
     from rebuild.fixups.dos import find_system_files
 
     names = [

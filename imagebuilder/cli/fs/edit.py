@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from fsdrivers.device import Device
+from fsdrivers.editing import Editor
 from fsdrivers.errors import (
     AlreadyExistsError,
     CorruptError,
@@ -17,8 +19,11 @@ from fsdrivers.errors import (
     IsADirectoryError_,
     NotFoundError,
 )
+from fsdrivers.printable import printable
+from fsdrivers.volume import Kind, Node
 from imagebuilder.cli.commands import flag, option
 from imagebuilder.cli.common import UsageError, print_json
+from imagebuilder.cli.fs.format import name_fields, node_fields
 from imagebuilder.cli.fs.open import (
     Volume,
     open_editor,
@@ -45,10 +50,6 @@ from imagebuilder.cli.fs.values import (
     time_of_text,
 )
 from rebuild.exit_codes import ExitCode
-
-if TYPE_CHECKING:
-    from fsdrivers.editing import Editor
-    from fsdrivers.volume import Node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,8 +184,6 @@ def naming(error: UsageError | FilesystemError, path: str) -> UsageError | Files
 
 def rm(options: Remove, editor: Editor, path: str) -> list[str]:
     """Remove files, with -r directories and all below them."""
-    from fsdrivers.volume import Kind
-
     node = find_object(editor, path)
     if options.stream is not None:
         stream_editor(editor).remove_stream(node.number, stream_name(options.stream))
@@ -213,8 +212,6 @@ def _remove_below(editor: Editor, parent: int, name: bytes, number: int) -> None
     Raises:
         CorruptError: a directory is met twice, as in a damaged volume one may be in itself.
     """
-    from fsdrivers.volume import Kind
-
     pending = [(parent, name, number, False)]
     seen = {number}
     while pending:
@@ -235,8 +232,6 @@ def _remove_below(editor: Editor, parent: int, name: bytes, number: int) -> None
 
 def mv(options: Move, editor: Editor, outcome: Outcome) -> None:
     """Rename an object, also to another directory."""
-    from fsdrivers.volume import Kind
-
     parent, name = find_place(editor, options.source)
     is_directory = find_object(editor, options.source).kind is Kind.DIRECTORY
     new_parent, new_name = destination(editor, options.path, name, is_directory=is_directory)
@@ -250,8 +245,6 @@ def mv(options: Move, editor: Editor, outcome: Outcome) -> None:
 
 def mkdir(options: NewDirectories, editor: Editor, path: str) -> list[str]:
     """Make directories."""
-    from fsdrivers.volume import Kind, Node
-
     changed = []
     parts, parent = split_path(path), editor.root
     if not parts and not options.parents:
@@ -265,31 +258,23 @@ def mkdir(options: NewDirectories, editor: Editor, path: str) -> list[str]:
         except NotFoundError:
             if not is_last and not options.parents:
                 raise NotFoundError(f"{path}: no such directory") from None
-            found = editor.create(parent, name, _new(Node, Kind.DIRECTORY, options.mode))
+            found = editor.create(parent, name, _new(Kind.DIRECTORY, options.mode))
             changed.append("/" + os.fsdecode(b"/".join(parts[: index + 1])))
         parent = found.number
     return changed
 
 
-def _new(make: type[Node], kind: int, mode: int) -> Node:
+def _new(kind: Kind, mode: int) -> Node:
     """Return a node to be made now, by who makes it."""
-    import time
-
-    from fsdrivers.volume import Kind
-
-    return make(
-        0, Kind(kind), mode=mode, uid=os.getuid(), gid=os.getgid(), modified_ns=time.time_ns()
-    )
+    return Node(0, kind, mode=mode, uid=os.getuid(), gid=os.getgid(), modified_ns=time.time_ns())
 
 
 def ln(options: Link, editor: Editor, outcome: Outcome) -> None:
     """Give an object another name, or make a symbolic link."""
-    from fsdrivers.volume import Kind, Node
-
     if options.symbolic:
         target = os.fsencode(options.source)
         parent, name = destination(editor, options.path, os.path.basename(target.rstrip(b"/")))
-        node = _new(Node, Kind.SYMLINK, 0o777)
+        node = _new(Kind.SYMLINK, 0o777)
         node.target = target
         editor.create(parent, name, node)
     else:
@@ -315,10 +300,6 @@ def chown(options: Owner, editor: Editor, path: str) -> list[str]:
 
 def touch(options: Touch, editor: Editor, path: str) -> list[str]:
     """Set the times of access and modification; make files that are missing."""
-    import time
-
-    from fsdrivers.volume import Kind, Node
-
     now_ns = time.time_ns() if options.time is None else options.time
     try:
         node = find_object(editor, path)
@@ -326,7 +307,7 @@ def touch(options: Touch, editor: Editor, path: str) -> list[str]:
         if options.no_create:
             return []
         parent, name = destination(editor, path, b"")
-        node = editor.create(parent, name, _new(Node, Kind.FILE, 0o644))
+        node = editor.create(parent, name, _new(Kind.FILE, 0o644))
     editor.set_attributes(node.number, modified_ns=now_ns, accessed_ns=now_ns)
     return [path]
 
@@ -350,9 +331,6 @@ def _set_attr(options: Attributes, editor: Editor, outcome: Outcome) -> None:
 
 
 def _show_attr(options: Attributes, device: Device) -> int:
-    from fsdrivers.printable import printable
-    from imagebuilder.cli.fs.format import node_fields
-
     node = find_in_tree(open_tree(options, device), options.path)[1].node
     if options.json:
         fields = node_fields(node)
@@ -366,9 +344,6 @@ def _show_attr(options: Attributes, device: Device) -> int:
 
 def label(options: Label, device: Device) -> int:
     """Show or set the label of the volume."""
-    from fsdrivers.printable import printable
-    from imagebuilder.cli.fs.format import name_fields
-
     if options.writes():
         return editing("label", _set_label, options, device)
     volume = open_volume(options, device)

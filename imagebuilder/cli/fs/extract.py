@@ -20,21 +20,18 @@ import fcntl
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from fsdrivers import driver_of
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.printable import printable
 from fsdrivers.tree import Tree, merge_extents
-from fsdrivers.volume import Entry, Kind, Node
+from fsdrivers.volume import Entry, Kind, Node, StreamVolume
 from imagebuilder.cli.common import UsageError, print_json, report_error
 from imagebuilder.cli.fs.format import DEVICES, KIND_BITS
 from imagebuilder.cli.fs.outcome import reason_of
 from imagebuilder.cli.fs.paths import find_in_tree
 from rebuild.exit_codes import ExitCode
-
-if TYPE_CHECKING:
-    from fsdrivers.volume import StreamVolume
 
 _REPARSE: Final = b"system.ntfs_reparse_data"  # what a link of NTFS is kept as
 PIECE_SIZE = 1 << 20

@@ -10,11 +10,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from backup.shared.collector import paused_collector
 from fsdrivers import UNKNOWN
 from fsdrivers.device import Device, Window
 from fsdrivers.errors import DeviceError, FilesystemError, NotFoundError
+from fsdrivers.printable import printable
+from fsdrivers.tree import Tree
+from fsdrivers.volume import Kind
 from imagebuilder.cli.commands import flag, option
 from imagebuilder.cli.common import UsageError, print_json, report_error
+from imagebuilder.cli.fs.format import (
+    extents_of,
+    list_lines,
+    name_fields,
+    node_fields,
+    probe_lines,
+    stat_lines,
+)
 from imagebuilder.cli.fs.open import (
     Volume,
     is_beside_partitions,
@@ -28,7 +40,6 @@ from imagebuilder.cli.fs.streams import iter_stream, stream_name, stream_option
 
 if TYPE_CHECKING:
     from fsdrivers.partitions import PartitionEntry, PartitionTable
-    from fsdrivers.tree import Tree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +74,6 @@ def _finish(tree: Tree) -> int:
 
 def ls(options: Listing, device: Device) -> int:
     """List a directory, or one object, as ls -l does."""
-    from fsdrivers.printable import printable
-    from fsdrivers.volume import Kind
-    from imagebuilder.cli.fs.format import list_lines, name_fields, node_fields
-
     tree = open_tree(options, device)
     _, found = find_in_tree(tree, options.path)
     if found.node.kind == Kind.DIRECTORY:
@@ -91,9 +98,6 @@ def _by_name(item: tuple[bytes, object]) -> bytes:
 
 def stat(options: Object, device: Device) -> int:
     """Show everything known of one object."""
-    from fsdrivers.volume import Kind
-    from imagebuilder.cli.fs.format import extents_of, name_fields, node_fields, stat_lines
-
     tree = open_tree(options, device)
     path, found = find_in_tree(tree, options.path)
     node = tree.shown(found.node)
@@ -145,7 +149,6 @@ def _iter_named(options: Contents, tree: Tree, path: str) -> Iterator[bytes]:
 
 def manifest(options: Object, device: Device) -> int:
     """List every object at and below PATH with the hash of its content."""
-    from backup.shared.collector import paused_collector
     from imagebuilder.cli.fs.manifest import print_manifest
 
     with paused_collector():
@@ -160,7 +163,6 @@ def manifest(options: Object, device: Device) -> int:
 def probe(options: Volume, device: Device) -> int:
     """Show the partition table and what each partition holds."""
     from fsdrivers.partitions import read_table
-    from imagebuilder.cli.fs.format import probe_lines
 
     worst = 0
     table = read_table(device)
@@ -229,7 +231,6 @@ def _partition_fields(
 def _volume_fields(options: Volume, device: Device) -> tuple[dict[str, object], int]:
     """Return what a device holds, and an exit code: what we do not know is not a failure here."""
     from fsdrivers import find_driver, probe
-    from imagebuilder.cli.fs.format import name_fields
 
     kind = probe(device)
     driver = find_driver(kind)

@@ -14,12 +14,13 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
+from backup.shared.sharing import share, useful_processes
 from fsdrivers.errors import CorruptError, DeviceError, UnsupportedError
 from fsdrivers.printable import printable
 from fsdrivers.tree import Tree, merge_extents
-from fsdrivers.volume import Entry, Kind, Node
+from fsdrivers.volume import Entry, Kind, Node, StreamVolume
 from imagebuilder.cli.fs.format import (
     entry_fields,
     extents_of,
@@ -30,9 +31,6 @@ from imagebuilder.cli.fs.format import (
     stream_fields,
     time_text,
 )
-
-if TYPE_CHECKING:
-    from fsdrivers.volume import StreamVolume
 
 PIECE_SIZE = 256 << 10  # bytes read at once: what the processor's cache still has when hashed
 RUN_OBJECTS = 128  # of a run, at most
@@ -78,8 +76,6 @@ def print_manifest(
     Raises:
         NotFoundError, CorruptError, DeviceError: the path cannot be found.
     """
-    from backup.shared.sharing import share, useful_processes
-
     names = list(tree.iter_below(path, tree.find(path)))
     first_paths = _first_paths(names)
     runs = cut_runs(names)

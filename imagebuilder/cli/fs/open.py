@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import fsdrivers
+import fsdrivers.volume
+from fsdrivers import EMPTY, UNKNOWN, Driver, driver_of, find_driver, probe
 from fsdrivers.device import Device
+from fsdrivers.editing import Editor
 from fsdrivers.errors import InvalidNameError, NotRecognisedError, UnsupportedError
+from fsdrivers.tree import Tree
+from fsdrivers.volume import VolumeOptions
 from imagebuilder.cli.commands import option
 from imagebuilder.cli.common import UsageError, json_flag, report_error
-
-if TYPE_CHECKING:
-    import fsdrivers.volume
-    from fsdrivers import Driver
-    from fsdrivers.editing import Editor
-    from fsdrivers.tree import Tree
-    from fsdrivers.volume import VolumeOptions
 
 
 def _codepage(text: str) -> str:
@@ -86,8 +84,6 @@ def open_window(options: Volume, device: Device) -> Device:
 
 def is_beside_partitions(device: Device) -> bool:
     """Tell whether a whole device holds a volume, also where there is a partition table."""
-    from fsdrivers import find_driver, probe
-
     driver = find_driver(probe(device))
     return driver is not None and driver.is_start_free
 
@@ -99,8 +95,6 @@ def driver_for(options: Volume, device: Device) -> tuple[Driver, VolumeOptions]:
         NotRecognisedError, UnsupportedError: no driver knows it.
         UsageError: a code page was given for a volume without one.
     """
-    from fsdrivers import EMPTY, UNKNOWN, driver_of, probe
-
     kind = probe(device)
     if kind in (EMPTY, UNKNOWN):
         what = "is empty" if kind == EMPTY else "holds nothing that any driver knows"
@@ -115,8 +109,6 @@ def driver_for(options: Volume, device: Device) -> tuple[Driver, VolumeOptions]:
 
 def open_volume(options: Volume, device: Device) -> fsdrivers.volume.Volume:
     """Open a volume for reading.  Raises as `fsdrivers.open_volume`, and UsageError."""
-    import fsdrivers
-
     if options.codepage is None:
         return fsdrivers.open_volume(device)
     driver, keywords = driver_for(options, device)
@@ -125,8 +117,6 @@ def open_volume(options: Volume, device: Device) -> fsdrivers.volume.Volume:
 
 def open_tree(options: Volume, device: Device) -> Tree:
     """Open a volume and read its names; what makes its state doubtful goes to standard error."""
-    from fsdrivers.tree import Tree
-
     volume = open_volume(options, device)
     for text in volume.warnings():
         report_error(f"warning: {text}")

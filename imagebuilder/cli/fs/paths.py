@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
 
+from fsdrivers.editing import Editor, find, find_parent
 from fsdrivers.errors import NotADirectoryError_, NotFoundError
+from fsdrivers.tree import Tree
+from fsdrivers.volume import Entry, Kind, Node
 from imagebuilder.cli.common import UsageError
-
-if TYPE_CHECKING:
-    from fsdrivers.editing import Editor
-    from fsdrivers.tree import Tree
-    from fsdrivers.volume import Entry, Node
 
 
 def split_path(text: str) -> list[bytes]:
@@ -52,8 +49,6 @@ def find_in_tree(tree: Tree, text: str, *, follow: bool = False) -> tuple[bytes,
         NotADirectoryError_: it ends with a slash and is not a directory.
         Else as `Tree.find`.
     """
-    from fsdrivers.volume import Kind
-
     if not text:
         raise UsageError("the path is empty; the root is /")
     path = b"/" + os.fsencode(text).strip(b"/")
@@ -66,9 +61,6 @@ def find_in_tree(tree: Tree, text: str, *, follow: bool = False) -> tuple[bytes,
 
 def find_object(editor: Editor, text: str) -> Node:
     """Return what a path names; the message of a failure has the whole path."""
-    from fsdrivers.editing import find
-    from fsdrivers.volume import Kind
-
     try:
         node = find(editor, split_path(text))
         if _says_directory(text) and node.kind is not Kind.DIRECTORY:
@@ -87,8 +79,6 @@ def find_place(editor: Editor, text: str) -> tuple[int, bytes]:
         UsageError: it names the root directory.
         NotFoundError: the object does not exist.
     """
-    from fsdrivers.editing import find_parent
-
     find_object(editor, text)
     parts = split_path(text)
     if not parts:
@@ -111,9 +101,6 @@ def destination(
         NotFoundError, NotADirectoryError_: the directory does not exist.
         UsageError: the path is empty.
     """
-    from fsdrivers.editing import find, find_parent
-    from fsdrivers.volume import Kind
-
     parts = split_path(text)
     node = None
     with contextlib.suppress(NotFoundError, NotADirectoryError_):

@@ -17,14 +17,15 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from backup.shared.collector import paused_collector
+from backup.shared.sharing import share, useful_processes
+from fsdrivers import Driver, signatures
 from fsdrivers.device import Device
 from fsdrivers.printable import printable
+from fsdrivers.volume import Description, Layout, StreamLayout
 from imagebuilder.cli.common import UsageError, print_json, report_error
 from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from fsdrivers import Driver
-    from fsdrivers.volume import Description, Layout, StreamLayout
     from imagebuilder.cli.fs.open import Image
     from imagebuilder.cli.fs.source import HostTree
 
@@ -83,7 +84,6 @@ def populate(
         FilesystemError: the volume cannot hold it; nothing has been written then.
         DeviceError: the medium failed.
     """
-    from backup.shared.sharing import useful_processes
     from imagebuilder.cli.fs.source import HostTree
 
     try:
@@ -132,9 +132,6 @@ def write_volume(
     Raises:
         DeviceError: the medium failed.
     """
-    from backup.shared.sharing import share, useful_processes
-    from fsdrivers import signatures
-
     if not is_blank:
         signatures.wipe(device)
     problems: list[str] = []

@@ -22,9 +22,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from fsdrivers import driver_of
+from fsdrivers.editing import Editor, StreamEditor
 from fsdrivers.errors import (
     AlreadyExistsError,
     DeviceError,
@@ -43,9 +44,6 @@ from imagebuilder.cli.fs.open import Volume
 from imagebuilder.cli.fs.outcome import Outcome, reason_of
 from imagebuilder.cli.fs.paths import destination, find_object
 from imagebuilder.cli.fs.streams import stream_editor, stream_name, stream_option
-
-if TYPE_CHECKING:
-    from fsdrivers.editing import Editor, StreamEditor
 
 _CLASH: Final = "the name differs from another only in case"
 COPY_SIZE = 1 << 20  # bytes of content copied at a time

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from fsdrivers import driver_of
+from fsdrivers.editing import Editor, StreamEditor
 from fsdrivers.errors import NotFoundError, UnsupportedError
 from fsdrivers.tree import PIECE_SIZE
+from fsdrivers.volume import Node, StreamVolume, Volume
 from imagebuilder.cli.commands import option
 from imagebuilder.cli.common import UsageError
-
-if TYPE_CHECKING:
-    from fsdrivers.editing import Editor, StreamEditor
-    from fsdrivers.volume import Node, StreamVolume, Volume
 
 
 def stream_option() -> str | None:

@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from fsdrivers import Can, types_that
+import fsdrivers.volume
+from fsdrivers import Can, Driver, driver_of, signatures, types_that
 from fsdrivers.device import Device, FileDevice
+from fsdrivers.volume import Description, Entry, Kind, Node, Plain
 from imagebuilder.cli.commands import option
 from imagebuilder.cli.common import UsageError, print_json, size_of_text
 from imagebuilder.cli.fs.open import Volume, driver_for, open_tree, open_volume, open_window
 from rebuild.exit_codes import ExitCode
-
-if TYPE_CHECKING:
-    import fsdrivers.volume
-    from fsdrivers import Driver
-    from fsdrivers.volume import Description, Plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +110,6 @@ def _description_of(options: Mkfs) -> dict[str, Plain]:
 
 def _new_description(options: Mkfs) -> dict[str, Plain]:
     """Return the description of a volume that is made after no other."""
-    from fsdrivers import driver_of
-
     size, sector_size = options.size, options.sector_size or 512
     if Path(options.image).exists():
         with FileDevice.open(options.image, sector_size=options.sector_size) as device:
@@ -131,8 +126,6 @@ def _new_description(options: Mkfs) -> dict[str, Plain]:
 
 def mkfs(options: Mkfs) -> int:
     """Format a volume; what was there is lost. IMAGE is made if it does not exist."""
-    from fsdrivers import driver_of
-
     description = _description_of(options)
     kind = str(description["type"])
     driver = driver_of(kind)
@@ -182,11 +175,6 @@ def _make(options: Mkfs, driver: Driver, description: Description, *, is_blank: 
 
 
 def _format(driver: Driver, description: Description, device: Device) -> None:
-    import time
-
-    from fsdrivers import signatures
-    from fsdrivers.volume import Entry, Kind, Node
-
     root = Node(1, Kind.DIRECTORY, mode=0o755, modified_ns=time.time_ns())
     entries = [Entry(1, b"", root)] if driver.has_files else []
     layout = driver.plan_volume(

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
+from backup.shared.sharing import share
 from fsdrivers import Driver
 from fsdrivers.printable import printable
 from imagebuilder.cli.fs.format import KIND_BITS
@@ -81,8 +82,6 @@ def walk(directory: bytes, rules: Rules, processes: int) -> list[Found]:
     Raises:
         OSError: the directory itself cannot be read.
     """
-    from backup.shared.sharing import share
-
     root = os.stat(directory)
     first = _Walk(rules, ROOT)
     path = directory.rstrip(b"/")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import lzma
 import stat
 
 import pytest
@@ -84,11 +83,8 @@ def test_contents_of_any_length_are_aligned(size: int) -> None:
 
 
 def test_compressed_forms_unpack_to_the_archive() -> None:
-    """zstd frames and xz streams hold the archive; xz has the only check the kernel knows."""
+    """A zstd frame of any level holds the archive."""
     packed = Archive().pack()
 
     assert zstandard.decompress(compress(packed, "zstd-fast")) == packed
     assert zstandard.decompress(compress(packed, "zstd")) == packed
-    assert lzma.decompress(compress(packed, "xz")) == packed
-    assert compress(packed, "xz")[7] == lzma.CHECK_CRC32
-    assert compress(packed, "none") == packed
