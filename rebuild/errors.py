@@ -8,6 +8,7 @@ RebuildError
 ├── TargetFailedError        the target failed while it was written
 ├── LayoutUnsupportedError   a valid machine that cannot be laid out on this target
 │   └── NothingToRestoreError    there was nothing on its disks when it was backed up
+├── NotEnoughMemoryError     loading and restoring would not fit; carries the numbers
 └── UnsafeTargetError        the target must not be written (boot medium, mounted, ...)
 """
 
@@ -59,6 +60,23 @@ class LayoutUnsupportedError(RebuildError):
 
 class NothingToRestoreError(LayoutUnsupportedError):
     """The data set has no partition and no filesystem: its disks were blank."""
+
+
+class NotEnoughMemoryError(RebuildError):
+    """The data set does not fit into memory.
+
+    Attributes:
+        needed: bytes that restoring it takes.
+        available: bytes that can be had.
+    """
+
+    def __init__(self, needed: int, available: int) -> None:
+        self.needed = needed
+        self.available = available
+        super().__init__(
+            f"this data set needs {-(-needed >> 20):,} MiB of memory, "
+            f"and {available >> 20:,} MiB are free"
+        )
 
 
 class UnsafeTargetError(RebuildError):

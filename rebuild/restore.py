@@ -38,6 +38,7 @@ from rebuild.compare.disks import compare_machine
 from rebuild.errors import (
     LayoutUnsupportedError,
     MediumError,
+    NotEnoughMemoryError,
     NothingToRestoreError,
     TargetFailedError,
     TargetFullError,
@@ -47,6 +48,7 @@ from rebuild.errors import (
 from rebuild.exit_codes import ExitCode
 from rebuild.machine import Machine
 from rebuild.medium import ChecksPacks
+from rebuild.memory import check_memory
 from rebuild.plan import RestorePlan, TargetDisk, plan_restore
 from rebuild.report import RestoreReport
 from rebuild.streaming.opener import PieceOpener
@@ -75,6 +77,7 @@ NEXT_STEPS: dict[type[BaseException], str] = {
     UnsafeTargetError: "Start from this disc again and choose another disk.",
     TargetFailedError: "Replace the target disk and start from this disc again.",
     InsufficientMemoryError: "Start from this disc on a machine with more memory.",
+    NotEnoughMemoryError: "Start from this disc on a machine with more memory.",
     MemoryError: "Start from this disc on a machine with more memory.",
     BindingError: "Use the disc as it was made: its files do not belong together.",
     UnknownVersionError: "Use a disc that was made by one release of rebuildkit.",
@@ -154,6 +157,7 @@ def unlock(
         WrongPasswordError: id and password, or recovery key, do not open it.
         DamagedError, BindingError, UnknownVersionError: the table cannot be used.
         MediumError: it cannot be read at all, or is not there.
+        NotEnoughMemoryError: restoring it takes more memory than there is.
     """
     try:
         progress("Checking id and password")
@@ -167,6 +171,7 @@ def unlock(
 
             reader = TableReader(master, stack.enter_context(medium.open_table()), open_copy)
             verify_binding(medium.read_key_file(), master, reader.data_set_id)
+            check_memory(reader.summary)
             machine = Machine.load(reader)
     except OSError as error:
         reason = error.strerror or str(error)

@@ -14,6 +14,7 @@ import pytest
 from backup.objects.keys import MasterKey
 from backup.objects.medium import Medium
 from fsdrivers.device import FileDevice
+from rebuild import memory
 from rebuild.boot import keymaps
 from rebuild.compare.disks import compare_machine
 from rebuild.dialogue import shell
@@ -498,6 +499,27 @@ def test_unreadable_disc_is_said(mbr_machine: SmallMachine, dialogue: Dialogue) 
     dialogue.say(MENU, "p")
 
     assert dialogue.end() == 20
+
+
+def test_too_little_memory_is_said_before_any_disk_is_shown(
+    mbr_machine: SmallMachine, dialogue: Dialogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both numbers, the state and the next step, as soon as the password has opened the table."""
+    monkeypatch.setattr(memory, "memory_available", lambda: 20 << 20)
+    dialogue.start(mbr_machine.medium())
+    dialogue.log_in(USER, mbr_machine.recovery_key)
+    dialogue.terminal.wait_for(MENU)
+
+    assert dialogue.lines[-5:] == [
+        "The recovery stopped: this data set needs 33 MiB of memory, and 20 MiB are",
+        "  free.",
+        "Nothing was written.",
+        "Start from this disc on a machine with more memory.",
+        "Log (l), restart (r) or power off (p)?",
+    ]
+    dialogue.terminal.type("p\r")
+    assert dialogue.end() == 1
+    assert_blank(dialogue)
 
 
 def test_failing_target_keeps_the_reason_on_the_screen(
