@@ -163,6 +163,17 @@ def into_itself(name: bytes) -> InvalidNameError:
     return InvalidNameError(f"{_subject(name)}: a directory cannot be moved into itself")
 
 
+def name_too_long(name: bytes, most: int, unit: str) -> InvalidNameError:
+    """Return the error for a name of more than `most` bytes, or what else `unit` counts."""
+    shown = printable(name[:40]) + "..." * (len(name) > 40)
+    return InvalidNameError(f"{shown}: a name has at most {most} {unit}")
+
+
+def no_attribute(name: bytes) -> NotFoundError:
+    """Return the error for an extended attribute that an object does not have."""
+    return NotFoundError(f"{_subject(name)}: no such extended attribute")
+
+
 def bad_link_target(target: bytes) -> InvalidNameError:
     """Return the error for what a symbolic link cannot lead to."""
     return InvalidNameError(f"a link cannot lead to '{printable(target[:80])}'")

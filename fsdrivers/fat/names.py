@@ -24,7 +24,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from fsdrivers.errors import InvalidNameError
+from fsdrivers.errors import InvalidNameError, name_too_long
 from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE, CodePage, code_page
 from fsdrivers.fat.format import (
     ENTRY_DELETED,
@@ -221,7 +221,7 @@ def _long_units(name: bytes) -> bytes:
         raise InvalidNameError(f"not a name FAT can hold: {printable(name)}")
     units = units_of(name)
     if len(units) > MAXIMUM_LONG_NAME_SIZE:
-        raise InvalidNameError(f"longer than 255 UTF-16 units: {printable(name[:40])}...")
+        raise name_too_long(name, MAXIMUM_LONG_NAME_SIZE // 2, "UTF-16 units")
     return units
 
 

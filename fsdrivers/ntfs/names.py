@@ -9,7 +9,7 @@ Source: [ntfs-3g] layout.h, COLLATION_FILE_NAME; libntfs-3g/unistr.c.
 
 from __future__ import annotations
 
-from fsdrivers.errors import InvalidNameError
+from fsdrivers.errors import InvalidNameError, name_too_long
 from fsdrivers.printable import printable
 
 MAXIMUM_UNITS = 255
@@ -39,8 +39,10 @@ def check_name(name: bytes) -> bytes:
         InvalidNameError: it is empty, too long, or has a character no file name has.
     """
     units = units_of(name)
-    if not 0 < len(units) <= 2 * MAXIMUM_UNITS:
-        raise InvalidNameError(f"{printable(name)} is not 1 to {MAXIMUM_UNITS} UTF-16 units long")
+    if len(units) > 2 * MAXIMUM_UNITS:
+        raise name_too_long(name, MAXIMUM_UNITS, "UTF-16 units")
+    if not name:
+        raise InvalidNameError("a name cannot be empty")
     if b"/" in name or b"\0" in name:
         raise InvalidNameError(f"{printable(name)} has a character that separates names")
     return units

@@ -150,6 +150,7 @@ class EditingConformance(PlanningConformance):
             full = editor.create(root, b"full", directory_node()).number
             file = editor.create(root, b"file", file_node()).number
             inner = editor.create(full, b"inner", directory_node()).number
+            unit = "UTF-16 units" if driver_of(self.type).names.is_utf16 else "bytes"
             for action, kind, sentence in (
                 (lambda: editor.lookup(root, b"none"), NotFoundError, NONE),
                 (lambda: editor.unlink(root, b"none"), NotFoundError, NONE),
@@ -191,6 +192,16 @@ class EditingConformance(PlanningConformance):
                     lambda: editor.write(full, 0, b"x"),
                     IsADirectoryError_,
                     f"object {full}: not a file, so it has no content",
+                ),
+                (
+                    lambda: editor.remove_xattr(file, b"user.none"),
+                    NotFoundError,
+                    "user.none: no such extended attribute",
+                ),
+                (
+                    lambda: editor.create(root, b"n" * 256, file_node()),
+                    InvalidNameError,
+                    "n" * 40 + "...: a name has at most 255 " + unit,
                 ),
                 (lambda: editor.lookup(file, b"x"), NotADirectoryError_, NO_DIRECTORY),
                 (lambda: editor.names(file), NotADirectoryError_, NO_DIRECTORY),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fsdrivers.errors import InvalidNameError
+from fsdrivers.errors import InvalidNameError, name_too_long
 from fsdrivers.ext import checksum
 from fsdrivers.ext.edit.directory import EditedDirectory, Found, iter_slots
 from fsdrivers.ext.edit.htree import Index, make_index
@@ -25,9 +25,9 @@ from fsdrivers.volume import Kind
 
 def check_name(name: bytes) -> None:
     """Raise InvalidNameError unless a directory can hold the name."""
-    if not 0 < len(name) <= ext.MAX_NAME_LENGTH:
-        raise InvalidNameError(f"a name of {len(name)} bytes: '{printable(name)}'")
-    if b"/" in name or b"\0" in name or name in (b".", b".."):
+    if len(name) > ext.MAX_NAME_LENGTH:
+        raise name_too_long(name, ext.MAX_NAME_LENGTH, "bytes")
+    if b"/" in name or b"\0" in name or name in (b"", b".", b".."):
         raise InvalidNameError(f"'{printable(name)}' cannot be a name")
 
 

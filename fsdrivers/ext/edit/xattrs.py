@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fsdrivers.errors import CorruptError, NoSpaceError, NotFoundError, UnsupportedError
+from fsdrivers.errors import CorruptError, NoSpaceError, UnsupportedError, no_attribute
 from fsdrivers.ext import checksum, xattrs
 from fsdrivers.ext.edit.allocate import Allocator
 from fsdrivers.ext.edit.content import Contents
@@ -26,7 +26,6 @@ from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import Compat, Incompat, InodeFlags, RoCompat, XattrIndex
 from fsdrivers.ext.metadata import Metadata
 from fsdrivers.ext.nodes import MAX_XATTR_SIZE
-from fsdrivers.printable import printable
 
 _MODE = 0o100600  # of an inode with a value
 _END = bytes(4)
@@ -144,15 +143,14 @@ class Attributes:
         """
         if name == xattrs.PROJECT_NAME:
             if not inode.record.project:
-                raise NotFoundError("no project number")
+                raise no_attribute(name)
             inode.set_project(0)
             return
         index, suffix = xattrs.split_name(name)
         items = self.items(inode)
         kept = [item for item in items if (item.prefix, item.suffix) != (index, suffix)]
         if len(kept) == len(items):
-            shown = printable(name)
-            raise NotFoundError(f"no attribute {shown}")
+            raise no_attribute(name)
         self._replace(inode, items, kept)
 
     def drop_inline_data(self, inode: OpenInode) -> None:

@@ -44,11 +44,11 @@ from fsdrivers.errors import (
     CorruptError,
     InvalidNameError,
     NoSpaceError,
-    NotFoundError,
     UnsupportedError,
     already_exists,
     into_itself,
     is_a_directory,
+    no_attribute,
     not_a_directory,
     not_empty,
 )
@@ -282,7 +282,7 @@ class FatEditor(FatVolume):
         """
         with self.session.changing():
             if name not in dict(self.node(number).xattrs):
-                raise NotFoundError(f"no extended attribute {printable(name)}")
+                raise no_attribute(name)
             group = self.session.group(number)
             self.session.replace_entry(group, replace(group.slot.entry, first_cluster_high=0))
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fsdrivers.errors import CorruptError, NotFoundError, UnsupportedError
+from fsdrivers.errors import CorruptError, UnsupportedError, no_attribute
 from fsdrivers.ntfs.edit.attributes import EditAttribute, OpenFile
 from fsdrivers.ntfs.edit.objects import Objects
 from fsdrivers.ntfs.edit.secure import SecureEditor
@@ -167,7 +167,7 @@ class Xattrs:
         elif name == XATTR_INFORMATION and self._fields(file) != (0, 0, 0, 0):
             self._set_fields(file, bytes(INFORMATION.size))
         else:
-            raise NotFoundError(f"the object has no {printable(name)}")
+            raise no_attribute(name)
 
     def forget(self, file: OpenFile) -> None:
         """Take an object that is to be deleted off the lists."""

@@ -13,7 +13,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 
-from fsdrivers.errors import AlreadyExistsError, CorruptError, InvalidNameError, UnsupportedError
+from fsdrivers.errors import (
+    AlreadyExistsError,
+    CorruptError,
+    InvalidNameError,
+    UnsupportedError,
+    name_too_long,
+)
 from fsdrivers.ntfs.format.attributes import FileName
 from fsdrivers.ntfs.format.index import IndexEntry
 from fsdrivers.ntfs.format.records import Namespace
@@ -161,7 +167,7 @@ class Tree:
             keys = list(map(self.upcase.key, units))
         if max(lengths) > MAXIMUM_UNITS:
             name = names[lengths.index(max(lengths))]
-            raise InvalidNameError(f"{printable(name)} is longer than {MAXIMUM_UNITS} UTF-16 units")
+            raise name_too_long(name, MAXIMUM_UNITS, "UTF-16 units")
         order = sorted(range(len(names)), key=keys.__getitem__)
         if len(set(keys)) != len(keys):
             order = self._sort_by_case(names, start, codes)

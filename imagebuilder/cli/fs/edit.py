@@ -17,7 +17,9 @@ from fsdrivers.errors import (
     CorruptError,
     FilesystemError,
     IsADirectoryError_,
+    NotADirectoryError_,
     NotFoundError,
+    one_name_only,
 )
 from fsdrivers.printable import printable
 from fsdrivers.volume import Kind, Node
@@ -255,6 +257,8 @@ def mkdir(options: NewDirectories, editor: Editor, path: str) -> list[str]:
             found = editor.lookup(parent, name)
             if is_last and not (options.parents and found.kind is Kind.DIRECTORY):
                 raise AlreadyExistsError(f"{path} already exists")
+            if not is_last and found.kind is not Kind.DIRECTORY:
+                raise NotADirectoryError_(f"{path}: not a directory")
         except NotFoundError:
             if not is_last and not options.parents:
                 raise NotFoundError(f"{path}: no such directory") from None
@@ -278,10 +282,12 @@ def ln(options: Link, editor: Editor, outcome: Outcome) -> None:
         node.target = target
         editor.create(parent, name, node)
     else:
-        number = find_object(editor, options.source).number
-        base = (split_path(options.source) or [b""])[-1]
+        found = find_object(editor, options.source)
+        base = (split_path(options.source) or [b"/"])[-1]
+        if found.kind is Kind.DIRECTORY:
+            raise one_name_only(base)
         parent, name = destination(editor, options.path, base)
-        editor.link(number, parent, name)
+        editor.link(found.number, parent, name)
     outcome.changed.append(options.path)
 
 

@@ -180,6 +180,21 @@ def test_values_of_all_forms(ext: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "/f/below: not a directory" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("volume", ["ext", "fat"])
+def test_refusals_name_paths(
+    volume: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is refused is named as it was typed, never by its number."""
+    image = request.getfixturevalue(volume)
+    assert fs("put", image, "/etc/hostname", "/f", "-f") == 0
+    assert fs("mkdir", image, "/d") == 0
+    capsys.readouterr()
+    assert fs("mkdir", image, "/f/below") == 8
+    assert capsys.readouterr().err == "rebuildkit: /f/below: not a directory\n"
+    assert fs("ln", image, "/d", "/other") == 2
+    assert capsys.readouterr().err == "rebuildkit: d: a directory cannot have a second name\n"
+
+
 def test_code_page_where_there_is_none(ext: Path, fat: Path) -> None:
     """A code page for ext, and one that nobody knows, are usage errors."""
     assert fs("ls", ext, "--codepage", "850") == 2
