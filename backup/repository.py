@@ -14,6 +14,7 @@ it; both pass one conformance suite.
     ├── AlreadyRegisteredError  the id belongs to someone
     ├── NotInvitedError         registration is closed, or the invitation is not valid
     ├── NoSuchDataSetError
+    │   └── DamagedDataSetError  it is listed, but its table is missing or cut short
     ├── NoSuchPackError
     ├── ConflictError           another run committed, or another change came first
     ├── StoreFullError          the disk of the store is full
@@ -43,6 +44,7 @@ MAXIMUM_PACK_SIZE = 64 << 20  # packs aim at 8 MiB
 MAXIMUM_TABLE_SIZE = 64 << 30
 MAXIMUM_PACK_COUNT = 1 << 22  # of one data set: 32 TiB in packs of 8 MiB
 MAXIMUM_KEEP = 10_000
+MAXIMUM_CHECKED = 64  # packs and tables at once: half a GiB, which takes some seconds to read
 
 LISTED_TWICE = "a pack is listed twice"
 
@@ -90,6 +92,10 @@ class NotInvitedError(RepositoryError):
 
 class NoSuchDataSetError(RepositoryError):
     """The user has no data set of this id."""
+
+
+class DamagedDataSetError(NoSuchDataSetError):
+    """The data set is listed, but its table is missing or cut short."""
 
 
 class NoSuchPackError(RepositoryError):
@@ -154,6 +160,18 @@ class DataSetInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Damage:
+    """Packs and tables that are missing, or not what they were when they came in."""
+
+    packs: tuple[bytes, ...] = ()  # digests
+    tables: tuple[str, ...] = ()  # ids of data sets
+
+    def __bool__(self) -> bool:
+        """Tell whether there is any."""
+        return bool(self.packs or self.tables)
+
+
+@dataclass(frozen=True, slots=True)
 class PackInfo:
     """A pack that a repository holds."""
 
@@ -212,6 +230,27 @@ class Repository(Protocol):
 
         Raises:
             NoSuchDataSetError: the user has no data set of this id.
+            DamagedDataSetError: it has, but the table is missing or cut short.
+        """
+
+    def damage(self) -> Damage:
+        """Return what is known to be damaged: found by `check`, or on the way.
+
+        Such a pack is not taken for one that is there: it can be stored again, and no new data
+        set may list it.
+        """
+
+    def check(self, packs: Sequence[bytes], tables: Sequence[str]) -> Damage:
+        """Read packs and tables whole, and return those that are missing or not what they were.
+
+        What is found is remembered, see `damage`; and forgotten of what is sound again.
+
+        Args:
+            packs: digests; together with `tables` at most `MAXIMUM_CHECKED`.
+            tables: ids of data sets.
+
+        Raises:
+            NoSuchDataSetError: the user has no data set of such an id.
         """
 
     def pending_packs(self, machine: str) -> list[PackInfo]:
@@ -277,7 +316,7 @@ class Repository(Protocol):
             missing: objects of the machine that the data set should hold and does not.
 
         Raises:
-            NoSuchPackError: a listed pack is not there.
+            NoSuchPackError: a listed pack is not there, or known to be damaged.
             ConflictError: the machine's newest data set is not `parent`, or the table's id is
                 taken by another table.
         """
@@ -376,6 +415,14 @@ def check_commit(packs: Sequence[bytes], keep: int, missing: int) -> None:
         check_digest(digest)
     if len(set(packs)) != len(packs):
         raise InvalidRequestError(LISTED_TWICE)
+
+
+def check_checked(packs: Sequence[bytes], tables: Sequence[str]) -> None:
+    """Refuse to check more at once than one request may cost."""
+    for digest in packs:
+        check_digest(digest)
+    if len(packs) + len(tables) > MAXIMUM_CHECKED:
+        raise TooLargeError(f"at most {MAXIMUM_CHECKED} packs and tables can be checked at once")
 
 
 def check_counts(pack_count: int, keep: int, missing: int) -> None:

@@ -33,6 +33,7 @@ ERROR_STATUSES: dict[type[r.RepositoryError], tuple[int, str]] = {
     r.AlreadyRegisteredError: (409, "already-registered"),
     r.NotInvitedError: (403, "not-invited"),
     r.NoSuchDataSetError: (404, "no-such-data-set"),
+    r.DamagedDataSetError: (404, "damaged-data-set"),
     r.NoSuchPackError: (404, "no-such-pack"),
     r.ConflictError: (409, "conflict"),
     r.StoreFullError: (507, "store-full"),
@@ -263,6 +264,27 @@ def packs_of(fields: list[dict[str, object]]) -> list[r.PackInfo]:
         r.PackInfo(unpack_digest(text_of(item, "digest")), integer_of(item, "size"))
         for item in fields
     ]
+
+
+def damage_fields(damage: r.Damage) -> dict[str, object]:
+    """Return packs and tables as they stand in JSON."""
+    return {"packs": [digest.hex() for digest in damage.packs], "tables": list(damage.tables)}
+
+
+def damage_of(fields: dict[str, object]) -> r.Damage:
+    """Return what `damage_fields` encoded."""
+    return r.Damage(
+        tuple(unpack_digest(item) for item in texts_of(fields, "packs")),
+        tuple(unpack_id(item).hex() for item in texts_of(fields, "tables")),
+    )
+
+
+def texts_of(fields: dict[str, object], name: str) -> list[str]:
+    """Return the texts in a field of a JSON object."""
+    value = fields.get(name)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise r.InvalidRequestError(f"the field {name!r} is missing or not a list of texts")
+    return value
 
 
 def _is_hex(text: str, size: int) -> bool:

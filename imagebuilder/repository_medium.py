@@ -3,11 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 from typing import BinaryIO
 
 from backup.objects.errors import MissingPackError
 from backup.objects.keys import MasterKey, bind
-from backup.repository import NoSuchPackError, Repository
+from backup.repository import (
+    InvalidRequestError,
+    NoSuchPackError,
+    Repository,
+    RepositoryError,
+    StoreDamagedError,
+)
 
 
 class RepositoryMedium:
@@ -22,6 +30,7 @@ class RepositoryMedium:
         self._repository = repository
         self._master = master
         self._data_set = data_set
+        self._reported: set[bytes] = set()
 
     def read_key_file(self) -> bytes:
         """Return the user's key file, bound to this data set."""
@@ -41,8 +50,20 @@ class RepositoryMedium:
 
         Raises:
             MissingPackError: the repository has it no more.
+            OSError: it is cut short, or cannot be read.
         """
         try:
             return self._repository.read_pack(digest, offset, length)
         except NoSuchPackError as error:
+            self.report_damage(digest)
             raise MissingPackError(index, digest) from error
+        except (InvalidRequestError, StoreDamagedError) as error:  # cut short, or unreadable
+            self.report_damage(digest)
+            raise OSError(errno.EIO, str(error)) from error
+
+    def report_damage(self, digest: bytes) -> None:
+        """Have the repository look at a pack: if it is damaged, the next backup heals it."""
+        if digest not in self._reported:
+            self._reported.add(digest)
+            with contextlib.suppress(RepositoryError):
+                self._repository.check((digest,), ())

@@ -28,6 +28,15 @@ class ChecksPacks(Protocol):
         ...
 
 
+@runtime_checkable
+class HearsOfDamage(Protocol):
+    """A medium that can do something about a pack with a piece that does not open."""
+
+    def report_damage(self, digest: bytes) -> None:
+        """Take notice of the pack."""
+        ...
+
+
 class Files(Protocol):
     """The files of a disc, by their paths without a leading slash.
 

@@ -51,6 +51,7 @@ from backup.objects.pack import PackInfo
 from backup.objects.table import TableWriter
 from backup.repository import NoSuchPackError, Repository
 from backup.shared.collector import paused_collector
+from backup.shared.text import plural
 
 TABLE_IN_MEMORY = 200_000  # objects; the table of a larger set goes through a file
 
@@ -86,16 +87,11 @@ def run_backup(
             try:
                 return run.run(sources)
             except NoSuchPackError:
-                missing = run.find_missing_packs()
-                if not missing:
+                if not run.lists_damage():
                     raise
             for source in sources:
                 source.close()
-            run = _Run(repository, master, *arguments, missing)
-            run.result.notes.append(
-                f"the repository has lost {len(missing)} packs; their content was sent again"
-            )
-            return run.run(sources)
+            return _Run(repository, master, *arguments).run(sources)
     finally:
         for source in sources:
             source.close()
@@ -111,14 +107,12 @@ class _Run:
         machine: str,
         options: BackupOptions,
         progress: Progress,
-        missing: frozenset[bytes] = frozenset(),
     ) -> None:
         self.repository = repository
         self.master = master  # that of the previous data set, once it is read
         self.machine = machine
         self.options = options
         self.progress = progress
-        self.missing = missing  # digests of packs that the repository lists but has not
         self.listed: list[PackInfo] = []
         self.result = BackupResult()
         self.started_ns = time.time_ns()
@@ -164,12 +158,18 @@ class _Run:
         self.progress.start("compare", 0, 0)
         data_sets = self.repository.data_sets(self.machine)
         last = data_sets[-1] if data_sets else None
-        previous, note = load_previous(self.repository, self.master, last)
+        previous, notes = load_previous(self.repository, self.master, data_sets)
         # A set is sealed with one key throughout: who has the password goes on with the machine's.
         self.master = previous.key or self.master
-        if note:
-            self.result.notes.append(note)
-        lost = {i for i, pack in enumerate(previous.packs) if pack.digest in self.missing}
+        self.result.notes += notes
+        damaged = set(self.repository.damage().packs)
+        lost = {i for i, pack in enumerate(previous.packs) if pack.digest in damaged}
+        if lost:
+            self.result.healed_packs = len(lost)
+            self.result.notes.append(
+                f"healed {plural(len(lost), 'damaged pack')}: what the machine still has of their "
+                "content was sent again"
+            )
         if previous.started_ns > self.started_ns:
             self.result.notes.append(
                 "the clock was ahead when the previous data set was made; data sets are ordered by "
@@ -290,15 +290,9 @@ class _Run:
                 result.changed += 1
         result.removed += len(signatures)
 
-    def find_missing_packs(self) -> frozenset[bytes]:
-        """Return the digests of packs that the last commit listed and the repository has not."""
-        missing = set()
-        for pack in self.listed:
-            try:
-                self.repository.read_pack(pack.digest, 0, 1)
-            except NoSuchPackError:
-                missing.add(pack.digest)
-        return frozenset(missing)
+    def lists_damage(self) -> bool:
+        """Tell whether the last commit listed packs that the repository found damaged since."""
+        return not {pack.digest for pack in self.listed}.isdisjoint(self.repository.damage().packs)
 
     def _end_phase(self, name: str) -> None:
         """Note how long a phase took."""

@@ -6,20 +6,28 @@ Source: EP1168174A1 [0040].
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from backup.agent.previous import PreviousSet, index_objects, no_previous
 from backup.objects.data_keys import DataKey
-from backup.objects.errors import ObjectsError
+from backup.objects.errors import DamagedError, ObjectsError
 from backup.objects.model import Piece
 from backup.objects.pack import HEADER_SIZE, IndexEntry, PackInfo, PackReader, index_offset
 from backup.objects.preamble import PREAMBLE_SIZE
 from backup.objects.table import TableReader
-from backup.repository import DataSetInfo, Repository, RepositoryError, check_sealed
+from backup.repository import (
+    DamagedDataSetError,
+    DataSetInfo,
+    Repository,
+    RepositoryError,
+    check_sealed,
+)
 from backup.repository import PackInfo as StoredPack
 
 TAIL_SIZE = 256 << 10  # bytes; holds the index of most packs
 INDEX_LENGTH_SIZE = 4
+PREVIOUS_TRIES = 3  # data sets, the newest first
 
 
 @dataclass(slots=True)
@@ -31,34 +39,52 @@ class PendingPacks:
 
 
 def load_previous(
-    repository: Repository, master: DataKey, last: DataSetInfo | None
-) -> tuple[PreviousSet, str]:
-    """Read the last data set; return it indexed, and a note if it cannot be used.
+    repository: Repository, master: DataKey, data_sets: Sequence[DataSetInfo]
+) -> tuple[PreviousSet, list[str]]:
+    """Read the newest data set that can be used; return it indexed, and notes on what cannot.
 
-    A table that is damaged or of another version costs time, not the backup: everything is
-    sent again.
+    A table that is damaged or of another version costs time, not the backup: an older data set is
+    taken, and what is not in that is sent again.
+
+    Args:
+        repository: has the data sets.
+        master: the master key, or a machine's.
+        data_sets: of the machine, the newest last, which the new one follows in any case.
     """
-    if last is None:
-        return no_previous(), ""
-    try:
-        with repository.open_table(last.id) as stream:
-            reader = TableReader(master, stream)
-            objects = list(reader)
-            summary = reader.summary
-        check_sealed(last, summary.data_set_id, summary.machine, summary.generation)
-    except ObjectsError as error:
-        previous = no_previous()
-        previous.id = last.id
-        return previous, f"the previous data set cannot be compared with: {error}"
-    return (
-        index_objects(
-            objects,
-            set_id=last.id,
-            key=reader.key,
-            started_ns=summary.created_ns,
-            packs=summary.packs,
-        ),
-        "",
+    notes: list[str] = []
+    previous = no_previous()
+    for info in data_sets[: -PREVIOUS_TRIES - 1 : -1]:
+        try:
+            previous = _load(repository, master, info)
+        except (ObjectsError, DamagedDataSetError) as error:
+            notes.append(
+                f"data set {info.generation} of {info.machine} cannot be compared with: {error}"
+            )
+            if isinstance(error, DamagedError | DamagedDataSetError):
+                repository.check((), (info.id,))
+        else:
+            break
+    previous.id = data_sets[-1].id if data_sets else ""
+    return previous, notes
+
+
+def _load(repository: Repository, master: DataKey, info: DataSetInfo) -> PreviousSet:
+    """Read a data set.
+
+    Raises:
+        ObjectsError, DamagedDataSetError: it cannot be used.
+    """
+    with repository.open_table(info.id) as stream:
+        reader = TableReader(master, stream)
+        objects = list(reader)
+        summary = reader.summary
+    check_sealed(info, summary.data_set_id, summary.machine, summary.generation)
+    return index_objects(
+        objects,
+        set_id=info.id,
+        key=reader.key,
+        started_ns=summary.created_ns,
+        packs=summary.packs,
     )
 
 

@@ -48,6 +48,7 @@ class BackupResult:
     packs_sent: int = 0
     duration_s: float = 0.0
     phases_s: dict[str, float] = field(default_factory=dict)
+    healed_packs: int = 0  # found damaged, and not needed any more by the new data set
     missing: int = 0  # objects left out because they could not be read
     warnings: list[str] = field(default_factory=list)  # missing, or changed while being read
     notes: list[str] = field(default_factory=list)  # worth saying, nothing is missing

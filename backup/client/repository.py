@@ -28,6 +28,7 @@ from backup.repository import (
     MAXIMUM_PACK_SIZE,
     MAXIMUM_TABLE_SIZE,
     ConnectionFailedError,
+    Damage,
     DataSetInfo,
     DigestMismatchError,
     InvalidRequestError,
@@ -36,6 +37,7 @@ from backup.repository import (
     PackInfo,
     StoreDamagedError,
     TooLargeError,
+    check_checked,
     check_commit,
     check_digest,
     check_login_secret,
@@ -197,6 +199,20 @@ class HttpRepository:
     def open_table(self, data_set: str) -> BinaryIO:
         """See `backup.repository.Repository`."""
         return io.BufferedReader(_Table(self, data_set), _CHUNK_SIZE)
+
+    def damage(self) -> Damage:
+        """See `backup.repository.Repository`."""
+        answer = self._get_json("/damage")
+        with _understood():
+            return wire.damage_of(answer)
+
+    def check(self, packs: Sequence[bytes], tables: Sequence[str]) -> Damage:
+        """See `backup.repository.Repository`."""
+        check_checked(packs, tables)
+        body = wire.pack_json(wire.damage_fields(Damage(tuple(packs), tuple(tables))))
+        answer = _json(self._send(method="POST", path="/check", body=body))
+        with _understood():
+            return wire.damage_of(answer)
 
     def pending_packs(self, machine: str) -> list[PackInfo]:
         """See `backup.repository.Repository`."""

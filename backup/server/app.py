@@ -107,6 +107,8 @@ class Api:
                 Route(f"{api}/machines", self.machines, methods=["GET"]),
                 Route(f"{api}/data-sets", self.data_sets, methods=["GET"]),
                 Route(f"{api}/data-sets/{{id}}/table", self.table, methods=["GET"]),
+                Route(f"{api}/damage", self.damage, methods=["GET"]),
+                Route(f"{api}/check", self.check, methods=["POST"]),
                 Route(f"{api}/machines/{{machine}}/data-sets", self.data_sets, methods=["GET"]),
                 Route(f"{api}/machines/{{machine}}/data-sets", self.commit, methods=["POST"]),
                 Route(f"{api}/machines/{{machine}}/pending-packs", self.pending, methods=["GET"]),
@@ -292,6 +294,18 @@ class Api:
         machine = request.path_params.get("machine")
         found = await self._run(user_id, repository.data_sets, machine)
         return json_response({"data_sets": [wire.data_set_fields(info) for info in found]})
+
+    async def damage(self, request: Request) -> Response:
+        """List what is known to be damaged."""
+        user_id, repository = self._opened(request)
+        return json_response(wire.damage_fields(await self._run(user_id, repository.damage)))
+
+    async def check(self, request: Request) -> Response:
+        """Read packs and tables, and say which are damaged."""
+        user_id, repository = self._opened(request)
+        asked = wire.damage_of(await self._read_json(request, wire.MAXIMUM_JSON_SIZE))
+        found = await self._run(user_id, repository.check, asked.packs, asked.tables)
+        return json_response(wire.damage_fields(found))
 
     async def table(self, request: Request) -> Response:
         """Send an object table, or a range of it."""

@@ -76,6 +76,10 @@ def document() -> dict[str, object]:
                     size=_ref("Count"),
                     missing=_ref("Count"),
                 ),
+                "Damage": _object(
+                    packs={**_list(_ref("Digest")), "maxItems": r.MAXIMUM_CHECKED},
+                    tables={**_list(_ref("Id")), "maxItems": r.MAXIMUM_CHECKED},
+                ),
                 "Error": _object(
                     error={"type": "string"},
                     kind={
@@ -155,6 +159,14 @@ def _machine_paths() -> dict[str, object]:
         },
         f"{wire.API}/data-sets": {
             "get": _operation("allDataSets", 200, _data_sets(), _LOGGED_IN),
+        },
+        f"{wire.API}/damage": {
+            "get": _operation("damage", 200, _ref("Damage"), _LOGGED_IN),
+        },
+        f"{wire.API}/check": {
+            "post": _operation(
+                "check", 200, _ref("Damage"), (*_LOGGED_IN, 404), body=_ref("Damage")
+            ),
         },
         f"{below}/data-sets": {
             "get": _operation("dataSets", 200, _data_sets(), _LOGGED_IN, parameters=machine),

@@ -31,13 +31,14 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from backup.repository import (
     AlreadyRegisteredError,
+    Damage,
     DataSetInfo,
     NoSuchDataSetError,
     NotAuthorisedError,
     PackInfo,
     StoreDamagedError,
 )
-from backup.store import admission, records
+from backup.store import admission, damage, records
 from backup.store.commit import (
     Committed,
     NewDataSet,
@@ -233,13 +234,23 @@ class Catalogue:
         with self._reading() as connection:
             return sorted(connection.scalars(query))  # each database has an order of its own
 
-    def add_pack(self, user_id: int, machine: str, digest: bytes, size: int) -> None:
-        """Record that a pack's file exists.  A pack that is known only gets younger."""
+    def add_pack(
+        self, user_id: int, machine: str, digest: bytes, size: int, *, is_new: bool = False
+    ) -> None:
+        """Record that a pack's file exists.  A pack that is known only gets younger.
+
+        `is_new`: whether the file was written just now, and what was said of the one before it
+        does not hold any more.
+        """
         now_ns = time.time_ns()
         with self._writing(user_id) as connection:
             machine_id = machine_id_of(connection, user_id, machine)
             known = (packs.c.user_id == user_id) & (packs.c.digest == digest)
-            changed = connection.execute(update(packs).where(known).values(received_ns=now_ns))
+            changed = connection.execute(
+                update(packs).where(known).values(received_ns=now_ns, size=size)
+            )
+            if changed.rowcount and is_new:
+                damage.record(connection, user_id, {digest: True}, {})
             if changed.rowcount == 0:
                 connection.execute(
                     insert(packs).values(
@@ -282,6 +293,18 @@ class Catalogue:
                 return 0
         with self._writing(user_id) as connection:
             return connection.execute(delete(packs).where(stale)).rowcount
+
+    def damage(self, user_id: int) -> Damage:
+        """Return what is known to be damaged; see `backup.store.damage`."""
+        with self._reading() as connection:
+            return damage.damage_of(connection, user_id)
+
+    def record_checked(
+        self, user_id: int, packs: Mapping[bytes, bool], tables: Mapping[str, bool]
+    ) -> None:
+        """Record what is sound and what is not; see `backup.store.damage`."""
+        with self._writing(user_id) as connection:
+            damage.record(connection, user_id, packs, tables)
 
     def data_sets(self, user_id: int, machine: str | None = None) -> list[DataSetInfo]:
         """Return a user's data sets by machine, oldest generation first: clocks may jump."""

@@ -12,6 +12,7 @@ sending a pack whether someone else has it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -26,12 +27,18 @@ from backup.repository import (
     MAXIMUM_TABLE_SIZE,
     TABLE_HEAD_SIZE,
     ConflictError,
+    Damage,
+    DamagedDataSetError,
     DataSetInfo,
     DigestMismatchError,
     InvalidRequestError,
+    NoSuchDataSetError,
     NoSuchPackError,
     PackInfo,
+    StoreDamagedError,
+    StoreFullError,
     TooLargeError,
+    check_checked,
     check_counts,
     check_digest,
     data_set_id_of,
@@ -40,6 +47,7 @@ from backup.repository import (
 from backup.store.accounts import check_key_file, new_login_hash
 from backup.store.catalogue import Catalogue, UserRecord
 from backup.store.commit import Committed, NewDataSet, batches
+from backup.store.damage import are_sound
 from backup.store.files import (
     Buffer,
     IncomingFile,
@@ -159,14 +167,53 @@ class StoredRepository:
     def open_table(self, data_set: str) -> BinaryIO:
         """See `backup.repository.Repository`."""
         info = self._catalogue.get_data_set(self._user_id, data_set)
+        if self._files.sizes(Kind.TABLE, [info.id]).get(info.id) != info.table_size:
+            raise DamagedDataSetError(
+                f"the table of data set {info.id} of {info.machine} is missing or cut short; "
+                "other data sets can be used, and the next backup is whole again"
+            )
         return self._files.open(Kind.TABLE, info.id)
+
+    def damage(self) -> Damage:
+        """See `backup.repository.Repository`."""
+        return self._catalogue.damage(self._user_id)
+
+    def check(self, packs: Sequence[bytes], tables: Sequence[str]) -> Damage:
+        """See `backup.repository.Repository`."""
+        check_checked(packs, tables)
+        digests = {}
+        for table in tables:
+            found = self._catalogue.find_data_set(self._user_id, table)
+            if found is None:
+                raise NoSuchDataSetError(f"there is no data set {table}")
+            digests[table] = found[1]
+        names = {digest.hex(): digest for digest in packs}
+        sound = are_sound(self._files, Kind.PACK, names)
+        sound_packs = {names[name]: is_sound for name, is_sound in sound.items()}
+        sound_tables = are_sound(self._files, Kind.TABLE, digests)
+        # Known already, or nowhere to write it down: what was found is said all the same.
+        known = self._catalogue.damage(self._user_id)
+        found_damage = Damage(
+            tuple(digest for digest in names.values() if not sound_packs[digest]),
+            tuple(table for table in digests if not sound_tables[table]),
+        )
+        checked = {*names.values(), *digests}
+        if {*found_damage.packs, *found_damage.tables} != checked & {*known.packs, *known.tables}:
+            with contextlib.suppress(StoreFullError, StoreDamagedError):
+                self._catalogue.record_checked(self._user_id, sound_packs, sound_tables)
+        return found_damage
 
     def pending_packs(self, machine: str) -> list[PackInfo]:
         """See `backup.repository.Repository`."""
         machine = normalise_name(machine, "machine")
         pending = self._catalogue.pending_packs(self._user_id, machine)
         sizes = self._files.sizes(Kind.PACK, [pack.digest.hex() for pack in pending])
-        return [pack for pack in pending if sizes.get(pack.digest.hex()) == pack.size]
+        damaged = {*self.damage().packs}
+        return [
+            pack
+            for pack in pending
+            if sizes.get(pack.digest.hex()) == pack.size and pack.digest not in damaged
+        ]
 
     def put_pack(self, machine: str, data: Buffer, *, digest: bytes | None = None) -> None:
         """See `backup.repository.Repository`."""
@@ -195,6 +242,8 @@ class StoredRepository:
             recorded = self._catalogue.pack_size(self._user_id, digest)
             if recorded is None or recorded != self._file_size(digest):
                 return False
+            if digest in self.damage().packs:
+                return False
             self._catalogue.add_pack(self._user_id, machine, digest, size)
             return True
 
@@ -218,7 +267,7 @@ class StoredRepository:
         with self._locks.shared():
             pack.place()
             self._catalogue.add_pack(
-                self._user_id, normalise_name(machine, "machine"), digest, pack.size
+                self._user_id, normalise_name(machine, "machine"), digest, pack.size, is_new=True
             )
 
     def read_pack(self, digest: bytes, offset: int, length: int) -> bytes:
@@ -358,7 +407,9 @@ class StoredRepository:
         return info
 
     def _check_pack_files(self, packs: Sequence[bytes]) -> None:
-        """Check that every pack is recorded and has its file, complete."""
+        """Check that every pack is recorded, has its file, complete, and is known as sound."""
+        known = {*self.damage().packs}
+        lost: dict[bytes, bool] = {}
         for batch in batches(packs):
             for digest in batch:
                 check_digest(digest)
@@ -369,7 +420,15 @@ class StoredRepository:
             for digest in batch:
                 size = recorded.get(digest)
                 if size is None or present.get(digest.hex()) != size:
-                    raise NoSuchPackError(f"the listed pack {digest.hex()} is not here")
+                    lost[digest] = False
+        if lost:
+            with contextlib.suppress(StoreFullError, StoreDamagedError):
+                self._catalogue.record_checked(self._user_id, lost, {})
+        for digest in packs if known or lost else ():
+            if digest in known or digest in lost:
+                raise NoSuchPackError(
+                    f"the listed pack {digest.hex()} is not here, or known to be damaged"
+                )
 
     def _delete_unlisted(self, packs: set[bytes], tables: set[str]) -> None:
         """Delete files of dropped rows, except where a row has come back."""

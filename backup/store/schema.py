@@ -119,6 +119,22 @@ data_set_packs = Table(
     sqlite_with_rowid=False,  # half the pages: the key is all there is of a row
 )
 
+damaged_packs = Table(
+    "damaged_packs",
+    metadata,
+    Column("pack_id", _INTEGER, ForeignKey("packs.id", ondelete="CASCADE"), primary_key=True),
+    _integer("found_ns"),
+)
+
+damaged_tables = Table(
+    "damaged_tables",
+    metadata,
+    Column(
+        "data_set_id", _INTEGER, ForeignKey("data_sets.id", ondelete="CASCADE"), primary_key=True
+    ),
+    _integer("found_ns"),
+)
+
 invitations = Table(
     "invitations",
     metadata,

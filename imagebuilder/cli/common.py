@@ -46,7 +46,7 @@ class UsageError(Exception):
 def exit_code_of(error: BaseException) -> ExitCode:
     """Return the documented exit code of an error; 1 for one without a code of its own."""
     from backup.agent.errors import NotRecoverableError
-    from backup.repository import NoSuchDataSetError, NotAuthorisedError
+    from backup.repository import DamagedDataSetError, NoSuchDataSetError, NotAuthorisedError
     from imagebuilder.errors import DiscPlanError
     from rebuild.restore import EXIT_CODES
 
@@ -54,6 +54,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
         UsageError: ExitCode.USAGE,
         DiscPlanError: ExitCode.USAGE,
         NotRecoverableError: ExitCode.LAYOUT,
+        DamagedDataSetError: ExitCode.DAMAGED,
         NoSuchDataSetError: ExitCode.NO_DATA_SET,
         NotAuthorisedError: ExitCode.WRONG_PASSWORD,
         **EXIT_CODES,

@@ -24,6 +24,7 @@ from backup.objects.errors import DamagedError, MissingPackError
 from backup.objects.medium import Medium
 from backup.objects.model import Piece
 from backup.shared.sharing import share
+from rebuild.medium import HearsOfDamage
 from rebuild.progress import Progress
 from rebuild.streaming.ahead import Ahead
 from rebuild.streaming.opener import PieceOpener
@@ -269,6 +270,8 @@ def _open(run: Run, data: memoryview | str | None, source: _Source) -> Iterator[
                 plain = open_piece(piece, data[offset - begin : offset - begin + sealed_length])
             except DamagedError:
                 plain, reason = None, "its content on the medium is damaged"
+                if isinstance(source.medium, HearsOfDamage):
+                    source.medium.report_damage(source.opener.packs[run.pack].digest)
             previous = offset
         yield target, plain, reason
 

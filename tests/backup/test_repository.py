@@ -18,6 +18,7 @@ import pytest
 from backup.client.repository import HttpServer
 from backup.objects import keys
 from backup.repository import (
+    MAXIMUM_CHECKED,
     MAXIMUM_PACK_SIZE,
     AlreadyRegisteredError,
     ConflictError,
@@ -550,6 +551,20 @@ def test_users_do_not_share_packs(host: RepositoryHost) -> None:
     assert repositories[1].read_pack(digest, 0, len(data)) == data
     with repositories[1].open_table(table[8:24].hex()) as file:
         assert file.read() == table
+
+
+def test_nothing_is_damaged(repository: Repository) -> None:
+    """What is as it was sent passes every check; too much at once is refused."""
+    packs = [make_pack() for _ in range(3)]
+    for data, _ in packs:
+        repository.put_pack("host", data)
+    digests = [digest for _, digest in packs]
+    info = repository.commit("host", make_table(), digests, 1)
+
+    assert not repository.check(digests, [info.id])
+    assert not repository.damage()
+    with pytest.raises(TooLargeError):
+        repository.check([bytes(32)] * MAXIMUM_CHECKED, [info.id])
 
 
 def test_threads_share_a_repository(repository: Repository) -> None:

@@ -307,7 +307,7 @@ def test_damaged_previous_table(tmp_path: Path, tree: Path, repository: StoredRe
     disk = make_machine(tmp_path, tree)
     first = back_up(repository, disk)
     assert first.data_set is not None
-    (table,) = (tmp_path / "store").rglob(first.data_set.id)
+    (table,) = (tmp_path / "store").rglob(f"tables/{first.data_set.id}")
     data = bytearray(table.read_bytes())
     data[len(data) // 2] ^= 1
     table.write_bytes(data)
@@ -326,7 +326,7 @@ def test_lost_pack(tmp_path: Path, tree: Path, repository: StoredRepository) -> 
     packs[-1].unlink()
     result = back_up(repository, disk)
 
-    assert any("has lost 1 packs" in note for note in result.notes)
+    assert any("healed 1 damaged pack" in note for note in result.notes)
     assert read_data_set(repository).files == files_below(tree)
 
 
