@@ -20,7 +20,7 @@ PACKAGES := python3-venv binutils qemu-system-x86 ovmf
 # Programs that only the tests and the demonstration use: makers of machines, judges of volumes.
 TEST_PACKAGES := acl attr dosfstools e2fsprogs extlinux fatcat fdisk file forensics-samples-ext2 \
 	forensics-samples-ext4 forensics-samples-ntfs forensics-samples-vfat gdisk genisoimage \
-	grub-common grub-pc-bin libcap2-bin libfsntfs-utils libhivex-bin mmdebstrap mount mtools ntfs-3g \
+	gcc grub-common grub-pc-bin libc6-dev libcap2-bin libfsntfs-utils libhivex-bin mmdebstrap mount mtools ntfs-3g \
 	openssl p7zip-full sleuthkit syslinux syslinux-common util-linux wimtools xorriso xz-utils zstd
 # Peers that the benchmarks run beside us.
 BENCH_PACKAGES := borgbackup partclone restic

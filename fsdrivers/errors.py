@@ -122,6 +122,10 @@ class DeviceError(OSError):
         self.position = position
         self.length = length
 
+    def __str__(self) -> str:
+        """Return a sentence, without the number that OSError puts before it."""
+        return f"{self.filename}: {self.strerror}"
+
 
 def not_found(what: bytes | int) -> NotFoundError:
     """Return the error for an object that is not there, given by its name or number."""

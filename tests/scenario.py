@@ -53,18 +53,28 @@ def rebuildkit(*arguments: str | Path, timeout_s: float = 1800.0) -> Outcome:
     return Outcome(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
 
 
+class ServerDidNotStartError(Exception):
+    """A server ended before it said where it listens."""
+
+
 class Server:
     """A real server process over HTTPS on a free port; a context manager."""
 
     def __init__(self, data: Path, host: str = "127.0.0.1") -> None:
         self._data = data
+        self.log = data.with_suffix(".log")
         self._address = f"{host}:0"
         self.url = self.fingerprint = ""
         self.start()
 
-    def start(self) -> None:
+    def restart(self, environment: dict[str, str] | None = None) -> None:
+        """End it and start it on the same port, in another environment."""
+        self.close()
+        self.start(environment)
+
+    def start(self, environment: dict[str, str] | None = None) -> None:
         """Start it; once more on the same port after it was killed."""
-        with self._data.with_suffix(".log").open("ab") as log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
@@ -78,6 +88,8 @@ class Server:
                 ],
                 stdout=subprocess.PIPE,
                 stderr=log,
+                env=environment,
+                start_new_session=True,
             )
         assert self._process.stdout is not None
         said = b""
@@ -86,7 +98,7 @@ class Server:
             line = self._process.stdout.readline()
             if not line or time.monotonic() > deadline:
                 self.close()
-                raise RuntimeError(f"the server did not start: {said!r}")
+                raise ServerDidNotStartError(f"the server did not start: {said!r}")
             said += line
         self.url = found[1].decode().rstrip("/.,;")
         self.fingerprint = found[2].decode()

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import mmap
 import os
 import secrets
@@ -199,7 +200,7 @@ class DirectoryFiles:
         """See `backup.store.files.UserFiles`."""
         with translated_errors(f"opening a {kind.value}"):
             try:
-                return open(self.path_of(kind, name), "rb")
+                return io.BufferedReader(_StoredFile(self.path_of(kind, name)))
             except FileNotFoundError as error:
                 raise no_such_file(kind, name) from error
 
@@ -321,6 +322,19 @@ class LocalIncomingFile(IncomingFile):
                 except OSError as error:
                     if error.errno != errno.EINVAL or not _set_direct(self._descriptor, False):
                         raise
+
+
+class _StoredFile(io.FileIO):
+    """A file of the store being read; what fails is an error of the repository."""
+
+    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]
+        """Read as `io.FileIO` does.
+
+        Raises:
+            StoreDamagedError: the medium failed.
+        """
+        with translated_errors(f"reading {self.name!s}"):
+            return super().readinto(buffer)
 
 
 def _set_direct(descriptor: int, is_direct: bool) -> bool:

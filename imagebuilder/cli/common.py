@@ -65,7 +65,9 @@ def exit_code_of(error: BaseException) -> ExitCode:
 
 def sentence_of(error: BaseException) -> str:
     """Return an error as one sentence for a person; with its kind if nobody foresaw it."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+    if isinstance(error, OSError) and error.strerror:
+        if error.filename is None:
+            return error.strerror
         name = os.fsdecode(error.filename) if not isinstance(error.filename, int) else "file"
         return f"{name}: {error.strerror}"
     text, kind = " ".join(str(error).split()), type(error)

@@ -199,11 +199,7 @@ def run_restore(options: Restore) -> int:
         if missing and not options.incomplete:
             raise MediumError(f"{missing}; use --incomplete to restore the rest")
         is_blank = all(is_new for _, is_new in targets)
-        for target, is_new in targets:
-            if is_new:
-                with open(target.path, "xb") as file:
-                    file.truncate(target.size)
-        with _removed_on_failure([target.path for target, is_new in targets if is_new]):
+        with _made([target for target, is_new in targets if is_new]):
             report = apply_plan(
                 unlocked,
                 plan,
@@ -247,14 +243,15 @@ def _check_targets(paths: Sequence[str | Path], disks: int) -> None:
 
 
 @contextmanager
-def _removed_on_failure(paths: Sequence[str]) -> Iterator[None]:
-    """Remove images made for a restore that failed: they look like disks, but cannot be used."""
-    try:
+def _made(images: Sequence[TargetDisk]) -> Iterator[None]:
+    """Make images, and remove them if the block fails: they look like disks, but hold nothing."""
+    with ExitStack() as failure:
+        for image in images:
+            failure.callback(Path(image.path).unlink, missing_ok=True)
+            Path(image.path).touch()
+            os.truncate(image.path, image.size)
         yield
-    except BaseException:
-        for path in paths:
-            Path(path).unlink(missing_ok=True)
-        raise
+        failure.pop_all()
 
 
 def _target_of(path: str, disk: DiskObject, options: Restore) -> tuple[TargetDisk, bool]:
@@ -269,11 +266,14 @@ def _target_of(path: str, disk: DiskObject, options: Restore) -> tuple[TargetDis
     from rebuild.plan import TargetDisk
 
     try:
-        mode = os.stat(path).st_mode
+        found = os.stat(path)
     except FileNotFoundError:
+        found = None
+    # A restore that was killed may have left an empty file.
+    if found is None or (stat.S_ISREG(found.st_mode) and not found.st_size):
         size = options.disk_size or disk.size
         return TargetDisk(path, size // 512 * 512, options.sector_size), True
-    if not stat.S_ISBLK(mode) and not stat.S_ISREG(mode):
+    if not stat.S_ISBLK(found.st_mode) and not stat.S_ISREG(found.st_mode):
         raise UsageError(f"{path} is neither a disk nor an image")
     refuse_in_use(path)
     if Path(path).resolve().is_relative_to(Path(options.source).resolve()):

@@ -10,11 +10,12 @@ knows); El Torito 1.0.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import io
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -70,24 +71,51 @@ def check_room(directory: Path, needed: int) -> None:
 
 @contextmanager
 def replacing(output: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the name `output` when the block ends well, else vanishes."""
-    directory = output.parent
-    descriptor, name = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".new", dir=directory)
-    try:
-        with open(descriptor, "w+b") as file:
+    """Open a file that takes the name `output` when the block ends well, else vanishes.
+
+    What a killed process left is written over by the next one.
+
+    Raises:
+        OSError: it cannot be written, or another process is at it.
+    """
+    path = output.with_name(f".{output.name}.new")
+    with _locked(path) as file:
+        try:
             yield file
             file.flush()
             os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
-        Path(name).replace(output)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            path.replace(output)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            if error.filename is None:  # writing names no file
+                raise OSError(error.errno, error.strerror, str(output)) from error
+            raise
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+    descriptor = os.open(output.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[BinaryIO]:
+    """Open an empty file that no other process writes."""
+    while True:
+        with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                reason = "another command is writing it"
+                raise OSError(errno.EBUSY, reason, str(path)) from error
+            # The process that held the lock may have given the file its name, or removed it.
+            if path.exists() and path.samefile(f"/proc/self/fd/{file.fileno()}"):
+                file.truncate()
+                yield file
+                return
 
 
 def write_iso(
