@@ -19,7 +19,7 @@ import io
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from backup.agent.errors import NoSourceError, NotRecoverableError, Problem
@@ -39,7 +39,6 @@ from backup.objects.model import (
     BackupObject,
     DiskObject,
     LabelObject,
-    MarkerObject,
     NodeObject,
     ObjectKind,
     Piece,
@@ -53,6 +52,7 @@ from backup.repository import NoSuchPackError, Repository
 from backup.shared.collector import paused_collector
 from backup.shared.text import plural
 
+SETTLE_ATTEMPTS = 4  # to read what changes meanwhile
 TABLE_IN_MEMORY = 200_000  # objects; the table of a larger set goes through a file
 
 
@@ -137,6 +137,7 @@ class _Run:
             self.repository, self.master, self.machine, local, packs, known, self.progress
         )
         sent = sender.run(self.options.workers, self.options.level)
+        self._settle(sources, local, sender)
         self._end_phase("send")
         system = {key: value for source in sources for key, value in source.system().items()}
         self._commit(local, sent, previous, generation, {**system, **self.options.system})
@@ -188,6 +189,20 @@ class _Run:
             raise NotRecoverableError(problems)
         self._end_phase("scan")
 
+    def _settle(self, sources: Sequence[Source], local: LocalSet, sender: Sender) -> None:
+        """Have everything looked at again that changed between walk and reading."""
+        was_busy = False
+        for attempt in range(SETTLE_ATTEMPTS):
+            is_last = attempt == SETTLE_ATTEMPTS - 1
+            found = [source.settle(local, is_last=is_last) for source in sources]
+            if not any(found):
+                break
+            was_busy = True
+            sender.run(self.options.workers, self.options.level)
+        local.conclude()
+        if was_busy and (problems := set_minimum_sizes(local)):
+            raise NotRecoverableError(problems)
+
     def _commit(
         self,
         local: LocalSet,
@@ -198,7 +213,7 @@ class _Run:
     ) -> None:
         """Sign what is not signed yet, write the table and make the data set."""
         self.progress.start("commit", len(local.objects), 0)
-        objects = list(_iter_kept(local, local.lost))
+        objects = list(local.iter_kept())
         packs = self.listed = _compact_packs(objects, sent.packs)
         for obj in objects:
             if not isinstance(obj, NodeObject | SecurityObject):
@@ -242,6 +257,7 @@ class _Run:
         result.warnings += local.warnings
         result.notes += local.notes
         result.missing += local.missing
+        result.mixed += local.mixed
 
     def _count(
         self, local: LocalSet, objects: Sequence[BackupObject], previous: PreviousSet
@@ -265,6 +281,8 @@ class _Run:
         by_path = Counter((parent, name) for _, parent, name in left)
         replaced = 0
         for place in local.fresh:
+            if place + 1 in local.lost:
+                continue
             node = local.objects[place]
             assert isinstance(node, NodeObject), "only nodes are fresh"
             parent = local.lookup(node.parent) if node.parent else None
@@ -312,21 +330,6 @@ def _blank_disks(objects: Sequence[BackupObject]) -> list[Problem]:
     if any(disk.scheme != "none" for disk in disks):
         return []
     return [Problem(disk.name, "there is nothing to back up: it is blank") for disk in disks]
-
-
-def _iter_kept(local: LocalSet, lost: set[int]) -> Iterator[BackupObject]:
-    """Yield the objects of the set: all but those lost, and names and markers of those."""
-    if not lost:
-        yield from local.objects
-        return
-    for obj in local.objects:
-        if obj.number in lost:
-            continue
-        if isinstance(obj, NodeObject) and obj.target_number in lost:
-            continue
-        if isinstance(obj, MarkerObject) and obj.target in lost:
-            continue
-        yield obj
 
 
 def _compact_packs(

@@ -11,14 +11,14 @@ Source: EP1168174A1 [0041] to [0044].  No I/O but what a reader does to map larg
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from backup.agent.previous import PreviousSet, PreviousVolume, no_previous
 from backup.agent.regions import Ranges, group_pieces, iter_pieces
 from backup.objects.content import PIECE_SIZE, SecuritySets, Signer
 from backup.objects.data_keys import DataKey
-from backup.objects.identification import identification, path
+from backup.objects.identification import identification
 from backup.objects.model import (
     BackupObject,
     DiskObject,
@@ -32,7 +32,7 @@ from backup.objects.model import (
 from backup.shared.text import name_text
 from fsdrivers import driver_of
 from fsdrivers.errors import FilesystemError
-from fsdrivers.volume import Attributes, Entry, Kind, Node, copy_attributes
+from fsdrivers.volume import Entry, Kind, Node, copy_attributes
 
 SLICE_SIZE = 8 * PIECE_SIZE  # bytes of content that one worker packs at a time
 SECOND_NS = 1_000_000_000
@@ -41,6 +41,16 @@ SLICE_COUNT = 4096  # files in one slice at most
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
 KINDS = {kind: ObjectKind(kind) for kind in Kind}
+VANISHED = "vanished"  # why something is unsettled: it was not where it was to be read
+_REFERENCES = ("disk", "volume", "parent", "security", "target_number")  # fields with numbers
+
+
+def latest_ns(changed_ns: int) -> int:
+    """Return until when an object with this change time may have changed.
+
+    The kernel's clock ticks, and inodes of 128 bytes count in seconds.
+    """
+    return changed_ns + RACY_NS + (0 if changed_ns % SECOND_NS else SECOND_NS)
 
 
 class Loaded(NamedTuple):
@@ -48,7 +58,8 @@ class Loaded(NamedTuple):
 
     chunks: list[tuple[int, bytes]]  # offset, up to one piece
     regions: tuple[Region, ...] | None
-    facts: Attributes | None = None  # of the file when it was read, if they may have changed
+    facts: Node | None = None  # the file when it was read, if it may have changed
+    xattrs: Xattrs | None = None  # likewise; None: those of the scan
     warning: str = ""  # why this content may be no single state of the file
 
 
@@ -111,11 +122,15 @@ class LocalSet:
         self.notes: list[str] = []
         self.lost: set[int] = set()  # numbers of objects that are not in the set after all
         self.missing = 0  # objects that could not be read, those of `warnings` among them
+        self.mixed = 0  # objects kept that may be of several moments; likewise
+        self.unsettled: dict[int, str] = {}  # object index -> why it has to be looked at again
+        self.is_ordered = True  # whether objects refer to earlier ones alone
         self.unchanged = 0
         self.changed = 0
         self.former: dict[int, bytes] = {}  # object index -> signature in the previous set
         self.replaced: list[NodeObject] = []  # old nodes whose inode is another object now
         self.fresh: list[int] = []  # indexes of nodes whose inode the previous set has not
+        self._fresh_places: set[int] = set()  # the same, made when asked for
         self.signer = Signer(master, self.lookup)
         self._securities = SecuritySets(self.next_number)
         self._security_numbers: dict[Xattrs, int] = {(): 0}
@@ -255,6 +270,97 @@ class LocalSet:
             self.objects.append(security)
         return security.number
 
+    def start_again(self, obj: NodeObject) -> None:
+        """Forget what is known of an object's content: it is to be read once more."""
+        place = obj.number - 1
+        if place not in self.former and obj.signature and place not in self.fresh_places():
+            self.unchanged -= 1
+            self.former[place] = obj.signature
+        obj.pieces, obj.regions, obj.signature = (), None, b""
+
+    def fresh_places(self) -> set[int]:
+        """Return the indexes of nodes whose inode the previous set has not."""
+        if len(self._fresh_places) != len(self.fresh):
+            self._fresh_places = set(self.fresh)
+        return self._fresh_places
+
+    def drop(self, obj: NodeObject) -> None:
+        """Leave out an object that is no longer there, without a word."""
+        if obj.number in self.lost:
+            return
+        place = obj.number - 1
+        self.lost.add(obj.number)
+        self.unsettled.pop(place, None)
+        if place in self.former:
+            del self.former[place]
+            self.replaced.append(obj)
+        elif place not in self.fresh_places():
+            self.unchanged -= 1
+            self.replaced.append(obj)
+
+    def conclude(self) -> None:
+        """Name what could not be settled, and bring the objects into an order that can be stored.
+
+        Nothing is added afterwards.
+        """
+        for place, reason in sorted(self.unsettled.items()):
+            if place + 1 in self.lost:
+                continue
+            if reason == VANISHED:
+                self.lose(place, "it was moved or replaced whenever it was to be read")
+            else:
+                self.warnings.append(f"{self.path_of(place)}: {reason}")
+                self.mixed += 1
+        self.unsettled = {}
+        if not self.is_ordered:
+            self._renumber()
+
+    def iter_kept(self) -> Iterator[BackupObject]:
+        """Yield the objects of the set: all but those lost, and names and markers of those."""
+        lost = self.lost
+        if not lost:
+            yield from self.objects
+            return
+        for obj in self.objects:
+            if obj.number in lost:
+                continue
+            if isinstance(obj, NodeObject) and obj.target_number in lost:
+                continue
+            if isinstance(obj, MarkerObject) and obj.target in lost:
+                continue
+            yield obj
+
+    def _renumber(self) -> None:
+        """Number the objects that are kept so that they refer to earlier ones alone."""
+        numbers: dict[int, int] = {}
+        ordered: list[BackupObject] = []
+        for first in self.iter_kept():
+            waiting = [first]
+            while waiting:
+                obj = waiting[-1]
+                needed = [self.lookup(n) for n in _references(obj) if n not in numbers]
+                if needed and obj.number not in numbers:
+                    waiting += needed
+                    continue
+                waiting.pop()
+                if obj.number not in numbers:
+                    ordered.append(obj)
+                    numbers[obj.number] = len(ordered)
+        self.former = {numbers[p + 1] - 1: s for p, s in self.former.items() if p + 1 in numbers}
+        self.fresh = [numbers[place + 1] - 1 for place in self.fresh if place + 1 in numbers]
+        self.scans = {numbers[number]: scan for number, scan in self.scans.items()}
+        for obj in ordered:
+            obj.number = numbers[obj.number]
+            for name in _REFERENCES:
+                if number := getattr(obj, name, 0):
+                    setattr(obj, name, numbers[number])
+            if isinstance(obj, MarkerObject) and obj.target:
+                obj.target = numbers[obj.target]
+        self.objects, self.lost, self.is_ordered = ordered, set(), True
+        for obj in ordered:
+            if obj.kind is ObjectKind.HARD_LINK:
+                self.sign(obj)  # the name of what it leads to may be another now
+
     def lose(self, place: int, reason: str) -> None:
         """Leave an object out of the set after all; without a reason it is simply gone."""
         number = self.objects[place].number
@@ -286,7 +392,13 @@ class LocalSet:
         prefix = volume.mount_point.rstrip(b"/")
         if not volume.mount_point:
             prefix = os.fsencode(f"{self.disk_of(volume).name}:{volume.partition}")
-        return os.fsdecode(prefix + b"/" + path(obj, self.lookup))
+        names = []
+        while obj.parent:  # which may be a later object, as long as things move
+            names.append(obj.name)
+            parent = self.lookup(obj.parent)
+            assert isinstance(parent, NodeObject), "parents are nodes"
+            obj = parent
+        return os.fsdecode(prefix + b"/" + b"/".join(reversed(names)))
 
     def disk_of(self, volume: VolumeObject) -> DiskObject:
         """Return the disk that a volume is on."""
@@ -295,7 +407,12 @@ class LocalSet:
         return disk
 
     def sign(self, obj: BackupObject) -> None:
-        """Give an object whose attributes and content are final its signature."""
+        """Give an object whose attributes and content are final its signature.
+
+        That of a further name says what it leads to, and waits until that is in order.
+        """
+        if not self.is_ordered and obj.kind is ObjectKind.HARD_LINK:
+            return
         obj.signature = self.signer.signature_of(obj)
 
 
@@ -328,7 +445,7 @@ class TreeScan:
 
     def is_settled(self, old: NodeObject, changed_ns: int) -> bool:
         """Tell whether its change time says that an object has not changed since `old`."""
-        step_ns = 0 if changed_ns % SECOND_NS else SECOND_NS  # inodes of 128 bytes count in seconds
+        step_ns = 0 if changed_ns % SECOND_NS else SECOND_NS  # as in `latest_ns`, for every object
         return old.changed_ns == changed_ns < self._settled_before_ns - step_ns
 
     def note_former(self, obj: NodeObject, old: NodeObject | None) -> None:
@@ -395,8 +512,16 @@ class TreeScan:
             try:
                 local.add_content(obj, self.reader, node, only_streams=not has_content)
             except FileNotFoundError:
-                local.lose(obj.number - 1, "")
+                local.unsettled[obj.number - 1] = VANISHED
             except (OSError, FilesystemError) as error:
                 local.lose(obj.number - 1, str(error))
         else:
             local.sign(obj)
+
+
+def _references(obj: BackupObject) -> list[int]:
+    """Return the numbers of the objects that one refers to."""
+    found = [getattr(obj, name, 0) for name in _REFERENCES]
+    if isinstance(obj, MarkerObject):
+        found.append(obj.target)
+    return [number for number in found if number]

@@ -14,7 +14,7 @@ from operator import attrgetter
 
 from blake3 import blake3
 
-from backup.agent.local_set import Loaded, LocalSet, StreamsReader, Work
+from backup.agent.local_set import VANISHED, Loaded, LocalSet, StreamsReader, Work, Xattrs
 from backup.objects.content import PIECE_SIZE
 from backup.objects.data_keys import DataKey
 from backup.objects.pack import TARGET_SIZE, PackWriter
@@ -25,13 +25,15 @@ from fsdrivers.volume import ATTRIBUTES, Attributes
 # offset, length, content id, pack (counted in this process; KNOWN: the content needs no sending),
 # pack offset, sealed length
 SentPiece = tuple[int, int, bytes, int, int, int]
-# place in the work, pieces, regions, `ATTRIBUTES` of the file as it was read, warning, and why it
-# failed ("" if it did not)
+# What a file was when it was read: `ATTRIBUTES`, inode number, and attributes if they were read too
+Facts = tuple[tuple[object, ...], int, Xattrs | None]
+# place in the work, pieces, regions, what the file was, warning, and why it failed ("" if it did
+# not)
 Outcome = tuple[
     int,
     list[SentPiece],
     tuple[tuple[int, int, bool], ...] | None,
-    tuple[object, ...] | None,
+    Facts | None,
     str,
     str,
 ]
@@ -40,7 +42,6 @@ ClosedPack = tuple[int, bytes, int, bytes]
 # packs closed meanwhile, bytes read, outcomes
 SliceResult = tuple[list[ClosedPack], int, list[Outcome]]
 
-VANISHED = "vanished"
 _attributes_of: Callable[[Attributes], tuple[object, ...]] = attrgetter(*ATTRIBUTES)
 KNOWN = -1
 
@@ -101,7 +102,9 @@ class Packer:
                     pieces.append((offset, length, content, *self._add(data, content)))
             regions = loaded.regions
             plain = None if regions is None else tuple((o, n, u) for o, n, u in regions)
-            facts = None if loaded.facts is None else _attributes_of(loaded.facts)
+            facts = None
+            if loaded.facts is not None:
+                facts = (_attributes_of(loaded.facts), loaded.facts.number, loaded.xattrs)
             outcomes.append((place, pieces, plain, facts, loaded.warning, ""))
         return self._told(), read, outcomes
 

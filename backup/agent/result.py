@@ -50,13 +50,14 @@ class BackupResult:
     phases_s: dict[str, float] = field(default_factory=dict)
     healed_packs: int = 0  # found damaged, and not needed any more by the new data set
     missing: int = 0  # objects left out because they could not be read
+    mixed: int = 0  # objects kept that changed all the while, and may be of several moments
     warnings: list[str] = field(default_factory=list)  # missing, or changed while being read
     notes: list[str] = field(default_factory=list)  # worth saying, nothing is missing
 
     @property
     def is_partial(self) -> bool:
-        """Whether something is not in the data set that should be."""
-        return self.missing > 0
+        """Whether something is not in the data set that should be, or not in one state."""
+        return self.missing > 0 or self.mixed > 0
 
     def to_dict(self) -> dict[str, object]:
         """Return plain data for JSON."""

@@ -8,12 +8,13 @@ follow the walk, a few of them at a time, and a restore reads them from front to
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backup.agent.errors import WorkerError
 from backup.agent.live.linux import keep_freed_memory
-from backup.agent.local_set import LocalSet, Work
-from backup.agent.packer import KNOWN, VANISHED, Outcome, Packer, SentPiece, SliceResult
+from backup.agent.local_set import VANISHED, LocalSet, Work
+from backup.agent.packer import KNOWN, Facts, Outcome, Packer, SentPiece, SliceResult
 from backup.agent.progress import Progress
 from backup.agent.slices import cut_slices
 from backup.objects.data_keys import DataKey
@@ -70,7 +71,7 @@ class Sender:
         self._known = known
         self._progress = progress
         self._parts: dict[int, list[Piece]] = {}
-        self._parts_left = dict(local.parts)
+        self._parts_left: dict[int, int] = {}
         # Of nodes with streams: by stream, the pieces so far, and the regions if read at once.
         self._streams: dict[int, dict[bytes, tuple[list[Piece], tuple[Region, ...] | None]]] = {}
         self._announced: list[bytes] = []
@@ -79,7 +80,9 @@ class Sender:
         self._numbers: dict[tuple[int, int], int] = {}  # by worker, and pack as it counts them
 
     def run(self, workers: int, level: int) -> Sent:
-        """Pack and send all work; return when the last pack is stored.
+        """Pack and send all work there is; return when the last pack is stored.
+
+        May be called again when there is more.  Returns what came of all calls together.
 
         Args:
             workers: processes to fork; 0 for one per processor.
@@ -90,16 +93,23 @@ class Sender:
             WorkerError: a process ended early.
         """
         local = self._local
+        self._parts_left, self._told, self._numbers = dict(local.parts), {}, {}
+        self._announced = []
         slices = cut_slices(local.work)
         self._progress.start("send", len(local.work), sum(work.size for work in local.work))
-        if not slices:
-            return self._sent
+        if slices:
+            self._send(slices, workers, level)
+        local.work, local.parts = [], {}
+        return self._sent
+
+    def _send(self, slices: Sequence[tuple[int, int]], workers: int, level: int) -> None:
+        """Pack and send slices of the work."""
         known_ids = set(self._known)
         if len(slices) == 1:  # too little for a process of its own
             serve = self._make_serve(known_ids, level)
             self._take(0, serve((*slices[0], [])))
             self._take(0, serve(FINISH))
-            return self._sent
+            return
         count = min(workers or os.cpu_count() or 1, len(slices), MAXIMUM_WORKERS)
 
         def make_serve() -> Serve:
@@ -122,7 +132,6 @@ class Sender:
                 f"a packing process {error}; the last data set is untouched, and the next run "
                 "goes on from what was sent"
             ) from error
-        return self._sent
 
     def _make_serve(self, known: set[bytes], level: int) -> Serve:
         """Return what a worker does with a request.  Runs in the worker."""
@@ -173,10 +182,10 @@ class Sender:
                 if obj.number not in self._local.lost:
                     self._local.sign(obj)
                 return
-        if failure and not work.stream:
-            self._local.lose(place, "" if failure == VANISHED else failure)
-        if warning:
-            self._local.warnings.append(f"{self._local.path_of(place)}: {warning}")
+        if failure == VANISHED or warning:
+            self._local.unsettled[place] = failure or warning
+        elif failure and not work.stream:
+            self._local.lose(place, failure)
         obj = self._local.objects[place]
         pieces = [self._piece(worker, piece) for piece in sent]
         if isinstance(obj, NodeObject):
@@ -187,8 +196,7 @@ class Sender:
             if work.ranges is None:
                 obj.regions = None if regions is None else tuple(Region(*r) for r in regions)
             if facts is not None:
-                for name, value in zip(ATTRIBUTES, facts, strict=True):
-                    setattr(obj, name, value)
+                self._take_facts(obj, facts)
         if place in self._parts_left:
             self._parts_left[place] -= 1
             gathered = self._parts.setdefault(place, [])
@@ -200,6 +208,16 @@ class Sender:
         obj.pieces = tuple(pieces)
         if isinstance(obj, NodeObject) and obj.number not in self._local.lost:
             self._local.sign(obj)
+
+    def _take_facts(self, obj: NodeObject, facts: Facts) -> None:
+        """Give an object what it was when it was read."""
+        attributes, obj.source_number, xattrs = facts
+        for name, value in zip(ATTRIBUTES, attributes, strict=True):
+            setattr(obj, name, value)
+        if xattrs is not None:
+            obj.security = self._local.security_number(xattrs)
+            if obj.security > obj.number:
+                self._local.is_ordered = False
 
     def _take_stream(
         self,

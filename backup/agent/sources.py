@@ -37,6 +37,18 @@ class Source(Protocol):
         """Add all objects to the local set."""
         ...
 
+    def settle(self, local: LocalSet, *, is_last: bool) -> bool:
+        """Look again at what has changed since it was listed or read, when all work is done.
+
+        Args:
+            local: the set, without work; may get some.
+            is_last: nobody will ask again.
+
+        Returns:
+            Whether there was anything: there may be work, and this is to be called again.
+        """
+        ...
+
     def system(self) -> dict[str, str]:
         """Return what is known of the operating system; after `scan`."""
         ...
@@ -107,6 +119,10 @@ class DiskSource:
 
         add_disk(local, self._disk, scan_tree)
         self._system = find_system(local, self._disk)
+
+    def settle(self, local: LocalSet, *, is_last: bool) -> bool:
+        """Return that there is nothing: nobody writes to the disk."""
+        return False
 
     def system(self) -> dict[str, str]:
         """Return what the volumes say of the operating system on them."""

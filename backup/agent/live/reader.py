@@ -1,28 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads files of a running machine, through the kernel.
 
-The content that is hashed and sealed is a copy in memory.  The file is asked for its size and
-times before and after the copy is made; when they differ the copy is made again, three times at
-most, and then taken as it is with a warning.
+The content that is hashed and sealed is a copy in memory, and so is what belongs to it: sizes,
+times, owners, attributes.  The file is asked for its size and times before and after the copy is
+made; when they differ the copy is made again, a few times, and then taken as it is with a
+warning: who asked for it may look again later, see `live.settle`.
 
 Source: EP1168174A1 claim 3 and [0045]: a copy is made, and the signature computed from the copy.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import time
 from collections.abc import Callable
 
-from backup.agent.live.linux import birth_time_ns_of, data_extents, file_extents, inode_flags
+from backup.agent.live.linux import (
+    birth_time_ns_of,
+    data_extents,
+    file_extents,
+    inode_flags,
+    project_of,
+)
 from backup.agent.live.nodes import node_of
-from backup.agent.local_set import SLICE_SIZE, Loaded
+from backup.agent.local_set import SLICE_SIZE, Loaded, Xattrs, latest_ns
 from backup.agent.regions import Ranges, iter_pieces, regions_of
 from backup.objects.model import BackupObject, NodeObject, Region
 from fsdrivers.ext.format.flags import RESTORED_INODE_FLAGS
-from fsdrivers.volume import Kind, Node, copy_attributes
+from fsdrivers.ext.xattrs import project_xattr
+from fsdrivers.volume import Kind, Node, copy_attributes, has_same_attributes
 
-ATTEMPTS = 3
+ATTEMPTS = 4
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)  # not where it was to be read
 PATH_LIMIT = 4000  # bytes; PATH_MAX is 4096
 KEPT_FLAGS = int(RESTORED_INODE_FLAGS)
 CHANGED = "changed while it was read; what was read last is kept"
@@ -36,12 +47,23 @@ class LiveReader:
     Args:
         base: path of the volume's root, as this process reaches it.
         lookup: finds objects by number, for the paths of their parents.
+        since_ns: what has not changed since, does not change without a sign: what was mapped for
+            writing then has been written out.  By default now.
     """
 
-    def __init__(self, base: bytes, lookup: Callable[[int], BackupObject]) -> None:
+    def __init__(
+        self, base: bytes, lookup: Callable[[int], BackupObject], since_ns: int | None = None
+    ) -> None:
         self._base = base
         self._lookup = lookup
         self._directories: dict[int, bytes] = {}
+        self.since_ns = time.time_ns() if since_ns is None else since_ns
+        self.device = 0  # st_dev of the volume
+        self.copies: dict[int, Loaded] = {}  # by object number: made while nothing could change
+
+    def forget_paths(self) -> None:
+        """Look up the paths of directories anew: some have moved."""
+        self._directories = {}
 
     def path_of(self, obj: NodeObject) -> bytes:
         """Return the path by which this process reaches a node."""
@@ -64,7 +86,7 @@ class LiveReader:
     def map(self, obj: BackupObject, node: Node | None) -> tuple[Region, ...] | None:
         """Return the regions of a large file."""
         assert isinstance(obj, NodeObject), "only files are mapped"
-        descriptor = open_unread(self.path_of(obj), _FLAGS)
+        descriptor = self.open(obj)
         try:
             return map_open_file(descriptor, obj.size)
         finally:
@@ -73,16 +95,82 @@ class LiveReader:
     def load(self, obj: BackupObject, node: Node | None, ranges: Ranges | None) -> Loaded:
         """Return the content of a file, or of parts of it."""
         assert isinstance(obj, NodeObject), "only files are read"
-        descriptor = open_unread(self.path_of(obj), _FLAGS)
+        copied = self.copies.get(obj.number)
+        if copied is not None:
+            return copied
+        descriptor = self.open(obj)
         try:
-            before = os.fstat(descriptor)
-            if not stat.S_ISREG(before.st_mode) or before.st_ino != obj.source_number:
-                raise FileNotFoundError
             if ranges is not None:
                 return _load_ranges(descriptor, obj, ranges)
-            return _load_all(descriptor, before)
+            return self.load_all(descriptor, obj)
         finally:
             os.close(descriptor)
+
+    def open(self, obj: NodeObject) -> int:
+        """Open the file that an object stands for, or the one that has taken its place.
+
+        Raises:
+            FileNotFoundError: nothing is there, or what cannot be taken for it: no regular file,
+                one with further names, or what a symbolic link on the way leads to.
+        """
+        path = self.path_of(obj)
+        descriptor = -1
+        try:
+            descriptor = open_unread(path, _FLAGS)
+            status = os.fstat(descriptor)
+            same = status.st_ino == obj.source_number and status.st_dev == self.device
+            if same and stat.S_ISREG(status.st_mode):
+                return descriptor
+            os.close(descriptor)
+            descriptor = -1
+            descriptor = self._open_beneath(path)
+            status = os.fstat(descriptor)
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+                return descriptor
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        except OSError as error:
+            if descriptor >= 0:
+                os.close(descriptor)
+            if error.errno in GONE:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
+            raise
+
+    def _open_beneath(self, path: bytes) -> int:
+        """Open a path below the root, name by name, that no symbolic link may be on."""
+        descriptor = os.open(self._base + b"/", _STEP_FLAGS)
+        try:
+            *names, last = path[len(self._base) :].strip(b"/").split(b"/")
+            for name in names:
+                following = os.open(name, _STEP_FLAGS, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = following
+            return _open_unread(last, _FLAGS, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def load_all(self, descriptor: int, obj: NodeObject) -> Loaded:
+        """Copy a whole small file with its attributes, again while they change.
+
+        What has changed lately is copied twice: a program that writes through a mapping moves the
+        times once, and may write on.
+        """
+        former: Loaded | None = None
+        before = os.fstat(descriptor)
+        for _ in range(ATTEMPTS):
+            xattrs = None
+            if (before.st_ino, before.st_ctime_ns) != (obj.source_number, obj.changed_ns):
+                xattrs = attributes_of(descriptor)
+            loaded = copy_open_file(descriptor, before)
+            after = os.fstat(descriptor)
+            loaded = loaded._replace(xattrs=xattrs)
+            if loaded.warning or not is_same(before, after):
+                former = None
+            elif latest_ns(before.st_ctime_ns) < self.since_ns or _is_equal(loaded, former):
+                return loaded
+            else:
+                former = loaded
+            before = after
+        return loaded._replace(warning=CHANGED)
 
 
 def open_unread(path: bytes, flags: int) -> int:
@@ -122,61 +210,47 @@ def map_open_file(descriptor: int, size: int) -> tuple[Region, ...] | None:
     return regions_of(data_extents(descriptor, size) if extents is None else extents, size)
 
 
-def _load_all(descriptor: int, before: os.stat_result) -> Loaded:
-    """Copy a whole small file, again while it changes."""
-    for _ in range(ATTEMPTS):
-        size = min(before.st_size, SLICE_SIZE)
-        regions = map_open_file(descriptor, size)
-        chunks = [
-            (offset, os.pread(descriptor, length, offset))
-            for offset, length in iter_pieces(regions, size)
-        ]
-        after = os.fstat(descriptor)
-        is_whole = size == before.st_size and _read_length(chunks) == sum(
-            length for _, length in iter_pieces(regions, size)
-        )
-        if is_whole and _same(before, after):
-            return Loaded(chunks, regions, _facts(descriptor, after, size))
-        before, size_before = after, size
-    read = max((offset + len(data) for offset, data in chunks), default=0)
-    size = size_before if regions is not None else read
-    chunks = [chunk for chunk in chunks if chunk[1]]
-    return Loaded(chunks, regions, _facts(descriptor, after, size), CHANGED)
+def copy_open_file(descriptor: int, before: os.stat_result, *, limit: int = SLICE_SIZE) -> Loaded:
+    """Copy a file, `limit` bytes of it at most; a warning says that it is not whole."""
+    size = min(before.st_size, limit)
+    regions = map_open_file(descriptor, size)
+    places = list(iter_pieces(regions, size))
+    chunks = [(offset, os.pread(descriptor, length, offset)) for offset, length in places]
+    warning = CHANGED if size < before.st_size else ""
+    if any(len(data) < length for (_, data), (_, length) in zip(chunks, places, strict=True)):
+        warning = CHANGED
+        if regions is None:
+            size = max((offset + len(data) for offset, data in chunks), default=0)
+        chunks = [chunk for chunk in chunks if chunk[1]]
+    facts = node_of(before)
+    facts.size = size
+    facts.flags = inode_flags(descriptor) & KEPT_FLAGS
+    facts.created_ns = birth_time_ns_of(descriptor)
+    return Loaded(chunks, regions, facts, None, warning)
 
 
 def _load_ranges(descriptor: int, obj: NodeObject, ranges: Ranges) -> Loaded:
     """Copy parts of a large file; what has been cut off meanwhile reads as zeros."""
     chunks = []
+    before = os.fstat(descriptor)
     for offset, length in ranges:
         data = os.pread(descriptor, length, offset)
-        while len(data) < length and (more := _read_on(descriptor, offset, length, data)):
-            data += more
         chunks.append((offset, data.ljust(length, b"\0")))
-    after = os.fstat(descriptor)
-    is_same = (after.st_size, after.st_mtime_ns, after.st_ctime_ns) == (
-        obj.size,
-        obj.modified_ns,
-        obj.changed_ns,
-    )
-    facts = Node(obj.number, Kind.FILE)
+    facts = Node(obj.source_number, Kind.FILE)
     copy_attributes(facts, obj)
     facts.flags = inode_flags(descriptor) & KEPT_FLAGS
     facts.created_ns = birth_time_ns_of(descriptor)
-    return Loaded(chunks, None, facts, "" if is_same else CHANGED)
+    after = os.fstat(descriptor)
+    known = (obj.source_number, obj.size, obj.modified_ns, obj.changed_ns)
+    is_settled = all(
+        known == (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        for status in (before, after)
+    )
+    return Loaded(chunks, None, facts, None, "" if is_settled else CHANGED)
 
 
-def _read_on(descriptor: int, offset: int, length: int, data: bytes) -> bytes:
-    """Return what follows after a short read."""
-    return os.pread(descriptor, length - len(data), offset + len(data))
-
-
-def _read_length(chunks: list[tuple[int, bytes]]) -> int:
-    """Return the bytes that were read."""
-    return sum(len(data) for _, data in chunks)
-
-
-def _same(before: os.stat_result, after: os.stat_result) -> bool:
-    """Return whether nobody wrote to the file in between."""
+def is_same(before: os.stat_result, after: os.stat_result) -> bool:
+    """Return whether nobody changed an object in between, by its times and size."""
     return (
         before.st_mtime_ns == after.st_mtime_ns
         and before.st_ctime_ns == after.st_ctime_ns
@@ -184,10 +258,41 @@ def _same(before: os.stat_result, after: os.stat_result) -> bool:
     )
 
 
-def _facts(descriptor: int, status: os.stat_result, size: int) -> Node:
-    """Return the attributes of the file as it was read."""
-    facts = node_of(status)
-    facts.size = size
-    facts.flags = inode_flags(descriptor) & KEPT_FLAGS
-    facts.created_ns = birth_time_ns_of(descriptor)
-    return facts
+def _is_equal(one: Loaded, other: Loaded | None) -> bool:
+    """Return whether two copies of a file are the same; when it was last read does not count."""
+    return (
+        other is not None
+        and one.chunks == other.chunks
+        and one.regions == other.regions
+        and one.xattrs == other.xattrs
+        and one.facts is not None
+        and other.facts is not None
+        and has_same_attributes(one.facts, other.facts)
+    )
+
+
+def attributes_of(at: bytes | int) -> Xattrs:
+    """Return all extended attributes of an object, sorted by name, and its project if it is open.
+
+    Args:
+        at: a path, the last part of which is not followed, or an open file or directory.
+    """
+    follow = isinstance(at, int)
+    try:
+        names = os.listxattr(at, follow_symlinks=follow)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENODATA):
+            raise
+        names = []
+    found = []
+    for name in names:
+        try:
+            value = os.getxattr(at, name, follow_symlinks=follow)
+        except OSError as error:
+            if error.errno == errno.ENODATA:  # removed meanwhile, or computed and empty
+                continue
+            raise
+        found.append((os.fsencode(name), value))
+    if isinstance(at, int) and (project := project_of(at)):
+        found.append(project_xattr(project))
+    return tuple(sorted(found)) if found else ()

@@ -12,7 +12,6 @@ Measured: 4.5 us an unchanged entry, 11.5 us a new one, of 141,000 in the cache.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Callable
@@ -26,8 +25,16 @@ from backup.agent.live.linux import (
     project_of,
 )
 from backup.agent.live.nodes import KIND_OF_FORMAT, node_of
-from backup.agent.live.reader import KEPT_FLAGS, PATH_LIMIT, LiveReader, open_unread
-from backup.agent.local_set import KINDS, LocalSet, TreeScan, Xattrs
+from backup.agent.live.reader import (
+    CHANGED,
+    GONE,
+    KEPT_FLAGS,
+    PATH_LIMIT,
+    LiveReader,
+    attributes_of,
+    open_unread,
+)
+from backup.agent.local_set import KINDS, SLICE_SIZE, LocalSet, TreeScan, Xattrs
 from backup.agent.special_files import BLANK_FILE, PLACED_FILE, PLACED_FILES
 from backup.objects.content import PIECE_SIZE
 from backup.objects.model import MarkerObject, NodeObject, Plain, Region, VolumeObject
@@ -36,7 +43,7 @@ from fsdrivers.ext.xattrs import project_xattr
 from fsdrivers.volume import Kind, Node
 
 SWAP_HEADER_SIZE = 4096  # bytes kept of a swap file: its header with UUID and label
-_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 HiddenFacts = Callable[[int, int], tuple[int, int]]  # see `LiveVolume`
@@ -52,6 +59,7 @@ class LiveScan:
         mount_point: where users see it.
         is_excluded: tells which absolute paths, as users see them, to leave out.
         swap_files: (device, inode) of files whose content is of no use.
+        since_ns: see `LiveReader`.
         hidden_facts: tells of a link or special file what Linux does not, see `LiveVolume`.
     """
 
@@ -64,9 +72,10 @@ class LiveScan:
         is_excluded: IsExcluded | None = None,
         swap_files: frozenset[tuple[int, int]] = frozenset(),
         hidden_facts: HiddenFacts | None = None,
+        since_ns: int | None = None,
     ) -> None:
         self.local = local
-        self.reader = LiveReader(base, local.lookup)
+        self.reader = LiveReader(base, local.lookup, since_ns)
         self.scan = TreeScan(local, volume, local.add_reader(self.reader))
         self.base = base
         self.prefix = mount_point.rstrip(b"/")
@@ -76,6 +85,9 @@ class LiveScan:
         self.blank_files: list[int] = []
         self.placed_files: dict[int, list[Plain]] = {}  # extents by object number
         self.device = 0
+        self.directories: list[int] = []  # object numbers of those walked
+        self.large: list[int] = []  # object numbers of files that are read in parts
+        self.doubtful: set[int] = set()  # of those that must be looked at again
         features = volume.description.get("feature_ro_compat")
         self._has_projects = isinstance(features, int) and bool(features & RoCompat.PROJECT)
 
@@ -86,18 +98,22 @@ class LiveScan:
             OSError: the root itself cannot be read.
         """
         root = os.lstat(self.base + b"/")
-        self.device = root.st_dev
-        number = self._add(0, b"", root, self.base + b"/", is_mount_point=False)
+        self.device = self.reader.device = root.st_dev
+        number = self.add(0, b"", root, self.base + b"/", is_mount_point=False)
         pending = [(number, self.base, self.prefix)]
         while pending:
             number, path, shown = pending.pop()
             try:
                 below = self._add_directory(number, path, shown)
             except OSError as error:
-                self._warn(shown or b"/", error)
+                self._note_failure(number, shown or b"/", error)
                 self._finish_directory(number, None)
                 continue
             pending += reversed(below)
+        self.add_markers()
+
+    def add_markers(self) -> None:
+        """Add the markers of files found since this was last called."""
         local = self.local
         for target in self.blank_files:
             marker = MarkerObject(local.next_number(), self.scan.volume, BLANK_FILE, target)
@@ -111,12 +127,14 @@ class LiveScan:
                 {"extents": extents},
             )
             local.add(marker)
+        self.blank_files, self.placed_files = [], {}
 
     def _add_directory(
         self, number: int, path: bytes, shown: bytes
     ) -> list[tuple[int, bytes, bytes]]:
         """Add what is in a directory; return its directories as (number, path, path shown)."""
-        descriptor = open_unread(path, _DIRECTORY_FLAGS)
+        self.directories.append(number)
+        descriptor = open_unread(path, DIRECTORY_FLAGS)
         try:
             obj = self.local.lookup(number)
             assert isinstance(obj, NodeObject), "directories are nodes"
@@ -137,11 +155,9 @@ class LiveScan:
                     reach = path + b"/" + name
                     if len(reach) >= PATH_LIMIT:
                         reach = b"/proc/self/fd/%d/%b" % (descriptor, name)
-                    child = self._add(number, name, status, reach, is_mount_point)
-                except FileNotFoundError:
-                    continue  # gone since the directory was read
+                    child = self.add(number, name, status, reach, is_mount_point)
                 except OSError as error:
-                    self._warn(shown + b"/" + name, error)
+                    self._note_failure(number, shown + b"/" + name, error)
                     continue
                 if child and stat.S_ISDIR(status.st_mode) and not is_mount_point:
                     below.append((child, path + b"/" + name, shown + b"/" + name))
@@ -149,7 +165,7 @@ class LiveScan:
             os.close(descriptor)
         return below
 
-    def _add(
+    def add(
         self, parent: int, name: bytes, status: os.stat_result, path: bytes, is_mount_point: bool
     ) -> int:
         """Add a name; return its object number, 0 for a further name of a known object."""
@@ -225,7 +241,7 @@ class LiveScan:
         local = self.local
         node = node_of(status)
         node.number = source
-        xattrs = self._read_attributes(node, path)
+        xattrs, is_settled = self.read_attributes(node, path)
         security = local.security_number(xattrs) if xattrs else 0
         obj = self.scan.object_of(node, parent, name, security)
         if self.swap_files and (self.device, source) in self.swap_files:
@@ -236,26 +252,35 @@ class LiveScan:
             self.scan.note_former(obj, old)
         else:
             self.scan.add_new(obj, old, None)
+            if node.size > SLICE_SIZE:
+                self.large.append(obj.number)
+        if not is_settled:
+            local.unsettled[obj.number - 1] = CHANGED
         return obj.number
 
-    def _read_attributes(self, node: Node, path: bytes) -> Xattrs:
-        """Read what stat does not tell; return the extended attributes.
+    def read_attributes(self, node: Node, path: bytes) -> tuple[Xattrs, bool]:
+        """Read what stat does not tell; return the extended attributes, and whether all is of one
+        state.
 
-        Of a file with content the rest is read with it, of a directory when it is opened.
+        Of a file with content the rest is read with it, of a directory when it is opened; both are
+        compared with the change time then.
         """
-        xattrs, project = _read_xattrs(path), 0
-        if node.kind in (Kind.FILE, Kind.DIRECTORY):
-            is_empty = node.kind is Kind.FILE and not node.size
-            if is_empty or self._has_projects:
-                descriptor = open_unread(path, _FILE_FLAGS)
-                try:
-                    project = project_of(descriptor) if self._has_projects else 0
-                    if is_empty:
-                        node.flags = inode_flags(descriptor) & KEPT_FLAGS
-                        node.created_ns = birth_time_ns_of(descriptor)
-                finally:
-                    os.close(descriptor)
+        if node.kind is Kind.DIRECTORY or node.size:
+            xattrs = attributes_of(path)
+            if self._has_projects:
+                xattrs = self._with_project(path, xattrs)
+            return xattrs, True
+        if node.kind is Kind.FILE:
+            descriptor = open_unread(path, _FILE_FLAGS)
+            try:
+                xattrs = attributes_of(descriptor)
+                node.flags = inode_flags(descriptor) & KEPT_FLAGS
+                node.created_ns = birth_time_ns_of(descriptor)
+                status = os.fstat(descriptor)
+            finally:
+                os.close(descriptor)
         else:
+            xattrs = attributes_of(path)
             node.created_ns = birth_time_ns(path)
             if node.kind is Kind.SYMLINK:
                 node.target = os.readlink(path)  # noqa: PTH115 (pathlib takes no bytes)
@@ -263,6 +288,19 @@ class LiveScan:
             if self.hidden_facts is not None and node.number:
                 assert node.changed_ns is not None, "Linux has change times"
                 node.flags, project = self.hidden_facts(node.number, node.changed_ns)
+                if project:
+                    xattrs = tuple(sorted((*xattrs, project_xattr(project))))
+            status = os.lstat(path)
+        found = (status.st_ino, status.st_ctime_ns)
+        return xattrs, not node.number or found == (node.number, node.changed_ns)
+
+    def _with_project(self, path: bytes, xattrs: Xattrs) -> Xattrs:
+        """Return attributes with what stands for a project, which only an open object tells."""
+        descriptor = open_unread(path, _FILE_FLAGS)
+        try:
+            project = project_of(descriptor)
+        finally:
+            os.close(descriptor)
         return tuple(sorted((*xattrs, project_xattr(project)))) if project else xattrs
 
     def _add_blank(self, obj: NodeObject, old: NodeObject | None) -> None:
@@ -289,33 +327,12 @@ class LiveScan:
             obj.created_ns = birth_time_ns_of(descriptor)
         self.local.sign(obj)
 
-    def _warn(self, path: bytes, error: OSError) -> None:
-        """Say that something could not be read."""
-        if error.errno == errno.ENOENT:
+    def _note_failure(self, directory: int, path: bytes, error: OSError) -> None:
+        """Look at a directory again in which something has moved; else say what is left out."""
+        if error.errno in GONE:
+            self.doubtful.add(directory)
             return
         self.local.warnings.append(
             f"{os.fsdecode(path)}: left out: {os.strerror(error.errno or 0)}"
         )
         self.local.missing += 1
-
-
-def _read_xattrs(path: bytes) -> Xattrs:
-    """Return all extended attributes of an object, sorted by name."""
-    try:
-        names = os.listxattr(path, follow_symlinks=False)
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.ENODATA):
-            return ()
-        raise
-    if not names:
-        return ()
-    found = []
-    for name in names:
-        try:
-            value = os.getxattr(path, name, follow_symlinks=False)
-        except OSError as error:
-            if error.errno == errno.ENODATA:  # removed meanwhile, or computed and empty
-                continue
-            raise
-        found.append((os.fsencode(name), value))
-    return tuple(sorted(found))

@@ -7,14 +7,15 @@ not matter where the volume is mounted.  The facts of its filesystem come from o
 FAT and NTFS volumes are flushed and read by our driver, which alone sees short names, streams and
 exact times; so are all volumes that are not mounted.
 
-Not done: freezing or snapshots.  A file that changes while it is read is read again, see
-`live.reader`; files that belong together may be of different moments.
+What changes between walk and reading is looked at again, see `live.settle`; files that belong
+together may be of different moments.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import cast
@@ -24,6 +25,7 @@ from backup.agent.exclusions import IsExcluded
 from backup.agent.inspection import InspectedDisk, Partition, inspect_disk
 from backup.agent.live.linux import mount_again, open_tree
 from backup.agent.live.scan import LiveScan
+from backup.agent.live.settle import Settler
 from backup.agent.local_set import LocalSet
 from backup.agent.machine import KernelDisk, KernelPartition, Machine, read_machine
 from backup.agent.operating_system import EFI_SYSTEM
@@ -46,6 +48,8 @@ class LiveSource:
         self._disks: list[tuple[KernelDisk, InspectedDisk]] = []
         self._opened: list[FileDevice] = []
         self._descriptors: list[int] = []
+        self._settlers: list[Settler] = []
+        self._synced_ns = 0  # when the kernel was last told to write everything out
         self._swap_files: frozenset[tuple[int, int]] = frozenset()
 
     def inspect(self, *, allow_raw: bool) -> list[Problem]:
@@ -56,6 +60,7 @@ class LiveSource:
         """
         if not self.machine.disks:
             raise NoSourceError("this machine has no disk that could be backed up")
+        self._synced_ns = time.time_ns()
         os.sync()  # what the kernel holds back must be where our drivers read it
         problems: list[Problem] = []
         self._disks = []
@@ -101,6 +106,11 @@ class LiveSource:
 
             add_disk(local, inspected, scan_tree, model=disk.model, serial=disk.serial)
 
+    def settle(self, local: LocalSet, *, is_last: bool) -> bool:
+        """Look again at what changed on the mounted volumes since it was listed or read."""
+        found = [settler.settle(is_last=is_last) for settler in self._settlers]
+        return any(found)
+
     def system(self) -> dict[str, str]:
         """Return what runs."""
         return self.machine.system
@@ -112,7 +122,7 @@ class LiveSource:
         for descriptor in self._descriptors:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
-        self._opened, self._descriptors = [], []
+        self._opened, self._descriptors, self._settlers = [], [], []
 
     def _open(self, path: str) -> FileDevice:
         """Open a disk or partition, seeing what is on the medium and not what was once read."""
@@ -207,7 +217,7 @@ class LiveSource:
             status = os.statvfs(base + b"/")
             obj.used_size = max(0, obj.size - status.f_bfree * status.f_frsize)
         try:
-            LiveScan(
+            scan = LiveScan(
                 local,
                 obj,
                 base,
@@ -215,7 +225,10 @@ class LiveSource:
                 is_excluded,
                 self._swap_files,
                 cast(LiveVolume, partition.volume).hidden_facts,
-            ).run()
+                self._synced_ns,
+            )
+            self._settlers.append(Settler(scan))
+            scan.run()
         except OSError as error:
             name = name_of(partition.device, obj)
             local.warnings.append(f"{name}: {os.strerror(error.errno or 0)}")

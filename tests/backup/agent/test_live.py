@@ -269,7 +269,7 @@ def test_file_changed_since_the_scan(tmp_path: Path) -> None:
 
 
 def test_file_that_is_gone_or_replaced(tmp_path: Path) -> None:
-    """A file that was removed, or replaced by another, is gone: it is not mixed up."""
+    """A file that was removed is gone; one that was replaced is the other one, with all it has."""
     (tmp_path / "removed").write_bytes(b"1")
     (tmp_path / "replaced").write_bytes(b"2")
     local = scan(tmp_path)
@@ -277,9 +277,33 @@ def test_file_that_is_gone_or_replaced(tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(b"3")
     (tmp_path / "other").rename(tmp_path / "replaced")
 
-    for path in ("/removed", "/replaced"):
-        with pytest.raises(FileNotFoundError):
-            load(local, path)
+    with pytest.raises(FileNotFoundError):
+        load(local, "/removed")
+    _, _, loaded = load(local, "/replaced")
+    assert loaded.chunks == [(0, b"3")]  # type: ignore[attr-defined]
+    assert loaded.facts.number == os.stat(tmp_path / "replaced").st_ino  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("way", ["a link on the way", "a further name", "a directory"])
+def test_what_cannot_be_taken_for_a_file(tmp_path: Path, way: str) -> None:
+    """What a link on the way leads to, or what has names elsewhere, is not read in a file's place:
+    who may rename in a directory could have any file read."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "file").write_bytes(b"1")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "file").write_bytes(b"secret")
+    local = scan(tmp_path)
+    (tmp_path / "home" / "file").unlink()
+    if way == "a link on the way":
+        (tmp_path / "home").rmdir()
+        (tmp_path / "home").symlink_to("root")
+    elif way == "a further name":
+        os.link(tmp_path / "root" / "file", tmp_path / "home" / "file")
+    else:
+        (tmp_path / "home" / "file").mkdir()
+
+    with pytest.raises(FileNotFoundError):
+        load(local, "/home/file")
 
 
 def test_swap_file(tmp_path: Path) -> None:

@@ -58,6 +58,9 @@ class FakeSource:
 
         add_disk(local, disk, scan_tree)
 
+    def settle(self, local: LocalSet, *, is_last: bool) -> bool:
+        return False
+
     def system(self) -> dict[str, str]:
         return {}
 
