@@ -172,6 +172,14 @@ def seal_superblock(data: bytearray) -> None:
     U32.pack_into(data, _SUPERBLOCK_AT, superblock_checksum(data))
 
 
+def sealed_superblock(superblock: ext.Superblock) -> bytearray:
+    """Return a superblock packed, with its checksum if the volume has such."""
+    data = bytearray(superblock.pack())
+    if superblock.has_metadata_checksums:
+        seal_superblock(data)
+    return data
+
+
 _DESCRIPTOR_AT = ext.GroupDescriptor.OFFSETS["checksum"]
 
 

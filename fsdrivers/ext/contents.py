@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from fsdrivers.errors import CorruptError
 from fsdrivers.ext import blockmap, extents, xattrs
 from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.format.flags import InodeFlags, XattrIndex
+from fsdrivers.ext.format.flags import InodeFlags
 from fsdrivers.ext.metadata import Metadata, covered_inode, extra_isize_of
 from fsdrivers.record import joined_codec, sparse_codec
 from fsdrivers.volume import Extent
@@ -49,6 +49,14 @@ def extents_of(
     elif flags & InodeFlags.INLINE_DATA:
         return _inline(metadata, number, raw)
     return _joined(runs_of(metadata, number, raw, visited), size)
+
+
+def iter_blocks(metadata: Metadata, number: int, raw: bytes) -> Iterator[tuple[int, int]]:
+    """Yield (offset in the content, block of the volume) of each mapped block; see `extents_of`."""
+    size = metadata.geometry.block_size
+    for extent in extents_of(metadata, number, raw):
+        for at in range(0, extent.length, size):
+            yield extent.offset + at, (extent.position + at) // size
 
 
 def runs_of(
@@ -106,7 +114,6 @@ def _inline(metadata: Metadata, number: int, raw: bytes) -> list[Extent]:
 
 def inode_attribute(raw: bytes, position: int) -> xattrs.RawXattr | None:
     """Return the attribute that continues an inode's inline data."""
-    for item in xattrs.unpack_inode_list(raw, extra_isize_of(raw, position), position):
-        if item.name_index == XattrIndex.SYSTEM and item.suffix == xattrs.INLINE_DATA_NAME:
-            return item
-    return None
+    start = ext.OLD_INODE_SIZE + extra_isize_of(raw, position)
+    listed = xattrs.unpack_inode_list(raw, start, position)
+    return next((item for item in listed if item.is_inline_data), None)

@@ -192,7 +192,7 @@ class NodeReader:
         start = ext.OLD_INODE_SIZE + extra_isize
         if raw.startswith(xattrs.INODE_MAGIC, start):
             position = self._metadata.inode_position(number)
-            listed = xattrs.unpack_inode_list(raw, extra_isize, position)
+            listed = xattrs.unpack_inode_list(raw, start, position)
             found = self._converted(listed, number, position)
         if block:
             shared = self._xattr_blocks.get(block)

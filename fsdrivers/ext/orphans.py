@@ -45,17 +45,14 @@ def _listed_orphans(metadata: Metadata) -> set[int]:
     seed = metadata.inode_seed(number, generation)
     size = metadata.geometry.block_size
     found: set[int] = set()
-    for extent in contents.extents_of(metadata, number, metadata.inode_bytes(number)):
-        for position in range(extent.position, extent.position + extent.length, size):
-            block = metadata.device.read(position, size)
-            tail = ext.OrphanTail.unpack(block, size - ext.OrphanTail.SIZE)
-            if tail.magic != ext.ORPHAN_MAGIC:
-                raise CorruptError("orphan file block", position)
-            if seed is not None and tail.checksum != checksum.orphan_block_checksum(
-                seed, position // size, block
-            ):
-                raise CorruptError("checksum of an orphan file block", position)
-            found.update(unpack_words(block[: -ext.OrphanTail.SIZE]))
+    for _, place in contents.iter_blocks(metadata, number, metadata.inode_bytes(number)):
+        block, position = metadata.read_block(place), place * size
+        tail = ext.OrphanTail.unpack(block, size - ext.OrphanTail.SIZE)
+        if tail.magic != ext.ORPHAN_MAGIC:
+            raise CorruptError("orphan file block", position)
+        if seed is not None and tail.checksum != checksum.orphan_block_checksum(seed, place, block):
+            raise CorruptError("checksum of an orphan file block", position)
+        found.update(unpack_words(block[: -ext.OrphanTail.SIZE]))
     return found - {0}
 
 

@@ -11,10 +11,11 @@ writer puts into the inode and which into the block.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from fsdrivers.errors import CorruptError, InvalidNameError
+from fsdrivers.ext.checksum import crc32c
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import XattrIndex
 from fsdrivers.printable import printable
@@ -51,10 +52,33 @@ class RawXattr(NamedTuple):
     name_index: int
     suffix: bytes  # the name without its prefix
     value: bytes
-    value_inode: int
-    value_size: int
-    hash: int
-    value_start: int  # of the value in what holds the list; 0 without one
+    value_inode: int = 0
+    value_size: int = 0
+    hash: int = 0
+    value_start: int = 0  # of the value in what holds the list; 0 without one
+
+    @property
+    def size(self) -> int:
+        """Bytes of the list it takes: entry, name and, if it is here, the value, each padded."""
+        return encoded_size(self.suffix, b"" if self.value_inode else self.value)
+
+    @property
+    def order(self) -> tuple[int, int, bytes]:
+        """What blocks are sorted by."""
+        return self.name_index, len(self.suffix), self.suffix
+
+    @property
+    def is_inline_data(self) -> bool:
+        """Whether it is the rest of an inline file, no attribute."""
+        return self.name_index == XattrIndex.SYSTEM and self.suffix == INLINE_DATA_NAME
+
+    def moved(self, seed: int, number: int) -> RawXattr:
+        """Return it with its value in inode `number`; `seed` is the volume's.
+
+        Such an entry's hash is of its name and of the value's hash instead of the value.
+        """
+        value_hash = entry_hash(self.suffix, U32.pack(crc32c(seed, self.value)))
+        return RawXattr(self.name_index, self.suffix, b"", number, len(self.value), value_hash)
 
 
 def join_name(index: int, suffix: bytes) -> bytes:
@@ -150,9 +174,8 @@ def unpack_list(data: bytes, first: int, value_base: int, position: int) -> list
     return found
 
 
-def unpack_inode_list(inode: bytes, extra_isize: int, position: int) -> list[RawXattr]:
-    """Decode the attributes kept in an inode as long as on disk; none without their magic."""
-    start = ext.OLD_INODE_SIZE + extra_isize
+def unpack_inode_list(inode: bytes, start: int, position: int) -> list[RawXattr]:
+    """Decode the attributes kept in an inode from `start` on; none without their magic."""
     first = start + ext.XattrInodeHeader.SIZE
     if inode[start:first] != INODE_MAGIC:
         return []
@@ -184,8 +207,8 @@ def linux_xattr(raw: RawXattr, value: bytes) -> Xattr:
     return join_name(raw.name_index, raw.suffix), value
 
 
-def encoded_xattrs(xattrs: Iterable[Xattr]) -> list[tuple[int, bytes, bytes]]:
-    """Return (prefix number, rest of the name, stored value) in the order blocks need.
+def encoded_xattrs(xattrs: Iterable[Xattr]) -> list[RawXattr]:
+    """Return attributes as stored, their values here, in the order blocks need.
 
     Raises:
         InvalidNameError: see `split_name`.
@@ -195,8 +218,8 @@ def encoded_xattrs(xattrs: Iterable[Xattr]) -> list[tuple[int, bytes, bytes]]:
     for name, value in xattrs:
         index, suffix = split_name(name)
         stored = acl_to_ext(value) if index in _ACL_INDEXES else value
-        made.append((index, suffix, stored))
-    made.sort(key=lambda item: (item[0], len(item[1]), item[1]))
+        made.append(RawXattr(index, suffix, stored))
+    made.sort(key=lambda item: item.order)
     return made
 
 
@@ -210,27 +233,27 @@ def block_capacity(block_size: int) -> int:
     return block_size - ext.XattrBlockHeader.SIZE - len(_END)
 
 
-def pack_list(
-    buffer: bytearray,
-    first: int,
-    value_base: int,
-    encoded: Sequence[tuple[int, bytes, bytes]],
-    *,
-    with_hashes: bool,
+def _pack_list(
+    buffer: bytearray, first: int, value_base: int, listed: Iterable[RawXattr], *, with_hashes: bool
 ) -> list[int]:
     """Write entries from `first` up and values from the end of `buffer` down.
 
     Returns:
-        The entry hashes, all 0 without `with_hashes` (lists in inodes have none).
+        The entry hashes, 0 without `with_hashes` (lists in inodes have none) if the value is here.
     """
     hashes = []
     at, value_at = first, len(buffer)
-    for index, suffix, value in encoded:
-        value_at -= len(value) + 3 & ~3
+    for index, suffix, value, value_inode, value_size, value_hash, _ in listed:
+        offset = 0
+        if not value_inode:
+            value_at -= len(value) + 3 & ~3
+            offset = value_at - value_base if value else 0
+            value_size = len(value)
+            value_hash = entry_hash(suffix, value) if with_hashes else 0
         assert at + _ENTRY.size + len(suffix) + len(_END) <= value_at, "planned to fit"
-        value_hash = entry_hash(suffix, value) if with_hashes else 0
-        offset = value_at - value_base if value else 0
-        _ENTRY.pack_into(buffer, at, len(suffix), index, offset, 0, len(value), value_hash)
+        _ENTRY.pack_into(
+            buffer, at, len(suffix), index, offset, value_inode, value_size, value_hash
+        )
         buffer[at + _ENTRY.size : at + _ENTRY.size + len(suffix)] = suffix
         buffer[value_at : value_at + len(value)] = value
         at += _ENTRY.size + len(suffix) + 3 & ~3
@@ -238,14 +261,22 @@ def pack_list(
     return hashes
 
 
-def pack_block(
-    block_size: int, encoded: Sequence[tuple[int, bytes, bytes]], reference_count: int = 1
-) -> bytearray:
-    """Return an attribute block, its checksum still zero; `encoded` must be sorted and fit."""
+def pack_tail(size: int, listed: Collection[RawXattr]) -> bytearray:
+    """Return the `size` bytes behind an inode's fields; `listed` must be sorted and fit."""
+    tail = bytearray(size)
+    if listed:
+        first = ext.XattrInodeHeader.SIZE
+        tail[:first] = INODE_MAGIC
+        _pack_list(tail, first, first, listed, with_hashes=False)
+    return tail
+
+
+def pack_block(block_size: int, listed: Iterable[RawXattr], reference_count: int = 1) -> bytearray:
+    """Return an attribute block, its checksum still zero; `listed` must be sorted and fit."""
     block = bytearray(block_size)
-    hashes = pack_list(block, ext.XattrBlockHeader.SIZE, 0, encoded, with_hashes=True)
+    hashes = _pack_list(block, ext.XattrBlockHeader.SIZE, 0, listed, with_hashes=True)
     header = ext.XattrBlockHeader(
-        ext.XATTR_MAGIC, reference_count, 1, block_hash(hashes), 0, bytes(12)
+        ext.XATTR_MAGIC, reference_count, 1, _block_hash(hashes), 0, bytes(12)
     )
     block[: ext.XattrBlockHeader.SIZE] = header.pack()
     return block
@@ -268,7 +299,7 @@ def entry_hash(suffix: bytes, value: bytes, *, signed: bool = False) -> int:
     return total
 
 
-def block_hash(hashes: Iterable[int]) -> int:
+def _block_hash(hashes: Iterable[int]) -> int:
     """Return the hash of a block from its entries' hashes; 0 (never shared) if one is 0."""
     total = 0
     for value in hashes:

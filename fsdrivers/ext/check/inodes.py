@@ -139,10 +139,10 @@ def check_attributes(
 ) -> None:
     """Check the entries of an inode's attributes, in the inode and in their block."""
     position = metadata.inode_position(number)
-    extra = extra_isize_of(raw, position)
-    first = ext.OLD_INODE_SIZE + extra + ext.XattrInodeHeader.SIZE
+    start = ext.OLD_INODE_SIZE + extra_isize_of(raw, position)
+    first = start + ext.XattrInodeHeader.SIZE
     if len(raw) > ext.OLD_INODE_SIZE:
-        listed = xattrs.unpack_inode_list(raw, extra, position)
+        listed = xattrs.unpack_inode_list(raw, start, position)
         what = f"attributes in inode {number}"
         _check_entries(metadata, report, what, position, listed, first, has_hashes=False)
     if block is not None:

@@ -52,8 +52,13 @@ def check_special(volume: ExtVolume, report: Findings) -> None:
             report.add_error("special-file", error)
 
 
+def _at(field: str) -> int:
+    """Return where a field of the superblock is on the volume."""
+    return ext.SUPERBLOCK_POSITION + ext.Superblock.OFFSETS[field]
+
+
 def _check_superblock(metadata: Metadata, report: Findings) -> None:
-    superblock, base = metadata.superblock, ext.SUPERBLOCK_POSITION
+    superblock = metadata.superblock
     _check_known(metadata, report)
     has_quota = superblock.feature_ro_compat & RoCompat.QUOTA
     for name, allowed in (
@@ -62,58 +67,49 @@ def _check_superblock(metadata: Metadata, report: Findings) -> None:
     ):
         value = getattr(superblock, name)
         if value not in allowed or (value and not has_quota):
-            report.add(
-                "superblock", f"superblock field {name} is {value}", base + superblock.OFFSETS[name]
-            )
+            report.add("superblock", f"superblock field {name} is {value}", _at(name))
     project = superblock.project_quota_inode
     is_inside = superblock.first_inode <= project <= superblock.inodes_count
     if project and not (has_quota and is_inside):
-        at = base + superblock.OFFSETS["project_quota_inode"]
-        report.add("superblock", f"superblock field project_quota_inode is {project}", at)
+        what = f"superblock field project_quota_inode is {project}"
+        report.add("superblock", what, _at("project_quota_inode"))
     if not superblock.feature_ro_compat & RoCompat.BIGALLOC:
         for name, same in (
             ("clusters_per_group", "blocks_per_group"),
             ("log_cluster_size", "log_block_size"),
         ):
             expected, actual = getattr(superblock, same), getattr(superblock, name)
-            at = base + superblock.OFFSETS[name]
-            report.expect("superblock", f"superblock field {name}", at, expected, actual)
+            report.expect("superblock", f"superblock field {name}", _at(name), expected, actual)
     if superblock.orphan_file_inode and not superblock.feature_compat & Compat.ORPHAN_FILE:
-        at = base + superblock.OFFSETS["orphan_file_inode"]
-        report.add("superblock", "superblock has an orphan file without orphan_file", at)
+        what = "superblock has an orphan file without orphan_file"
+        report.add("superblock", what, _at("orphan_file_inode"))
     latest = time.time() + DAY_S
     for name in ("mount_time", "write_time"):
         low, high = getattr(superblock, f"{name}_low"), getattr(superblock, f"{name}_high")
         if low | high << 32 > latest:
-            at = base + superblock.OFFSETS[f"{name}_low"]
-            report.add("superblock", f"superblock field {name} is in the future", at)
+            what = f"superblock field {name} is in the future"
+            report.add("superblock", what, _at(f"{name}_low"))
     reserved = superblock.reserved_gdt_blocks
     can_reserve = superblock.feature_compat & Compat.RESIZE_INODE
     if reserved and not can_reserve and superblock.revision:
-        at = base + superblock.OFFSETS["reserved_gdt_blocks"]
-        report.add(
-            "superblock",
-            f"superblock reserves {reserved} descriptor blocks without resize_inode",
-            at,
-        )
+        what = f"superblock reserves {reserved} descriptor blocks without resize_inode"
+        report.add("superblock", what, _at("reserved_gdt_blocks"))
 
 
 def _check_known(metadata: Metadata, report: Findings) -> None:
     """Check that no feature is unknown, and fields that say how long inodes' fields are."""
-    superblock, base = metadata.superblock, ext.SUPERBLOCK_POSITION
+    superblock = metadata.superblock
     if superblock.revision:
         for name, known in (("compat", KNOWN_COMPAT), ("ro_compat", KNOWN_RO_COMPAT)):
             unknown = getattr(superblock, f"feature_{name}") & ~known
             if unknown:
-                at = base + superblock.OFFSETS[f"feature_{name}"]
-                report.add("superblock", f"superblock has unknown {name} features {unknown:#x}", at)
+                what = f"superblock has unknown {name} features {unknown:#x}"
+                report.add("superblock", what, _at(f"feature_{name}"))
     room = metadata.geometry.inode_size - ext.OLD_INODE_SIZE
     for name in ("min_extra_isize", "want_extra_isize"):
         value = getattr(superblock, name)
         if room and (value & 3 or value > room):
-            report.add(
-                "superblock", f"superblock field {name} is {value}", base + superblock.OFFSETS[name]
-            )
+            report.add("superblock", f"superblock field {name} is {value}", _at(name))
 
 
 def _check_reserved(metadata: Metadata, report: Findings, number: int) -> None:
@@ -180,7 +176,7 @@ def _check_resize_inode(metadata: Metadata, report: Findings) -> None:
     backups = [group for group in range(1, geometry.groups_count) if geometry.has_superblock(group)]
     now = geometry.descriptor_blocks_count
     if first + now + geometry.reserved_gdt_blocks > geometry.blocks_count:
-        at = ext.SUPERBLOCK_POSITION + superblock.OFFSETS["reserved_gdt_blocks"]
+        at = _at("reserved_gdt_blocks")
         report.add("resize-inode", "more descriptor blocks are reserved than the volume has", at)
         return
     expected = [0] * len(slots)
@@ -188,10 +184,8 @@ def _check_resize_inode(metadata: Metadata, report: Findings) -> None:
         expected[index % len(slots)] = block = first + index
         copies = [block + group * geometry.blocks_per_group for group in backups]
         if list(unpack_words(metadata.read_block(block))[: len(copies)]) != copies:
-            at = block * geometry.block_size
-            report.add(
-                "resize-inode", f"reserved descriptor block {index} does not list its copies", at
-            )
+            what = f"reserved descriptor block {index} does not list its copies"
+            report.add("resize-inode", what, block * geometry.block_size)
     if list(slots) != expected:
         report.add("resize-inode", "the resize inode does not list the reserved blocks", position)
 
@@ -201,13 +195,13 @@ def _check_journal(metadata: Metadata, report: Findings) -> None:
     number = superblock.journal_inode
     if not superblock.feature_compat & Compat.HAS_JOURNAL:
         if number:
-            at = ext.SUPERBLOCK_POSITION + superblock.OFFSETS["journal_inode"]
-            report.add("journal", "the superblock has a journal inode without has_journal", at)
+            what = "the superblock has a journal inode without has_journal"
+            report.add("journal", what, _at("journal_inode"))
         return
     if not number:
         if not any(superblock.journal_uuid) and not superblock.journal_device:
-            at = ext.SUPERBLOCK_POSITION + superblock.OFFSETS["journal_inode"]
-            report.add("journal", "the superblock has no journal in spite of has_journal", at)
+            what = "the superblock has no journal in spite of has_journal"
+            report.add("journal", what, _at("journal_inode"))
         return
     inode, position = metadata.inode(number), metadata.inode_position(number)
     least = MIN_JOURNAL_BLOCKS * metadata.geometry.block_size
@@ -219,18 +213,14 @@ def _check_journal(metadata: Metadata, report: Findings) -> None:
         return
     last = journal.runs[-1]
     if (last.logical + last.blocks) * metadata.geometry.block_size < inode.size:
-        report.add(
-            "journal", f"journal inode {number} has fewer blocks than its size says", position
-        )
+        what = f"journal inode {number} has fewer blocks than its size says"
+        report.add("journal", what, position)
     head = journal.superblock
     if head.block_type == JournalBlock.SUPERBLOCK_V1:
         rest = journal.read(0)[JournalSuperblock.OFFSETS["feature_compat"] : 1024]
         if any(rest):
-            report.add(
-                "journal",
-                "the journal's old superblock has fields of the new one",
-                journal.position(0),
-            )
+            what = "the journal's old superblock has fields of the new one"
+            report.add("journal", what, journal.position(0))
     elif head.feature_ro_compat:
         what = f"the journal has unknown features {head.feature_ro_compat:#x}"
         report.add("journal", what, journal.position(0))
@@ -243,7 +233,7 @@ def _check_mmp(metadata: Metadata, report: Findings) -> None:
     if not superblock.feature_incompat & Incompat.MMP:
         return
     block = superblock.mmp_block
-    at = ext.SUPERBLOCK_POSITION + superblock.OFFSETS["mmp_block"]
+    at = _at("mmp_block")
     if not geometry.first_data_block < block < geometry.blocks_count:
         raise CorruptError("block of multiple mount protection", at, actual=block)
     position = block * geometry.block_size

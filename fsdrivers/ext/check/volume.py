@@ -373,7 +373,8 @@ class _Checker:
         Values in inodes of their own count for each inode that has them.
         """
         position = self.metadata.inode_position(number)
-        listed = xattrs.unpack_inode_list(raw, extra_isize_of(raw, position), position)
+        start = ext.OLD_INODE_SIZE + extra_isize_of(raw, position)
+        listed = xattrs.unpack_inode_list(raw, start, position)
         block = inode.xattr_block
         if not block:
             check_attributes(self.metadata, self.report, number, raw, None)

@@ -385,10 +385,8 @@ class Allocator:
     def pack_superblock(self) -> None:
         """Write the superblock into its block, sealed."""
         geometry, superblock = self._geometry, self._metadata.superblock
-        raw = bytearray(superblock.pack())
-        if superblock.has_metadata_checksums:
-            checksum.seal_superblock(raw)
-            superblock.checksum = ext.Superblock.unpack(raw).checksum
+        raw = checksum.sealed_superblock(superblock)
+        superblock.checksum = ext.Superblock.unpack(raw).checksum
         data = self._store.edit(geometry.superblock_block, Role.FRAME)
         at = ext.SUPERBLOCK_POSITION % geometry.block_size
         data[at : at + len(raw)] = raw

@@ -37,7 +37,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from fsdrivers.ext import checksum
-from fsdrivers.ext.edit.journal import capacity_of, marked_superblock, pack_head, pack_transaction
+from fsdrivers.ext.edit.journal import capacity_of, pack_head, pack_transaction
 from fsdrivers.ext.edit.store import Role, Store
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import Incompat, State
@@ -108,8 +108,11 @@ class JournalCommitter:
         return _superblock_with(data, self._metadata, incompat=int(Incompat.RECOVER))
 
     def _mark(self, needs_recovery: bool) -> None:
-        data = marked_superblock(self._store.device, needs_recovery=needs_recovery)
-        self._store.write(ext.SUPERBLOCK_POSITION, data)
+        superblock = read_superblock(self._store.device)
+        superblock.feature_incompat &= ~int(Incompat.RECOVER)
+        if needs_recovery:
+            superblock.feature_incompat |= Incompat.RECOVER
+        self._store.write(ext.SUPERBLOCK_POSITION, checksum.sealed_superblock(superblock))
         self._is_marked = needs_recovery
 
     def finish(self) -> None:
@@ -194,10 +197,7 @@ class OrderedCommitter:
         superblock.state &= ~int(State.VALID)
         if is_clean:
             superblock.state |= State.VALID
-        data = bytearray(superblock.pack())
-        if superblock.has_metadata_checksums:
-            checksum.seal_superblock(data)
-        self._store.write(ext.SUPERBLOCK_POSITION, data)
+        self._store.write(ext.SUPERBLOCK_POSITION, checksum.sealed_superblock(superblock))
 
     def finish(self) -> None:
         if self._is_marked:
@@ -215,9 +215,7 @@ def _superblock_with(
     superblock = ext.Superblock.unpack(data, at)
     superblock.feature_incompat |= incompat
     superblock.state &= ~no_state
-    packed = bytearray(superblock.pack())
-    if superblock.has_metadata_checksums:
-        checksum.seal_superblock(packed)
+    packed = checksum.sealed_superblock(superblock)
     data[at : at + len(packed)] = packed
     return data
 

@@ -120,7 +120,7 @@ class _Resealer:
 
     def _blocks(self, number: int, raw: bytes, inode: ext.InodeExtended) -> None:
         """Seal what belongs to an inode."""
-        metadata, size = self._metadata, self._metadata.geometry.block_size
+        metadata = self._metadata
         seed = checksum.inode_seed(self._after, number, inode.generation)
         kind = KINDS.get(inode.mode & FORMAT_MASK)
         if inode.xattr_block and self._store_has(inode.xattr_block):
@@ -128,15 +128,12 @@ class _Resealer:
             checksum.seal_xattr_block(self._after, inode.xattr_block, data)
         is_mapped = inode.flags & InodeFlags.EXTENTS
         if kind is Kind.DIRECTORY and not inode.flags & InodeFlags.INLINE_DATA:
-            for extent in contents.extents_of(metadata, number, raw):
-                for position in range(extent.position, extent.position + extent.length, size):
-                    if extent.offset + position - extent.position < inode.size:
-                        self._directory_block(position // size, seed)
+            for offset, block in contents.iter_blocks(metadata, number, raw):
+                if offset < inode.size:
+                    self._directory_block(block, seed)
         if number == metadata.superblock.orphan_file_inode:
-            for extent in contents.extents_of(metadata, number, raw):
-                for position in range(extent.position, extent.position + extent.length, size):
-                    data = self._store.edit(position // size, Role.FRAME)
-                    checksum.seal_orphan_block(seed, position // size, data)
+            for _, block in contents.iter_blocks(metadata, number, raw):
+                checksum.seal_orphan_block(seed, block, self._store.edit(block, Role.FRAME))
         if is_mapped:
             visited: list[int] = []
             contents.runs_of(metadata, number, raw, visited)
@@ -170,7 +167,5 @@ def _copy_to_backups(session: Session) -> None:
         if backup.magic != ext.SUPERBLOCK_MAGIC:
             continue
         backup.label, backup.uuid = metadata.superblock.label, metadata.superblock.uuid
-        packed = bytearray(backup.pack())
-        if backup.has_metadata_checksums:
-            checksum.seal_superblock(packed)
+        packed = checksum.sealed_superblock(backup)
         session.store.edit(block, Role.FRAME)[: len(packed)] = packed

@@ -146,11 +146,8 @@ class Inodes:
 
     def _count_values(self, inode: OpenInode) -> int:
         position = self._metadata.inode_position(inode.number)
-        first = ext.XattrInodeHeader.SIZE
-        tail, block = bytes(inode.tail), inode.record.xattr_block
-        listed = []
-        if tail.startswith(xattrs.INODE_MAGIC):
-            listed += xattrs.unpack_list(tail, first, first, position)
+        block = inode.record.xattr_block
+        listed = xattrs.unpack_inode_list(bytes(inode.tail), 0, position)
         if block:
             listed += xattrs.unpack_block_list(bytes(self._store.block(block)), position)
         return sum(1 for raw in listed if raw.value_inode)

@@ -161,18 +161,8 @@ def recover(device: Device) -> bool:
     sequence = journal.superblock.first_sequence + journal.superblock.length_blocks + 1
     device.write(journal.position(0), pack_head(journal, sequence, 0))
     device.flush()
-    device.write(ext.SUPERBLOCK_POSITION, marked_superblock(device, needs_recovery=False))
-    device.flush()
-    return True
-
-
-def marked_superblock(device: Device, *, needs_recovery: bool) -> bytearray:
-    """Return the superblock on the medium with or without the mark that asks for recovery."""
     superblock = read_superblock(device)
     superblock.feature_incompat &= ~int(Incompat.RECOVER)
-    if needs_recovery:
-        superblock.feature_incompat |= Incompat.RECOVER
-    data = bytearray(superblock.pack())
-    if superblock.has_metadata_checksums:
-        checksum.seal_superblock(data)
-    return data
+    device.write(ext.SUPERBLOCK_POSITION, checksum.sealed_superblock(superblock))
+    device.flush()
+    return True

@@ -229,13 +229,11 @@ class Session(EditSession):
             return
         number, size = metadata.superblock.orphan_file_inode, metadata.geometry.block_size
         seed = metadata.inode_seed(number, metadata.inode(number).generation)
-        for extent in contents.extents_of(metadata, number, metadata.inode_bytes(number)):
-            for position in range(extent.position, extent.position + extent.length, size):
-                block = position // size
-                data = self.store.edit(block, Role.FRAME)
-                data[: -ext.OrphanTail.SIZE] = bytes(size - ext.OrphanTail.SIZE)
-                if seed is not None:
-                    checksum.seal_orphan_block(seed, block, data)
+        for _, block in contents.iter_blocks(metadata, number, metadata.inode_bytes(number)):
+            data = self.store.edit(block, Role.FRAME)
+            data[: -ext.OrphanTail.SIZE] = bytes(size - ext.OrphanTail.SIZE)
+            if seed is not None:
+                checksum.seal_orphan_block(seed, block, data)
 
 
 def _check_protection(device: Device, superblock: ext.Superblock) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from fsdrivers.errors import CorruptError, NoSpaceError, UnsupportedError, no_attribute
 from fsdrivers.ext import checksum, xattrs
@@ -23,41 +22,13 @@ from fsdrivers.ext.edit.content import Contents
 from fsdrivers.ext.edit.inodes import Inodes, OpenInode
 from fsdrivers.ext.edit.store import Role, Store
 from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.format.flags import Compat, Incompat, InodeFlags, RoCompat, XattrIndex
+from fsdrivers.ext.format.flags import Compat, Incompat, InodeFlags, RoCompat
 from fsdrivers.ext.metadata import Metadata
 from fsdrivers.ext.nodes import MAX_XATTR_SIZE
+from fsdrivers.ext.xattrs import RawXattr
 
 _MODE = 0o100600  # of an inode with a value
-_END = bytes(4)
 _MASK32 = 0xFFFFFFFF
-
-
-class Item(NamedTuple):
-    """One attribute: its value here or in an inode of its own."""
-
-    prefix: int
-    suffix: bytes
-    value: bytes
-    value_inode: int = 0
-    value_size: int = 0  # of a value in an inode
-    hash: int = 0  # as stored, of a value in an inode
-
-    @property
-    def head_size(self) -> int:
-        return ext.XattrEntry.SIZE + len(self.suffix) + 3 & ~3
-
-    @property
-    def size(self) -> int:
-        """Bytes in a list, value included."""
-        return self.head_size + (len(self.value) + 3 & ~3)
-
-    @property
-    def is_inline_data(self) -> bool:
-        return self.prefix == XattrIndex.SYSTEM and self.suffix == xattrs.INLINE_DATA_NAME
-
-    @property
-    def order(self) -> tuple[int, int, bytes]:
-        return self.prefix, len(self.suffix), self.suffix
 
 
 @dataclass(slots=True)
@@ -70,7 +41,7 @@ class Attributes:
     inodes: Inodes
     contents: Contents
 
-    def items(self, inode: OpenInode) -> list[Item]:
+    def items(self, inode: OpenInode) -> list[RawXattr]:
         """Return all attributes of an inode, as stored.
 
         Raises:
@@ -78,21 +49,17 @@ class Attributes:
         """
         return self._inside(inode) + self._outside(inode)
 
-    def _inside(self, inode: OpenInode) -> list[Item]:
-        tail = bytes(inode.tail)
-        first = ext.XattrInodeHeader.SIZE
-        if tail[:first] != xattrs.INODE_MAGIC:
-            return []
+    def _inside(self, inode: OpenInode) -> list[RawXattr]:
         position = self.metadata.inode_position(inode.number)
-        return [_item(raw) for raw in xattrs.unpack_list(tail, first, first, position)]
+        return xattrs.unpack_inode_list(bytes(inode.tail), 0, position)
 
-    def _outside(self, inode: OpenInode) -> list[Item]:
+    def _outside(self, inode: OpenInode) -> list[RawXattr]:
         place = inode.record.xattr_block
         if not place:
             return []
         position = place * self.metadata.geometry.block_size
         block = bytes(self.store.block(place))
-        items = [_item(raw) for raw in xattrs.unpack_block_list(block, position)]
+        items = xattrs.unpack_block_list(block, position)
         seed = self.metadata.seed
         stored = ext.XattrBlockHeader.unpack(block).checksum
         if seed is not None and stored != checksum.xattr_block_checksum(seed, place, block):
@@ -111,10 +78,10 @@ class Attributes:
         if name == xattrs.PROJECT_NAME:
             self._set_project(inode, xattrs.project_of([(name, value)]))
             return
-        ((index, suffix, stored),) = xattrs.encoded_xattrs([(name, value)])
+        (added,) = xattrs.encoded_xattrs([(name, value)])
         items = self.items(inode)
-        kept = [item for item in items if (item.prefix, item.suffix) != (index, suffix)]
-        self._replace(inode, items, [*kept, Item(index, suffix, stored)])
+        kept = [item for item in items if item.order != added.order]
+        self._replace(inode, items, [*kept, added])
 
     def set_all(self, inode: OpenInode, given: Sequence[xattrs.Xattr]) -> None:
         """Set the attributes of an inode that has none."""
@@ -122,7 +89,7 @@ class Attributes:
         if project:
             self._set_project(inode, project)
         if others:
-            self._replace(inode, [], [Item(*parts) for parts in xattrs.encoded_xattrs(others)])
+            self._replace(inode, [], xattrs.encoded_xattrs(others))
 
     def _set_project(self, inode: OpenInode, project: int) -> None:
         """Let an inode belong to a project.
@@ -148,7 +115,7 @@ class Attributes:
             return
         index, suffix = xattrs.split_name(name)
         items = self.items(inode)
-        kept = [item for item in items if (item.prefix, item.suffix) != (index, suffix)]
+        kept = [item for item in items if (item.name_index, item.suffix) != (index, suffix)]
         if len(kept) == len(items):
             raise no_attribute(name)
         self._replace(inode, items, kept)
@@ -167,27 +134,30 @@ class Attributes:
                 self._release_value(inode, item)
         self._release_block(inode)
 
-    def _replace(self, inode: OpenInode, old: Sequence[Item], new: Sequence[Item]) -> None:
+    def _replace(self, inode: OpenInode, old: Sequence[RawXattr], new: Sequence[RawXattr]) -> None:
         """Place `new` instead of `old`."""
         inside, outside = self._placed(inode, list(new))
         kept = {item.value_inode for item in (*inside, *outside) if item.value_inode}
         for item in old:
             if item.value_inode and item.value_inode not in kept:
                 self._release_value(inode, item)
-        self._put_inside(inode, inside)
+        inode.tail[:] = xattrs.pack_tail(len(inode.tail), inside)
+        inode.is_changed = True
         self._put_outside(inode, outside)
         inode.value_inodes = sum(1 for item in (*inside, *outside) if item.value_inode)
         superblock = self.metadata.superblock
         if new and not superblock.feature_compat & Compat.EXT_ATTR:
             self.allocator.edit_superblock().feature_compat |= Compat.EXT_ATTR
 
-    def _placed(self, inode: OpenInode, items: list[Item]) -> tuple[list[Item], list[Item]]:
+    def _placed(
+        self, inode: OpenInode, items: list[RawXattr]
+    ) -> tuple[list[RawXattr], list[RawXattr]]:
         """Return what goes into the inode and what into the block.
 
         Raises:
             NoSpaceError: there is no room.
         """
-        room = len(inode.tail) - ext.XattrInodeHeader.SIZE - len(_END)
+        room = len(inode.tail) - ext.XattrInodeHeader.SIZE - 4  # four zero bytes end it
         capacity = xattrs.block_capacity(self.metadata.geometry.block_size)
         items.sort(key=lambda item: item.order)
         while True:
@@ -201,25 +171,11 @@ class Attributes:
                 raise NoSpaceError("attributes of one object", size, max(room, 0) + capacity)
             items[items.index(largest)] = self._with_inode(inode, largest)
 
-    def _put_inside(self, inode: OpenInode, items: Sequence[Item]) -> None:
-        inode.tail[:] = bytes(len(inode.tail))
-        if items:
-            first = ext.XattrInodeHeader.SIZE
-            inode.tail[:first] = xattrs.INODE_MAGIC
-            _pack(inode.tail, first, first, items, with_hashes=False)
-        inode.is_changed = True
-
-    def _put_outside(self, inode: OpenInode, items: Sequence[Item]) -> None:
+    def _put_outside(self, inode: OpenInode, items: Sequence[RawXattr]) -> None:
         if not items:
             self._release_block(inode)
             return
-        size = self.metadata.geometry.block_size
-        block = bytearray(size)
-        hashes = _pack(block, ext.XattrBlockHeader.SIZE, 0, items, with_hashes=True)
-        header = ext.XattrBlockHeader(
-            ext.XATTR_MAGIC, 1, 1, xattrs.block_hash(hashes), 0, bytes(12)
-        )
-        block[: ext.XattrBlockHeader.SIZE] = header.pack()
+        block = xattrs.pack_block(self.metadata.geometry.block_size, items)
         place = inode.record.xattr_block
         if place and self._references(place) > 1:
             self._release_block(inode)
@@ -266,22 +222,22 @@ class Attributes:
         clusters = -(-size // self.metadata.geometry.cluster_size)
         return clusters * self.allocator.cluster_blocks
 
-    def _with_inode(self, owner: OpenInode, item: Item) -> Item:
+    def _with_inode(self, owner: OpenInode, item: RawXattr) -> RawXattr:
         """Return the attribute with its value in a new inode."""
         group = (owner.number - 1) // self.metadata.geometry.inodes_per_group
         number = self.allocator.allocate_inode(group, is_directory=False)
         holder = self.inodes.make(number, _MODE)
         self.contents.start(holder)
         holder.record.flags |= InodeFlags.EA_INODE
-        value_hash = checksum.crc32c(self._value_seed(), item.value)
+        seed = self._value_seed()
+        value_hash = checksum.crc32c(seed, item.value)
         holder.record.accessed_s = value_hash - (1 << 32 if value_hash >> 31 else 0)
         holder.record.version_low = 1  # the count of references
         self.contents.write(holder, 0, memoryview(item.value))
         self.inodes.add_blocks(owner, self._blocks_of(len(item.value)))
-        stored = xattrs.entry_hash(item.suffix, value_hash.to_bytes(4, "little"))
-        return Item(item.prefix, item.suffix, b"", number, len(item.value), stored)
+        return item.moved(seed, number)
 
-    def _release_value(self, owner: OpenInode, item: Item) -> None:
+    def _release_value(self, owner: OpenInode, item: RawXattr) -> None:
         """Give up the reference to an inode with a value."""
         holder = self.inodes.open_any(item.value_inode)
         if not holder.has(InodeFlags.EA_INODE):
@@ -304,15 +260,9 @@ class Attributes:
         self.allocator.free_inode(holder.number, is_directory=False)
 
 
-def _item(raw: xattrs.RawXattr) -> Item:
-    if raw.value_inode:
-        return Item(raw.name_index, raw.suffix, b"", raw.value_inode, raw.value_size, raw.hash)
-    return Item(raw.name_index, raw.suffix, raw.value)
-
-
 def _divided(
-    items: Sequence[Item], room: int, capacity: int
-) -> tuple[list[Item], list[Item]] | None:
+    items: Sequence[RawXattr], room: int, capacity: int
+) -> tuple[list[RawXattr], list[RawXattr]] | None:
     """Return items divided between inode and block, None if they do not fit."""
     sizes = sum(item.size for item in items)
     if not items or sizes <= room:
@@ -332,29 +282,3 @@ def _divided(
     chosen = {item.order for item in inside}
     outside = [item for item in others if item.order not in chosen]
     return sorted([*pinned, *inside], key=lambda item: item.order), outside
-
-
-def _pack(
-    buffer: bytearray, first: int, value_base: int, items: Sequence[Item], *, with_hashes: bool
-) -> list[int]:
-    """Write entries from `first` up and values from the end down; return the entries' hashes."""
-    hashes = []
-    at, value_at = first, len(buffer)
-    for item in items:
-        offset, size, value_hash = 0, len(item.value), item.hash
-        if item.value_inode:
-            size = item.value_size
-        else:
-            value_at -= size + 3 & ~3
-            offset = value_at - value_base if size else 0
-            value_hash = xattrs.entry_hash(item.suffix, item.value) if with_hashes else 0
-        buffer[at : at + ext.XattrEntry.SIZE] = ext.XattrEntry(
-            len(item.suffix), item.prefix, offset, item.value_inode, size, value_hash
-        ).pack()
-        name_at = at + ext.XattrEntry.SIZE
-        buffer[name_at : name_at + len(item.suffix)] = item.suffix
-        buffer[value_at : value_at + len(item.value)] = item.value
-        at += item.head_size
-        assert at + len(_END) <= value_at or not item.value, "planned to fit"
-        hashes.append(value_hash)
-    return hashes

@@ -20,11 +20,8 @@ from fsdrivers.ext.mkfs.internal import DEFAULT_ORPHAN_FILE_SIZE
 from fsdrivers.ext.mkfs.parameters import Parameters
 from fsdrivers.ext.mkfs.quota import OwnerSets
 from fsdrivers.ext.mkfs.sizes import parameters_for_size
-from fsdrivers.ext.mkfs.tree import (
-    LOST_AND_FOUND,
-    lost_and_found_blocks,
-    xattr_store,
-)
+from fsdrivers.ext.mkfs.tree import LOST_AND_FOUND, lost_and_found_blocks
+from fsdrivers.ext.mkfs.xattrs import XattrStore
 from fsdrivers.ext.nodes import FAST_SYMLINK_SIZE
 from fsdrivers.ext.xattrs import project_of
 from fsdrivers.volume import Entry, Kind, Regions
@@ -107,7 +104,7 @@ def count_demand(
     """Return what a volume of `entries` needs."""
     block_size, ratio = parameters.block_size, parameters.cluster_blocks
     cluster_size = parameters.cluster_size
-    store = xattr_store(parameters)
+    store = XattrStore(parameters)
     owners = OwnerSets(parameters.quotas)
     sizes: dict[int, int] = {}  # bytes of entries by directory
     seen: set[int] = set()
@@ -148,7 +145,8 @@ def count_demand(
     directories = [_directory_bound(builder, size, ENTRY_SIZES[longest]) for size in sizes.values()]
     directories.append(lost_and_found_blocks(block_size))
     quotas = [-(-size // block_size) for size in owners.file_sizes()]
-    values, whole = store.value_blocks, parameters.whole_clusters
+    whole = parameters.whole_clusters
+    values = [inode.blocks for inode in store.value_inodes]
     return Demand(
         inodes=len(seen) + parameters.first_inode + 2 + len(values),
         internal_blocks=internal_blocks_of(parameters) + sum(map(whole, quotas)),

@@ -16,7 +16,7 @@ from fsdrivers.ext.checksum import (
     inode_seed,
     seal_mmp,
     seal_orphan_block,
-    seal_superblock,
+    sealed_superblock,
 )
 from fsdrivers.ext.format import journal as jbd2
 from fsdrivers.ext.format import records as ext
@@ -164,10 +164,7 @@ def pack_superblock(superblock: ext.Superblock, group: int) -> bytes:
     copy = replace(superblock, block_group=group)
     if group:
         copy.state = 0
-    data = bytearray(copy.pack())
-    if superblock.has_metadata_checksums:
-        seal_superblock(data)
-    return bytes(data)
+    return bytes(sealed_superblock(copy))
 
 
 def build_journal_head(parameters: Parameters, blocks: int, now_ns: int) -> bytes:

@@ -244,9 +244,8 @@ class ExtLayout:
         return self._planner.tree.xattrs.iter_blocks(self._planner.xattr_places, seed)
 
     def _iter_values(self) -> Iterator[bytes]:
-        xattrs = self._planner.tree.xattrs
-        for inode, blocks in zip(xattrs.value_inodes, xattrs.value_blocks, strict=True):
-            yield inode.value.ljust(blocks * self.block_size, b"\0")
+        for inode in self._planner.tree.xattrs.value_inodes:
+            yield inode.value.ljust(inode.blocks * self.block_size, b"\0")
 
     def _iter_orphans(self) -> Iterator[bytearray]:
         planner = self._planner

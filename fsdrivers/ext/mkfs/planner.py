@@ -85,7 +85,8 @@ class Planner:
     def _choose_journal(self, recorded: Parameters) -> int:
         parameters, tree = self.parameters, self.tree
         directories = [directory.blocks for directory in tree.directories]
-        values, quotas = tree.xattrs.value_blocks, self.quotas.blocks
+        values = [inode.blocks for inode in tree.xattrs.value_inodes]
+        quotas = self.quotas.blocks
         ratio, whole = parameters.cluster_blocks, parameters.whole_clusters
         blocks = sum(map(whole, directories + values + quotas))
         blocks += ratio * (len(tree.slow_links) + tree.xattrs.blocks)
@@ -156,9 +157,9 @@ class Planner:
         self.xattr_runs = self.space.take_apart(self.tree.xattrs.blocks)
         self.xattr_places = list(iter_blocks(self.xattr_runs))
         xattrs = self.tree.xattrs
-        for inode, blocks in zip(xattrs.value_inodes, xattrs.value_blocks, strict=True):
+        for inode in xattrs.value_inodes:
             number, size = xattrs.value_numbers[inode.value], len(inode.value)
-            self.value_runs += _runs(self._placer.place_blocks(number, blocks, size=size))
+            self.value_runs += _runs(self._placer.place_blocks(number, inode.blocks, size=size))
 
     def _place_quotas(self) -> None:
         size = self.parameters.block_size

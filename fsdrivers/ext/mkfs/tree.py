@@ -57,18 +57,6 @@ class Tree:
         return number is not None and self.inodes.is_file(number)
 
 
-def xattr_store(parameters: Parameters) -> XattrStore:
-    """Return an empty store with the rules of a volume."""
-    return XattrStore(
-        block_size=parameters.block_size,
-        cluster_size=parameters.cluster_size,
-        tail_size=parameters.inode_size - ext.OLD_INODE_SIZE - parameters.extra_isize,
-        has_value_inodes=parameters.has_value_inodes,
-        has_projects=parameters.has_projects,
-        volume_seed=parameters.volume_seed,
-    )
-
-
 def lost_and_found_blocks(block_size: int) -> int:
     """Return the blocks that lost+found has from the start."""
     return min(max(LOST_AND_FOUND_SIZE // block_size, 2), MAX_DIRECT_LOST_BLOCKS)
@@ -100,7 +88,7 @@ class _Builder:
         )
         self._parameters = parameters
         self._now_ns = now_ns
-        self.tree = tree = Tree(inodes, xattr_store(parameters))
+        self.tree = tree = Tree(inodes, XattrStore(parameters))
         tree.sizes.frombytes(bytes(8 * capacity))
         tree.links.frombytes(bytes(4 * capacity))
         tree.last_inode = first  # lost+found has the first one
@@ -242,7 +230,7 @@ class _Builder:
         tree.inodes.grow(len(made))
         tree.sizes.extend([0] * len(made))
         tree.links.extend([0] * len(made))
-        for value, references, value_hash in made:
+        for value, references, value_hash, _ in made:
             number = tree.last_inode = tree.last_inode + 1
             tree.xattrs.value_numbers[value] = number
             node = Node(-1, Kind.FILE, mode=0o600, accessed_ns=value_hash * NS, changed_ns=0)

@@ -13,45 +13,24 @@ the hash of its value (access time) and its references (change time and version)
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 from fsdrivers.errors import UnsupportedError
 from fsdrivers.ext.checksum import crc32c, seal_xattr_block
 from fsdrivers.ext.format import records as ext
+from fsdrivers.ext.mkfs.parameters import Parameters
 from fsdrivers.ext.xattrs import (
-    INODE_MAGIC,
+    RawXattr,
     Xattr,
     block_capacity,
-    block_hash,
-    encoded_size,
     encoded_xattrs,
-    entry_hash,
     pack_block,
-    pack_list,
+    pack_tail,
     split_project,
 )
 
 MAX_SHARERS = 1024  # references of one block; Linux's EXT4_XATTR_REFCOUNT_MAX
-
-
-class Stored(NamedTuple):
-    """One attribute of a block."""
-
-    name_index: int
-    suffix: bytes
-    value: bytes
-    is_in_inode: bool  # the value is the content of an inode of its own
-
-    @property
-    def here(self) -> tuple[int, bytes, bytes]:
-        """What of it is in the block."""
-        return self.name_index, self.suffix, b"" if self.is_in_inode else self.value
-
-    @property
-    def size(self) -> int:
-        """Bytes of the block it takes."""
-        return encoded_size(self.suffix, self.here[2])
+_LATER = -1  # for the inode of a value that will be content of one
 
 
 class ValueInode(NamedTuple):
@@ -60,31 +39,21 @@ class ValueInode(NamedTuple):
     value: bytes
     references: int  # entries of blocks that lead to it
     hash: int
+    blocks: int
 
 
 class XattrStore:
     """All attributes of a volume.  Nodes with equal attributes cost one look-up."""
 
-    def __init__(
-        self,
-        *,
-        block_size: int,
-        cluster_size: int,
-        tail_size: int,
-        has_value_inodes: bool,
-        has_projects: bool,
-        volume_seed: int,
-    ) -> None:
-        """Take the bytes an inode has for attributes, their magic included, and the rules."""
-        self._has_projects = has_projects
-        self._block_size = block_size
-        self._cluster_size = cluster_size
-        self._tail_size = tail_size
-        self._has_value_inodes = has_value_inodes
-        self._volume_seed = volume_seed
-        self._split: dict[tuple[Xattr, ...], tuple[bytes, tuple[Stored, ...], int]] = {}
-        self._open_block: dict[tuple[Stored, ...], int] = {}  # with references to spare
-        self._contents: list[tuple[Stored, ...]] = []
+    def __init__(self, parameters: Parameters) -> None:
+        """Take the rules of the volume."""
+        self._parameters = parameters
+        self._block_size = parameters.block_size
+        # Bytes an inode has for attributes, their magic included.
+        self._tail_size = parameters.inode_size - ext.OLD_INODE_SIZE - parameters.extra_isize
+        self._split: dict[tuple[Xattr, ...], tuple[bytes, tuple[RawXattr, ...], int]] = {}
+        self._open_block: dict[tuple[RawXattr, ...], int] = {}  # with references to spare
+        self._contents: list[tuple[RawXattr, ...]] = []
         self._sharers: list[int] = []
         self._references: dict[bytes, int] = {}  # of values in inodes
         self.value_numbers: dict[bytes, int] = {}  # their inodes, given later
@@ -102,24 +71,21 @@ class XattrStore:
     @property
     def value_inodes(self) -> list[ValueInode]:
         """The inodes that must be made, in the order in which their values came."""
+        seed, size = self._parameters.volume_seed, self._block_size
         return [
-            ValueInode(value, references, crc32c(self._volume_seed, value))
+            ValueInode(value, references, crc32c(seed, value), -(-len(value) // size))
             for value, references in self._references.items()
         ]
 
-    @property
-    def value_blocks(self) -> list[int]:
-        """The blocks each of them takes."""
-        return [-(-len(value) // self._block_size) for value in self._references]
-
     def charged_clusters(self, index: int) -> int:
         """Return what a user of block `index` counts as its own: the block and all values."""
-        outside = (stored for stored in self._contents[index] if stored.is_in_inode)
-        return 1 + sum(-(-len(stored.value) // self._cluster_size) for stored in outside)
+        outside = (stored for stored in self._contents[index] if stored.value_inode)
+        size = self._parameters.cluster_size
+        return 1 + sum(-(-len(stored.value) // size) for stored in outside)
 
     def charged_inodes(self, index: int) -> int:
         """Return how many inodes with values a user of block `index` counts as its own."""
-        return sum(1 for stored in self._contents[index] if stored.is_in_inode)
+        return sum(1 for stored in self._contents[index] if stored.value_inode)
 
     def add(self, number: int, xattrs: tuple[Xattr, ...]) -> bytes:
         """Take the attributes of inode `number` and return what goes into the inode.
@@ -138,34 +104,33 @@ class XattrStore:
             self.users.append((number, self._block_for(outside)))
         return tail
 
-    def _block_for(self, content: tuple[Stored, ...]) -> int:
+    def _block_for(self, content: tuple[RawXattr, ...]) -> int:
         index = self._open_block.get(content)
         if index is None or self._sharers[index] == MAX_SHARERS:
             index = self._open_block[content] = len(self._contents)
             self._contents.append(content)
             self._sharers.append(0)
             for stored in content:
-                if stored.is_in_inode:
+                if stored.value_inode:
                     references = self._references.get(stored.value, 0)
                     self._references[stored.value] = references + 1
         self._sharers[index] += 1
         return index
 
-    def _split_up(self, xattrs: tuple[Xattr, ...]) -> tuple[bytes, tuple[Stored, ...], int]:
+    def _split_up(self, xattrs: tuple[Xattr, ...]) -> tuple[bytes, tuple[RawXattr, ...], int]:
         """Return the tail of the inode, what goes into a block, sorted, and the project."""
         project, xattrs = split_project(xattrs)
-        if project and not self._has_projects:
+        if project and not self._parameters.has_projects:
             raise UnsupportedError("a project number on an ext volume without project")
         tail, outside = self._divide(xattrs)
         return tail, outside, project
 
-    def _divide(self, xattrs: tuple[Xattr, ...]) -> tuple[bytes, tuple[Stored, ...]]:
-        encoded = encoded_xattrs(xattrs)
-        content = [Stored(*item, is_in_inode=False) for item in encoded]
+    def _divide(self, xattrs: tuple[Xattr, ...]) -> tuple[bytes, tuple[RawXattr, ...]]:
+        content = encoded_xattrs(xattrs)
         sizes = [stored.size for stored in content]
         room = self._tail_size - ext.XattrInodeHeader.SIZE - 4  # four zero bytes end the list
         if sum(sizes) <= room:
-            return self._tail(encoded), ()
+            return self._tail(content), ()
         capacity = block_capacity(self._block_size)
         if sum(sizes) <= capacity:
             return b"", tuple(content)
@@ -178,52 +143,27 @@ class XattrStore:
                 room -= sizes[index]
                 rest -= sizes[index]
         for index in largest_first:
-            if rest > capacity and self._has_value_inodes and index not in inside:
-                content[index] = content[index]._replace(is_in_inode=True)
+            if rest > capacity and self._parameters.has_value_inodes and index not in inside:
+                content[index] = content[index]._replace(value_inode=_LATER)
                 rest -= sizes[index] - content[index].size
         if rest > capacity:
             raise UnsupportedError(f"extended attributes of {sum(sizes)} bytes on one ext file")
-        tail = self._tail([encoded[index] for index in sorted(inside)])
+        tail = self._tail([content[index] for index in sorted(inside)])
         return tail, tuple(item for index, item in enumerate(content) if index not in inside)
 
-    def _tail(self, encoded: list[tuple[int, bytes, bytes]]) -> bytes:
-        if not encoded:
-            return b""
-        tail = bytearray(self._tail_size)
-        first = ext.XattrInodeHeader.SIZE
-        tail[:first] = INODE_MAGIC
-        pack_list(tail, first, first, encoded, with_hashes=False)
-        return bytes(tail)
+    def _tail(self, content: list[RawXattr]) -> bytes:
+        return bytes(pack_tail(self._tail_size, content)) if content else b""
 
     def iter_blocks(self, places: list[int], seed: int | None) -> Iterator[bytearray]:
         """Yield the blocks for their places; `seed` is of the volume's checksums, or None."""
         for place, content, sharers in zip(places, self._contents, self._sharers, strict=True):
-            block = pack_block(self._block_size, [stored.here for stored in content], sharers)
-            if any(stored.is_in_inode for stored in content):
-                self._link_values(block, content)
+            block = pack_block(self._block_size, map(self._linked, content), sharers)
             if seed is not None:
                 seal_xattr_block(seed, place, block)
             yield block
 
-    def _link_values(self, block: bytearray, content: tuple[Stored, ...]) -> None:
-        """Point the entries of values in inodes to these, and hash entries and block again.
-
-        Such an entry's hash is of its name and of the value's hash instead of the value.
-        """
-        at = ext.XattrBlockHeader.SIZE
-        hashes = []
-        for stored in content:
-            entry = ext.XattrEntry.unpack(bytes(block), at)
-            if stored.is_in_inode:
-                value_hash = crc32c(self._volume_seed, stored.value).to_bytes(4, "little")
-                entry = replace(
-                    entry,
-                    value_inode=self.value_numbers[stored.value],
-                    value_size=len(stored.value),
-                    hash=entry_hash(stored.suffix, value_hash),
-                )
-                block[at : at + entry.SIZE] = entry.pack()
-            hashes.append(entry.hash)
-            at += encoded_size(stored.suffix, b"")
-        header = ext.XattrBlockHeader.unpack(bytes(block))
-        block[: header.SIZE] = replace(header, hash=block_hash(hashes)).pack()
+    def _linked(self, stored: RawXattr) -> RawXattr:
+        """Return an attribute as its block holds it: without a value that is in an inode."""
+        if not stored.value_inode:
+            return stored
+        return stored.moved(self._parameters.volume_seed, self.value_numbers[stored.value])
