@@ -43,7 +43,6 @@ from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import (
     FILE_FLAGS_ONLY,
     RESTORED_INODE_FLAGS,
-    Incompat,
     InodeFlags,
     InodeNumber,
     RoCompat,
@@ -192,7 +191,11 @@ class ExtEditor(ExtVolume):
         if kind in (Kind.FILE, Kind.DIRECTORY):
             session.contents.start(inode)
         inode.record.flags |= self._settable(node.flags, kind)
-        if is_directory and self._folds_case and node.flags & InodeFlags.CASEFOLD:
+        if (
+            is_directory
+            and self.metadata.superblock.folds_case
+            and node.flags & InodeFlags.CASEFOLD
+        ):
             inode.record.flags |= InodeFlags.CASEFOLD
         if is_directory and where.is_folded:
             inode.record.flags |= InodeFlags.CASEFOLD
@@ -216,20 +219,14 @@ class ExtEditor(ExtVolume):
         return kept if kind in (Kind.FILE, Kind.DIRECTORY) else kept & ~FILE_FLAGS_ONLY
 
     @property
-    def _folds_case(self) -> bool:
-        return bool(self.metadata.superblock.feature_incompat & Incompat.CASEFOLD)
-
-    @property
-    def _has_projects(self) -> bool:
-        return bool(self.metadata.superblock.feature_ro_compat & RoCompat.PROJECT)
-
-    @property
     def _settable_flags(self) -> int:
-        return _SETTABLE_FLAGS | (int(InodeFlags.PROJINHERIT) if self._has_projects else 0)
+        return _SETTABLE_FLAGS | (
+            int(InodeFlags.PROJINHERIT) if self.metadata.superblock.has_projects else 0
+        )
 
     def _inherit_project(self, parent: OpenInode, inode: OpenInode) -> None:
         """Hand down the project of a directory that says so."""
-        if not self._has_projects or not parent.has(InodeFlags.PROJINHERIT):
+        if not self.metadata.superblock.has_projects or not parent.has(InodeFlags.PROJINHERIT):
             return
         if inode.can_have_project:
             inode.set_project(parent.record.project)

@@ -81,6 +81,46 @@ KNOWN_RO_COMPAT = sum(
 )
 
 
+class Feature:
+    """Whether a word of feature flags has one of `flags`: an attribute of a class `Features`."""
+
+    def __init__(self, flags: Compat | Incompat | RoCompat) -> None:
+        self._word, self._flags = _WORDS[type(flags)], int(flags)
+
+    def __get__(self, owner: Features, kind: type[Features]) -> bool:
+        return bool(getattr(owner, self._word) & self._flags)
+
+
+_WORDS: dict[type, str] = {
+    Compat: "feature_compat",
+    Incompat: "feature_incompat",
+    RoCompat: "feature_ro_compat",
+}
+
+
+class Features:
+    """What the three words of feature flags say, of a superblock or of one to be made."""
+
+    __slots__ = ()
+
+    has_journal = Feature(Compat.HAS_JOURNAL)
+    has_resize_inode = Feature(Compat.RESIZE_INODE)
+    has_directory_index = Feature(Compat.DIR_INDEX)
+    has_orphan_file = Feature(Compat.ORPHAN_FILE)
+    has_file_types = Feature(Incompat.FILETYPE)
+    has_meta_groups = Feature(Incompat.META_BG)
+    has_extents = Feature(Incompat.EXTENTS)
+    is_64bit = Feature(Incompat.BIT64)
+    has_mmp = Feature(Incompat.MMP)
+    has_value_inodes = Feature(Incompat.EA_INODE)  # of attributes
+    has_large_directories = Feature(Incompat.LARGEDIR)
+    folds_case = Feature(Incompat.CASEFOLD)
+    has_projects = Feature(RoCompat.PROJECT)
+    has_metadata_checksums = Feature(RoCompat.METADATA_CSUM)
+    # Parts of bitmaps and inode tables may be left unwritten.
+    has_group_checksums = Feature(RoCompat.METADATA_CSUM | RoCompat.GDT_CSUM)
+
+
 class State(IntFlag):
     """Superblock `state`."""
 

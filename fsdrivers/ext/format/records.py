@@ -15,7 +15,7 @@ from typing import Annotated
 
 import construct
 
-from fsdrivers.ext.format.flags import Incompat, RoCompat
+from fsdrivers.ext.format.flags import Features
 from fsdrivers.record import Record, record, u8, u16, u32, u64
 
 i32 = Annotated[int, construct.Int32sl]
@@ -32,7 +32,7 @@ MIN_DESCRIPTOR_SIZE_64 = 64
 
 
 @record(size=1024)
-class Superblock(Record):
+class Superblock(Record, Features):
     """Source: [kernel-ext4] "Super Block"."""
 
     inodes_count: u32
@@ -159,22 +159,6 @@ class Superblock(Record):
     @property
     def free_blocks(self) -> int:
         return self.free_blocks_low | (self.free_blocks_high << 32 if self.is_64bit else 0)
-
-    @property
-    def is_64bit(self) -> bool:
-        return bool(self.feature_incompat & Incompat.BIT64)
-
-    @property
-    def has_metadata_checksums(self) -> bool:
-        return bool(self.feature_ro_compat & RoCompat.METADATA_CSUM)
-
-    @property
-    def has_group_checksums(self) -> bool:
-        return bool(self.feature_ro_compat & (RoCompat.METADATA_CSUM | RoCompat.GDT_CSUM))
-
-    @property
-    def has_file_types(self) -> bool:
-        return bool(self.feature_incompat & Incompat.FILETYPE)
 
 
 @record(size=32)

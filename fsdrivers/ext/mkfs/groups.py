@@ -12,9 +12,10 @@ to be zeros or inodes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
+from fsdrivers.bits import set_bits
 from fsdrivers.ext.checksum import bitmap_checksum, seal_group_descriptor
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import GroupFlags
@@ -32,61 +33,42 @@ class Group:
     inode_bitmap: bytes | None
 
 
+@dataclass(slots=True)
 class GroupBuilder:
     """Makes the groups of one volume; equal bitmaps are made once."""
 
-    def __init__(
-        self,
-        parameters: Parameters,
-        geometry: Geometry,
-        *,
-        used_end: int,
-        last_inode: int,
-        directories: Sequence[int],
-        is_blank: bool,
-    ) -> None:
-        """Take what decides all counts.
+    parameters: Parameters
+    geometry: Geometry
+    used_end: int  # first block behind everything allocated
+    last_inode: int  # highest one in use
+    directories: list[int]  # how many each group has
+    is_blank: bool  # what is not written reads as zeros
+    _bitmaps: dict[tuple[Run, ...], tuple[bytes, int]] = field(default_factory=dict)
 
-        Args:
-            parameters: of the volume.
-            geometry: places of its metadata.
-            used_end: first block behind everything allocated.
-            last_inode: highest inode in use.
-            directories: inode numbers of all directories.
-            is_blank: whether what is not written reads as zeros.
-        """
-        self._parameters = parameters
-        self._geometry = geometry
-        self._used_end = used_end
-        self._last_inode = last_inode
-        self._is_blank = is_blank
-        self._bitmaps: dict[tuple[Run, ...], bytes] = {}
-        self._checksums: dict[tuple[Run, ...], int] = {}
-        self._seed = parameters.volume_seed if parameters.has_metadata_checksums else None
-        per_group = parameters.inodes_per_group
-        self._directories = [0] * geometry.shape.groups
-        for number in directories:
-            self._directories[(number - 1) // per_group] += 1
+    @property
+    def _seed(self) -> int | None:
+        parameters = self.parameters
+        return parameters.volume_seed if parameters.has_metadata_checksums else None
 
     def inodes_used(self, group: int) -> int:
         """Return how many inodes of a group are in use, all at its start."""
-        per_group = self._parameters.inodes_per_group
-        return max(min(self._last_inode - group * per_group, per_group), 0)
+        per_group = self.parameters.inodes_per_group
+        return max(min(self.last_inode - group * per_group, per_group), 0)
 
     def table_blocks_written(self, group: int) -> int:
         """Return the blocks of a group's inode table that must be written."""
-        shape = self._geometry.shape
-        if self._parameters.has_group_checksums or self._is_blank:
+        shape = self.geometry.shape
+        if self.parameters.has_group_checksums or self.is_blank:
             return -(-self.inodes_used(group) * shape.inode_size // shape.block_size)
         return shape.inode_table_blocks
 
     def iter_groups(self) -> Iterator[Group]:
         """Yield every group in order."""
-        for group in range(self._geometry.shape.groups):
+        for group in range(self.geometry.shape.groups):
             yield self._group(group)
 
     def _group(self, group: int) -> Group:
-        geometry, parameters = self._geometry, self._parameters
+        geometry, parameters = self.geometry, self.parameters
         shape = geometry.shape
         bits, ratio = shape.clusters_per_group, shape.cluster_blocks
         start, end = shape.group_start(group), shape.group_end(group)
@@ -111,7 +93,7 @@ class GroupBuilder:
                 [(0, used_inodes)], parameters.inodes_per_group
             )
         if parameters.has_group_checksums and (
-            self._is_blank or self.table_blocks_written(group) == shape.inode_table_blocks
+            self.is_blank or self.table_blocks_written(group) == shape.inode_table_blocks
         ):
             flags |= GroupFlags.INODE_ZEROED
         free = clusters - used
@@ -122,11 +104,11 @@ class GroupBuilder:
 
     def _used_runs(self, group: int) -> list[Run]:
         """Return what is in use of a group, ascending, in whole clusters."""
-        shape = self._geometry.shape
+        shape = self.geometry.shape
         start, end = shape.group_start(group), shape.group_end(group)
-        split = min(max(self._used_end, start), end)
+        split = min(max(self.used_end, start), end)
         runs = [(start, split - start)] if split > start else []
-        return runs + self._geometry.fixed_runs_within(split, end)
+        return runs + self.geometry.fixed_runs_within(split, end)
 
     def _can_leave_block_bitmap(self, group: int, used: int) -> bool:
         """Tell whether a group's own metadata is all there is in it.
@@ -134,36 +116,38 @@ class GroupBuilder:
         The last group's bitmap is always written, as mke2fs does: it has bits behind the end.
         So are those of bigalloc, where metadata of several groups may share a cluster.
         """
-        if self._parameters.cluster_blocks > 1:
+        if self.parameters.cluster_blocks > 1:
             return False
-        if not self._parameters.has_group_checksums or group in (
+        if not self.parameters.has_group_checksums or group in (
             0,
-            self._geometry.shape.groups - 1,
+            self.geometry.shape.groups - 1,
         ):
             return False
-        return used == self._geometry.own_blocks(group)
+        return used == self.geometry.own_blocks(group)
 
     def _bitmap(self, runs: list[Run], bits: int) -> tuple[bytes, int]:
         """Return a block with the bits of `runs` and all behind `bits` set, and its checksum."""
-        total = 8 * self._parameters.block_size
+        total = 8 * self.parameters.block_size
         key = (*runs, (bits, total - bits))
         found = self._bitmaps.get(key)
         if found is None:
-            found = self._bitmaps[key] = bitmap_of(key, total)
-            checksum = 0 if self._seed is None else bitmap_checksum(self._seed, found, bits)
-            self._checksums[key] = checksum
-        return found, self._checksums[key]
+            made = bytearray(total // 8)
+            for start, count in key:
+                set_bits(made, start, count)
+            checksum = 0 if self._seed is None else bitmap_checksum(self._seed, made, bits)
+            found = self._bitmaps[key] = bytes(made), checksum
+        return found
 
     def _descriptor(
         self, group: int, free: int, used_inodes: int, flags: int, checksums: tuple[int, int]
     ) -> bytes:
-        geometry, parameters = self._geometry, self._parameters
+        geometry, parameters = self.geometry, self.parameters
         block_bitmap = geometry.block_bitmaps[group]
         inode_bitmap = geometry.inode_bitmaps[group]
         inode_table = geometry.inode_tables[group]
         free_inodes = parameters.inodes_per_group - used_inodes
         unused = free_inodes if parameters.has_group_checksums else 0
-        directories = self._directories[group]
+        directories = self.directories[group]
         places = (block_bitmap, inode_bitmap, inode_table)
         counts = (free, free_inodes, directories)
         values = [
@@ -190,22 +174,3 @@ class GroupBuilder:
         if parameters.has_group_checksums:
             seal_group_descriptor(data, group, seed=self._seed, uuid=parameters.uuid)
         return bytes(data)
-
-
-def bitmap_of(runs: Sequence[Run], total: int) -> bytes:
-    """Return a bitmap of `total` bits (a multiple of 8) with the bits of `runs` set."""
-    bitmap = bytearray(total // 8)
-    for start, count in runs:
-        if not count:
-            continue
-        end = start + count
-        first, last = start + 7 >> 3, end >> 3  # whole bytes
-        if first > last:
-            bitmap[last] |= (1 << end - 8 * last) - (1 << start - 8 * last)
-            continue
-        bitmap[first:last] = b"\xff" * (last - first)
-        if start & 7:
-            bitmap[first - 1] |= 0xFF << (start & 7) & 0xFF
-        if end & 7:
-            bitmap[last] |= (1 << (end & 7)) - 1
-    return bytes(bitmap)

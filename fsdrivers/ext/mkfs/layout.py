@@ -45,13 +45,12 @@ class ExtLayout:
         self.block_size = self.parameters.block_size
         self.journal_blocks = planner.journal_blocks
         self._shift = self.block_size.bit_length() - 1
+        directories = [0] * self.geometry.shape.groups
+        for directory in planner.tree.directories:
+            directories[(directory.number - 1) // self.parameters.inodes_per_group] += 1
+        used_end, last_inode = planner.space.position, planner.tree.last_inode
         self._groups = GroupBuilder(
-            self.parameters,
-            self.geometry,
-            used_end=planner.space.position,
-            last_inode=planner.tree.last_inode,
-            directories=[directory.number for directory in planner.tree.directories],
-            is_blank=is_blank,
+            self.parameters, self.geometry, used_end, last_inode, directories, is_blank
         )
         made: list[Group] = list(self._groups.iter_groups())
         self._made = made

@@ -21,6 +21,7 @@ from fsdrivers.ext.format.flags import (
     KNOWN_RO_COMPAT,
     RESTORED_INODE_FLAGS,
     Compat,
+    Features,
     HashVersion,
     Incompat,
     InodeFlags,
@@ -38,11 +39,18 @@ SUPPORTED_INCOMPAT = KNOWN_INCOMPAT - Incompat.RECOVER
 SUPPORTED_RO_COMPAT = KNOWN_RO_COMPAT - RoCompat.BTREE_DIR - RoCompat.ORPHAN_PRESENT
 MAX_CLUSTER_SIZE = 1 << geometry.MAX_LOG_CLUSTER_SIZE + 10  # bytes
 PROJECT_EXTRA_ISIZE = ext.InodeExtended.SIZE - ext.OLD_INODE_SIZE  # bytes
+_USUALLY_ZERO = (
+    "reserved_blocks", "feature_compat", "default_mount_options", "reserved_uid", "reserved_gid",
+    "reserved_gdt_blocks", "first_meta_group", "mmp_update_interval", "encoding",
+    "encoding_flags", "encryption_level", "log_groups_per_flex", "journal_blocks",
+    "min_extra_isize", "want_extra_isize", "raid_stride", "raid_stripe_width", "checksum_seed",
+    "check_interval_s", "mkfs_time_s",
+)  # fmt: skip
 _FEATURE_NAMES = {"BIT64": "64bit", "GDT_CSUM": "uninit_bg", "CSUM_SEED": "metadata_csum_seed"}
 
 
 @dataclass(frozen=True, slots=True)
-class Parameters:
+class Parameters(Features):
     """One field for each thing that is recorded.  Sizes in bytes unless named otherwise."""
 
     block_size: int
@@ -95,10 +103,6 @@ class Parameters:
     boot_block: bytes  # at most the 1024 bytes before the superblock
 
     @property
-    def has_journal(self) -> bool:
-        return bool(self.feature_compat & Compat.HAS_JOURNAL)
-
-    @property
     def cluster_size(self) -> int:
         return self.block_size * self.cluster_blocks
 
@@ -116,67 +120,14 @@ class Parameters:
         return blocks + -blocks % self.cluster_blocks
 
     @property
-    def has_meta_groups(self) -> bool:
-        return bool(self.feature_incompat & Incompat.META_BG)
-
-    @property
-    def has_mmp(self) -> bool:
-        return bool(self.feature_incompat & Incompat.MMP)
-
-    @property
-    def has_projects(self) -> bool:
-        return bool(self.feature_ro_compat & RoCompat.PROJECT)
-
-    @property
-    def has_resize_inode(self) -> bool:
-        return bool(self.feature_compat & Compat.RESIZE_INODE)
-
-    @property
-    def has_orphan_file(self) -> bool:
-        return bool(self.feature_compat & Compat.ORPHAN_FILE)
-
-    @property
-    def has_directory_index(self) -> bool:
-        return bool(self.feature_compat & Compat.DIR_INDEX)
-
-    @property
-    def has_large_directories(self) -> bool:
-        return bool(self.feature_incompat & Incompat.LARGEDIR)
-
-    @property
-    def has_extents(self) -> bool:
-        return bool(self.feature_incompat & Incompat.EXTENTS)
-
-    @property
-    def has_value_inodes(self) -> bool:
-        return bool(self.feature_incompat & Incompat.EA_INODE)
-
-    @property
-    def has_file_types(self) -> bool:
-        return bool(self.feature_incompat & Incompat.FILETYPE)
-
-    @property
-    def has_metadata_checksums(self) -> bool:
-        return bool(self.feature_ro_compat & RoCompat.METADATA_CSUM)
-
-    @property
-    def has_group_checksums(self) -> bool:
-        """Whether parts of bitmaps and inode tables may be left unwritten."""
-        return bool(self.feature_ro_compat & (RoCompat.METADATA_CSUM | RoCompat.GDT_CSUM))
-
-    @property
     def kept_flags(self) -> int:
         """The flags of nodes that inodes of this volume can have."""
         kept = int(RESTORED_INODE_FLAGS)
         if not self.has_projects:
             kept &= ~int(InodeFlags.PROJINHERIT)
-        if not self.feature_incompat & Incompat.CASEFOLD:
+        if not self.folds_case:
             kept &= ~int(InodeFlags.CASEFOLD)
         return kept
-
-    @property
-    def is_64bit(self) -> bool:
-        return bool(self.feature_incompat & Incompat.BIT64)
 
     @property
     def direct_file_size(self) -> int:
@@ -251,18 +202,17 @@ def parameters_of(description: Description) -> Parameters:
     if description.get("is_journal_external"):
         raise UnsupportedError("ext journal on another device")
     made = Parameters(
+        **{name: number(name, 0) for name in _USUALLY_ZERO},
         block_size=block_size,
         cluster_blocks=max(cluster_size // max(block_size, 1), 1),
         total_blocks=number("blocks_count"),
         total_inodes=number("inodes_count"),
-        reserved_blocks=number("reserved_blocks", 0),
         blocks_per_group=number("blocks_per_group", 8 * block_size),
         inodes_per_group=number("inodes_per_group"),
         inode_size=number("inode_size", ext.OLD_INODE_SIZE),
         descriptor_size=max(number("descriptor_size", 32), 64) if is_64bit else 32,
         first_inode=number("first_inode", ext.OLD_FIRST_INODE),
         revision=revision,
-        feature_compat=number("feature_compat", 0),
         feature_incompat=incompat,
         feature_ro_compat=ro_compat,
         uuid=_uuid_bytes(description),
@@ -271,30 +221,12 @@ def parameters_of(description: Description) -> Parameters:
         hash_seed=data("hash_seed") or bytes(16),
         default_hash_version=number("default_hash_version", HashVersion.HALF_MD4),
         flags=number("flags", SuperFlags.SIGNED_HASH),
-        default_mount_options=number("default_mount_options", 0),
         mount_options=data("mount_options"),
         errors=number("errors", 1),
-        reserved_uid=number("reserved_uid", 0),
-        reserved_gid=number("reserved_gid", 0),
-        reserved_gdt_blocks=number("reserved_gdt_blocks", 0),
-        first_meta_group=number("first_meta_group", 0),
-        mmp_update_interval=number("mmp_update_interval", 0),
-        encoding=number("encoding", 0),
-        encoding_flags=number("encoding_flags", 0),
-        encryption_level=number("encryption_level", 0),
         encryption_algorithms=data("encryption_algorithms"),
         encryption_salt=data("encryption_salt"),
         quotas=quotas_of(description) if ro_compat & RoCompat.QUOTA else (),
-        log_groups_per_flex=number("log_groups_per_flex", 0),
-        journal_blocks=number("journal_blocks", 0),
-        min_extra_isize=number("min_extra_isize", 0),
-        want_extra_isize=number("want_extra_isize", 0),
-        raid_stride=number("raid_stride", 0),
-        raid_stripe_width=number("raid_stripe_width", 0),
-        checksum_seed=number("checksum_seed", 0),
         max_mount_count=number("max_mount_count", 0xFFFF),
-        check_interval_s=number("check_interval_s", 0),
-        mkfs_time_s=number("mkfs_time_s", 0),
         orphan_file_blocks=-(-number("orphan_file_size", 0) // max(block_size, 1)),
         backup_groups=_backup_groups(description),
         fast_commit_blocks=number("journal_fast_commit_blocks", 0),
