@@ -380,6 +380,6 @@ def match_disks(
     """
     if len(targets) != len(disks):
         raise LayoutUnsupportedError(
-            f"the machine has {len(disks)} disk(s), {len(targets)} target(s) were given"
+            f"the machine has {plural(len(disks), 'disk')}, but {len(targets)} targets were named"
         )
     return {disk.number: target for disk, target in zip(disks, targets, strict=True)}

@@ -79,7 +79,7 @@ class DiskSource:
         """Inspect, then walk volumes for as long as `is_waiting`, as nothing else is to be done.
 
         Raises:
-            NoSourceError: there is no such disk, or it may not be read.
+            NoSourceError: there is no such disk, or reading it is not permitted.
         """
         self._prepared = self.inspect(allow_raw=allow_raw)
         for partition in self._disk.partitions if self._disk else ():
@@ -90,7 +90,7 @@ class DiskSource:
         """Open the disk and look at all its partitions.
 
         Raises:
-            NoSourceError: there is no such disk, or it may not be read.
+            NoSourceError: there is no such disk, or reading it is not permitted.
         """
         prepared, self._prepared = self._prepared, None
         if prepared is not None:

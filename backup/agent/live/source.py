@@ -56,7 +56,7 @@ class LiveSource:
         """Open all disks and look at their partitions.
 
         Raises:
-            NoSourceError: there is no disk, or they may not be read.
+            NoSourceError: there is no disk, or reading one is not permitted.
         """
         if not self.machine.disks:
             raise NoSourceError("this machine has no disk that could be backed up")
@@ -79,7 +79,7 @@ class LiveSource:
             except DeviceError as error:
                 if isinstance(error.__cause__, PermissionError):
                     raise NoSourceError(
-                        f"{disk.path} may not be read: the agent must run as root"
+                        f"{disk.path} cannot be read without permission: run the agent as root"
                     ) from error
                 problems.append(Problem(disk.path, f"it cannot be read: {error}"))
                 continue
