@@ -50,11 +50,6 @@ def mount(
     _check(result, target)
 
 
-def unmount(target: str) -> None:
-    """Unmount `target`; see umount(2)."""
-    _check(_libc.umount(os.fsencode(target)), target)
-
-
 def init_module(name: str, image: bytes, parameters: str = "") -> None:
     """Load a kernel module from memory; see init_module(2).
 

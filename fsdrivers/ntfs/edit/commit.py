@@ -54,7 +54,7 @@ from fsdrivers.ntfs.edit.files import Files
 from fsdrivers.ntfs.edit.records import Records
 from fsdrivers.ntfs.edit.rounds import has_index, rounds_of
 from fsdrivers.ntfs.edit.storage import BlockUse
-from fsdrivers.ntfs.edit.store import Item, ItemKind, Place, Store
+from fsdrivers.ntfs.edit.store import Item, ItemKind, Store
 from fsdrivers.ntfs.fixups import open_record
 from fsdrivers.ntfs.format.records import (
     FILE_MAGIC,
@@ -100,7 +100,7 @@ class Committer:
         freed = [bits.write_freed() for bits in self._bitmaps]
         bits = [item for item in items if item.kind is ItemKind.BITS]
         for item in bits:
-            self._write(store.items[item], store.item_data(item))
+            store.write_parts(store.items[item], store.item_data(item))
         if any(freed) or bits:
             store.flush()
         store.written()
@@ -116,7 +116,7 @@ class Committer:
             old = int.from_bytes(store.item_on_medium(item), "little")
             data = store.item_data(item)
             merged = old | int.from_bytes(data, "little")
-            self._write(store.items[item], merged.to_bytes(len(data), "little"))
+            store.write_parts(store.items[item], merged.to_bytes(len(data), "little"))
         if any(taken) or items:
             store.flush()
 
@@ -171,15 +171,7 @@ class Committer:
         store = self._store
         for item in items:
             data = store.item_data(item)
-            self._write(store.items[item], data)
+            store.write_parts(store.items[item], data)
             if item.kind is ItemKind.RECORD:
-                mirror = self._records.mirror_places(item.number)
-                if mirror:
-                    self._write(mirror, data)
+                store.write_parts(self._records.mirror_places(item.number), data)
         store.flush()
-
-    def _write(self, places: Sequence[Place], data: bytes) -> None:
-        at = 0
-        for position, length in places:
-            self._store.write(position, data[at : at + length])
-            at += length

@@ -20,6 +20,7 @@ from typing import Final
 from fsdrivers.errors import UnsupportedError
 from fsdrivers.ntfs.edit.attributes import EditAttribute, OpenFile, slice_runs
 from fsdrivers.ntfs.edit.files import Files
+from fsdrivers.ntfs.edit.store import clipped
 from fsdrivers.ntfs.edit.values import Values, mapped_runs
 from fsdrivers.ntfs.format.attributes import COMPRESSION_UNIT_SHIFT, AttributeFlag
 from fsdrivers.ntfs.runs import HOLE, Run, join_runs
@@ -173,10 +174,7 @@ class Contents:
 
     def _zero(self, mapped: list[tuple[int, int, int]], start: int, end: int) -> None:
         """Write zeros over what is allocated of a part of a stream."""
-        for offset, length, position in mapped:
-            low, high = max(start, offset), min(end, offset + length)
-            if low < high:
-                self._waiting.append((position + low - offset, high - low))
+        self._waiting += [(position, size) for _, size, position in clipped(mapped, start, end)]
 
     def _zero_edges(
         self, mapped: list[tuple[int, int, int]], fresh: list[Run], offset: int, end: int
@@ -190,12 +188,8 @@ class Contents:
 
     def _put(self, mapped: list[tuple[int, int, int]], offset: int, data: memoryview) -> None:
         """Write content where it belongs."""
-        end = offset + len(data)
-        for start, length, position in mapped:
-            low, high = max(offset, start), min(end, start + length)
-            if low < high:
-                part = data[low - offset : high - offset]
-                self._waiting.append((position + low - start, part))
+        for low, size, position in clipped(mapped, offset, offset + len(data)):
+            self._waiting.append((position, data[low - offset : low - offset + size]))
 
     def truncate(self, file: OpenFile, attribute: EditAttribute, size: int) -> None:
         """Make a stream `size` bytes long.

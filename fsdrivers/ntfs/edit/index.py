@@ -3,7 +3,7 @@
 
 An index is a B-tree whose keys stand in inner nodes too.  Its root is the value of an attribute
 in an MFT record, its other nodes are blocks of $INDEX_ALLOCATION.  `IndexEditor` finds, inserts,
-removes and replaces entries; where the bytes come from and go to, an `IndexStorage` knows.
+removes and replaces entries; where the bytes come from and go to, a `Storage` knows.
 
 Order of writes.  A change is worked out in memory and its blocks are reserved before the first
 write, so what does not fit changes nothing.  Then come, in this order:
@@ -32,17 +32,12 @@ from fsdrivers.errors import AlreadyExistsError, CorruptError, NotFoundError, Un
 from fsdrivers.ntfs.edit.index_nodes import (
     ROOT,
     IndexNodes,
-    IndexStorage,
     Path,
     Step,
     check_depth,
 )
-from fsdrivers.ntfs.edit.nodes import (
-    LEAF_END_SIZE,
-    Entry,
-    Node,
-    Order,
-)
+from fsdrivers.ntfs.edit.nodes import LEAF_END_SIZE, Entry, Node, Order
+from fsdrivers.ntfs.edit.storage import Storage
 from fsdrivers.ntfs.edit.tree import Change, Rebalancing
 from fsdrivers.ntfs.format.index import SUBNODE_VCN_SIZE
 from fsdrivers.ntfs.index import units_of_key
@@ -52,7 +47,7 @@ from fsdrivers.ntfs.upcase import UpCase
 class IndexEditor:
     """One index, for reading and changing; nobody else changes it meanwhile."""
 
-    def __init__(self, storage: IndexStorage, order: Order) -> None:
+    def __init__(self, storage: Storage, order: Order) -> None:
         """Take an index.
 
         Args:

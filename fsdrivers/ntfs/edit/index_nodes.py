@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nodes of one index, the way through them, and where they are stored."""
+"""The nodes of one index, and the way through them."""
 
 from __future__ import annotations
 
 from itertools import islice
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from fsdrivers.errors import CorruptError
 from fsdrivers.ntfs.edit.nodes import (
@@ -15,6 +15,7 @@ from fsdrivers.ntfs.edit.nodes import (
     unpack_block,
     unpack_root,
 )
+from fsdrivers.ntfs.edit.storage import Storage
 
 ROOT: Final = -1  # stands for the root where blocks have their VCN
 _MAXIMUM_CACHED: Final = 8192  # nodes; some 5 KiB each
@@ -31,67 +32,10 @@ class Step(NamedTuple):
 Path = list[Step]
 
 
-class IndexStorage(Protocol):
-    """Where the nodes of one index are; nothing in it knows what a tree is."""
-
-    block_size: int  # bytes of a block
-    vcn_step: int  # by how much the VCNs of neighbouring blocks differ
-
-    def root_limit(self) -> int:
-        """Return the bytes that the root's value may have now, its 32 bytes of heads included.
-
-        At least 64.  It may become less when a block is allocated, as the attributes that
-        describe blocks share a record with the root.
-        """
-        ...
-
-    def read_root(self) -> bytes:
-        """Return the value of $INDEX_ROOT."""
-        ...
-
-    def write_root(self, value: bytes) -> None:
-        """Replace the value of $INDEX_ROOT, by one not longer than `root_limit`."""
-        ...
-
-    def read_block(self, vcn: int) -> bytes:
-        """Return a block whose update sequence was opened, `block_size` bytes.
-
-        Raises:
-            CorruptError: there is no such block, or it was written in part.
-        """
-        ...
-
-    def write_block(self, vcn: int, data: bytes) -> None:
-        """Write a block, `block_size` bytes, not sealed; the storage seals it.
-
-        The first write of an allocated block also marks it in the index's $BITMAP, after the
-        block itself, so that no marked block is ever nonsense.
-        """
-        ...
-
-    def allocate_block(self) -> int:
-        """Return the VCN of a block for a new node; no other call returns it until it is freed.
-
-        Makes $INDEX_ALLOCATION and $BITMAP if there are none, or longer.
-
-        Raises:
-            NoSpaceError: there is no room; nothing has changed.
-        """
-        ...
-
-    def free_block(self, vcn: int) -> None:
-        """Give a block back, also one that was allocated and never written."""
-        ...
-
-    def drop_allocation(self) -> None:
-        """Remove $INDEX_ALLOCATION and $BITMAP, of which no block is in use; or do nothing."""
-        ...
-
-
 class IndexNodes:
     """The nodes of an index, read once and written when they change."""
 
-    def __init__(self, storage: IndexStorage) -> None:
+    def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self._cache: dict[int, Node] = {}
 

@@ -20,7 +20,7 @@ from fsdrivers.errors import CorruptError, NoSpaceError
 from fsdrivers.ntfs import fixups
 from fsdrivers.ntfs.attributes import Attribute, unpack_attributes
 from fsdrivers.ntfs.edit.bits import Bits
-from fsdrivers.ntfs.edit.store import Item, ItemKind, Place, Store
+from fsdrivers.ntfs.edit.store import Item, ItemKind, Place, Store, clipped
 from fsdrivers.ntfs.format.attributes import ATTRIBUTES_END, END_SIZE
 from fsdrivers.ntfs.format.records import (
     FILE_MAGIC,
@@ -102,11 +102,8 @@ class LiveMft(Mft):
 
 def places_of(mapped: Sequence[tuple[int, int, int]], offset: int, length: int) -> list[Place]:
     """Return the positions and lengths that a range of a stream without holes has."""
-    made, end = list[Place](), offset + length
-    for start, size, position in mapped:
-        low, high = max(offset, start), min(end, start + size)
-        if low < high:
-            made.append((position + low - start, high - low))
+    parts = clipped(mapped, offset, offset + length)
+    made = [(position, size) for _, size, position in parts]
     if sum(size for _, size in made) != length:
         raise CorruptError("a part of a system file is not allocated", None, length, offset)
     return made

@@ -14,11 +14,14 @@ Source: [ntfs-3g] libntfs-3g/security.c; measured layout in `security`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from fsdrivers.errors import CorruptError, NoSpaceError, NotFoundError, UnsupportedError
+from fsdrivers.ntfs.edit.attributes import OpenFile
 from fsdrivers.ntfs.edit.index import IndexEditor
 from fsdrivers.ntfs.edit.nodes import Entry
+from fsdrivers.ntfs.edit.session import Session
+from fsdrivers.ntfs.format.attributes import AttributeType
 from fsdrivers.ntfs.format.index import (
     FIRST_SECURITY_ID,
     SECURITY_ALIGNMENT,
@@ -28,36 +31,52 @@ from fsdrivers.ntfs.format.index import (
     SecurityHead,
     SecurityIdKey,
 )
+from fsdrivers.ntfs.format.records import SystemRecord
 from fsdrivers.ntfs.security import descriptor_hash
+from fsdrivers.ntfs.system import SECURITY_STREAM
 
 MAXIMUM_DESCRIPTOR: Final = SECURITY_BLOCK_SIZE - SecurityHead.SIZE  # bytes
+_DATA: Final = AttributeType.DATA.value
 _MAXIMUM_CACHED: Final = 1024  # descriptors
 _MINIMUM_DESCRIPTOR: Final = 20  # bytes: the head of a self-relative one, [MS-DTYP] 2.4.6
 
 
-class SecurityStream(Protocol):
+class SecurityContent:
     """The stream $SDS."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def _file(self) -> OpenFile:
+        return self._session.files.open(SystemRecord.SECURE)
 
     @property
     def size(self) -> int:
         """Bytes."""
-        ...
+        return self._file().get(_DATA, SECURITY_STREAM).size
 
     def read(self, offset: int, length: int) -> bytes:
         """Return bytes of the stream, fewer at its end."""
-        ...
+        attribute = self._file().get(_DATA, SECURITY_STREAM)
+        length = max(0, min(length, attribute.size - offset))
+        return self._session.contents.read(attribute, offset, length) if length else b""
 
     def write(self, offset: int, data: bytes) -> None:
-        """Write into the stream, which grows as needed; a gap reads as zeros.
+        """Write into the stream, which grows as needed; a gap becomes zeros, never a hole.
 
         Raises:
             NoSpaceError: nothing was written.
         """
-        ...
+        file = self._file()
+        attribute = file.get(_DATA, SECURITY_STREAM)
+        # What is written is not read again in the same operation: it waits for its end.
+        contents = self._session.contents
+        contents.write(file, attribute, offset, memoryview(data), with_holes=False)
 
     def truncate(self, size: int) -> None:
         """Make the stream shorter."""
-        ...
+        file = self._file()
+        self._session.contents.truncate(file, file.get(_DATA, SECURITY_STREAM), size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +92,7 @@ class _Place:
 class SecureEditor:
     """$Secure of one volume."""
 
-    def __init__(self, stream: SecurityStream, hashes: IndexEditor, ids: IndexEditor) -> None:
+    def __init__(self, stream: SecurityContent, hashes: IndexEditor, ids: IndexEditor) -> None:
         """Take the file's three parts.
 
         Args:

@@ -24,7 +24,7 @@ from fsdrivers.ntfs.edit.index import IndexEditor
 from fsdrivers.ntfs.edit.nodes import name_order, view_order
 from fsdrivers.ntfs.edit.records import LiveMft, Records, next_update
 from fsdrivers.ntfs.edit.storage import BlockUse, Storage
-from fsdrivers.ntfs.edit.store import Store
+from fsdrivers.ntfs.edit.store import Store, clipped
 from fsdrivers.ntfs.edit.values import Values
 from fsdrivers.ntfs.format.attributes import AttributeType, VolumeInformation
 from fsdrivers.ntfs.format.records import BOOT_SECTOR_SIZE, SystemRecord, VolumeFlag
@@ -100,10 +100,8 @@ class Session(EditSession):
 
         def write(offset: int, data: bytes) -> None:
             mapped = _content(self.mft, number, kind).mapped
-            for start, length, position in mapped:
-                low, high = max(offset, start), min(offset + len(data), start + length)
-                if low < high:
-                    self.store.write(position + low - start, data[low - offset : high - offset])
+            for low, length, position in clipped(mapped, offset, offset + len(data)):
+                self.store.write(position, data[low - offset : low - offset + length])
 
         return read, write
 
@@ -187,10 +185,7 @@ class Session(EditSession):
         places = self.mft.places(number)
         fixups.seal(record, next_update(self.store, places[0][0], record))
         for copy in (places, self.records.mirror_places(number)):
-            at = 0
-            for position, length in copy:
-                self.store.write(position, record[at : at + length])
-                at += length
+            self.store.write_parts(copy, record)
         self.store.flush()
         self.mft.forget(number)
 

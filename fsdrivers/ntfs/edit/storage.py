@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the nodes of an index are: what `edit.index_nodes` calls its storage.
+"""Where the nodes of an index are: in the record and outside it.
 
 The root is an attribute of the base record, blocks are in $INDEX_ALLOCATION, and a bitmap says
 which of them are in use.  Everything goes into the operation under way; what order it takes on
@@ -75,7 +75,10 @@ class BlockUse:
 
 
 class Storage:
-    """The nodes of one index; see `edit.index_nodes.IndexStorage` for what its methods promise."""
+    """The nodes of one index; nothing in it knows what a tree is."""
+
+    block_size: int  # bytes of a block
+    vcn_step: int  # by how much the VCNs of neighbouring blocks differ
 
     def __init__(
         self, files: Files, values: Values, use: BlockUse, number: int, name: bytes
@@ -107,7 +110,11 @@ class Storage:
         return self._file().get(kind, self._name)
 
     def root_limit(self) -> int:
-        """Return the bytes that the root's value may have now."""
+        """Return the bytes that the root's value may have now, its 32 bytes of heads included.
+
+        At least 64.  It may become less when a block is allocated, as the attributes that
+        describe blocks share a record with the root.
+        """
         file = self._file()
         reserve = 0 if file.find(_BLOCKS, self._name) is not None else _RESERVE
         return self._files.room_for_root(file, file.get(_ROOT, self._name), reserve)
@@ -120,13 +127,17 @@ class Storage:
         return value
 
     def write_root(self, value: bytes) -> None:
-        """Replace the value of $INDEX_ROOT."""
+        """Replace the value of $INDEX_ROOT, by one not longer than `root_limit`."""
         file = self._file()
         file.get(_ROOT, self._name).value = value
         file.touch()
 
     def read_block(self, vcn: int) -> bytes:
-        """Return an opened block."""
+        """Return a block whose update sequence was opened, `block_size` bytes.
+
+        Raises:
+            CorruptError: there is no such block, or it was written in part.
+        """
         attribute = self._get(_BLOCKS)
         offset = vcn * self._vcn_size
         if attribute.value is not None or offset + self.block_size > attribute.data_size:
@@ -144,7 +155,13 @@ class Storage:
         self._values.store.put(self._item(vcn), places, sealed)
 
     def allocate_block(self) -> int:
-        """Return the VCN of a block for a new node."""
+        """Return the VCN of a block for a new node; no other call returns it until it is freed.
+
+        Makes $INDEX_ALLOCATION and $BITMAP if there are none, or longer.
+
+        Raises:
+            NoSpaceError: there is no room; nothing has changed.
+        """
         file = self._file()
         bitmap = file.find(_BITMAP, self._name)
         bits = self._values.read(bitmap) if bitmap is not None else b""
@@ -195,7 +212,7 @@ class Storage:
         bitmap.data_size = bitmap.initialised_size = len(bits)
 
     def free_block(self, vcn: int) -> None:
-        """Give a block back."""
+        """Give a block back, also one that was allocated and never written."""
         file = self._file()
         bitmap = file.get(_BITMAP, self._name)
         block = vcn // self.vcn_step
@@ -209,7 +226,7 @@ class Storage:
         file.touch()
 
     def drop_allocation(self) -> None:
-        """Remove $INDEX_ALLOCATION and $BITMAP."""
+        """Remove $INDEX_ALLOCATION and $BITMAP, of which no block is in use; or do nothing."""
         file = self._file()
         for kind in (_BLOCKS, _BITMAP):
             attribute = file.find(kind, self._name)

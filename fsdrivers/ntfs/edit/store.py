@@ -9,7 +9,7 @@ Not here: the bitmaps of clusters and records (`edit.bits`), content (`edit.cont
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -70,6 +70,13 @@ class Store(LayeredDevice[bytes]):
                 at += UNIT
         self._changed_items[item] = places
 
+    def write_parts(self, places: Iterable[Place], data: bytes | bytearray) -> None:
+        """Write what stands in several places, one behind the other in `data`, to the medium."""
+        at = 0
+        for position, length in places:
+            self.write(position, data[at : at + length])
+            at += length
+
     @property
     def is_touched(self) -> bool:
         """Whether the operation under way has changed anything."""
@@ -102,3 +109,13 @@ class Store(LayeredDevice[bytes]):
     def _gather(places: Sequence[Place], read: Callable[[int, int], bytes]) -> bytes:
         parts = [read(position, length) for position, length in places]
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def clipped(
+    mapped: Iterable[tuple[int, int, int]], start: int, end: int
+) -> Iterator[tuple[int, int, int]]:
+    """Yield (offset, length, position) of what is mapped of a stream from `start` to `end`."""
+    for offset, length, position in mapped:
+        low, high = max(start, offset), min(end, offset + length)
+        if low < high:
+            yield low, high - low, position + low - offset

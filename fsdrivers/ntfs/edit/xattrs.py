@@ -18,7 +18,7 @@ from typing import Final
 from fsdrivers.errors import CorruptError, UnsupportedError, no_attribute
 from fsdrivers.ntfs.edit.attributes import EditAttribute, OpenFile
 from fsdrivers.ntfs.edit.objects import Objects
-from fsdrivers.ntfs.edit.secure import SecureEditor
+from fsdrivers.ntfs.edit.secure import SecureEditor, SecurityContent
 from fsdrivers.ntfs.edit.session import Session
 from fsdrivers.ntfs.edit.views import OBJECT_ID_SIZE, ObjectIdView, ReparseView
 from fsdrivers.ntfs.format.attributes import (
@@ -41,7 +41,7 @@ from fsdrivers.ntfs.nodes import (
     XATTR_OBJECT_ID,
     XATTR_REPARSE,
 )
-from fsdrivers.ntfs.system import SECURITY_STREAM, SystemFiles
+from fsdrivers.ntfs.system import SystemFiles
 from fsdrivers.printable import printable
 
 _REPARSE: Final = AttributeType.REPARSE_POINT.value
@@ -49,44 +49,9 @@ _OBJECT_ID: Final = AttributeType.OBJECT_ID.value
 _EA: Final = AttributeType.EA.value
 _EA_INFORMATION: Final = AttributeType.EA_INFORMATION.value
 _DESCRIPTOR: Final = AttributeType.SECURITY_DESCRIPTOR.value
-_DATA: Final = AttributeType.DATA.value
 _NEEDED: Final = 0x80  # in EaHead.flags
 _MICROSOFT: Final = 0x80000000  # in a reparse tag: no GUID follows the head
 _GUID_SIZE: Final = 16
-
-
-class SecurityContent:
-    """The stream $SDS, as `edit.secure` wants it."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def _file(self) -> OpenFile:
-        return self._session.files.open(SystemRecord.SECURE)
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return self._file().get(_DATA, SECURITY_STREAM).size
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return bytes of the stream, fewer at its end."""
-        attribute = self._file().get(_DATA, SECURITY_STREAM)
-        length = max(0, min(length, attribute.size - offset))
-        return self._session.contents.read(attribute, offset, length) if length else b""
-
-    def write(self, offset: int, data: bytes) -> None:
-        """Write into the stream, which never has holes."""
-        file = self._file()
-        attribute = file.get(_DATA, SECURITY_STREAM)
-        # What is written is not read again in the same operation: it waits for its end.
-        contents = self._session.contents
-        contents.write(file, attribute, offset, memoryview(data), with_holes=False)
-
-    def truncate(self, size: int) -> None:
-        """Make the stream shorter."""
-        file = self._file()
-        self._session.contents.truncate(file, file.get(_DATA, SECURITY_STREAM), size)
 
 
 class Xattrs:
