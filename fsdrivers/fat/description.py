@@ -26,23 +26,12 @@ from typing import Final, TypeVar
 import construct
 
 from fsdrivers.errors import CorruptError
+from fsdrivers.fat import format as fat
 from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE
-from fsdrivers.fat.format import (
-    BOOT_SECTOR_SIZE,
-    EXTENDED_SIGNATURES,
-    NO_LABEL,
-    NO_SECTOR,
-    Attribute,
-    BootFlag,
-    BootSector16,
-    BootSector32,
-    DirectoryEntry,
-    FsInfo,
-)
 from fsdrivers.fat.geometry import Geometry, geometry_of
 from fsdrivers.volume import Description, Kept, KeptKind, Plain, kept_facts
 
-_TRANSIENT_FLAGS: Final = (BootFlag.DIRTY | BootFlag.NEEDS_SURFACE_TEST).value
+_TRANSIENT_FLAGS: Final = (fat.BootFlag.DIRTY | fat.BootFlag.NEEDS_SURFACE_TEST).value
 _PLANNED: Final = frozenset(  # by the size of the volume and its sectors; and what are facts
     (
         "sector_size",
@@ -64,7 +53,7 @@ _T = TypeVar("_T")
 class Template:
     """A FAT volume without its content."""
 
-    boot: BootSector16 | BootSector32
+    boot: fat.BootSector16 | fat.BootSector32
     geometry: Geometry
     device_size: int
     reserved: dict[int, bytes]  # by sector number, trailing zeros cut
@@ -83,23 +72,25 @@ class Template:
         """Number of the reserved sector with a copy of the boot sector, None if there is none."""
         return self._reserved_sector("backup_sector")
 
-    def fsinfo(self, sector: int) -> FsInfo:
+    def fsinfo(self, sector: int) -> fat.FsInfo:
         """Return what the reserved sector `sector` says as FSInfo, valid or not."""
-        return FsInfo.unpack(
-            self.reserved.get(sector, b"")[: FsInfo.SIZE].ljust(FsInfo.SIZE, b"\0")
+        return fat.FsInfo.unpack(
+            self.reserved.get(sector, b"")[: fat.FsInfo.SIZE].ljust(fat.FsInfo.SIZE, b"\0")
         )
 
     def _reserved_sector(self, field: str) -> int | None:
         """Return a sector number that FAT32 names, if it is one of the reserved sectors."""
-        if not isinstance(self.boot, BootSector32):
+        if not isinstance(self.boot, fat.BootSector32):
             return None
         sector: int = getattr(self.boot, field)
-        return sector if sector not in NO_SECTOR and sector < self.boot.reserved_sectors else None
+        return (
+            sector if sector not in fat.NO_SECTOR and sector < self.boot.reserved_sectors else None
+        )
 
 
-def serial_of(boot: BootSector16 | BootSector32) -> str:
+def serial_of(boot: fat.BootSector16 | fat.BootSector32) -> str:
     """Return the serial as "5EC0-FEED", or nothing if the volume has none."""
-    if boot.boot_signature not in EXTENDED_SIGNATURES:
+    if boot.boot_signature not in fat.EXTENDED_SIGNATURES:
         return ""
     return f"{boot.serial >> 16:04X}-{boot.serial & 0xFFFF:04X}"
 
@@ -107,9 +98,9 @@ def serial_of(boot: BootSector16 | BootSector32) -> str:
 def label_of(template: Template) -> bytes:
     """Return the label: that of the root directory, else that of the boot sector."""
     if template.root_label is not None:
-        return DirectoryEntry.unpack(template.root_label[1]).name.rstrip(b" ")
+        return fat.DirectoryEntry.unpack(template.root_label[1]).name.rstrip(b" ")
     boot = template.boot
-    if boot.boot_signature != EXTENDED_SIGNATURES[-1] or boot.label == NO_LABEL:
+    if boot.boot_signature != fat.EXTENDED_SIGNATURES[-1] or boot.label == fat.NO_LABEL:
         return b""
     return boot.label.rstrip(b" \0")
 
@@ -155,7 +146,7 @@ def unpack_description(description: Description) -> Template:
         CorruptError: something is missing, of the wrong kind, or not of a FAT volume.
     """
     bpb = _get(description, "bpb", dict)
-    kind = BootSector32 if "fat_sectors_32" in bpb else BootSector16
+    kind = fat.BootSector32 if "fat_sectors_32" in bpb else fat.BootSector16
     try:
         boot = kind.unpack(kind(**bpb).pack())
     except (TypeError, ValueError, construct.ConstructError) as error:
@@ -173,8 +164,8 @@ def unpack_description(description: Description) -> Template:
     if description.get("root_label") is not None:
         label = _get(description, "root_label", dict)
         entry = _get(label, "entry", bytes)
-        if len(entry) != DirectoryEntry.SIZE or not (
-            DirectoryEntry.unpack(entry).attributes & Attribute.VOLUME_LABEL.value
+        if len(entry) != fat.DirectoryEntry.SIZE or not (
+            fat.DirectoryEntry.unpack(entry).attributes & fat.Attribute.VOLUME_LABEL.value
         ):
             raise CorruptError("description of a FAT volume, root_label", None, "a label", entry)
         root_label = (_get(label, "index", int), entry)
@@ -190,9 +181,11 @@ def unpack_description(description: Description) -> Template:
     )
 
 
-def boot_sector_bytes(boot: BootSector16 | BootSector32, raw: bytes, sector_size: int) -> bytes:
+def boot_sector_bytes(
+    boot: fat.BootSector16 | fat.BootSector32, raw: bytes, sector_size: int
+) -> bytes:
     """Return a whole boot sector: the code of `raw` under the fields of `boot`."""
-    sector = bytearray(raw[:sector_size].ljust(max(sector_size, BOOT_SECTOR_SIZE), b"\0"))
+    sector = bytearray(raw[:sector_size].ljust(max(sector_size, fat.BOOT_SECTOR_SIZE), b"\0"))
     sector[: boot.SIZE] = boot.pack()
     return bytes(sector)
 
@@ -224,7 +217,9 @@ def kept(recorded: Description, found: Description) -> Iterator[Kept]:
         return
     old, new = unpack_description(recorded), unpack_description(found)
     planned = _PLANNED
-    has_flags = old.boot.boot_signature in EXTENDED_SIGNATURES  # else they and the serial are code
+    has_flags = (
+        old.boot.boot_signature in fat.EXTENDED_SIGNATURES
+    )  # else they and the serial are code
     if has_flags:
         planned |= {"serial", "boot_flags"}
         flags = [template.boot.boot_flags & ~_TRANSIENT_FLAGS for template in (old, new)]
@@ -247,7 +242,7 @@ def _expected_sectors(old: Template, new: Template) -> dict[int, bytes]:
     size = new.geometry.sector_size
     made = {number: data[:size] for number, data in old.reserved.items()}
     boot = new.boot
-    if old.boot.boot_signature in EXTENDED_SIGNATURES:
+    if old.boot.boot_signature in fat.EXTENDED_SIGNATURES:
         boot = replace(boot, boot_flags=boot.boot_flags & ~_TRANSIENT_FLAGS)
     sector = made[0] = boot_sector_bytes(boot, made.get(0, b""), size)
     at, backup = old.fsinfo_sector, old.backup_sector
@@ -262,14 +257,14 @@ def _expected_sectors(old: Template, new: Template) -> dict[int, bytes]:
     return {number: data for number, data in made.items() if 0 <= number < count}
 
 
-def _with_hints(sector: bytes, found: FsInfo) -> bytes:
+def _with_hints(sector: bytes, found: fat.FsInfo) -> bytes:
     """Return an FSInfo sector that says of free clusters, and of itself, what `found` says."""
-    known = FsInfo.unpack(sector[: FsInfo.SIZE].ljust(FsInfo.SIZE, b"\0"))
+    known = fat.FsInfo.unpack(sector[: fat.FsInfo.SIZE].ljust(fat.FsInfo.SIZE, b"\0"))
     made = replace(found, reserved_4=known.reserved_4, reserved_1f0=known.reserved_1f0)
-    return made.pack() + sector[FsInfo.SIZE :]
+    return made.pack() + sector[fat.FsInfo.SIZE :]
 
 
-def _without_transient_flags(sector: bytes, boot: BootSector16 | BootSector32) -> bytes:
+def _without_transient_flags(sector: bytes, boot: fat.BootSector16 | fat.BootSector32) -> bytes:
     """Return a boot sector without what a user of the volume leaves behind."""
     at = boot.OFFSETS["boot_flags"]
     made = bytearray(sector.ljust(at + 1, b"\0"))

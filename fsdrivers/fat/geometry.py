@@ -16,16 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from fsdrivers.errors import CorruptError, NoSpaceError
-from fsdrivers.fat.format import (
-    FIRST_CLUSTER,
-    MAXIMUM_CLUSTERS,
-    MINIMUM_CLUSTERS,
-    ROOT_CLUSTER,
-    BootSector,
-    BootSector16,
-    BootSector32,
-    DirectoryEntry,
-)
+from fsdrivers.fat import format as fat
 
 SECTOR_SIZES = (512, 1024, 2048, 4096)
 LARGEST_CLUSTER_SIZE = 64 * 1024  # bytes; of volumes planned here, unless they had larger ones
@@ -85,12 +76,12 @@ class Geometry:
     def cluster_count(self) -> int:
         """Clusters that exist: they have room on the volume and an entry in the FAT."""
         on_volume = (self.size - self.data_position) // self.cluster_size
-        return max(0, min(on_volume, self.fat_size * 8 // self.bits - FIRST_CLUSTER))
+        return max(0, min(on_volume, self.fat_size * 8 // self.bits - fat.FIRST_CLUSTER))
 
     @property
     def last_cluster(self) -> int:
         """Number of the last cluster that exists."""
-        return FIRST_CLUSTER + self.cluster_count - 1
+        return fat.FIRST_CLUSTER + self.cluster_count - 1
 
     @property
     def metadata_size(self) -> int:
@@ -107,7 +98,7 @@ class Geometry:
 
     def cluster_position(self, cluster: int) -> int:
         """Return the position of `cluster`."""
-        return self.data_position + (cluster - FIRST_CLUSTER) * self.cluster_size
+        return self.data_position + (cluster - fat.FIRST_CLUSTER) * self.cluster_size
 
     def clusters_of(self, size: int) -> int:
         """Return how many clusters `size` bytes take."""
@@ -116,17 +107,17 @@ class Geometry:
 
 def root_sectors(root_entries: int, sector_size: int) -> int:
     """Return the sectors of a fixed root directory."""
-    return -(-root_entries * DirectoryEntry.SIZE // sector_size)
+    return -(-root_entries * fat.DirectoryEntry.SIZE // sector_size)
 
 
 def bits_of_count(cluster_count: int) -> int:
     """Return the FAT type that a volume of `cluster_count` clusters has by the specification."""
-    if cluster_count < MINIMUM_CLUSTERS[16]:
+    if cluster_count < fat.MINIMUM_CLUSTERS[16]:
         return 12
-    return 16 if cluster_count < MINIMUM_CLUSTERS[32] else 32
+    return 16 if cluster_count < fat.MINIMUM_CLUSTERS[32] else 32
 
 
-def geometry_of(boot: BootSector) -> Geometry:
+def geometry_of(boot: fat.BootSector) -> Geometry:
     """Return the geometry that a boot sector describes.
 
     Raises:
@@ -143,7 +134,7 @@ def geometry_of(boot: BootSector) -> Geometry:
     _require(boot, "fat_count", 1 <= boot.fat_count <= 4, "1 to 4")
     _require(boot, "media", boot.media == 0xF0 or boot.media >= 0xF8, "F0 or F8 to FF")
     is_fat32 = boot.fat_sectors_16 == 0
-    if is_fat32 != isinstance(boot, BootSector32):
+    if is_fat32 != isinstance(boot, fat.BootSector32):
         raise CorruptError("boot sector read as the wrong type", 0)
     geometry = Geometry(
         bits=32 if is_fat32 else 16,
@@ -151,17 +142,21 @@ def geometry_of(boot: BootSector) -> Geometry:
         sectors_per_cluster=boot.sectors_per_cluster,
         reserved_sectors=boot.reserved_sectors,
         fat_count=boot.fat_count,
-        fat_sectors=boot.fat_sectors_32 if isinstance(boot, BootSector32) else boot.fat_sectors_16,
+        fat_sectors=boot.fat_sectors_32
+        if isinstance(boot, fat.BootSector32)
+        else boot.fat_sectors_16,
         root_entries=boot.root_entries,
         total_sectors=boot.total_sectors,
-        root_cluster=boot.root_cluster if isinstance(boot, BootSector32) else 0,
+        root_cluster=boot.root_cluster if isinstance(boot, fat.BootSector32) else 0,
     )
     if not is_fat32:
         _require(boot, "root_entries", boot.root_entries > 0, "at least 1")
     if geometry.data_position + geometry.cluster_size > geometry.size:
         raise CorruptError(
             "volume without a cluster",
-            BootSector.OFFSETS["total_sectors_16" if boot.total_sectors_16 else "total_sectors_32"],
+            fat.BootSector.OFFSETS[
+                "total_sectors_16" if boot.total_sectors_16 else "total_sectors_32"
+            ],
             f"more than {geometry.data_position // geometry.sector_size} sectors",
             boot.total_sectors,
         )
@@ -172,22 +167,22 @@ def geometry_of(boot: BootSector) -> Geometry:
         if geometry.bits == 32:
             raise CorruptError(
                 "more clusters than FAT16 has",
-                BootSector.OFFSETS["fat_sectors_16"],
-                f"at most {MAXIMUM_CLUSTERS[16]}",
+                fat.BootSector.OFFSETS["fat_sectors_16"],
+                f"at most {fat.MAXIMUM_CLUSTERS[16]}",
                 on_volume,
             )
-    if not geometry.cluster_count or geometry.cluster_count > MAXIMUM_CLUSTERS[geometry.bits]:
+    if not geometry.cluster_count or geometry.cluster_count > fat.MAXIMUM_CLUSTERS[geometry.bits]:
         raise CorruptError(
             "number of clusters",
-            BootSector.OFFSETS["total_sectors_32"],
-            f"1 to {MAXIMUM_CLUSTERS[geometry.bits]}",
+            fat.BootSector.OFFSETS["total_sectors_32"],
+            f"1 to {fat.MAXIMUM_CLUSTERS[geometry.bits]}",
             geometry.cluster_count,
         )
-    if is_fat32 and not FIRST_CLUSTER <= geometry.root_cluster <= geometry.last_cluster:
+    if is_fat32 and not fat.FIRST_CLUSTER <= geometry.root_cluster <= geometry.last_cluster:
         raise CorruptError(
             "root directory",
-            BootSector32.OFFSETS["root_cluster"],
-            f"cluster {FIRST_CLUSTER} to {geometry.last_cluster}",
+            fat.BootSector32.OFFSETS["root_cluster"],
+            f"cluster {fat.FIRST_CLUSTER} to {geometry.last_cluster}",
             geometry.root_cluster,
         )
     return geometry
@@ -216,7 +211,7 @@ def fat_sectors_for(
 
     def is_enough(fat_sectors: int) -> bool:
         clusters = (data_sectors - fat_count * fat_sectors) // sectors_per_cluster
-        return sector_size * 8 * fat_sectors >= (clusters + FIRST_CLUSTER) * bits
+        return sector_size * 8 * fat_sectors >= (clusters + fat.FIRST_CLUSTER) * bits
 
     numerator = (data_sectors + 2 * sectors_per_cluster) * bits
     needed = -(-numerator // (8 * sector_size * sectors_per_cluster + fat_count * bits))
@@ -231,7 +226,7 @@ def with_clusters(base: Geometry, cluster_count: int) -> Geometry:
     F = ceil((C + 2) b / 8 B) by itself; `fat_sectors_for` of the resulting size gives the same
     F, since one sector less would leave room for at least C clusters and not have their entries.
     """
-    entries_bits = (cluster_count + FIRST_CLUSTER) * base.bits
+    entries_bits = (cluster_count + fat.FIRST_CLUSTER) * base.bits
     sized = replace(base, fat_sectors=max(1, -(-entries_bits // (8 * base.sector_size))))
     return replace(
         sized,
@@ -268,14 +263,14 @@ def resized(base: Geometry, *, size: int, sector_size: int) -> Geometry:
 def iter_bases(base: Geometry, sector_size: int) -> Iterator[Geometry]:
     """Yield `base` with each cluster size to try, in order of preference, sizes yet unset."""
     sector_size = max(sector_size, base.sector_size)
-    per_sector = sector_size // DirectoryEntry.SIZE
+    per_sector = sector_size // fat.DirectoryEntry.SIZE
     sized = replace(
         base,
         sector_size=sector_size,
         root_entries=-(-base.root_entries // per_sector) * per_sector
         if sector_size != base.sector_size
         else base.root_entries,
-        root_cluster=ROOT_CLUSTER if base.bits == 32 else 0,
+        root_cluster=fat.ROOT_CLUSTER if base.bits == 32 else 0,
     )
     counts = [base.cluster_size // sector_size] if base.cluster_size >= sector_size else []
     largest = max(LARGEST_CLUSTER_SIZE, base.cluster_size)
@@ -289,7 +284,7 @@ def legal_clusters(base: Geometry) -> tuple[int, int]:
 
     A FAT32 volume that has fewer clusters than FAT32 should may have few clusters again.
     """
-    low, high = MINIMUM_CLUSTERS[base.bits], MAXIMUM_CLUSTERS[base.bits]
+    low, high = fat.MINIMUM_CLUSTERS[base.bits], fat.MAXIMUM_CLUSTERS[base.bits]
     if base.bits == 32 and base.cluster_count < low:
         return 1, high
     return (low if base.bits == 12 else low + EDGE_MARGIN), high - EDGE_MARGIN
@@ -314,15 +309,15 @@ def _in_size(base: Geometry, size: int) -> Geometry | None:
     return replace(base, fat_sectors=fat_sectors, total_sectors=total_sectors)
 
 
-def _require(boot: BootSector, field: str, is_right: bool, expected: str) -> None:
+def _require(boot: fat.BootSector, field: str, is_right: bool, expected: str) -> None:
     """Raise CorruptError that `field` of `boot` is not as `expected`, unless it is."""
     if not is_right:
         value = getattr(boot, field)
         raise CorruptError(f"boot sector, {field}", boot.OFFSETS[field], expected, value)
 
 
-def unpack_boot_sector(data: bytes) -> BootSector16 | BootSector32:
+def unpack_boot_sector(data: bytes) -> fat.BootSector16 | fat.BootSector32:
     """Decode a boot sector (at least BOOT_SECTOR_SIZE bytes) as its type demands."""
-    if BootSector.unpack(data).fat_sectors_16 == 0:
-        return BootSector32.unpack(data)
-    return BootSector16.unpack(data)
+    if fat.BootSector.unpack(data).fat_sectors_16 == 0:
+        return fat.BootSector32.unpack(data)
+    return fat.BootSector16.unpack(data)

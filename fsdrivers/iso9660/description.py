@@ -9,14 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fsdrivers.iso9660 import format as iso
 from fsdrivers.iso9660.descriptors import DescriptorSet
-from fsdrivers.iso9660.format import (
-    CD_XA_ID,
-    CD_XA_OFFSET,
-    EMPTY_DIGITS,
-    VolumeDescriptor,
-    little,
-)
 from fsdrivers.volume import Plain
 
 _TEXTS = (
@@ -34,11 +28,11 @@ _TIMES = ("created", "modified", "expires", "effective")
 _DIGIT_GROUPS = (4, 2, 2, 2, 2, 2, 2)
 
 
-def uuid_of(descriptor: VolumeDescriptor) -> str:
+def uuid_of(descriptor: iso.VolumeDescriptor) -> str:
     """Return YYYY-MM-DD-HH-MM-SS-cc, or nothing where there is no time."""
     for stored in (descriptor.modified, descriptor.created):
         digits = stored[:16]
-        if digits != EMPTY_DIGITS and digits.isdigit():
+        if digits != iso.EMPTY_DIGITS and digits.isdigit():
             break
     else:
         return ""
@@ -49,7 +43,7 @@ def uuid_of(descriptor: VolumeDescriptor) -> str:
     return "-".join(groups)
 
 
-def label_of(descriptor: VolumeDescriptor) -> bytes:
+def label_of(descriptor: iso.VolumeDescriptor) -> bytes:
     """Return the volume identifier without padding; that of Joliet as UTF-8."""
     stored = descriptor.volume_id
     if descriptor.joliet_level:
@@ -70,15 +64,15 @@ def pack_description(descriptors: DescriptorSet, versions: Mapping[str, str]) ->
     (sector, None if there is none), application_use (what the mastering program keeps there).
     """
     primary = descriptors.primary.descriptor
-    marker = primary.application_use[CD_XA_OFFSET : CD_XA_OFFSET + len(CD_XA_ID)]
+    marker = primary.application_use[iso.CD_XA_OFFSET : iso.CD_XA_OFFSET + len(iso.CD_XA_ID)]
     described: dict[str, Plain] = {
         "type": "iso9660",
         "block_size": primary.block_size,
         "blocks": primary.blocks,
-        "set_size": little(primary.set_size_both),
-        "sequence": little(primary.sequence_both),
+        "set_size": iso.little(primary.set_size_both),
+        "sequence": iso.little(primary.sequence_both),
         "namespaces": dict(versions),
-        "is_xa": marker == CD_XA_ID,
+        "is_xa": marker == iso.CD_XA_ID,
         "boot_catalogue": None
         if descriptors.boot_position is None
         else descriptors.catalogue_sector,

@@ -13,26 +13,11 @@ from dataclasses import dataclass
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError
-from fsdrivers.iso9660.format import (
-    BOOTABLE,
-    CATALOGUE_HEADER,
-    CATALOGUE_KEY,
-    EXTENSION,
-    EXTENSION_MORE,
-    HAS_EXTENSION,
-    LOAD_UNIT,
-    MEDIA_MASK,
-    SECTION_LAST,
-    SECTION_MORE,
-    SECTOR_SIZE,
-    BootEntry,
-    SectionHeader,
-    ValidationEntry,
-)
+from fsdrivers.iso9660 import format as iso
 from fsdrivers.volume import Plain
 
-MAXIMUM_SIZE = 16 * SECTOR_SIZE  # bytes of a catalogue that are looked at: 1024 entries
-_ENTRY = ValidationEntry.SIZE
+MAXIMUM_SIZE = 16 * iso.SECTOR_SIZE  # bytes of a catalogue that are looked at: 1024 entries
+_ENTRY = iso.ValidationEntry.SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +80,11 @@ def read_catalogue(device: Device, position: int) -> BootCatalogue:
     if size < 2 * _ENTRY:
         raise CorruptError("boot catalogue beyond the end of the image", position)
     data = device.read(position, size)
-    validation = ValidationEntry.unpack(data)
-    if validation.header != CATALOGUE_HEADER or validation.key != CATALOGUE_KEY:
+    validation = iso.ValidationEntry.unpack(data)
+    if validation.header != iso.CATALOGUE_HEADER or validation.key != iso.CATALOGUE_KEY:
         found = f"{validation.header:02x} and {validation.key.hex()}"
         raise CorruptError("validation entry of the boot catalogue", position, "01 and 55aa", found)
-    images = [_image_of(BootEntry.unpack(data, _ENTRY), validation.platform, b"")]
+    images = [_image_of(iso.BootEntry.unpack(data, _ENTRY), validation.platform, b"")]
     end, has_last_header = _read_sections(data, 2 * _ENTRY, images)
     return BootCatalogue(
         position,
@@ -114,34 +99,34 @@ def read_catalogue(device: Device, position: int) -> BootCatalogue:
 def _read_sections(data: bytes, offset: int, images: list[BootImage]) -> tuple[int, bool]:
     """Add the images of all sections; return where they end and whether as they must."""
     has_last_header = True
-    while offset + _ENTRY <= len(data) and data[offset] in (SECTION_MORE, SECTION_LAST):
-        header = SectionHeader.unpack(data, offset)
+    while offset + _ENTRY <= len(data) and data[offset] in (iso.SECTION_MORE, iso.SECTION_LAST):
+        header = iso.SectionHeader.unpack(data, offset)
         offset += _ENTRY
         for _ in range(header.entries):
             if offset + _ENTRY > len(data):
                 return offset, False
-            entry = BootEntry.unpack(data, offset)
+            entry = iso.BootEntry.unpack(data, offset)
             images.append(_image_of(entry, header.platform, header.section_id.rstrip(b"\0 ")))
             offset += _ENTRY
-            more = entry.media & HAS_EXTENSION
-            while more and offset + _ENTRY <= len(data) and data[offset] == EXTENSION:
-                more = data[offset + 1] & EXTENSION_MORE
+            more = entry.media & iso.HAS_EXTENSION
+            while more and offset + _ENTRY <= len(data) and data[offset] == iso.EXTENSION:
+                more = data[offset + 1] & iso.EXTENSION_MORE
                 offset += _ENTRY
-        has_last_header = header.indicator == SECTION_LAST
+        has_last_header = header.indicator == iso.SECTION_LAST
         if has_last_header:
             break
     return offset, has_last_header
 
 
-def _image_of(entry: BootEntry, platform: int, section: bytes) -> BootImage:
+def _image_of(entry: iso.BootEntry, platform: int, section: bytes) -> BootImage:
     """Return what an entry of a section for `platform` says."""
     return BootImage(
         platform,
-        entry.indicator == BOOTABLE,
-        entry.media & MEDIA_MASK,
+        entry.indicator == iso.BOOTABLE,
+        entry.media & iso.MEDIA_MASK,
         entry.load_segment,
         entry.system_type,
-        entry.load_sectors * LOAD_UNIT,
-        entry.sector * SECTOR_SIZE,
+        entry.load_sectors * iso.LOAD_UNIT,
+        entry.sector * iso.SECTOR_SIZE,
         section,
     )

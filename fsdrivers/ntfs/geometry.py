@@ -10,17 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fsdrivers.errors import CorruptError
-from fsdrivers.ntfs.format.records import (
-    MAXIMUM_CLUSTER_SIZE,
-    MAXIMUM_INDEX_BLOCK_SIZE,
-    MAXIMUM_RECORD_SIZE,
-    MAXIMUM_SECTOR_SIZE,
-    MINIMUM_SECTOR_SIZE,
-    BootSector,
-)
+from fsdrivers.ntfs.format import records as ntfs
 
 _MINIMUM_RECORD_SIZE = 256
-_AT = BootSector.OFFSETS
+_AT = ntfs.BootSector.OFFSETS
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +57,7 @@ def vcn_size_of(cluster_size: int, block_size: int) -> int:
     return cluster_size if cluster_size <= block_size else 512
 
 
-def cluster_size_of(boot: BootSector) -> int:
+def cluster_size_of(boot: ntfs.BootSector) -> int:
     """Return the cluster size a boot sector states, 0 if it is impossible."""
     code = boot.sectors_per_cluster
     sectors = 1 << (256 - code) if code > 0xE0 else code
@@ -89,19 +82,21 @@ def sectors_code_of(cluster_size: int, sector_size: int) -> int:
     return sectors if sectors <= 128 else 256 - (sectors.bit_length() - 1)
 
 
-def geometry_of(boot: BootSector) -> Geometry:
+def geometry_of(boot: ntfs.BootSector) -> Geometry:
     """Return the geometry that a boot sector states.
 
     Raises:
         CorruptError: no volume can have it.
     """
-    _check_power("sector_size", boot.sector_size, MINIMUM_SECTOR_SIZE, MAXIMUM_SECTOR_SIZE)
+    _check_power(
+        "sector_size", boot.sector_size, ntfs.MINIMUM_SECTOR_SIZE, ntfs.MAXIMUM_SECTOR_SIZE
+    )
     cluster_size = cluster_size_of(boot)
-    _check_power("sectors_per_cluster", cluster_size, boot.sector_size, MAXIMUM_CLUSTER_SIZE)
+    _check_power("sectors_per_cluster", cluster_size, boot.sector_size, ntfs.MAXIMUM_CLUSTER_SIZE)
     record_size = size_of_code(boot.record_size_code, cluster_size)
-    _check_power("record_size_code", record_size, _MINIMUM_RECORD_SIZE, MAXIMUM_RECORD_SIZE)
+    _check_power("record_size_code", record_size, _MINIMUM_RECORD_SIZE, ntfs.MAXIMUM_RECORD_SIZE)
     block_size = size_of_code(boot.index_block_size_code, cluster_size)
-    _check_power("index_block_size_code", block_size, 512, MAXIMUM_INDEX_BLOCK_SIZE)
+    _check_power("index_block_size_code", block_size, 512, ntfs.MAXIMUM_INDEX_BLOCK_SIZE)
     geometry = Geometry(
         sector_size=boot.sector_size,
         cluster_size=cluster_size,

@@ -13,24 +13,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fsdrivers.errors import not_found
+from fsdrivers.fat import format as fat
 from fsdrivers.fat.codepage import CodePage, fold
 from fsdrivers.fat.directory import Slot, iter_slots
-from fsdrivers.fat.format import (
-    ENTRY_DELETED,
-    ENTRY_END,
-    LONG_NAME_LAST,
-    LONG_NAME_ORDINAL,
-    Attribute,
-    DirectoryEntry,
-    LongNameEntry,
-)
 from fsdrivers.fat.names import checksum_of, shown_name
 
 Write = tuple[int, bytes]  # position on the volume, data
 
-SLOT_SIZE = DirectoryEntry.SIZE
-_LONG_NAME = Attribute.LONG_NAME.value
-_LONG_NAME_MASK = Attribute.LONG_NAME_MASK.value
+SLOT_SIZE = fat.DirectoryEntry.SIZE
+_LONG_NAME = fat.Attribute.LONG_NAME.value
+_LONG_NAME_MASK = fat.Attribute.LONG_NAME_MASK.value
 
 
 class Segment(NamedTuple):
@@ -135,9 +127,9 @@ class DirectoryState:
         data = self._data
         for index in range(self._room_from, self.slot_count):
             first = data[index * SLOT_SIZE]
-            if first == ENTRY_END:
+            if first == fat.ENTRY_END:
                 return index - run
-            if first != ENTRY_DELETED:
+            if first != fat.ENTRY_DELETED:
                 run = 0
                 if index == self._room_from:
                     self._room_from += 1
@@ -153,7 +145,7 @@ class DirectoryState:
 
     def is_free(self, index: int) -> bool:
         """Whether a slot holds nothing."""
-        return index >= self._end() or self._data[index * SLOT_SIZE] == ENTRY_DELETED
+        return index >= self._end() or self._data[index * SLOT_SIZE] == fat.ENTRY_DELETED
 
     def position_of(self, index: int) -> int:
         """Return where a slot lies on the volume."""
@@ -178,7 +170,7 @@ class DirectoryState:
                 writes += self._store(end, bytes((hidden - end) * SLOT_SIZE))
         writes += self._store(start, slots)
         position = self.position_of(stop - 1)
-        entry = DirectoryEntry.unpack(self.slot(stop - 1))
+        entry = fat.DirectoryEntry.unpack(self.slot(stop - 1))
         self._add(self._fresh(Group(start, stop, Slot(position, entry, b""))))
         return writes
 
@@ -186,7 +178,7 @@ class DirectoryState:
         """Mark the slots of a name as deleted."""
         marked = bytearray()
         for index in range(group.start, group.end):
-            marked += bytes([ENTRY_DELETED]) + self.slot(index)[1:]
+            marked += bytes([fat.ENTRY_DELETED]) + self.slot(index)[1:]
         writes = self._store(group.start, bytes(marked))[::-1]
         self._drop(group)
         self._room_from = min(self._room_from, group.start)
@@ -194,9 +186,9 @@ class DirectoryState:
 
     def mark_deleted(self, index: int) -> list[Write]:
         """Free a slot that belongs to no name: a part of a long name without its entry."""
-        return self._store(index, bytes([ENTRY_DELETED]) + self.slot(index)[1:])
+        return self._store(index, bytes([fat.ENTRY_DELETED]) + self.slot(index)[1:])
 
-    def replace(self, group: Group, entry: DirectoryEntry) -> list[Write]:
+    def replace(self, group: Group, entry: fat.DirectoryEntry) -> list[Write]:
         """Change the 8.3 entry of a name in its place."""
         writes = self._store(group.end - 1, entry.pack())
         if entry.name == group.slot.entry.name:
@@ -221,7 +213,7 @@ class DirectoryState:
         spare = group.end - group.start - len(slots) // SLOT_SIZE
         self._drop(group)
         free = b"".join(
-            bytes([ENTRY_DELETED]) + self.slot(at)[1:]
+            bytes([fat.ENTRY_DELETED]) + self.slot(at)[1:]
             for at in range(group.start, group.start + spare)
         )
         writes = self._store(group.start, free + slots)
@@ -252,7 +244,7 @@ class DirectoryState:
         """Return the index of the end mark, or the number of slots."""
         index = self.groups[-1].end if self.groups else 0
         data, count = self._data, self.slot_count
-        while index < count and data[index * SLOT_SIZE] != ENTRY_END:
+        while index < count and data[index * SLOT_SIZE] != fat.ENTRY_END:
             index += 1
         return index
 
@@ -285,15 +277,15 @@ class DirectoryState:
         """Return the index of the first part of the long name of the 8.3 entry at `index`."""
         checksum, start = checksum_of(slot.entry.name), index
         while start:
-            part = LongNameEntry.unpack(self.slot(start - 1))
+            part = fat.LongNameEntry.unpack(self.slot(start - 1))
             is_part = part.attributes & _LONG_NAME_MASK == _LONG_NAME
-            ordinal = part.ordinal & LONG_NAME_ORDINAL
+            ordinal = part.ordinal & fat.LONG_NAME_ORDINAL
             if not is_part or part.checksum != checksum or ordinal != index - start + 1:
                 break
-            if part.ordinal == ENTRY_DELETED:
+            if part.ordinal == fat.ENTRY_DELETED:
                 break
             start -= 1
-            if part.ordinal & LONG_NAME_LAST:
+            if part.ordinal & fat.LONG_NAME_LAST:
                 break
         return start
 

@@ -9,16 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fsdrivers.device import Device
+from fsdrivers.fat import format as fat
 from fsdrivers.fat.description import Template
 from fsdrivers.fat.edit.table import TableEditor, WriteAt
-from fsdrivers.fat.format import (
-    EXTENDED_SIGNATURES,
-    FIRST_CLUSTER,
-    BootFlag,
-    BootSector16,
-    BootSector32,
-    FsInfo,
-)
 
 _CLEAN = {12: 0, 16: 0x8000, 32: 0x08000000}  # the bit of FAT[1] that says "not in use"
 
@@ -41,13 +34,13 @@ class Marks:
         self._fats = fats
         self._template = template
         boot = template.boot
-        self._has_flags = boot.boot_signature in EXTENDED_SIGNATURES
+        self._has_flags = boot.boot_signature in fat.EXTENDED_SIGNATURES
         self.is_set = False
-        if (hint := self._fsinfo()) is not None and hint.next_free > FIRST_CLUSTER:
+        if (hint := self._fsinfo()) is not None and hint.next_free > fat.FIRST_CLUSTER:
             fats.next_free = hint.next_free
 
     @property
-    def boot(self) -> BootSector16 | BootSector32:
+    def boot(self) -> fat.BootSector16 | fat.BootSector32:
         """The boot sector's fields as they are without the mark of use."""
         return self._template.boot
 
@@ -56,7 +49,7 @@ class Marks:
         self.is_set = True
         boot, head = self._template.boot, self._template.heads[1]
         if self._has_flags:
-            flags = boot.boot_flags | BootFlag.DIRTY.value
+            flags = boot.boot_flags | fat.BootFlag.DIRTY.value
             self._write(boot.OFFSETS["boot_flags"], bytes([flags]))
         clean = _CLEAN[self._fats.geometry.bits]
         if head & clean:
@@ -71,7 +64,7 @@ class Marks:
             now = replace(
                 fsinfo,
                 free_count=self._fats.free_count,
-                next_free=min(max(self._fats.next_free, FIRST_CLUSTER), last),
+                next_free=min(max(self._fats.next_free, fat.FIRST_CLUSTER), last),
             )
             self._write(self._fsinfo_position(), now.pack())
         self._device.flush()
@@ -107,10 +100,10 @@ class Marks:
         """Return the position of FSInfo, 0 if the volume has none."""
         return (self._template.fsinfo_sector or 0) * self._fats.geometry.sector_size
 
-    def _fsinfo(self) -> FsInfo | None:
+    def _fsinfo(self) -> fat.FsInfo | None:
         """Return FSInfo as it is on the medium, None if there is none with its signatures."""
         position = self._fsinfo_position()
         if not position:
             return None
-        fsinfo = FsInfo.unpack(self._device.read(position, FsInfo.SIZE))
+        fsinfo = fat.FsInfo.unpack(self._device.read(position, fat.FsInfo.SIZE))
         return fsinfo if fsinfo.is_valid else None

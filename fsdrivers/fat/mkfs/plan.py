@@ -21,22 +21,10 @@ from functools import partial
 from math import gcd
 
 from fsdrivers.errors import NoSpaceError
+from fsdrivers.fat import format as fat
 from fsdrivers.fat.codepage import code_page
 from fsdrivers.fat.description import Template, boot_sector_bytes, unpack_description
 from fsdrivers.fat.directory import pack_dots, pack_slots
-from fsdrivers.fat.format import (
-    EXTENDED_SIGNATURES,
-    FIRST_CLUSTER,
-    FSINFO_LEAD_SIGNATURE,
-    FSINFO_STRUCT_SIGNATURE,
-    FSINFO_TRAIL_SIGNATURE,
-    ROOT_CLUSTER,
-    BootFlag,
-    BootSector16,
-    BootSector32,
-    DirectoryEntry,
-    FsInfo,
-)
 from fsdrivers.fat.geometry import Geometry, iter_bases, legal_clusters, resized, with_clusters
 from fsdrivers.fat.mkfs.allocation import Allocation, allocate
 from fsdrivers.fat.mkfs.tree import Directory, Tree, build_tree
@@ -125,13 +113,13 @@ class FatLayout:
             free = self.geometry.cluster_count - self.used_clusters
             fsinfo = replace(
                 template.fsinfo(at),
-                lead_signature=FSINFO_LEAD_SIGNATURE,
-                struct_signature=FSINFO_STRUCT_SIGNATURE,
-                trail_signature=FSINFO_TRAIL_SIGNATURE,
+                lead_signature=fat.FSINFO_LEAD_SIGNATURE,
+                struct_signature=fat.FSINFO_STRUCT_SIGNATURE,
+                trail_signature=fat.FSINFO_TRAIL_SIGNATURE,
                 free_count=free,
-                next_free=max(FIRST_CLUSTER, *self.allocation.ends[-1:]),
+                next_free=max(fat.FIRST_CLUSTER, *self.allocation.ends[-1:]),
             )
-            rest = sectors.get(at, bytes(sector_size))[FsInfo.SIZE :]
+            rest = sectors.get(at, bytes(sector_size))[fat.FsInfo.SIZE :]
             sectors[at] = fsinfo.pack() + rest
             if backup is not None and template.fsinfo(backup + at).is_valid:
                 sectors[backup + at] = sectors[at]
@@ -249,7 +237,10 @@ def _clusters_of(
     for number, extents in fixed.items():
         if all((position - geometry.data_position) % size == 0 for position, _ in extents):
             runs_of[number] = [
-                (FIRST_CLUSTER + (position - geometry.data_position) // size, -(-length // size))
+                (
+                    fat.FIRST_CLUSTER + (position - geometry.data_position) // size,
+                    -(-length // size),
+                )
                 for position, length in extents
             ]
     return runs_of
@@ -263,7 +254,7 @@ def plan_geometry(template: Template, *, size: int, sector_size: int) -> Geometr
     """
     base = template.geometry
     if sector_size <= base.sector_size and size in (template.device_size, base.size):
-        return replace(base, root_cluster=ROOT_CLUSTER if base.bits == 32 else 0)
+        return replace(base, root_cluster=fat.ROOT_CLUSTER if base.bits == 32 else 0)
     return resized(base, size=size, sector_size=sector_size)
 
 
@@ -307,7 +298,7 @@ def _tree_of(template: Template, entries: Sequence[Entry]) -> Tree:
 def _check_space(geometry: Geometry, tree: Tree) -> None:
     """Raise NoSpaceError unless `tree` fits on the volume."""
     if geometry.bits != 32:
-        available = geometry.root_entries * DirectoryEntry.SIZE
+        available = geometry.root_entries * fat.DirectoryEntry.SIZE
         if tree.root.size > available:
             raise NoSpaceError("fixed root directory", tree.root.size, available)
     needed = tree.clusters(geometry.cluster_size, is_root_fixed=geometry.bits != 32)
@@ -341,8 +332,8 @@ def _arrange_root(template: Template, tree: Tree, system: SystemFiles) -> Templa
 
 
 def _plan_boot_sector(
-    boot: BootSector16 | BootSector32, geometry: Geometry, hidden_sectors: int | None
-) -> BootSector16 | BootSector32:
+    boot: fat.BootSector16 | fat.BootSector32, geometry: Geometry, hidden_sectors: int | None
+) -> fat.BootSector16 | fat.BootSector32:
     """Return the fields of the boot sector of the new volume."""
     total_16, total_32 = boot.total_sectors_16, boot.total_sectors_32
     if boot.total_sectors != geometry.total_sectors:
@@ -350,8 +341,8 @@ def _plan_boot_sector(
         total_16 = geometry.total_sectors if is_short else 0
         total_32 = 0 if is_short else geometry.total_sectors
     boot_flags = boot.boot_flags
-    if boot.boot_signature in EXTENDED_SIGNATURES:
-        boot_flags &= ~(BootFlag.DIRTY | BootFlag.NEEDS_SURFACE_TEST).value
+    if boot.boot_signature in fat.EXTENDED_SIGNATURES:
+        boot_flags &= ~(fat.BootFlag.DIRTY | fat.BootFlag.NEEDS_SURFACE_TEST).value
     if hidden_sectors is None:
         hidden_sectors = boot.hidden_sectors
     planned = replace(
@@ -364,7 +355,7 @@ def _plan_boot_sector(
         hidden_sectors=min(hidden_sectors, 0xFFFFFFFF),
         boot_flags=boot_flags,
     )
-    if isinstance(planned, BootSector32):
+    if isinstance(planned, fat.BootSector32):
         return replace(
             planned, fat_sectors_32=geometry.fat_sectors, root_cluster=geometry.root_cluster
         )

@@ -12,6 +12,7 @@ from typing import Any
 from fsdrivers.errors import CorruptError, FilesystemError
 from fsdrivers.ntfs import fixups
 from fsdrivers.ntfs.check.report import Check
+from fsdrivers.ntfs.format import records as ntfs
 from fsdrivers.ntfs.format.attributes import AttributeType, FileName
 from fsdrivers.ntfs.format.index import (
     SECURITY_BLOCK_SIZE,
@@ -25,13 +26,6 @@ from fsdrivers.ntfs.format.index import (
     ReparseKey,
     SecurityHead,
 )
-from fsdrivers.ntfs.format.records import (
-    INDEX_MAGIC,
-    MAXIMUM_INDEX_BLOCK_SIZE,
-    REFERENCE_MASK,
-    Namespace,
-    SystemRecord,
-)
 from fsdrivers.ntfs.geometry import vcn_size_of
 from fsdrivers.ntfs.index import DIRECTORY_INDEX, iter_view, units_of_key, words_of_key
 from fsdrivers.ntfs.mft import FileRecord
@@ -43,7 +37,7 @@ from fsdrivers.record import U64
 
 _MAXIMUM_DEPTH = 64
 _MAXIMUM_DESCRIPTORS = 256 << 20
-_UNLISTED = (SystemRecord.FIRST_RESERVED, SystemRecord.FIRST_FREE)  # nameless
+_UNLISTED = (ntfs.SystemRecord.FIRST_RESERVED, ntfs.SystemRecord.FIRST_FREE)  # nameless
 
 Key = tuple[Any, ...]
 
@@ -66,7 +60,7 @@ class _Tree:
         self.root = IndexRoot.unpack(roots[0].value)
         self.value = roots[0].value
         size = self.root.block_size
-        if not 512 <= size <= MAXIMUM_INDEX_BLOCK_SIZE or size.bit_count() != 1:
+        if not 512 <= size <= ntfs.MAXIMUM_INDEX_BLOCK_SIZE or size.bit_count() != 1:
             raise CorruptError("size of index blocks", self.position, None, size)
         self.blocks: Content | None = self.mft.content_of(
             file, AttributeType.INDEX_ALLOCATION, name
@@ -138,7 +132,7 @@ class _Tree:
             )
         self.seen.add(number)
         data = read_content(self.mft.device, self.blocks, number * size, size)
-        if len(data) != size or data[:4] != INDEX_MAGIC:
+        if len(data) != size or data[:4] != ntfs.INDEX_MAGIC:
             raise CorruptError(f"block {vcn} is not an index block", self.position)
         record = fixups.open_record(data)
         if IndexBlock.unpack(record).vcn != vcn:
@@ -156,13 +150,13 @@ def check_indexes(check: Check) -> None:
         except FilesystemError as error:
             check.add("index", f"index of MFT record {file.number}: {error}")
     for parent, reference, _, units in sorted(check.names):
-        number = reference & REFERENCE_MASK
+        number = reference & ntfs.REFERENCE_MASK
         if not _UNLISTED[0] <= number < _UNLISTED[1]:
             name = units.decode("utf-16-le", "replace")
             check.add(
                 "name-not-listed",
                 f"MFT record {number} is named {name!r} in directory "
-                f"{parent & REFERENCE_MASK}, which does not list it",
+                f"{parent & ntfs.REFERENCE_MASK}, which does not list it",
                 check.volume.mft.record_position(number),
             )
     for part in (_check_secure, _check_object_ids, _check_reparse_points):
@@ -189,12 +183,12 @@ def _check_directory(check: Check, file: FileRecord) -> None:
             tree.add("listed-not-named", f"{text!r} is listed, its record says otherwise")
             continue
         check.names.discard(listed)
-        number = reference & REFERENCE_MASK
+        number = reference & ntfs.REFERENCE_MASK
         size = check.sizes.get(number)
         if file.number in check.system_directories:
             check.system_directories.add(number)
             continue  # Measured: Windows leaves old sizes below $Extend
-        is_cached = number >= SystemRecord.FIRST_FREE and name.namespace != Namespace.DOS
+        is_cached = number >= ntfs.SystemRecord.FIRST_FREE and name.namespace != ntfs.Namespace.DOS
         if is_cached and size is not None and size != name.data_size:
             text = units_of_key(key).decode("utf-16-le", "replace")
             tree.add("index-size", f"{text!r} is listed with {name.data_size} bytes, has {size}")
@@ -203,7 +197,7 @@ def _check_directory(check: Check, file: FileRecord) -> None:
 def _check_secure(check: Check) -> None:
     """Check $SDS, its copies, its indexes, and that every id in use is there."""
     volume = check.volume
-    file = volume.mft.file(SystemRecord.SECURE)
+    file = volume.mft.file(ntfs.SystemRecord.SECURE)
     stream = volume.mft.read_all(
         file, AttributeType.DATA, SECURITY_STREAM, limit=_MAXIMUM_DESCRIPTORS
     )
@@ -259,5 +253,5 @@ def _check_reparse_points(check: Check) -> None:
         listed[key.reference] = key.tag
     for reference in sorted(listed.keys() | check.reparse_tags.keys()):
         if listed.get(reference) != check.reparse_tags.get(reference):
-            number = reference & REFERENCE_MASK
+            number = reference & ntfs.REFERENCE_MASK
             check.add("reparse", f"$Reparse is wrong about MFT record {number}")

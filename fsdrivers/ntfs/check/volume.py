@@ -20,6 +20,7 @@ from fsdrivers.findings import Finding
 from fsdrivers.ntfs.attributes import Attribute, unpack_attribute_list, unpack_attributes
 from fsdrivers.ntfs.check.index import check_indexes
 from fsdrivers.ntfs.check.report import Check
+from fsdrivers.ntfs.format import records as ntfs
 from fsdrivers.ntfs.format.attributes import (
     ATTRIBUTES_END,
     END_SIZE,
@@ -34,19 +35,6 @@ from fsdrivers.ntfs.format.attributes import (
     SparseHead,
     StandardInformation,
     StandardInformation3,
-)
-from fsdrivers.ntfs.format.records import (
-    BOOT_SECTOR_SIZE,
-    BOOT_SIGNATURE,
-    BOOT_SIGNATURE_OFFSET,
-    FILE_MAGIC,
-    FIRST_USER_RECORD,
-    MIRRORED_RECORDS,
-    NumberedRecordHead,
-    RecordFlag,
-    RecordHead,
-    SystemRecord,
-    reference_of,
 )
 from fsdrivers.ntfs.mft import MAXIMUM_LIST_SIZE, FileRecord
 from fsdrivers.ntfs.streams import content_of, map_parts, read_content
@@ -88,13 +76,13 @@ def _check_boot(check: Check) -> None:
     """Compare the boot sector with its copy."""
     volume = check.volume
     device, geometry = volume.device, volume.geometry
-    first = device.read(0, BOOT_SECTOR_SIZE)
-    if first[BOOT_SIGNATURE_OFFSET:] != BOOT_SIGNATURE:
-        check.add("boot-sector", "the boot sector has no signature", BOOT_SIGNATURE_OFFSET)
+    first = device.read(0, ntfs.BOOT_SECTOR_SIZE)
+    if first[ntfs.BOOT_SIGNATURE_OFFSET :] != ntfs.BOOT_SIGNATURE:
+        check.add("boot-sector", "the boot sector has no signature", ntfs.BOOT_SIGNATURE_OFFSET)
     position = geometry.backup_position
-    if position + BOOT_SECTOR_SIZE > device.size:
+    if position + ntfs.BOOT_SECTOR_SIZE > device.size:
         check.add("boot-copy", "there is no room for the copy of the boot sector", position)
-    elif device.read(position, BOOT_SECTOR_SIZE) != first:
+    elif device.read(position, ntfs.BOOT_SECTOR_SIZE) != first:
         check.add("boot-copy", "the copy of the boot sector differs", position)
 
 
@@ -102,10 +90,10 @@ def _check_mirror(check: Check) -> None:
     """Compare $MFTMirr with the first records of $MFT, byte by byte."""
     mft = check.volume.mft
     try:
-        mirror = mft.content_of(mft.file(SystemRecord.MFT_MIRROR), AttributeType.DATA)
+        mirror = mft.content_of(mft.file(ntfs.SystemRecord.MFT_MIRROR), AttributeType.DATA)
     except CorruptError:
         return  # is found among the records
-    size = MIRRORED_RECORDS * mft.geometry.record_size
+    size = ntfs.MIRRORED_RECORDS * mft.geometry.record_size
     if mirror is None or mirror.size < size:
         check.add("mirror", "$MFTMirr is too short")
         return
@@ -121,7 +109,7 @@ def _check_records(check: Check) -> None:
     """Check every record that is in use, and the MFT's bitmap against them."""
     mft = check.volume.mft
     try:
-        file = mft.file(SystemRecord.MFT)
+        file = mft.file(ntfs.SystemRecord.MFT)
         bitmap = mft.read_all(file, AttributeType.BITMAP, limit=_MAXIMUM_BITMAP) or b""
     except CorruptError as error:
         check.add("mft-bitmap", str(error), error.position)
@@ -135,9 +123,9 @@ def _check_records(check: Check) -> None:
             if is_marked:
                 check.add("record", str(error), error.position)
             continue
-        head = RecordHead.unpack(record)
-        is_used = head.magic == FILE_MAGIC and bool(head.flags & RecordFlag.IN_USE.value)
-        is_reserved = SystemRecord.FIRST_FREE <= number < FIRST_USER_RECORD
+        head = ntfs.RecordHead.unpack(record)
+        is_used = head.magic == ntfs.FILE_MAGIC and bool(head.flags & ntfs.RecordFlag.IN_USE.value)
+        is_reserved = ntfs.SystemRecord.FIRST_FREE <= number < ntfs.FIRST_USER_RECORD
         if is_used != is_marked and not is_reserved:
             check.add(
                 "mft-bitmap", f"MFT record {number} is marked wrongly in the MFT's bitmap", position
@@ -153,7 +141,7 @@ def _check_records(check: Check) -> None:
 
 
 def _check_record(
-    check: Check, number: int, record: bytearray, head: RecordHead, position: int
+    check: Check, number: int, record: bytearray, head: ntfs.RecordHead, position: int
 ) -> None:
     """Check one record on its own."""
     geometry = check.volume.geometry
@@ -163,12 +151,12 @@ def _check_record(
 
     if head.allocated_size != geometry.record_size:
         add("record-size", f"allocated size {head.allocated_size}")
-    if head.fixups_offset >= NumberedRecordHead.SIZE:
-        stored = NumberedRecordHead.unpack(record).number
+    if head.fixups_offset >= ntfs.NumberedRecordHead.SIZE:
+        stored = ntfs.NumberedRecordHead.unpack(record).number
         if stored != number & 0xFFFFFFFF:
             add("record-number", f"says that it is record {stored}")
     wanted = number or 1
-    if not head.sequence or (number < SystemRecord.FIRST_FREE and head.sequence != wanted):
+    if not head.sequence or (number < ntfs.SystemRecord.FIRST_FREE and head.sequence != wanted):
         add("sequence", f"sequence number {head.sequence}")
     attributes = unpack_attributes(record, position)
     end = attributes[-1].start + attributes[-1].length if attributes else head.attributes_offset
@@ -197,7 +185,7 @@ def _check_record(
 def _check_file(check: Check, file: FileRecord, position: int) -> None:
     """Check a base record together with those that continue it, and note what it claims."""
     groups: dict[tuple[int, bytes], list[Attribute]] = {}
-    reference, links = reference_of(file.number, file.sequence), 0
+    reference, links = ntfs.reference_of(file.number, file.sequence), 0
     for part in file.attributes:
         groups.setdefault((part.type, part.name), []).append(part)
         if part.type == AttributeType.FILE_NAME:
@@ -237,7 +225,7 @@ def _note_name(check: Check, file: FileRecord, reference: int, part: Attribute) 
     """Note a name, to be found in an index."""
     name = FileName.unpack(part.value)
     units = part.value[FileName.SIZE : FileName.SIZE + 2 * name.name_length]
-    if file.number == SystemRecord.ROOT and name.parent != reference:
+    if file.number == ntfs.SystemRecord.ROOT and name.parent != reference:
         check.add("parent", "the root is not its own parent")
     check.names.add((name.parent, reference, name.namespace, units))
 
@@ -290,7 +278,9 @@ def _check_bitmap(check: Check) -> None:
     """Compare $Bitmap with what the records claim."""
     volume = check.volume
     try:
-        content = volume.mft.content_of(volume.mft.file(SystemRecord.BITMAP), AttributeType.DATA)
+        content = volume.mft.content_of(
+            volume.mft.file(ntfs.SystemRecord.BITMAP), AttributeType.DATA
+        )
     except CorruptError:
         return  # is found among the records
     clusters = volume.geometry.cluster_count

@@ -56,13 +56,7 @@ from fsdrivers.ntfs.edit.rounds import has_index, rounds_of
 from fsdrivers.ntfs.edit.storage import BlockUse
 from fsdrivers.ntfs.edit.store import Item, ItemKind, Store
 from fsdrivers.ntfs.fixups import open_record
-from fsdrivers.ntfs.format.records import (
-    FILE_MAGIC,
-    RecordFlag,
-    RecordHead,
-    SystemRecord,
-    number_of,
-)
+from fsdrivers.ntfs.format import records as ntfs
 
 LOG_PIECE: Final = 1 << 20  # bytes of the log that are filled at a time
 
@@ -133,13 +127,13 @@ class Committer:
                 (fresh if item in self._use.taken else indexed).append(item)
                 continue
             data = open_record(self._store.item_data(item))
-            head = RecordHead.unpack(data)
-            base = number_of(head.base_reference)
+            head = ntfs.RecordHead.unpack(data)
+            base = ntfs.number_of(head.base_reference)
             if not self._was_used(item):
                 fresh.append(item)
-            elif not head.flags & RecordFlag.IN_USE or item.number in self._files.late:
+            elif not head.flags & ntfs.RecordFlag.IN_USE or item.number in self._files.late:
                 late.append(item)
-            elif SystemRecord.MFT in (item.number, base if head.base_reference else None):
+            elif ntfs.SystemRecord.MFT in (item.number, base if head.base_reference else None):
                 own.append(item)
             elif head.base_reference:
                 gaining.append(item)
@@ -161,8 +155,8 @@ class Committer:
             old = open_record(self._store.item_on_medium(item))
         except CorruptError:
             return False
-        head = RecordHead.unpack(old)
-        return head.magic == FILE_MAGIC and bool(head.flags & RecordFlag.IN_USE)
+        head = ntfs.RecordHead.unpack(old)
+        return head.magic == ntfs.FILE_MAGIC and bool(head.flags & ntfs.RecordFlag.IN_USE)
 
     def _step(self, items: Sequence[Item]) -> None:
         """Write items; return when they are on the medium."""

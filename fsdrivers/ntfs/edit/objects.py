@@ -17,6 +17,7 @@ from fsdrivers.ntfs.edit.attributes import EditAttribute, OpenFile
 from fsdrivers.ntfs.edit.names import name_value
 from fsdrivers.ntfs.edit.nodes import Entry
 from fsdrivers.ntfs.edit.session import Session
+from fsdrivers.ntfs.format import records as ntfs
 from fsdrivers.ntfs.format.attributes import (
     INDEX_NAME,
     AttributeFlag,
@@ -35,14 +36,6 @@ from fsdrivers.ntfs.format.index import (
     IndexHead,
     IndexRoot,
 )
-from fsdrivers.ntfs.format.records import (
-    FIRST_USER_RECORD,
-    FileAttribute,
-    Namespace,
-    RecordFlag,
-    SystemRecord,
-    number_of,
-)
 from fsdrivers.ntfs.geometry import Geometry, vcn_size_of
 from fsdrivers.ntfs.index import DIRECTORY_INDEX, units_of_key
 from fsdrivers.ntfs.names import units_of
@@ -52,9 +45,12 @@ from fsdrivers.printable import printable
 _FILE_NAME: Final = AttributeType.FILE_NAME.value
 _INFORMATION: Final = AttributeType.STANDARD_INFORMATION.value
 _DATA: Final = AttributeType.DATA.value
-_PAIRED: Final[dict[int, int]] = {Namespace.WIN32: Namespace.DOS, Namespace.DOS: Namespace.WIN32}
+_PAIRED: Final[dict[int, int]] = {
+    ntfs.Namespace.WIN32: ntfs.Namespace.DOS,
+    ntfs.Namespace.DOS: ntfs.Namespace.WIN32,
+}
 _CASE_SENSITIVE: Final = 1  # in StandardInformation.class_id of a directory
-_LAST_HIDDEN: Final = SystemRecord.FIRST_FREE.value - 1
+_LAST_HIDDEN: Final = ntfs.SystemRecord.FIRST_FREE.value - 1
 
 assert INDEX_NAME.encode("utf-16-le") == DIRECTORY_INDEX
 
@@ -69,7 +65,7 @@ class Name(NamedTuple):
     @property
     def parent(self) -> int:
         """Number of the directory."""
-        return number_of(self.head.parent)
+        return ntfs.number_of(self.head.parent)
 
 
 class Objects:
@@ -85,7 +81,7 @@ class Objects:
         Raises:
             NotFoundError: there is none.
         """
-        if number < FIRST_USER_RECORD and number != SystemRecord.ROOT:
+        if number < ntfs.FIRST_USER_RECORD and number != ntfs.SystemRecord.ROOT:
             raise not_found(number)
         return self.session.files.open(number)
 
@@ -107,7 +103,7 @@ class Objects:
         found = [
             entry
             for entry in self.session.index(parent).find_names(self.session.upcase, units)
-            if number_of(entry.reference) > _LAST_HIDDEN
+            if ntfs.number_of(entry.reference) > _LAST_HIDDEN
         ]
         exact = [entry for entry in found if units_of_key(entry.key) == units]
         if exact or self.is_case_sensitive(file):
@@ -125,13 +121,13 @@ class Objects:
         entry = self.find(parent, name)
         if entry is None:
             raise not_found(name)
-        file = self.open(number_of(entry.reference))
+        file = self.open(ntfs.number_of(entry.reference))
         if file.reference != entry.reference:
             raise CorruptError(f"the name {printable(name)} leads to a record that was used again")
         found = self.name_in(file, parent, units_of_key(entry.key))
         if found is None:
             raise CorruptError(f"object {file.number} does not know its name {printable(name)}")
-        if found.head.namespace == Namespace.DOS:
+        if found.head.namespace == ntfs.Namespace.DOS:
             found = self.partner(file, found) or found
         return file, found
 
@@ -216,9 +212,9 @@ class Objects:
         """After a change of content: the attributes say so, and whether a stream is sparse."""
         information = self.information(file)
         is_sparse = any(item.flags & AttributeFlag.SPARSE for item in file.all(_DATA))
-        flags = information.file_attributes & ~FileAttribute.SPARSE
-        flags |= FileAttribute.SPARSE if is_sparse else 0
-        flags |= 0 if file.is_directory else FileAttribute.ARCHIVE
+        flags = information.file_attributes & ~ntfs.FileAttribute.SPARSE
+        flags |= ntfs.FileAttribute.SPARSE if is_sparse else 0
+        flags |= 0 if file.is_directory else ntfs.FileAttribute.ARCHIVE
         if flags != information.file_attributes:
             information.file_attributes = int(flags)
             self.set_information(file, information)
@@ -243,7 +239,7 @@ class Objects:
             namespace,
             self.information(file),
             is_directory=file.is_directory,
-            is_view=bool(file.flags & RecordFlag.VIEW_INDEX),
+            is_view=bool(file.flags & ntfs.RecordFlag.VIEW_INDEX),
             sizes=sizes,
             extra=self._extra(file),
         )
@@ -278,7 +274,7 @@ class Objects:
 
     def sync(self, file: OpenFile) -> None:
         """Make the copies in the indexes anew."""
-        if file.number < FIRST_USER_RECORD:
+        if file.number < ntfs.FIRST_USER_RECORD:
             return
         self.session.files.settle(file)
         for name in self.names(file):

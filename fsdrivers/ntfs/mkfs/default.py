@@ -15,19 +15,8 @@ import time
 from typing import Final
 
 from fsdrivers.errors import InvalidNameError, UnsupportedError
+from fsdrivers.ntfs.format import records as ntfs
 from fsdrivers.ntfs.format.index import QuotaData
-from fsdrivers.ntfs.format.records import (
-    BOOT_SECTOR_SIZE,
-    BOOT_SIGNATURE,
-    BOOT_SIGNATURE_OFFSET,
-    MAXIMUM_CLUSTER_SIZE,
-    OEM_ID,
-    SYSTEM_NAMES,
-    BootSector,
-    FileAttribute,
-    RecordFlag,
-    SystemRecord,
-)
 from fsdrivers.ntfs.format.security import AceFlag, SidHead, pack_ace, pack_descriptor
 from fsdrivers.ntfs.geometry import code_of_size, sectors_code_of
 from fsdrivers.ntfs.mkfs.description import MAXIMUM_LABEL
@@ -71,10 +60,10 @@ _ROOT_ACL: Final = (
     (_INHERITED_ONLY, 0xA0000000, _USERS),
 )
 _WRITABLE: Final = frozenset(
-    {SystemRecord.VOLUME, SystemRecord.SECURE, SystemRecord.EXTEND}
-    | set(range(SystemRecord.FIRST_RESERVED, SystemRecord.REPARSE_POINTS + 1))
+    {ntfs.SystemRecord.VOLUME, ntfs.SystemRecord.SECURE, ntfs.SystemRecord.EXTEND}
+    | set(range(ntfs.SystemRecord.FIRST_RESERVED, ntfs.SystemRecord.REPARSE_POINTS + 1))
 )
-_OWN: Final = frozenset({SystemRecord.ROOT, SystemRecord.BOOT, *range(12, 16)})
+_OWN: Final = frozenset({ntfs.SystemRecord.ROOT, ntfs.SystemRecord.BOOT, *range(12, 16)})
 
 
 def default_description(
@@ -103,19 +92,21 @@ def default_description(
     clusters = cluster_size or usual_cluster_size(size, sector_size)
     if len(units_of(label)) > 2 * MAXIMUM_LABEL:
         raise InvalidNameError(f"label: more than {MAXIMUM_LABEL} UTF-16 units")
-    if clusters.bit_count() != 1 or not sector_size <= clusters <= MAXIMUM_CLUSTER_SIZE:
+    if clusters.bit_count() != 1 or not sector_size <= clusters <= ntfs.MAXIMUM_CLUSTER_SIZE:
         raise UnsupportedError(f"NTFS clusters of {clusters} bytes on sectors of {sector_size}")
     now = time.time_ns() if now_ns is None else now_ns
     record_size = max(1024, sector_size)
-    boot = BootSector(
-        _JUMP, OEM_ID, sector_size, sectors_code_of(clusters, sector_size), bytes(7), 0xF8, 0,
+    boot = ntfs.BootSector(
+        _JUMP, ntfs.OEM_ID, sector_size, sectors_code_of(clusters, sector_size), bytes(7), 0xF8, 0,
         63, 255, 0, 0, 0x80, 0, 0x80, 0, max(size // sector_size - 1, 1), 0, 0,
         code_of_size(record_size, clusters), bytes(3),
         code_of_size(_INDEX_BLOCK_SIZE, clusters), bytes(3),
         secrets.randbits(64) if serial is None else serial, 0,
     )  # fmt: skip
-    code = (boot.pack() + _CODE + _MESSAGE).ljust(BOOT_SIGNATURE_OFFSET, b"\0") + BOOT_SIGNATURE
-    assert len(code) == BOOT_SECTOR_SIZE
+    code = (boot.pack() + _CODE + _MESSAGE).ljust(
+        ntfs.BOOT_SIGNATURE_OFFSET, b"\0"
+    ) + ntfs.BOOT_SIGNATURE
+    assert len(code) == ntfs.BOOT_SECTOR_SIZE
     return {
         "type": "ntfs",
         "size": size,
@@ -157,30 +148,30 @@ def default_descriptor() -> bytes:
 
 def _frame_numbers() -> list[int]:
     """Return the records of system files."""
-    reserved = range(SystemRecord.FIRST_RESERVED, SystemRecord.FIRST_FREE)
-    return sorted({*(number.value for number in SYSTEM_NAMES), *reserved})
+    reserved = range(ntfs.SystemRecord.FIRST_RESERVED, ntfs.SystemRecord.FIRST_FREE)
+    return sorted({*(number.value for number in ntfs.SYSTEM_NAMES), *reserved})
 
 
 def _frame(number: int, now: int) -> Plain:
     """Return what a description says of a system file."""
-    in_extend = number >= SystemRecord.QUOTA
-    is_view = in_extend or number == SystemRecord.SECURE
-    attributes = FileAttribute.HIDDEN | FileAttribute.SYSTEM
+    in_extend = number >= ntfs.SystemRecord.QUOTA
+    is_view = in_extend or number == ntfs.SystemRecord.SECURE
+    attributes = ntfs.FileAttribute.HIDDEN | ntfs.FileAttribute.SYSTEM
     if is_view:
-        attributes |= FileAttribute.VIEW_INDEX
-    flags = RecordFlag.IN_USE
+        attributes |= ntfs.FileAttribute.VIEW_INDEX
+    flags = ntfs.RecordFlag.IN_USE
     if is_view:
-        flags |= RecordFlag.VIEW_INDEX
+        flags |= ntfs.RecordFlag.VIEW_INDEX
     if in_extend:
-        flags |= RecordFlag.IN_EXTEND
-    if number in (SystemRecord.ROOT, SystemRecord.EXTEND):
-        flags |= RecordFlag.DIRECTORY
+        flags |= ntfs.RecordFlag.IN_EXTEND
+    if number in (ntfs.SystemRecord.ROOT, ntfs.SystemRecord.EXTEND):
+        flags |= ntfs.RecordFlag.DIRECTORY
     rights = _READ_WRITE if number in _WRITABLE else _READ
     acl = ((0, rights, _SYSTEM), (0, rights, _ADMINISTRATORS))
-    is_root = number == SystemRecord.ROOT
+    is_root = number == ntfs.SystemRecord.ROOT
     return {
         "number": number,
-        "sequence": number if 0 < number < SystemRecord.FIRST_FREE else 1,
+        "sequence": number if 0 < number < ntfs.SystemRecord.FIRST_FREE else 1,
         "flags": flags.value,
         "file_attributes": attributes.value,
         "created_ns": now,
@@ -190,7 +181,7 @@ def _frame(number: int, now: int) -> Plain:
         "security": default_descriptor() if is_root else _descriptor(acl, _SYSTEM, _ADMINISTRATORS),
         "has_own_security": number in _OWN,
         "information_size": 48 if number in _OWN else 72,
-        "name": SYSTEM_NAMES[SystemRecord(number)] if in_extend else "",
+        "name": ntfs.SYSTEM_NAMES[ntfs.SystemRecord(number)] if in_extend else "",
     }
 
 
