@@ -43,9 +43,6 @@ from backup.objects.key_file import (
     KdfParameters,
     KeyFile,
     RecoverySlot,
-    invented_login_parameters,
-    is_intact,
-    login_parameters,
     pack_key_file,
     signed_parts,
     unpack_key_file,
@@ -53,33 +50,6 @@ from backup.objects.key_file import (
 )
 from backup.objects.preamble import Buffer
 from backup.objects.recovery import SECRET_SIZE, recovery_secret, recovery_text
-
-__all__ = [
-    "DATA_SET_ID_SIZE",
-    "DataKey",
-    "KdfParameters",
-    "KeyFile",
-    "MachineKey",
-    "MasterKey",
-    "NewKeyFile",
-    "PasswordKeys",
-    "add_recovery_key",
-    "bind",
-    "change_password",
-    "create_key_file",
-    "invented_login_parameters",
-    "is_intact",
-    "login_parameters",
-    "login_secret",
-    "password_keys",
-    "remove_recovery_keys",
-    "unlock",
-    "unlock_with",
-    "unlock_with_recovery_key",
-    "unpack_key_file",
-    "user_id",
-    "verify_binding",
-]
 
 _ROOT_SIZE = 64
 _CODE_SIZE = MACHINE_KEY_ID_SIZE // 2

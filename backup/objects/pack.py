@@ -22,7 +22,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple, NoReturn, Protocol
+from typing import Final, NamedTuple, NoReturn
 
 import zstandard
 from cryptography.exceptions import InvalidTag
@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from backup.objects.content import CONTENT_ID_SIZE, PIECE_SIZE
 from backup.objects.data_keys import DataKey
 from backup.objects.errors import DamagedError
+from backup.objects.model import Piece
 from backup.objects.preamble import PREAMBLE_SIZE, Buffer, check_preamble, make_preamble
 
 PACK_MAGIC: Final = b"RKPACK"
@@ -48,19 +49,6 @@ _INDEX_LENGTH = struct.Struct("<I")  # of the sealed index
 _PACK = "the pack"
 
 
-class PieceLike(Protocol):
-    """The fields of `model.Piece` that opening needs."""
-
-    @property
-    def length(self) -> int: ...
-    @property
-    def content_id(self) -> bytes: ...
-    @property
-    def pack_offset(self) -> int: ...
-    @property
-    def sealed_length(self) -> int: ...
-
-
 class PackInfo(NamedTuple):
     """A pack as the object table lists it."""
 
@@ -70,7 +58,7 @@ class PackInfo(NamedTuple):
 
 
 class IndexEntry(NamedTuple):
-    """A piece as the pack's own index lists it; has the fields that `PackReader` needs."""
+    """A piece as the pack's own index lists it."""
 
     content_id: bytes
     pack_offset: int
@@ -248,7 +236,7 @@ class PackReader:
             raise DamagedError(_PACK, "is cut short")
         return cls(master, bytes(header[PREAMBLE_SIZE:HEADER_SIZE]), preamble)
 
-    def open(self, piece: PieceLike, sealed: Buffer) -> bytes:
+    def open(self, piece: Piece | IndexEntry, sealed: Buffer) -> bytes:
         """Return the plain bytes of `piece`; `sealed`: its `sealed_length` bytes of the pack.
 
         Raises:

@@ -7,8 +7,8 @@ import hashlib
 import hmac
 import secrets
 
-from backup.objects import keys
 from backup.objects.errors import ObjectsError
+from backup.objects.key_file import login_parameters
 from backup.repository import (
     MAXIMUM_KEY_FILE_SIZE,
     InvalidRequestError,
@@ -25,7 +25,7 @@ def check_key_file(data: bytes) -> None:
     if len(data) > MAXIMUM_KEY_FILE_SIZE:
         raise TooLargeError(f"a key file may have at most {MAXIMUM_KEY_FILE_SIZE} bytes")
     try:
-        keys.login_parameters(data)
+        login_parameters(data)
     except ObjectsError as error:
         raise InvalidRequestError(str(error)) from error
 

@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from backup.objects import keys
+from backup.objects.key_file import login_parameters
 from backup.repository import (
     LISTED_TWICE,
     MAXIMUM_PACK_SIZE,
@@ -131,7 +131,7 @@ class StoredRepository:
                 return  # a client that lost the answer asks again
             if expected_digest not in (None, hashlib.sha256(present).digest()):
                 raise ConflictError("someone else has changed the key file since")
-            if login is None and keys.login_parameters(data) != keys.login_parameters(present):
+            if login is None and login_parameters(data) != login_parameters(present):
                 raise InvalidRequestError(
                     "the key file has another salt: send a new login secret with it"
                 )

@@ -11,7 +11,7 @@ import hmac
 from collections.abc import Callable, Iterator
 from typing import Self
 
-from backup.objects import keys
+from backup.objects.key_file import invented_login_parameters, login_parameters
 from backup.repository import (
     AlreadyRegisteredError,
     NotAuthorisedError,
@@ -106,8 +106,8 @@ class Store:
         record = self._catalogue.find_user(user)
         # Made for known ids too: what it costs must not tell them apart.
         invented = hmac.digest(self._catalogue.server_secret(), user.encode(), "sha256")
-        parameters = keys.invented_login_parameters(invented)
-        return parameters if record is None else keys.login_parameters(record.key_file)
+        parameters = invented_login_parameters(invented)
+        return parameters if record is None else login_parameters(record.key_file)
 
     def register(
         self,

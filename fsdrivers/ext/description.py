@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.format.flags import Compat, Incompat, RoCompat
+from fsdrivers.ext.format.flags import Incompat, RoCompat
 from fsdrivers.ext.format.journal import JournalSuperblock
 from fsdrivers.ext.geometry import Geometry
 from fsdrivers.ext.quota import QuotaFacts, describe_quota
@@ -45,7 +45,7 @@ def type_of(superblock: ext.Superblock) -> str:
     ext3_ro = int(RoCompat.SPARSE_SUPER | RoCompat.LARGE_FILE | RoCompat.BTREE_DIR)
     if superblock.feature_incompat & ~ext3_incompat or superblock.feature_ro_compat & ~ext3_ro:
         return "ext4"
-    return "ext3" if superblock.feature_compat & Compat.HAS_JOURNAL else "ext2"
+    return "ext3" if superblock.has_journal else "ext2"
 
 
 def describe(
@@ -63,7 +63,6 @@ def describe(
     volume, `orphan_file_size` the bytes of the orphan file, 0 if there is none, `quotas` what is
     set for each kind of quota that the volume keeps.
     """
-    has_quota = superblock.feature_ro_compat & RoCompat.QUOTA
     return (
         _sizes(superblock, geometry)
         | _identity(superblock)
@@ -75,7 +74,7 @@ def describe(
             "boot_block": boot_block if any(boot_block) else None,
             "orphan_file_size": orphan_file_size,
         }
-        | ({"quotas": [describe_quota(facts) for facts in quotas]} if has_quota else {})
+        | ({"quotas": [describe_quota(facts) for facts in quotas]} if superblock.has_quota else {})
     )
 
 
@@ -106,7 +105,6 @@ def _sizes(superblock: ext.Superblock, geometry: Geometry) -> dict[str, Plain]:
 
 
 def _identity(superblock: ext.Superblock) -> dict[str, Plain]:
-    has_seed = superblock.feature_incompat & Incompat.CSUM_SEED
     return {
         "type": type_of(superblock),
         "revision": superblock.revision,
@@ -121,14 +119,14 @@ def _identity(superblock: ext.Superblock) -> dict[str, Plain]:
         "default_hash_version": superblock.default_hash_version,
         "flags": superblock.flags,
         "checksum_type": superblock.checksum_type,
-        "checksum_seed": superblock.checksum_seed if has_seed else None,
+        "checksum_seed": superblock.checksum_seed if superblock.has_checksum_seed else None,
         "encoding": superblock.encoding,
         "encoding_flags": superblock.encoding_flags,
     }
 
 
 def _encryption(superblock: ext.Superblock) -> dict[str, Plain]:
-    if not superblock.feature_incompat & Incompat.ENCRYPT:
+    if not superblock.has_encryption:
         return {}
     return {
         "encryption_level": superblock.encryption_level,
@@ -167,9 +165,7 @@ def _history(superblock: ext.Superblock) -> dict[str, Plain]:
 
 def _journal(superblock: ext.Superblock, journal: JournalSuperblock | None) -> dict[str, Plain]:
     facts: dict[str, Plain] = {
-        "is_journal_external": bool(
-            superblock.feature_compat & Compat.HAS_JOURNAL and not superblock.journal_inode
-        ),
+        "is_journal_external": bool(superblock.has_journal and not superblock.journal_inode),
         "journal_blocks": 0,  # blocks, the superblock's included
     }
     if journal is not None:

@@ -203,7 +203,7 @@ def geometry_of(superblock: ext.Superblock) -> Geometry:
             if superblock.feature_compat & Compat.SPARSE_SUPER2
             else None
         ),
-        mmp_block=superblock.mmp_block if superblock.feature_incompat & Incompat.MMP else 0,
+        mmp_block=superblock.mmp_block if superblock.has_mmp else 0,
     )
     is_good = superblock.log_groups_per_flex < 32
     _require(superblock, "log_groups_per_flex", is_good, "up to 31")
@@ -222,13 +222,9 @@ def _require(superblock: ext.Superblock, field: str, is_good: bool, expected: ob
         )
 
 
-def _has_bigalloc(superblock: ext.Superblock) -> bool:
-    return bool(superblock.feature_ro_compat & RoCompat.BIGALLOC)
-
-
 def _cluster_size(superblock: ext.Superblock) -> int:
     """Return the allocation unit; without bigalloc the field is an old one and may be anything."""
-    if not _has_bigalloc(superblock):
+    if not superblock.has_clusters:
         return superblock.block_size
     low, high = superblock.log_block_size, MAX_LOG_CLUSTER_SIZE
     is_good = low <= superblock.log_cluster_size <= high
@@ -237,7 +233,7 @@ def _cluster_size(superblock: ext.Superblock) -> int:
 
 
 def _clusters_per_group(superblock: ext.Superblock) -> int:
-    if not _has_bigalloc(superblock):
+    if not superblock.has_clusters:
         return superblock.blocks_per_group
     ratio = _cluster_size(superblock) // superblock.block_size
     expected = superblock.blocks_per_group // ratio
@@ -268,7 +264,7 @@ def _groups_count(superblock: ext.Superblock) -> int:
 
 def _first_meta_group(superblock: ext.Superblock) -> int:
     """Return the first descriptor block that is kept by meta_bg; past the last one without."""
-    if superblock.feature_incompat & Incompat.META_BG:
+    if superblock.has_meta_groups:
         return superblock.first_meta_group
     return NO_META_GROUPS
 
@@ -276,7 +272,7 @@ def _first_meta_group(superblock: ext.Superblock) -> int:
 def _check_groups(superblock: ext.Superblock, geometry: Geometry) -> None:
     bits = geometry.block_size * 8
     is_good = 8 <= geometry.clusters_per_group <= bits and geometry.clusters_per_group % 8 == 0
-    field = "clusters_per_group" if _has_bigalloc(superblock) else "blocks_per_group"
+    field = "clusters_per_group" if superblock.has_clusters else "blocks_per_group"
     _require(superblock, field, is_good, f"a multiple of 8 up to {bits}")
     last = geometry.descriptor_block(geometry.descriptor_blocks_count - 1)
     is_good = last < geometry.blocks_count

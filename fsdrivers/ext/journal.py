@@ -26,7 +26,7 @@ from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ext import blockmap, checksum, extents
 from fsdrivers.ext.format import journal as jbd2
 from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.format.flags import Compat, Incompat, InodeFlags
+from fsdrivers.ext.format.flags import Incompat, InodeFlags
 from fsdrivers.ext.format.journal import JournalBlock, JournalCompat, JournalIncompat, TagFlags
 from fsdrivers.ext.metadata import Metadata
 from fsdrivers.ext.overlay import Overlay
@@ -119,7 +119,7 @@ def open_journal(metadata: Metadata) -> Journal | None:
         UnsupportedError: it has unknown features.
     """
     number = metadata.superblock.journal_inode
-    if not metadata.superblock.feature_compat & Compat.HAS_JOURNAL or number == 0:
+    if not metadata.superblock.has_journal or number == 0:
         return None
     inode = metadata.inode(number)
     position = metadata.inode_position(number) + ext.Inode.OFFSETS["block"]

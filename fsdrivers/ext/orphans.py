@@ -13,7 +13,7 @@ from __future__ import annotations
 from fsdrivers.errors import CorruptError
 from fsdrivers.ext import checksum, contents
 from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.format.flags import Compat, RoCompat
+from fsdrivers.ext.format.flags import RoCompat
 from fsdrivers.ext.metadata import Metadata, unpack_words
 from fsdrivers.volume import Extent
 
@@ -38,7 +38,7 @@ def find_orphans(metadata: Metadata) -> frozenset[int]:
 
 def _listed_orphans(metadata: Metadata) -> set[int]:
     """Return what the orphan file lists."""
-    if not metadata.superblock.feature_compat & Compat.ORPHAN_FILE:
+    if not metadata.superblock.has_orphan_file:
         return set()
     number = metadata.superblock.orphan_file_inode
     generation = metadata.inode(number).generation

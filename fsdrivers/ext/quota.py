@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 from fsdrivers.errors import CorruptError
 from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.format.flags import RoCompat
 from fsdrivers.ext.format.quota import (
     QUOTA_BLOCK_SIZE,
     QUOTA_MAGICS,
@@ -132,7 +131,7 @@ def _facts_of(item: Plain) -> QuotaFacts:
 
 def file_inodes(superblock: ext.Superblock) -> dict[QuotaKind, int]:
     """Return the inodes of the quota files a volume has."""
-    if not superblock.feature_ro_compat & RoCompat.QUOTA:
+    if not superblock.has_quota:
         return {}
     inodes = {
         QuotaKind.USER: superblock.user_quota_inode,

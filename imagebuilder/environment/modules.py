@@ -34,6 +34,12 @@ import zstandard
 
 from imagebuilder.errors import BuildHostError
 
+
+def _below(directory: str, patterns: str) -> list[str]:
+    """Return patterns of paths below a directory."""
+    return [f"{directory}/{pattern}" for pattern in patterns.split()]
+
+
 # Patterns of paths below lib/modules/<release>/kernel; an entry of one class of devices each.
 CHOSEN: Mapping[str, Sequence[str]] = {
     "disks": (
@@ -65,17 +71,11 @@ CHOSEN: Mapping[str, Sequence[str]] = {
     ),
     "randomness": ("drivers/char/hw_random/virtio*",),
     "network": (
-        "drivers/net/ethernet/amd/*",
-        "drivers/net/ethernet/aquantia/*",
-        "drivers/net/ethernet/atheros/*",
-        "drivers/net/ethernet/broadcom/*",
-        "drivers/net/ethernet/dec/*",
-        "drivers/net/ethernet/intel/*",
-        "drivers/net/ethernet/marvell/*",
-        "drivers/net/ethernet/nvidia/*",
-        "drivers/net/ethernet/realtek/*",
-        "drivers/net/ethernet/sis/*",
-        "drivers/net/ethernet/via/*",
+        *_below(
+            "drivers/net/ethernet",
+            "amd/* aquantia/* atheros/* broadcom/* dec/* intel/* marvell/* nvidia/* realtek/* "
+            "sis/* via/*",
+        ),
         "drivers/net/hyperv/*",
         "drivers/net/phy/*",
         "drivers/net/usb/*",
@@ -85,46 +85,24 @@ CHOSEN: Mapping[str, Sequence[str]] = {
 }
 LEFT_OUT: Sequence[str] = (
     # Fibre channel, iSCSI, converged adapters: large, and no disk of a small machine.
-    "drivers/scsi/be2iscsi/*",
-    "drivers/scsi/bfa/*",
-    "drivers/scsi/bnx2*",
-    "drivers/scsi/csiostor/*",
-    "drivers/scsi/cxgbi/*",
-    "drivers/scsi/device_handler/*",
-    "drivers/scsi/elx/*",
-    "drivers/scsi/fcoe/*",
-    "drivers/scsi/fnic/*",
-    "drivers/scsi/iscsi*",
-    "drivers/scsi/libfc/*",
-    "drivers/scsi/libiscsi*",
-    "drivers/scsi/lpfc/*",
-    "drivers/scsi/qed*",
-    "drivers/scsi/qla2xxx/*",
-    "drivers/scsi/qla4xxx/*",
-    "drivers/scsi/*_fc.ko",
-    "drivers/scsi/scsi_debug.ko",
-    "drivers/scsi/pcmcia/*",
+    *_below(
+        "drivers/scsi",
+        "be2iscsi/* bfa/* bnx2* csiostor/* cxgbi/* device_handler/* elx/* fcoe/* fnic/* iscsi* "
+        "libfc/* libiscsi* lpfc/* qed* qla2xxx/* qla4xxx/* *_fc.ko scsi_debug.ko pcmcia/*",
+    ),
     "drivers/ata/pata_pcmcia.ko",
     # USB controllers of no PC.
-    "drivers/usb/host/*_cs.ko",
-    "drivers/usb/host/sl811*",
-    "drivers/usb/host/u132*",
+    *_below("drivers/usb/host", "*_cs.ko sl811* u132*"),
     # Sensors and game controllers.
-    "drivers/hid/amd-sfh-hid/*",
-    "drivers/hid/hid-picolcd.ko",
-    "drivers/hid/hid-playstation.ko",
-    "drivers/hid/hid-sensor*",
-    "drivers/hid/hid-wiimote.ko",
-    "drivers/hid/hid-*ff.ko",
-    "drivers/hid/intel-ish-hid/*",
+    *_below(
+        "drivers/hid",
+        "amd-sfh-hid/* hid-picolcd.ko hid-playstation.ko hid-sensor* hid-wiimote.ko hid-*ff.ko "
+        "intel-ish-hid/*",
+    ),
     # Data centre adapters, megabytes each.
-    "drivers/net/ethernet/broadcom/bnx2x/*",
-    "drivers/net/ethernet/broadcom/bnxt/*",
-    "drivers/net/ethernet/intel/i40e*/*",
-    "drivers/net/ethernet/intel/iavf/*",
-    "drivers/net/ethernet/intel/ice/*",
-    "drivers/net/ethernet/marvell/octeontx2/*",
-    "drivers/net/ethernet/marvell/prestera/*",
+    *_below("drivers/net/ethernet/broadcom", "bnx2x/* bnxt/*"),
+    *_below("drivers/net/ethernet/intel", "i40e*/* iavf/* ice/*"),
+    *_below("drivers/net/ethernet/marvell", "octeontx2/* prestera/*"),
 )
 
 _ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")  # Elf64_Ehdr

@@ -17,6 +17,7 @@ import pytest
 
 from backup.client.repository import HttpServer
 from backup.objects import keys
+from backup.objects.key_file import login_parameters, unpack_key_file
 from backup.repository import (
     MAXIMUM_CHECKED,
     MAXIMUM_PACK_SIZE,
@@ -124,12 +125,12 @@ def test_login_parameters_of_unknown_ids(host: RepositoryHost) -> None:
     known = host.login_parameters(user)
     invented = host.login_parameters(unknown)
 
-    assert known == keys.login_parameters(key_file())
+    assert known == login_parameters(key_file())
     assert invented == host.login_parameters(unknown)
     assert invented != host.login_parameters(another)
     assert len(invented) == len(known)
     assert sum(a != b for a, b in zip(invented, known, strict=True)) <= len(
-        keys.unpack_key_file(key_file()).parameters.salt
+        unpack_key_file(key_file()).parameters.salt
     )
 
 
@@ -209,7 +210,7 @@ def test_change_of_password(host: RepositoryHost) -> None:
         host.login(user, SECRET)
     assert host.login(user, bytes(32)).key_file() == other_key_file()
     assert repository.key_file() == other_key_file()
-    assert host.login_parameters(user) == keys.login_parameters(other_key_file())
+    assert host.login_parameters(user) == login_parameters(other_key_file())
 
 
 @pytest.mark.parametrize("size", [1, 1000, (1 << 20) - 1, 1 << 20, (3 << 20) + 1])

@@ -15,7 +15,6 @@ from fsdrivers.ext.folding import hashed_name
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import (
     FileType,
-    Incompat,
     InodeFlags,
     InodeNumber,
     RoCompat,
@@ -198,7 +197,7 @@ class _Index:
             self._add("has no index root", position)
             return
         root = ext.DxRoot.unpack(block)
-        is_large = self.volume.metadata.superblock.feature_incompat & Incompat.LARGEDIR
+        is_large = self.volume.metadata.superblock.has_large_directories
         if root.info_length != 8 or root.indirect_levels > (2 if is_large else 1):
             self._add("has a bad index root", position)
             return

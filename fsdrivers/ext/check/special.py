@@ -12,14 +12,7 @@ from collections.abc import Mapping
 from fsdrivers.errors import CorruptError, FilesystemError
 from fsdrivers.ext import blockmap, checksum
 from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.format.flags import (
-    KNOWN_COMPAT,
-    KNOWN_RO_COMPAT,
-    Compat,
-    Incompat,
-    InodeNumber,
-    RoCompat,
-)
+from fsdrivers.ext.format.flags import KNOWN_COMPAT, KNOWN_RO_COMPAT, InodeNumber
 from fsdrivers.ext.format.journal import JournalBlock, JournalSuperblock
 from fsdrivers.ext.journal import open_journal
 from fsdrivers.ext.metadata import Metadata, covered_inode, unpack_words
@@ -60,27 +53,26 @@ def _at(field: str) -> int:
 def _check_superblock(metadata: Metadata, report: Findings) -> None:
     superblock = metadata.superblock
     _check_known(metadata, report)
-    has_quota = superblock.feature_ro_compat & RoCompat.QUOTA
     for name, allowed in (
         ("user_quota_inode", (0, InodeNumber.USER_QUOTA)),
         ("group_quota_inode", (0, InodeNumber.GROUP_QUOTA)),
     ):
         value = getattr(superblock, name)
-        if value not in allowed or (value and not has_quota):
+        if value not in allowed or (value and not superblock.has_quota):
             report.add("superblock", f"superblock field {name} is {value}", _at(name))
     project = superblock.project_quota_inode
     is_inside = superblock.first_inode <= project <= superblock.inodes_count
-    if project and not (has_quota and is_inside):
+    if project and not (superblock.has_quota and is_inside):
         what = f"superblock field project_quota_inode is {project}"
         report.add("superblock", what, _at("project_quota_inode"))
-    if not superblock.feature_ro_compat & RoCompat.BIGALLOC:
+    if not superblock.has_clusters:
         for name, same in (
             ("clusters_per_group", "blocks_per_group"),
             ("log_cluster_size", "log_block_size"),
         ):
             expected, actual = getattr(superblock, same), getattr(superblock, name)
             report.expect("superblock", f"superblock field {name}", _at(name), expected, actual)
-    if superblock.orphan_file_inode and not superblock.feature_compat & Compat.ORPHAN_FILE:
+    if superblock.orphan_file_inode and not superblock.has_orphan_file:
         what = "superblock has an orphan file without orphan_file"
         report.add("superblock", what, _at("orphan_file_inode"))
     latest = time.time() + DAY_S
@@ -90,8 +82,7 @@ def _check_superblock(metadata: Metadata, report: Findings) -> None:
             what = f"superblock field {name} is in the future"
             report.add("superblock", what, _at(f"{name}_low"))
     reserved = superblock.reserved_gdt_blocks
-    can_reserve = superblock.feature_compat & Compat.RESIZE_INODE
-    if reserved and not can_reserve and superblock.revision:
+    if reserved and not superblock.has_resize_inode and superblock.revision:
         what = f"superblock reserves {reserved} descriptor blocks without resize_inode"
         report.add("superblock", what, _at("reserved_gdt_blocks"))
 
@@ -160,7 +151,7 @@ def _check_resize_inode(metadata: Metadata, report: Findings) -> None:
     position = metadata.inode_position(number)
     inode = ext.Inode.unpack(metadata.inode_record(number))
     words = unpack_words(inode.block)
-    if not superblock.feature_compat & Compat.RESIZE_INODE:
+    if not superblock.has_resize_inode:
         if inode.links_count or inode.blocks_low or any(words):
             report.add("resize-inode", "the resize inode is in use without resize_inode", position)
         return
@@ -193,7 +184,7 @@ def _check_resize_inode(metadata: Metadata, report: Findings) -> None:
 def _check_journal(metadata: Metadata, report: Findings) -> None:
     superblock = metadata.superblock
     number = superblock.journal_inode
-    if not superblock.feature_compat & Compat.HAS_JOURNAL:
+    if not superblock.has_journal:
         if number:
             what = "the superblock has a journal inode without has_journal"
             report.add("journal", what, _at("journal_inode"))
@@ -230,7 +221,7 @@ def _check_journal(metadata: Metadata, report: Findings) -> None:
 
 def _check_mmp(metadata: Metadata, report: Findings) -> None:
     superblock, geometry = metadata.superblock, metadata.geometry
-    if not superblock.feature_incompat & Incompat.MMP:
+    if not superblock.has_mmp:
         return
     block = superblock.mmp_block
     at = _at("mmp_block")

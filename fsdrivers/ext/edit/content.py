@@ -21,7 +21,7 @@ from fsdrivers.ext.edit.maps import Maps
 from fsdrivers.ext.edit.store import Store
 from fsdrivers.ext.extents import Mapped
 from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.format.flags import Incompat, InodeFlags, RoCompat
+from fsdrivers.ext.format.flags import InodeFlags, RoCompat
 from fsdrivers.ext.metadata import Metadata
 from fsdrivers.ext.nodes import FAST_SYMLINK_SIZE
 from fsdrivers.volume import Kind
@@ -188,7 +188,7 @@ class Contents:
 
     def start(self, inode: OpenInode) -> None:
         """Give a new inode the empty map of the volume."""
-        if self.metadata.superblock.feature_incompat & Incompat.EXTENTS:
+        if self.metadata.superblock.has_extents:
             inode.record.flags |= InodeFlags.EXTENTS
             inode.record.block = EMPTY_EXTENTS
         else:

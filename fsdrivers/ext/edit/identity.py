@@ -16,7 +16,7 @@ from fsdrivers.ext import checksum, contents
 from fsdrivers.ext.edit.session import Session
 from fsdrivers.ext.edit.store import Role
 from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.format.flags import Compat, Incompat, InodeFlags
+from fsdrivers.ext.format.flags import Compat, InodeFlags
 from fsdrivers.ext.metadata import covered_inode, volume_seed_of
 from fsdrivers.ext.nodes import FORMAT_MASK, KINDS
 from fsdrivers.volume import Kind
@@ -59,8 +59,7 @@ def set_uuid(session: Session, text: str) -> None:
     superblock = metadata.superblock
     if superblock.feature_compat & Compat.STABLE_INODES:
         raise UnsupportedError("another UUID with ext feature stable_inodes")
-    has_seed = superblock.feature_incompat & Incompat.CSUM_SEED
-    if superblock.feature_incompat & Incompat.EA_INODE and not has_seed:
+    if superblock.has_value_inodes and not superblock.has_checksum_seed:
         raise UnsupportedError("another UUID with ext feature ea_inode and no checksum seed")
     session.allocator.edit_superblock().uuid = raw
     before, metadata.seed = metadata.seed, volume_seed_of(superblock)
@@ -99,7 +98,7 @@ class _Resealer:
             first = group * geometry.inodes_per_group + 1
             for number in range(first, first + self._metadata.used_inodes(group)):
                 self._inode(number)
-        if superblock.feature_incompat & Incompat.MMP and superblock.mmp_block:
+        if superblock.has_mmp and superblock.mmp_block:
             data = self._store.edit(superblock.mmp_block, Role.FRAME)
             checksum.seal_mmp(self._after, data)
 

@@ -15,7 +15,7 @@ from fsdrivers.errors import UnsupportedError, not_found
 from fsdrivers.ext import checksum, xattrs
 from fsdrivers.ext.edit.store import Role, Store
 from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.format.flags import Incompat, InodeFlags, InodeNumber, RoCompat
+from fsdrivers.ext.format.flags import InodeFlags, InodeNumber, RoCompat
 from fsdrivers.ext.metadata import Metadata, covered_inode
 from fsdrivers.ext.nodes import FORMAT_MASK, KINDS, TYPE_BITS
 from fsdrivers.volume import Kind
@@ -140,7 +140,7 @@ class Inodes:
         """Count the values an inode has in inodes of their own, and show it as it is."""
         if self.on_open is None:
             return
-        if self._metadata.superblock.feature_incompat & Incompat.EA_INODE:
+        if self._metadata.superblock.has_value_inodes:
             inode.value_inodes = self._count_values(inode)
         self.on_open(inode, False)
 

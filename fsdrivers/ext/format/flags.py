@@ -115,7 +115,11 @@ class Features:
     has_value_inodes = Feature(Incompat.EA_INODE)  # of attributes
     has_large_directories = Feature(Incompat.LARGEDIR)
     folds_case = Feature(Incompat.CASEFOLD)
+    has_encryption = Feature(Incompat.ENCRYPT)
+    has_checksum_seed = Feature(Incompat.CSUM_SEED)
     has_projects = Feature(RoCompat.PROJECT)
+    has_quota = Feature(RoCompat.QUOTA)
+    has_clusters = Feature(RoCompat.BIGALLOC)
     has_metadata_checksums = Feature(RoCompat.METADATA_CSUM)
     # Parts of bitmaps and inode tables may be left unwritten.
     has_group_checksums = Feature(RoCompat.METADATA_CSUM | RoCompat.GDT_CSUM)

@@ -161,8 +161,7 @@ class Parameters(Features):
     @property
     def volume_seed(self) -> int:
         """What metadata checksums start from."""
-        has_seed = self.feature_incompat & Incompat.CSUM_SEED
-        return volume_seed(self.uuid, self.checksum_seed if has_seed else None)
+        return volume_seed(self.uuid, self.checksum_seed if self.has_checksum_seed else None)
 
     def shape(self) -> layout.Shape:
         """Return what decides the places of the fixed metadata."""

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from backup.objects import keys
 from backup.objects.content import Signer, content_id
+from backup.objects.key_file import login_parameters
 from backup.objects.keys import MasterKey
 from backup.objects.model import BackupObject, NodeObject, ObjectKind, Piece, StreamContent
 from backup.objects.pack import PackReader, PackWriter
@@ -147,7 +148,7 @@ def test_the_key_file_is_still_read() -> None:
 
     assert keys.unlock(HASH_DAT, USER, PASSWORD) == master
     assert keys.unlock_with_recovery_key(HASH_DAT, RECOVERY_KEY) == master
-    assert keys.login_secret(keys.login_parameters(HASH_DAT), USER, PASSWORD) == LOGIN_SECRET
+    assert keys.login_secret(login_parameters(HASH_DAT), USER, PASSWORD) == LOGIN_SECRET
     keys.verify_binding(HASH_DAT, master, DATA_SET_ID)
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import msgpack
 import pytest
 
-from backup.objects import keys
+from backup.objects import key_file, keys
 from backup.objects.errors import (
     BindingError,
     DamagedError,
@@ -104,7 +104,7 @@ def test_two_key_files_share_no_secret(made: NewKeyFile) -> None:
 
 def test_login_parameters_give_the_login_secret_and_nothing_else(made: NewKeyFile) -> None:
     """A client that has only the public parameters can log in; they hold no secret."""
-    public = keys.login_parameters(made.data)
+    public = key_file.login_parameters(made.data)
     file = unpack_key_file(made.data)
 
     assert keys.login_secret(public, USER, PASSWORD) == made.login_secret
@@ -114,7 +114,7 @@ def test_login_parameters_give_the_login_secret_and_nothing_else(made: NewKeyFil
 
 def test_one_derivation_serves_login_and_unlocking(made: NewKeyFile) -> None:
     """What the public parameters derive also opens the key file."""
-    derived = keys.password_keys(keys.login_parameters(made.data), USER, PASSWORD)
+    derived = keys.password_keys(key_file.login_parameters(made.data), USER, PASSWORD)
 
     assert keys.unlock_with(made.data, derived) == made.master
 
@@ -155,7 +155,7 @@ def test_every_flipped_bit_of_a_key_file_is_noticed(
                     keys.unlock_with(case, derived)
                 with pytest.raises((DamagedError, UnknownVersionError, WrongPasswordError)):
                     keys.unlock_with_recovery_key(case, text)
-            assert not keys.is_intact(bad)
+            assert not key_file.is_intact(bad)
 
 
 def test_every_truncation_of_a_key_file_is_noticed(made: NewKeyFile, derived: PasswordKeys) -> None:
@@ -165,7 +165,7 @@ def test_every_truncation_of_a_key_file_is_noticed(made: NewKeyFile, derived: Pa
             keys.unlock_with(made.data[:length], derived)
     with pytest.raises(DamagedError):
         keys.unlock_with(made.data + b"\0", derived)
-    assert keys.is_intact(made.data)
+    assert key_file.is_intact(made.data)
 
 
 def test_a_newer_version_is_refused_before_anything_else(derived: PasswordKeys) -> None:

@@ -11,7 +11,7 @@ import pycdlib
 import pytest
 
 from backup.objects.errors import MissingPackError, ObjectsError
-from backup.objects.keys import is_intact
+from backup.objects.key_file import is_intact
 from backup.objects.locator import POSITIONS, pack_locator
 from backup.objects.pack import PackInfo
 from imagebuilder.build import build_disc
