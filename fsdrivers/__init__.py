@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from fsdrivers import registry
 from fsdrivers.device import Device
-from fsdrivers.errors import NotRecognisedError
+from fsdrivers.errors import CorruptError, DeviceError, NotRecognisedError
 from fsdrivers.probing import probe
 from fsdrivers.registry import (
     EMPTY,
@@ -54,11 +54,16 @@ def open_volume(device: Device) -> Volume:
     if kind not in (EMPTY, UNKNOWN):
         return driver_of(kind).open_volume(device)
     # Of a volume whose start is damaged there may be copies, which no probe looks for.
+    failure: DeviceError | None = None
     for driver in registry.DRIVERS:
         if driver.has_copies:
             try:
                 return driver.open_volume(device)
-            except NotRecognisedError:
+            except (NotRecognisedError, CorruptError):
                 continue
+            except DeviceError as error:
+                failure = error
+    if failure is not None:
+        raise failure
     what = "is empty" if kind == EMPTY else "holds nothing that any driver knows"
     raise NotRecognisedError(f"{device.name} {what}")

@@ -6,8 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from fsdrivers.errors import CorruptError, FilesystemError
+from fsdrivers.errors import CorruptError, DeviceError, FilesystemError
 
+UNREADABLE: Final = "unreadable"  # a rule: the medium gives everything that is looked for
 MAXIMUM_FINDINGS: Final = 1000  # of one check; more say nothing new
 
 
@@ -40,8 +41,16 @@ class Findings:
         if len(self.findings) < MAXIMUM_FINDINGS:
             self.findings.append(Finding(rule, what, position))
 
-    def add_error(self, rule: str, error: FilesystemError, position: int | None = None) -> None:
-        """Note an error as a finding, at its own position where it has one."""
+    def add_error(
+        self, rule: str, error: FilesystemError | DeviceError, position: int | None = None
+    ) -> None:
+        """Note an error as a finding, at its own position where it has one.
+
+        What the medium does not give breaks the rule `UNREADABLE`, whatever was looked for there.
+        """
+        if isinstance(error, DeviceError):
+            self.add(UNREADABLE, str(error), position)
+            return
         own = error.position if isinstance(error, CorruptError) else None
         self.add(rule, str(error), position if own is None else own)
 

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 
 from fsdrivers import registry, signatures
 from fsdrivers.device import Device, MemoryDevice
+from fsdrivers.errors import DeviceError
+from fsdrivers.losses import read_where_possible
 from fsdrivers.registry import EMPTY, UNKNOWN, Driver
 from fsdrivers.signatures import (
     CONTAINERS,
@@ -42,10 +44,9 @@ def probe(device: Device) -> str:
     One of the drivers' types ("ext4", "fat32", "swap"), something that is known by name only
     ("lvm2", "luks", "xfs"), "empty" if both its ends are zeros, or "unknown".
 
-    Raises:
-        DeviceError: one of its ends cannot be read.
+    Sectors that cannot be read count as zeros: nothing is recognised by them.
     """
-    head = device.read(0, min(HEAD_SIZE, device.size))
+    head = read_where_possible(device, 0, min(HEAD_SIZE, device.size))
     found = (
         _find(device, head, CONTAINERS)
         or _find(device, head, RAID_AT_END)
@@ -100,7 +101,7 @@ def _find(device: Device, head: bytes, rows: tuple[Signature, ...]) -> str:
     for signature in rows:
         magic, place = signature.magic, signature.place(device.size)
         if signature.position < 0 and place >= len(head):
-            found = device.read(place, len(magic))
+            found = read_where_possible(device, place, len(magic))
         elif signature.position >= 0:
             found = head[place : place + len(magic)] if place >= 0 else b""
         else:
@@ -115,7 +116,7 @@ def _zfs(device: Device) -> str:
     start, length = 128 << 10, 128 << 10
     if device.size < start + length:
         return ""
-    ring = device.read(start, length)
+    ring = read_where_possible(device, start, length)
     magics = (bytes.fromhex("0cb1ba0000000000"), bytes.fromhex("0000000000bab10c"))
     return "zfs" if sum(ring[at : at + 8] in magics for at in range(0, length, 1024)) > 3 else ""
 
@@ -125,6 +126,9 @@ def _is_empty(device: Device, head: bytes) -> bool:
     if any(head):
         return False
     length = min(SAMPLE_SIZE, device.size)
-    return not any(
-        device.read(position, length).strip(b"\0") for position in (0, device.size - length)
-    )
+    try:
+        return not any(
+            device.read(position, length).strip(b"\0") for position in (0, device.size - length)
+        )
+    except DeviceError:
+        return False

@@ -222,6 +222,7 @@ DRIVERS: tuple[Driver, ...] = (
         has_code_page=True,
         file_flags=DOS_ARCHIVE,
         largest_file=(1 << 32) - 1,
+        has_copies=True,
     ),
     Driver(
         types=("ext2", "ext3", "ext4"),

@@ -9,14 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from fsdrivers.errors import (
-    CorruptError,
-    DeviceError,
-    IsADirectoryError_,
-    NotFoundError,
-    not_a_directory,
-    not_found,
-)
+from fsdrivers.errors import IsADirectoryError_, NotFoundError, not_a_directory, not_found
+from fsdrivers.losses import Loss
 from fsdrivers.printable import printable
 from fsdrivers.registry import Can, driver_of
 from fsdrivers.volume import Entry, Extent, Kind, Link, Node, Volume
@@ -26,28 +20,37 @@ PIECE_SIZE = 1 << 20  # bytes that `iter_content` reads at a time
 
 
 class Tree:
-    """All names of one volume.
-
-    `error` is set where the volume is damaged: the names that came before it are there.
-    """
+    """All names of one volume that can be read; `losses` says what cannot."""
 
     def __init__(self, volume: Volume) -> None:
         """Read every directory of `volume`."""
         self.volume = volume
         self.root: Entry | None = None
-        self.error: CorruptError | DeviceError | None = None
+        self.losses: list[Loss] = []
         self._children: dict[int, list[Entry]] = {}
         driver = driver_of(volume.type)
         self._ignores_case = driver.names.ignores_case
         self._link_of = driver.link_of if Can.LINK in driver.can else None
-        try:
-            for entry in volume.walk():
-                if self.root is None:
-                    self.root = entry
-                else:
-                    self._children.setdefault(entry.parent, []).append(entry)
-        except (CorruptError, DeviceError) as error:
-            self.error = error
+        for entry in volume.walk(self.losses.append):
+            if self.root is None:
+                self.root = entry
+            else:
+                self._children.setdefault(entry.parent, []).append(entry)
+
+    def lost_paths(self) -> list[tuple[bytes, Loss]]:
+        """Return the losses with the path of what is lost, or of the directory it is in."""
+        if not self.losses or self.root is None:
+            return []
+        paths = {
+            entry.node.number: path
+            for path, entry in self.iter_below(b"/", self.root)
+            if entry.node.kind == Kind.DIRECTORY
+        }
+        found = []
+        for loss in self.losses:
+            path = paths[loss.directory]
+            found.append((path.rstrip(b"/") + b"/" + loss.name if loss.name else path, loss))
+        return found
 
     def link_of(self, node: Node) -> Link | None:
         """Return where a node leads that is kept as an object of another kind, None if nowhere."""
@@ -88,8 +91,6 @@ class Tree:
             CorruptError, DeviceError: it may be in what could not be read.
             NotADirectoryError_: something on the way is not a directory.
         """
-        if self.root is None and self.error is not None:
-            raise self.error
         if self.root is None:
             raise NotFoundError(f"{self.volume.type} volumes hold no files")
         trail = [self.root]
@@ -106,9 +107,10 @@ class Tree:
                 del trail[max(1, len(trail) - 1) :]
                 continue
             entry = self._child(here, part)
-            if entry is None and self.error is not None:
-                raise self.error
             if entry is None:
+                for loss in self.losses:
+                    if loss.directory == here.number and loss.name in (b"", part):
+                        raise loss.error
                 raise not_found(path)
             if entry.node.kind == Kind.SYMLINK and (parts or follow):
                 links += 1

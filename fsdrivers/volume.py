@@ -20,6 +20,7 @@ from typing import Final, NamedTuple, Protocol, TypedDict, Unpack
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, DeviceError
 from fsdrivers.findings import Finding
+from fsdrivers.losses import OnDamage
 
 # What `Volume.describe` gives and `plan_volume` takes: plain data that any serialiser can hold.
 Plain = None | bool | int | str | bytes | list["Plain"] | dict[str, "Plain"]
@@ -29,9 +30,6 @@ Description = Mapping[str, Plain]
 # in a map of them is dense.
 Regions = Mapping[int, Sequence[tuple[int, int, bool]]]  # by number of the node
 StreamRegions = Mapping[tuple[int, bytes], Sequence[tuple[int, int, bool]]]  # and name
-
-# Is told the number of a directory, and what is wrong with it or with a name in it.
-OnDamage = Callable[[int, CorruptError | DeviceError], None]
 
 
 class Kind(IntEnum):
@@ -202,7 +200,8 @@ class Volume(Protocol):
     label: bytes  # as stored, without padding
     label_encoding: str = ""  # of a label in a code page, as Python calls the codec
     block_size: int  # allocation unit in bytes
-    damage: CorruptError | DeviceError | None = None  # what the volume as a whole has lost
+    # What the volume as a whole has lost; one of the `warnings` names it.
+    damage: CorruptError | DeviceError | None = None
 
     def describe(self) -> dict[str, Plain]:
         """Return all that `plan_volume` needs to format the same filesystem again."""
@@ -233,10 +232,11 @@ class Volume(Protocol):
         """Yield every name on the volume, the root first, parents before children.
 
         Args:
-            on_damage: a driver that can go on behind what is damaged tells it, and goes on.
+            on_damage: is told what cannot be read; what does not lie below it is yielded.
 
         Raises:
-            CorruptError: at the directory that cannot be read; what came before stands.
+            CorruptError, DeviceError: without `on_damage`, at what cannot be read; what came
+                before stands.
         """
         ...
 

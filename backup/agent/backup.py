@@ -233,7 +233,7 @@ class _Run:
                 options=_plain_options(self.options),
             )
             writer.add_all(objects)
-            writer.finish(packs, missing=local.missing, losses=local.warnings)
+            writer.finish(packs, missing=local.missing, losses=local.losses)
             table: bytes | Path
             if stream is not None:
                 table = stream.getvalue()

@@ -16,10 +16,12 @@ from backup.agent.errors import Problem
 from backup.agent.readers import any_nonzero
 from backup.objects.content import PIECE_SIZE
 from backup.objects.model import EMPTY, RAW
+from backup.shared.text import size_text
 from fsdrivers import EMPTY as ZEROS
-from fsdrivers import UNKNOWN, Can, find_driver, open_volume, probe
+from fsdrivers import UNKNOWN, Can, driver_of, find_driver, open_volume, probe
 from fsdrivers.device import Device
-from fsdrivers.errors import DeviceError, FilesystemError
+from fsdrivers.errors import DeviceError, FilesystemError, NotRecognisedError
+from fsdrivers.losses import read_where_possible
 from fsdrivers.partitions import PartitionEntry, PartitionTable, open_partition, read_table
 from fsdrivers.probing import reason_against
 from fsdrivers.volume import Volume, Walk
@@ -110,7 +112,13 @@ def inspect_disk(
             opened = (
                 open_device(table, number) if open_device else open_partition(device, table, number)
             )
-            disk.partitions.append(_decide(number, opened, entry, allow_raw, open_volume))
+            partition = _decide(number, opened, entry, allow_raw, open_volume)
+            disk.partitions.append(partition)
+            if partition.type == RAW and not _is_for_boot_code(entry):
+                disk.notes.append(
+                    f"{label}: {size_text(opened.size)} of content that no driver reads are kept "
+                    "as an image"
+                )
         except FilesystemError as error:
             disk.problems.append(Problem(label, str(error)))
         except DeviceError as error:
@@ -145,36 +153,63 @@ def _decide(
     open_volume: OpenVolume,
 ) -> Partition:
     """Decide how a partition is kept, or raise _RefusedError."""
-    if entry is not None and (entry.type in RAW_GPT_TYPES or entry.type in RAW_MBR_TYPES):
+    if _is_for_boot_code(entry):
         return Partition(number, device, RAW, entry=entry)
     kind = probe(device)
     if kind == ZEROS:
         if is_all_zeros(device):
             return Partition(number, device, EMPTY, entry=entry)
         kind = UNKNOWN
-    driver = find_driver(kind)
-    if driver is None:
+    try:
+        # Of what no probe knows the start may be damaged, and have a copy.
+        volume = _open(kind, device, open_volume)
+        return Partition(number, device, volume.type, volume, entry)
+    except _RefusedError as refusal:
+        reason = refusal.reason
+    except NotRecognisedError:
         reason = reason_against(kind)
-    elif Can.PLAN not in driver.can:
-        reason = f"it holds {kind}, which can be read but not made again"
-    else:
-        try:
-            volume = open_volume(device)
-            driver.check_description(volume.describe())
-            volume.check_restorable()
-            return Partition(number, device, volume.type, volume, entry)
-        except FilesystemError as error:
-            reason = f"its {kind} cannot be read or made again: {error}"
+    except FilesystemError as error:
+        reason = f"its {kind} cannot be read or made again: {error}"
+    except DeviceError as error:
+        reason = f"it cannot be read: {error}"
     if allow_raw or (kind == UNKNOWN and device.size <= SMALL_SIZE and number):
         return Partition(number, device, RAW, entry=entry)
     raise _RefusedError(f"{reason}; {_HINT} (--allow-raw keeps it as an image)")
 
 
+def _open(kind: str, device: Device, open_volume: OpenVolume) -> Volume:
+    """Return what a driver can read and make again.
+
+    Raises:
+        _RefusedError: there is no such driver.
+        FilesystemError: it cannot be read or made again.
+        DeviceError: the medium failed.
+    """
+    if kind != UNKNOWN:
+        driver = find_driver(kind)
+        if driver is None:
+            raise _RefusedError(reason_against(kind))
+        if Can.PLAN not in driver.can:
+            raise _RefusedError(f"it holds {kind}, which can be read but not made again")
+    volume = open_volume(device)
+    driver_of(volume.type).check_description(volume.describe())
+    volume.check_restorable()
+    return volume
+
+
+def _is_for_boot_code(entry: PartitionEntry | None) -> bool:
+    """Tell whether a partition holds boot code or nothing, whatever a probe makes of it."""
+    return entry is not None and (entry.type in RAW_GPT_TYPES or entry.type in RAW_MBR_TYPES)
+
+
 def is_all_zeros(device: Device) -> bool:
-    """Return whether a device holds nothing but zeros; every byte that may be one is read."""
+    """Return whether a device holds nothing but zeros; every byte that may be one is read.
+
+    Sectors that cannot be read count as zeros.
+    """
     for start, length in device.iter_data(0, device.size):
         for position in range(start, start + length, PIECE_SIZE):
             count = min(PIECE_SIZE, start + length - position)
-            if any_nonzero(device.read(position, count)):
+            if any_nonzero(read_where_possible(device, position, count)):
                 return False
     return True

@@ -61,6 +61,7 @@ class Loaded(NamedTuple):
     facts: Node | None = None  # the file when it was read, if it may have changed
     xattrs: Xattrs | None = None  # likewise; None: those of the scan
     warning: str = ""  # why this content may be no single state of the file
+    loss: str = ""  # what of it could not be read, and is zeros
 
 
 class Reader(Protocol):
@@ -121,8 +122,9 @@ class LocalSet:
         self.warnings: list[str] = []
         self.notes: list[str] = []
         self.lost: set[int] = set()  # numbers of objects that are not in the set after all
-        self.missing = 0  # objects that could not be read, those of `warnings` among them
-        self.mixed = 0  # objects kept that may be of several moments; likewise
+        self.missing = 0  # objects that could not be read
+        self.losses: list[str] = []  # the sentences that name them, all in `warnings` too
+        self.mixed = 0  # objects kept that may be of several moments; `warnings` name them
         self.unsettled: dict[int, str] = {}  # object index -> why it has to be looked at again
         self.is_ordered = True  # whether objects refer to earlier ones alone
         self.unchanged = 0
@@ -369,16 +371,20 @@ class LocalSet:
         self.lost.add(number)
         path = self.path_of(place)
         if reason:
-            self.warnings.append(f"{path}: left out: {reason}")
-            self.missing += 1
+            self.note_loss(f"{path}: left out: {reason}")
         else:
             self.notes.append(f"{path}: gone before it was read")
 
     def lose_stream(self, place: int, name: bytes, reason: str) -> None:
         """Say that a stream is left out; its node stays, which may be a directory."""
         shown = name_text(name)
-        self.warnings.append(f"{self.path_of(place)}: its stream {shown} is left out: {reason}")
-        self.missing += 1
+        self.note_loss(f"{self.path_of(place)}: its stream {shown} is left out: {reason}")
+
+    def note_loss(self, sentence: str, count: int = 1) -> None:
+        """Say what is missing from the set, and how many objects that is."""
+        self.warnings.append(sentence)
+        self.losses.append(sentence)
+        self.missing += count
 
     def path_of(self, place: int) -> str:
         """Return what to call an object in a message: for a node its path on the machine."""

@@ -27,13 +27,14 @@ from fsdrivers.volume import ATTRIBUTES, Attributes
 SentPiece = tuple[int, int, bytes, int, int, int]
 # What a file was when it was read: `ATTRIBUTES`, inode number, and attributes if they were read too
 Facts = tuple[tuple[object, ...], int, Xattrs | None]
-# place in the work, pieces, regions, what the file was, warning, and why it failed ("" if it did
-# not)
+# place in the work, pieces, regions, what the file was, warning, loss, and why it failed ("" if it
+# did not)
 Outcome = tuple[
     int,
     list[SentPiece],
     tuple[tuple[int, int, bool], ...] | None,
     Facts | None,
+    str,
     str,
     str,
 ]
@@ -87,7 +88,7 @@ class Packer:
         for place in range(start, end):
             loaded = self._load(place)
             if isinstance(loaded, str):
-                outcomes.append((place, [], None, None, "", loaded))
+                outcomes.append((place, [], None, None, "", "", loaded))
                 continue
             pieces: list[SentPiece] = []
             for offset, data in loaded.chunks:
@@ -105,7 +106,7 @@ class Packer:
             facts = None
             if loaded.facts is not None:
                 facts = (_attributes_of(loaded.facts), loaded.facts.number, loaded.xattrs)
-            outcomes.append((place, pieces, plain, facts, loaded.warning, ""))
+            outcomes.append((place, pieces, plain, facts, loaded.warning, loaded.loss, ""))
         return self._told(), read, outcomes
 
     def finish(self) -> list[ClosedPack]:

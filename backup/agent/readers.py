@@ -10,7 +10,10 @@ from backup.agent.local_set import Loaded
 from backup.agent.regions import Ranges, iter_pieces, regions_of, stored_regions_of
 from backup.objects.content import PIECE_SIZE
 from backup.objects.model import BackupObject, Region
+from backup.shared.text import plural
 from fsdrivers.device import Device
+from fsdrivers.errors import DeviceError
+from fsdrivers.losses import read_where_possible
 from fsdrivers.volume import STREAM_COMPRESSED, Node, StreamVolume, Volume
 
 _ZEROS = bytes(PIECE_SIZE)
@@ -96,7 +99,10 @@ def _size_and_flags(node: Node, name: bytes) -> tuple[int, int]:
 
 
 class DeviceReader:
-    """Reads ranges of a device; `skip_zeros` leaves out pieces that hold nothing but zeros."""
+    """Reads ranges of a device; `skip_zeros` leaves out pieces that hold nothing but zeros.
+
+    Sectors that cannot be read are zeros, and told as lost.
+    """
 
     def __init__(self, device: Device, *, skip_zeros: bool) -> None:
         self._device = device
@@ -108,11 +114,17 @@ class DeviceReader:
 
     def load(self, obj: BackupObject, node: Node | None, ranges: Ranges | None) -> Loaded:
         """Return the bytes of the given ranges."""
-        read = self._device.read
-        chunks = [(position, read(position, length)) for position, length in ranges or ()]
+        lost: list[DeviceError] = []
+        chunks = [
+            (position, read_where_possible(self._device, position, length, lost.append))
+            for position, length in ranges or ()
+        ]
         if self._skip_zeros:
             chunks = [chunk for chunk in chunks if any_nonzero(chunk[1])]
-        return Loaded(chunks, None)
+        if not lost:
+            return Loaded(chunks, None)
+        loss = f"{plural(len(lost), 'sector')} cannot be read and became zeros, first: {lost[0]}"
+        return Loaded(chunks, None, loss=loss)
 
 
 def any_nonzero(data: bytes) -> bool:

@@ -26,7 +26,7 @@ from backup.shared.pool import Serve, WorkerPool
 from fsdrivers.volume import ATTRIBUTES
 
 MAXIMUM_WORKERS = 8
-_PLAIN = (None, None, "", "")  # what an outcome says behind its pieces when all went well
+_PLAIN = (None, None, "", "", "")  # what an outcome says behind its pieces when all went well
 _WITHOUT_CONTENT = (LabelObject, SecurityObject)
 FINISH = None  # the request that asks a worker to have all its packs stored
 
@@ -171,7 +171,7 @@ class Sender:
 
     def _take_outcome(self, worker: int, work: Work, outcome: Outcome) -> None:
         """Put the pieces of one work in place, and sign the object when it is complete."""
-        _, sent, regions, facts, warning, failure = outcome
+        _, sent, regions, facts, warning, loss, failure = outcome
         place = work.place
         if len(sent) == 1 and outcome[2:] == _PLAIN and place not in self._parts_left:
             # Nearly every file: one piece, and nothing to say of it.
@@ -186,6 +186,8 @@ class Sender:
             self._local.unsettled[place] = failure or warning
         elif failure and not work.stream:
             self._local.lose(place, failure)
+        if loss:
+            self._local.note_loss(f"{self._local.path_of(place)}: {loss}")
         obj = self._local.objects[place]
         pieces = [self._piece(worker, piece) for piece in sent]
         if isinstance(obj, NodeObject):

@@ -195,12 +195,6 @@ def reader_of(volume: Volume) -> VolumeReader:
     return VolumeReader(volume)
 
 
-def warnings_of(volume: Volume, obj: VolumeObject) -> list[str]:
-    """Return what makes the state of a volume doubtful, as far as its driver can tell."""
-    name = f"{obj.type} volume {obj.uuid or obj.partition}"
-    return [f"{name}: {text}" for text in volume.warnings()]
-
-
 def _add_raw(local: LocalSet, place: int, device: Device) -> None:
     """Have all bytes of a partition read that are not zero."""
     reader = local.add_reader(DeviceReader(device, skip_zeros=True))
@@ -220,9 +214,13 @@ def scan_partition(
     assert volume is not None, "only what a driver opened has nodes"
     if not driver_of(volume.type).has_files:
         return
-    local.warnings += warnings_of(volume, obj)
-    if volume.damage is not None:
-        local.missing += 1  # which a warning names
+    name = f"{obj.type} volume {obj.uuid or obj.partition}"
+    damage = "" if volume.damage is None else str(volume.damage)
+    for text in volume.warnings():
+        if damage and damage in text:
+            local.note_loss(f"{name}: {text}")
+        else:
+            local.warnings.append(f"{name}: {text}")
     reader = local.add_reader(reader_of(volume))
     walk, partition.walk = partition.walk or volume.walk, None
     VolumeScan(local, volume, obj, reader, is_excluded, prefix).run(walk)

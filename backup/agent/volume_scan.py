@@ -25,14 +25,15 @@ from backup.objects.model import (
     StreamContent,
     VolumeObject,
 )
+from backup.shared.text import name_text
 from fsdrivers import driver_of
-from fsdrivers.errors import CorruptError, DeviceError, FilesystemError, UnsupportedError
+from fsdrivers.errors import DeviceError, FilesystemError, UnsupportedError
+from fsdrivers.losses import DAMAGE, Loss, OnDamage
 from fsdrivers.volume import (
     STREAM_COMPRESSED,
     Entry,
     Kind,
     Node,
-    OnDamage,
     Volume,
     Walk,
     copy_attributes,
@@ -90,8 +91,7 @@ class VolumeScan:
             if isinstance(error, UnsupportedError):
                 problem = Problem(place, f"it holds {error.feature}")
                 raise NotRecoverableError([problem]) from error
-            local.warnings.append(f"{place}: {error}")
-            local.missing += 1
+            local.note_loss(f"{place}: {error}")
         if self._snapshots is not None and self._snapshots.count:
             local.notes.append(
                 f"{obj.type} volume {obj.uuid}: {self._snapshots.count} files of shadow copies are "
@@ -141,16 +141,25 @@ class VolumeScan:
         """Note the marker of a file: of a placed one with where it is, in bytes."""
         data: dict[str, Plain] = {}
         if name == PLACED_FILE:
-            extents = self._volume.extents(node)
+            try:
+                extents = self._volume.extents(node)
+            except DAMAGE:
+                return  # its content cannot be read either, which is told then
             data["extents"] = [[part.position, part.length] for part in extents]
         self._markers.append((number, name, data))
 
-    def _note_damage(self, directory: int, error: CorruptError | DeviceError) -> None:
-        """Say that something in a directory is lost."""
-        local = self._local
-        if number := self._scan.seen.get(directory, 0):
-            local.warnings.append(f"{local.path_of(number - 1)}: something in it is lost: {error}")
-            local.missing += 1
+    def _note_damage(self, loss: Loss) -> None:
+        """Say what is lost, unless it is in a directory that is left out."""
+        number = self._scan.seen.get(loss.directory, 0)
+        if not number:
+            return
+        place = self._local.path_of(number - 1)
+        if loss.name:
+            place = f"{place.rstrip('/')}/{name_text(loss.name)}"
+        elif not loss.is_kept:
+            place += ": something in it is lost"
+        what = "something of it is lost" if loss.is_kept else "left out" if loss.name else ""
+        self._local.note_loss(": ".join(filter(None, (place, what, str(loss.error)))), loss.count)
 
 
 def walk_ahead(volume: Volume, is_waiting: Callable[[], bool]) -> Walk:
@@ -158,10 +167,10 @@ def walk_ahead(volume: Volume, is_waiting: Callable[[], bool]) -> Walk:
 
     What damage the walk meets is told and raised where it was met.
     """
-    found: list[Entry | tuple[int, CorruptError | DeviceError]] = []
+    found: list[Entry | Loss] = []
     errors: list[FilesystemError | DeviceError] = []
-    tell: list[OnDamage] = [lambda directory, error: found.append((directory, error))]
-    names = volume.walk(lambda directory, error: tell[0](directory, error))
+    tell: list[OnDamage] = [found.append]
+    names = volume.walk(lambda loss: tell[0](loss))
     try:
         for count, entry in enumerate(names, 1):
             found.append(entry)
@@ -178,7 +187,7 @@ def walk_ahead(volume: Volume, is_waiting: Callable[[], bool]) -> Walk:
             if isinstance(item, Entry):
                 yield item
             else:
-                on_damage(*item)
+                on_damage(item)
         if errors:
             raise errors[0]
         yield from names

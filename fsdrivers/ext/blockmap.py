@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fsdrivers.errors import CorruptError
+from fsdrivers.errors import CorruptError, DeviceError
 from fsdrivers.ext.extents import Mapped
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.metadata import Metadata, unpack_words
+from fsdrivers.losses import Damage
 
 
 def iter_runs(
@@ -20,6 +21,7 @@ def iter_runs(
     blocks: int,
     position: int,
     visited: list[int] | None = None,
+    faults: list[Damage] | None = None,
 ) -> Iterator[Mapped]:
     """Yield the mapped runs of a file in ascending order, adjacent blocks joined.
 
@@ -29,12 +31,15 @@ def iter_runs(
         blocks: of the file by its size; what is mapped past them is not looked at.
         position: of `root` on the volume, for messages.
         visited: gets the numbers of the map's own blocks.
+        faults: gets the errors of map blocks that the medium does not give, which are left out.
 
     Raises:
         CorruptError: a number outside the volume, or a map block used twice.
     """
     logical = start = count = 0
-    for first, numbers, at in _iter_leaves(metadata, unpack_words(root), blocks, position, visited):
+    for first, numbers, at in _iter_leaves(
+        metadata, unpack_words(root), blocks, position, visited, faults
+    ):
         for slot, number in enumerate(numbers):
             if count and number == start + count and first + slot == logical + count:
                 count += 1
@@ -59,6 +64,7 @@ def _iter_leaves(
     blocks: int,
     position: int,
     visited: list[int] | None,
+    faults: list[Damage] | None,
 ) -> Iterator[tuple[int, tuple[int, ...], int]]:
     """Yield (first file block, block numbers, position of the map) for all that is mapped."""
     slots = metadata.geometry.block_size // 4
@@ -74,7 +80,13 @@ def _iter_leaves(
         seen.add(number)
         if visited is not None:
             visited.append(number)
-        numbers = unpack_words(metadata.read_block(number))
+        try:
+            numbers = unpack_words(metadata.read_block(number))
+        except DeviceError as error:
+            if faults is None:
+                raise
+            faults.append(error)
+            return
         here = number * metadata.geometry.block_size
         if level == 1:
             yield first, numbers[: blocks - first], here

@@ -10,6 +10,7 @@ from fsdrivers.ext import blockmap, extents, xattrs
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import InodeFlags
 from fsdrivers.ext.metadata import Metadata, covered_inode, extra_isize_of
+from fsdrivers.losses import Damage
 from fsdrivers.record import joined_codec, sparse_codec
 from fsdrivers.volume import Extent
 
@@ -24,7 +25,11 @@ _ONE_LEAF = joined_codec(
 
 
 def extents_of(
-    metadata: Metadata, number: int, raw: bytes, visited: list[int] | None = None
+    metadata: Metadata,
+    number: int,
+    raw: bytes,
+    visited: list[int] | None = None,
+    faults: list[Damage] | None = None,
 ) -> list[Extent]:
     """Return the mapped parts of an inode's content, adjacent ones joined.
 
@@ -33,6 +38,7 @@ def extents_of(
         number: of the inode.
         raw: the inode as long as on disk.
         visited: gets the numbers of the blocks that the map itself is in.
+        faults: gets what is wrong with parts of the map, which are left out.
 
     Raises:
         CorruptError: the map is damaged.
@@ -48,7 +54,7 @@ def extents_of(
                 return [Extent(logical * size, length * size, start * size)]
     elif flags & InodeFlags.INLINE_DATA:
         return _inline(metadata, number, raw)
-    return _joined(runs_of(metadata, number, raw, visited), size)
+    return _joined(runs_of(metadata, number, raw, visited, faults), size)
 
 
 def iter_blocks(metadata: Metadata, number: int, raw: bytes) -> Iterator[tuple[int, int]]:
@@ -60,7 +66,11 @@ def iter_blocks(metadata: Metadata, number: int, raw: bytes) -> Iterator[tuple[i
 
 
 def runs_of(
-    metadata: Metadata, number: int, raw: bytes, visited: list[int] | None = None
+    metadata: Metadata,
+    number: int,
+    raw: bytes,
+    visited: list[int] | None = None,
+    faults: list[Damage] | None = None,
 ) -> list[extents.Mapped]:
     """Return the mapped runs as recorded; the inode's data must not be inline.
 
@@ -71,9 +81,11 @@ def runs_of(
     position = metadata.inode_position(number) + _BLOCK_AT
     if inode.flags & InodeFlags.EXTENTS:
         seed = metadata.inode_seed(number, inode.generation)
-        return list(extents.iter_runs(metadata, inode.block, seed, position, visited))
+        return list(
+            extents.iter_runs(metadata, inode.block, seed, position, visited, faults=faults)
+        )
     blocks = -(-inode.size // metadata.geometry.block_size)
-    return list(blockmap.iter_runs(metadata, inode.block, blocks, position, visited))
+    return list(blockmap.iter_runs(metadata, inode.block, blocks, position, visited, faults))
 
 
 def _joined(runs: Sequence[extents.Mapped], block_size: int) -> list[Extent]:

@@ -14,6 +14,7 @@ from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ext import checksum
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.metadata import Metadata
+from fsdrivers.losses import DAMAGE, Damage
 
 _HEADER = ext.ExtentHeader.SIZE
 _SLOT = ext.ExtentLeaf.SIZE
@@ -39,6 +40,7 @@ def iter_runs(
     visited: list[int] | None = None,
     *,
     is_strict: bool = False,
+    faults: list[Damage] | None = None,
 ) -> Iterator[Mapped]:
     """Yield the runs of an extent tree in ascending order, exactly as recorded.
 
@@ -50,9 +52,10 @@ def iter_runs(
         visited: gets the numbers of the tree's own blocks, in tree order.
         is_strict: object to what does no harm to readers: an index that begins before its
             child, a node with room for fewer entries than it could have.
+        faults: gets what is wrong with parts of the tree, which are left out.
 
     Raises:
-        CorruptError: a bad header, order, bound or checksum.
+        CorruptError: a bad header, order, bound or checksum; with `faults`, in the root alone.
     """
     seen: set[int] = set()
     reached = 0  # first file block not below what was yielded
@@ -77,10 +80,15 @@ def iter_runs(
             seen.add(child)
             if visited is not None:
                 visited.append(child)
-            data = metadata.read_block(child)
-            child_at = child * metadata.geometry.block_size
-            _verify(data, seed, child_at)
-            yield from walk(data, child_at, header.depth - 1, index.logical_block)
+            try:
+                data = metadata.read_block(child)
+                child_at = child * metadata.geometry.block_size
+                _verify(data, seed, child_at)
+                yield from walk(data, child_at, header.depth - 1, index.logical_block)
+            except DAMAGE as error:
+                if faults is None:
+                    raise
+                faults.append(error)
 
     yield from walk(root, position, None, 0)
 

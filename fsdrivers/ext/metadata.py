@@ -7,15 +7,17 @@ It only reads; with positional reads and caches that threads may share.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from fsdrivers.device import Device
-from fsdrivers.errors import CorruptError, NotRecognisedError
+from fsdrivers.errors import CorruptError, DeviceError, NotRecognisedError
 from fsdrivers.ext import checksum
 from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.format.flags import GroupFlags, Incompat, InodeFlags, RoCompat
+from fsdrivers.ext.format.flags import Compat, GroupFlags, Incompat, InodeFlags, RoCompat
 from fsdrivers.ext.geometry import Geometry, check_features, geometry_of
 from fsdrivers.ext.rescue import find_backup
+from fsdrivers.losses import DAMAGE
 from fsdrivers.record import words_codec
 
 CHUNK_SIZE = 128 << 10  # bytes of an inode table read at once
@@ -74,7 +76,8 @@ class Metadata:
     seed: int | None  # of checksums; None without metadata_csum
     descriptors: list[ext.GroupDescriptor] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)  # what was read from copies, and why
-    _chunks: dict[int, bytes] = field(default_factory=dict)
+    has_old_counts: bool = False  # some descriptors are copies, as old as the volume
+    _chunks: dict[int, bytes | None] = field(default_factory=dict)  # None: it has bad sectors
     _tables: list[int] = field(default_factory=list)  # positions, by group; made when needed
 
     @classmethod
@@ -91,7 +94,7 @@ class Metadata:
         warnings: list[str] = []
         try:
             superblock, geometry = _read_primary(device)
-        except (NotRecognisedError, CorruptError) as error:
+        except (NotRecognisedError, *DAMAGE) as error:
             found = find_backup(device) if use_copies else None
             if found is None:
                 raise
@@ -110,17 +113,18 @@ class Metadata:
         primary = geometry.descriptor_block(index)
         try:
             self.descriptors += self._read_descriptors(index, primary)
-        except CorruptError as error:
+        except DAMAGE as error:
             if not use_copies:
                 raise
             for block in geometry.descriptor_copies(index):
                 try:
                     found = self._read_descriptors(index, block)
-                except CorruptError:
+                except DAMAGE:
                     continue
                 break
             else:
                 raise error
+            self.has_old_counts = True
             for descriptor in found:  # what a copy says of use is as old as the volume
                 descriptor.flags &= ~int(GroupFlags.INODE_UNINIT | GroupFlags.BLOCK_UNINIT)
                 descriptor.unused_inodes_low = 0
@@ -183,6 +187,22 @@ class Metadata:
             return 0
         return max(0, self.geometry.inodes_per_group - descriptor.unused_inodes)
 
+    def count_objects(self) -> int | None:
+        """Return how many inodes with names there are by the descriptors' account, about.
+
+        None where that account is old, or counts inodes that no name leads to.
+        """
+        superblock = self.superblock
+        if self.has_old_counts or superblock.feature_incompat & Incompat.EA_INODE:
+            return None
+        per_group, first = self.geometry.inodes_per_group, self.geometry.first_inode
+        used = sum(per_group - descriptor.free_inodes for descriptor in self.descriptors)
+        unnamed = [superblock.journal_inode, superblock.project_quota_inode]
+        if superblock.feature_compat & Compat.ORPHAN_FILE:
+            unnamed.append(superblock.orphan_file_inode)
+        # Of those before the first that is free to use, the root alone has a name.
+        return used - (first - 2) - sum(number >= first for number in unnamed)
+
     def inode_position(self, number: int) -> int:
         """Return where an inode is.
 
@@ -224,12 +244,15 @@ class Metadata:
         start = position - at
         chunk = self._chunks.get(start)
         if chunk is None:
-            if not ahead:
+            if not ahead or start in self._chunks:
                 return self.device.read(position, size)
-            chunk = self.device.read(start, min(CHUNK_SIZE, self.geometry.size - start))
+            with suppress(DeviceError):
+                chunk = self.device.read(start, min(CHUNK_SIZE, self.geometry.size - start))
             if len(self._chunks) >= CACHED_CHUNKS:
                 self._chunks = {}  # replaced as a whole, so that other threads' use of it holds
             self._chunks[start] = chunk
+            if chunk is None:
+                return self.device.read(position, size)
         return chunk[at : at + size]
 
     def inode_record(self, number: int) -> bytes:

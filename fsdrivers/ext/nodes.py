@@ -19,6 +19,7 @@ from fsdrivers.ext.format.flags import (
 )
 from fsdrivers.ext.metadata import Metadata, covered_inode, extra_isize_of
 from fsdrivers.extents import read_extents
+from fsdrivers.losses import DAMAGE, Damage
 from fsdrivers.record import U32, sparse_codec, words_codec
 from fsdrivers.volume import Kind, Node
 
@@ -92,8 +93,12 @@ class NodeReader:
         self._has_projects = bool(superblock.feature_ro_compat & RoCompat.PROJECT)
         self._max_size = ((1 << 32) - 1) * metadata.geometry.block_size
 
-    def node(self, number: int) -> Node:
+    def node(self, number: int, faults: list[Damage] | None = None) -> Node:
         """Return the node of an inode that a name leads to.
+
+        Args:
+            number: of the inode.
+            faults: gets what is wrong with extended attributes, which are left out.
 
         Raises:
             CorruptError: the inode is free or damaged.
@@ -146,7 +151,12 @@ class NodeReader:
             node.device = unpack_device(block)
         xattr_block = xattr_low | xattr_high << 32
         if xattr_block or extra_isize:
-            node.xattrs = self._xattrs(number, generation, raw, extra_isize, xattr_block)
+            try:
+                node.xattrs = self._xattrs(number, generation, raw, extra_isize, xattr_block)
+            except DAMAGE as error:
+                if faults is None:
+                    raise
+                faults.append(error)
         if project and self._has_projects:
             node.xattrs = tuple(sorted((*node.xattrs, xattrs.project_xattr(project))))
         return node

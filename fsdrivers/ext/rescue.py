@@ -12,6 +12,7 @@ of the primary superblock tells it; copies of descriptors (`metadata`).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from fsdrivers.device import Device
 from fsdrivers.errors import DeviceError, FilesystemError
@@ -45,7 +46,7 @@ def find_backup(device: Device) -> tuple[ext.Superblock, int] | None:
 
 def _iter_shapes(device: Device) -> Iterator[tuple[int, int, tuple[int, ...]]]:
     """Yield (block size, blocks of a group, groups to look at), the likely ones first."""
-    if device.size >= ext.SUPERBLOCK_POSITION + ext.Superblock.SIZE:
+    with suppress(DeviceError):  # it may end before
         left = ext.Superblock.unpack(device.read(ext.SUPERBLOCK_POSITION, ext.Superblock.SIZE))
         if left.log_block_size <= 6 and left.blocks_per_group > 0:
             yield left.block_size, left.blocks_per_group, BACKUP_GROUPS

@@ -3,7 +3,8 @@
 
 A volume that was not unmounted is shown as recovery would leave it: its journal is replayed in
 memory and the truncations its orphan list promises are made; nothing is written to the medium.
-A damaged superblock or descriptor is read from a copy, which `warnings` says.
+A damaged superblock or descriptor is read from a copy, which `warnings` says; of a journal that
+cannot be read nothing is replayed, which is `damage`.
 What is verified: every checksum of what is read, and every bound that keeps a damaged volume
 from being read beyond its end or without end.
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, DeviceError, UnsupportedError
@@ -24,11 +26,13 @@ from fsdrivers.ext.format.flags import Compat, Incompat, InodeFlags, InodeNumber
 from fsdrivers.ext.metadata import Metadata, covered_inode
 from fsdrivers.ext.nodes import REFUSED_FLAGS, NodeReader, refusal_of
 from fsdrivers.ext.orphans import find_orphans, truncated_extents
+from fsdrivers.ext.overlay import Overlay
 from fsdrivers.ext.quota import QuotaFacts, QuotaFile, QuotaKind, file_inodes, unpack_file
 from fsdrivers.extents import read_extents
+from fsdrivers.losses import DAMAGE, Damage, Losses, OnDamage, read_units
 from fsdrivers.printable import printable
 from fsdrivers.record import sparse_codec
-from fsdrivers.volume import Entry, Extent, Kind, Node, OnDamage, Plain, Volume
+from fsdrivers.volume import Entry, Extent, Kind, Node, Plain, Volume
 
 READ_AHEAD = 256 << 10  # bytes of a directory read at once
 CACHED_MAPS = 64
@@ -77,23 +81,35 @@ class ExtVolume(Volume):
         superblock = self.metadata.superblock
         orphan_file_size = 0
         if superblock.feature_compat & Compat.ORPHAN_FILE:
-            orphan_file_size = self.metadata.inode(superblock.orphan_file_inode).size
+            with self._spared("the orphan file gets its usual size"):
+                orphan_file_size = self.metadata.inode(superblock.orphan_file_inode).size
+        boot_block = b""
+        with self._spared("boot code in front of the superblock is not kept"):
+            boot_block = self.device.read(0, ext.SUPERBLOCK_POSITION)
         return description.describe(
             superblock,
             self.metadata.geometry,
             journal=self._journal.superblock if self._journal else None,
-            boot_block=self.device.read(0, ext.SUPERBLOCK_POSITION),
+            boot_block=boot_block,
             orphan_file_size=orphan_file_size,
             quotas=[self._quota_facts(kind) for kind in self.quota_inodes()],
         )
 
     def _quota_facts(self, kind: QuotaKind) -> QuotaFacts:
         """Return what is set for a kind of quota; of a damaged file nothing, with a warning."""
-        try:
+        with self._spared("limits of quota are not kept"):
             return self.quota_file(kind).facts
-        except CorruptError as error:
-            self.metadata.warnings.append(f"{error}: limits of quota are not kept")
-            return QuotaFacts(kind)
+        return QuotaFacts(kind)
+
+    @contextmanager
+    def _spared(self, consequence: str) -> Iterator[None]:
+        """Do without what is damaged, with a warning."""
+        try:
+            yield
+        except DAMAGE as error:
+            warning = f"{error}: {consequence}"
+            if warning not in self.metadata.warnings:
+                self.metadata.warnings.append(warning)
 
     def quota_inodes(self) -> dict[QuotaKind, int]:
         """Return the inodes of the quota files there are."""
@@ -122,7 +138,6 @@ class ExtVolume(Volume):
 
         Raises:
             UnsupportedError: there is one, encrypted or sealed with verity.
-            CorruptError: an inode table is damaged.
         """
         metadata = self.metadata
         superblock = metadata.superblock
@@ -132,7 +147,11 @@ class ExtVolume(Volume):
         for group in range(metadata.geometry.groups_count):
             first = group * metadata.geometry.inodes_per_group + 1
             for number in range(first, first + metadata.used_inodes(group)):
-                links, flags = _LINKS_AND_FLAGS.unpack_from(metadata.inode_record(number))
+                try:
+                    record = metadata.inode_record(number)
+                except DeviceError:
+                    continue  # whatever it was is lost, which the walk says
+                links, flags = _LINKS_AND_FLAGS.unpack_from(record)
                 if links and flags & REFUSED_FLAGS:
                     raise UnsupportedError(f"inode {number}, {refusal_of(flags)}")
 
@@ -143,55 +162,109 @@ class ExtVolume(Volume):
         return max(0, geometry.size - free * geometry.cluster_size)
 
     def walk(self, on_damage: OnDamage | None = None) -> Iterator[Entry]:
-        """Yield every name on the volume, the root first, parents before children."""
-        root = self.nodes.node(InodeNumber.ROOT)
-        if root.kind is not Kind.DIRECTORY:
-            position = self.metadata.inode_position(InodeNumber.ROOT)
-            raise CorruptError("the root is not a directory", position)
+        """Yield every name on the volume, the root first, parents before children.
+
+        A root that cannot be read is yielded as an empty directory with nothing of its own.
+        """
+        losses = Losses(on_damage)
+        root, damage = self._root(losses)
         yield Entry(root.number, b"", root)
+        for fault in damage:
+            losses.add(root.number, fault, is_kept=True)
         node_of, first_inode = self.nodes.node, self.metadata.geometry.first_inode
         shared: dict[int, Node] = {}
         seen = {root.number}
+        lost: set[int] = set()
+        faults: list[Damage] | None = [] if losses.are_told else None
         pending = [root.number]
+        reached = 1
         while pending:
             parent = pending.pop()
             below = []
-            for number, name, _ in self._iter_names(parent):
+            for number, name, _ in self._iter_names(parent, losses):
                 node = shared.get(number)
                 if node is None:
-                    if number < first_inode:
-                        raise CorruptError(
-                            f"name {printable(name)} leads to reserved inode {number}"
-                        )
-                    node = node_of(number)
-                    if node.kind is Kind.DIRECTORY:
-                        if number in seen:
+                    try:
+                        if number < first_inode:
+                            raise CorruptError(
+                                f"name {printable(name)} leads to reserved inode {number}"
+                            )
+                        node = node_of(number, faults)
+                        if node.kind is Kind.DIRECTORY and number in seen:
                             raise CorruptError(f"directory {number} has more than one name")
+                    except DAMAGE as error:
+                        losses.add(parent, error, name, 0 if number in lost else 1)
+                        lost.add(number)
+                        continue
+                    if faults:
+                        losses.add(parent, faults.pop(), name, is_kept=True)
+                    reached += 1
+                    if node.kind is Kind.DIRECTORY:
                         seen.add(number)
                         below.append(number)
                     elif node.links > 1:
                         shared[number] = node
                 yield Entry(parent, name, node)
             pending.extend(reversed(below))
+        if losses.count and (counted := self.metadata.count_objects()) is not None:
+            losses.add_unreached(root.number, counted - reached)
 
-    def _iter_names(self, number: int) -> Iterator[directory.Name]:
+    def _root(self, losses: Losses) -> tuple[Node, list[Damage]]:
+        """Return the node of the root directory, and what of it is lost.
+
+        Raises:
+            CorruptError, DeviceError: something is, and nobody is told.
+        """
+        number = InodeNumber.ROOT
+        faults: list[Damage] = []
+        try:
+            root = self.nodes.node(number, faults if losses.are_told else None)
+            if root.kind is not Kind.DIRECTORY:
+                position = self.metadata.inode_position(number)
+                raise CorruptError("the root is not a directory", position)
+        except DAMAGE as error:
+            if not losses.are_told:
+                raise
+            return Node(number, Kind.DIRECTORY), [error]
+        return root, faults
+
+    def _iter_names(self, number: int, losses: Losses | None = None) -> Iterator[directory.Name]:
         """Yield the names in a directory but "." and ".."."""
+        losses = losses or Losses()
         has_types, size = self.metadata.superblock.has_file_types, self.block_size
-        for block, position in self.iter_directory_blocks(number):
-            for name in directory.iter_block(
-                block, position, has_file_types=has_types, block_size=size
-            ):
-                if name.name not in _DOTS:
-                    yield name
+        for block, position in self.iter_directory_blocks(number, losses):
+            try:
+                for name in directory.iter_block(
+                    block, position, has_file_types=has_types, block_size=size
+                ):
+                    if name.name not in _DOTS:
+                        yield name
+            except CorruptError as error:
+                losses.add(number, error)
 
-    def iter_directory_blocks(self, number: int) -> Iterator[tuple[bytes, int]]:
+    def iter_directory_blocks(
+        self, number: int, losses: Losses | None = None
+    ) -> Iterator[tuple[bytes, int]]:
         """Yield (content, position) of a directory's blocks, their checksums verified.
 
         An inline directory yields its areas of entries, which have none.
 
+        Args:
+            number: of the directory.
+            losses: told of what cannot be read; what else there is, is yielded.
+
         Raises:
-            CorruptError: a hole, a size that is not a multiple of the block size, or a checksum.
+            CorruptError: a hole, a size that is not a multiple of the block size, or a checksum;
+                not if `losses` are told.
         """
+        losses = losses or Losses()
+        try:
+            yield from self._iter_directory_blocks(number, losses)
+        except DAMAGE as error:
+            losses.add(number, error)
+
+    def _iter_directory_blocks(self, number: int, losses: Losses) -> Iterator[tuple[bytes, int]]:
+        """Yield what `iter_directory_blocks` does; raise what costs the whole directory."""
         metadata = self.metadata
         raw = metadata.inode_bytes(number, ahead=True)
         inode = ext.InodeExtended.unpack(covered_inode(raw))
@@ -203,23 +276,36 @@ class ExtVolume(Volume):
         if end == 0 or end % size:
             position = metadata.inode_position(number)
             raise CorruptError(f"size of directory {number}", position, f"n x {size}", end)
-        for extent in contents.extents_of(metadata, number, raw):
-            if reached >= end:
+        faults: list[Damage] | None = [] if losses.are_told else None
+        for extent in contents.extents_of(metadata, number, raw, faults=faults):
+            if extent.offset >= end:
                 break
-            if extent.offset != reached or extent.is_unwritten:
-                raise CorruptError(f"directory {number} has a hole at {reached:#x}")
+            if (extent.offset != reached or extent.is_unwritten) and not faults:
+                losses.add(number, CorruptError(f"directory {number} has a hole at {reached:#x}"))
+            reached = extent.offset
             length = min(extent.length, end - reached)
             for at in range(0, length, READ_AHEAD):
-                data = self.device.read(extent.position + at, min(READ_AHEAD, length - at))
-                for slot in range(0, len(data), size):
-                    block = data[slot : slot + size]
-                    position = extent.position + at + slot
-                    if seed is not None:
-                        directory.verify_block(block, seed, position)
-                    yield block, position
+                count = min(READ_AHEAD, length - at)
+                for position, data in read_units(
+                    self.device.read, extent.position + at, count, size
+                ):
+                    if isinstance(data, DeviceError):
+                        losses.add(number, data)
+                        continue
+                    for slot in range(0, len(data), size):
+                        block = data[slot : slot + size]
+                        try:
+                            if seed is not None:
+                                directory.verify_block(block, seed, position + slot)
+                        except CorruptError as error:
+                            losses.add(number, error)
+                            continue
+                        yield block, position + slot
             reached += length
-        if reached < end:
-            raise CorruptError(f"directory {number} has a hole at {reached:#x}")
+        for fault in faults or ():
+            losses.add(number, fault)
+        if reached < end and not faults:
+            losses.add(number, CorruptError(f"directory {number} has a hole at {reached:#x}"))
 
     def _inline_directory(self, number: int, raw: bytes) -> Iterator[tuple[bytes, int]]:
         """Yield the areas of a directory inside its inode; the parent's number comes first."""
@@ -275,26 +361,33 @@ def open_volume(device: Device) -> ExtVolume:
     Raises:
         NotRecognisedError: there is no ext superblock.
         UnsupportedError: a feature would be misread or lost.
-        CorruptError: the frame of the volume is damaged, or the journal is and may hold
-            changes.
+        CorruptError, DeviceError: the frame of the volume is damaged, and so are its copies.
     """
     metadata = Metadata.load(device, use_copies=True)
     warnings = metadata.warnings
-    overlay = journal.replay(metadata)
+    overlay: Overlay | None = None
+    damage: Damage | None = None
+    try:
+        overlay = journal.replay(metadata)
+    except DAMAGE as error:
+        damage = error
+        warnings.append(f"what its journal holds cannot be read, and is not shown: {error}")
     if overlay is not None:
         metadata = Metadata.load(overlay, use_copies=True)
         metadata.warnings = warnings or metadata.warnings
     log: journal.Journal | None = None
     try:
         log = journal.open_journal(metadata)
-    except (CorruptError, DeviceError) as error:  # nothing in it is needed: it was replayed
+    except DAMAGE as error:  # nothing in it is needed: it was replayed
         metadata.warnings.append(f"the journal is damaged, and is not read: {error}")
-    return ExtVolume(
-        metadata,
-        log,
-        was_replayed=overlay is not None,
-        orphans=find_orphans(metadata),
-    )
+    orphans: frozenset[int] = frozenset()
+    try:
+        orphans = find_orphans(metadata)
+    except DAMAGE as error:
+        metadata.warnings.append(f"files that were being truncated are not known: {error}")
+    volume = ExtVolume(metadata, log, was_replayed=overlay is not None, orphans=orphans)
+    volume.damage = damage
+    return volume
 
 
 def open_frame(device: Device) -> ExtVolume:

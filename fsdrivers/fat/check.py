@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fsdrivers.device import Device
-from fsdrivers.errors import CorruptError
+from fsdrivers.errors import CorruptError, DeviceError
 from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE, fold
 from fsdrivers.fat.directory import Fault, Slot
 from fsdrivers.fat.format import (
@@ -36,6 +36,7 @@ from fsdrivers.fat.names import BASE_SIZE, is_legal_long_name, is_legal_short_na
 from fsdrivers.fat.table import is_cluster_bad, table_size
 from fsdrivers.fat.volume import FatVolume, active_fats, open_volume
 from fsdrivers.findings import Finding, Findings
+from fsdrivers.losses import Losses
 from fsdrivers.printable import printable
 
 # DIR_NTRes: the 8.3 name is not to be shown.  Source: Linux fs/fat patents work-around; fsck.fat.
@@ -69,14 +70,16 @@ def check_volume(device: Device, *, code_page: str = DEFAULT_CODE_PAGE) -> list[
     except CorruptError as error:
         return [Finding("boot-sector", str(error), error.position)]
     check = _Check(volume, claimed=bytearray(volume.geometry.last_cluster + 1))
-    _check_boot_sector(check)
-    _check_table_heads(check)
-    _check_table_copies(check)
+    for damage, _ in volume.tolerated:
+        check.add_error("boot-sector", damage)
+    passes = [_check_boot_sector, _check_table_heads, _check_table_copies]
     if volume.geometry.bits == 32:
-        _check_backup(check)
-        _check_fsinfo(check)
-    _check_tree(check)
-    _check_lost_clusters(check)
+        passes += [_check_backup, _check_fsinfo]
+    for check_part in (*passes, _check_tree, _check_lost_clusters):
+        try:
+            check_part(check)
+        except DeviceError as error:
+            check.add_error("boot-sector", error)
     return check.findings
 
 
@@ -181,6 +184,7 @@ def _check_tree(check: _Check) -> None:
     """All directories, from the root on; each is read once."""
     volume = check.volume
     faults: list[Fault] = []
+    losses = Losses(lambda loss: check.add_error("chain", loss.error))
     root = volume.geometry.root_cluster
     if root:
         _claim(check, root, None, None)
@@ -188,9 +192,9 @@ def _check_tree(check: _Check) -> None:
     while pending:
         first, position, parent = pending.pop()
         slots = (
-            volume.iter_root(faults)
+            volume.iter_root(faults, losses)
             if position is None
-            else volume.iter_directory(first, position, faults)
+            else volume.iter_directory(first, position, faults, losses)
         )
         try:
             listed = list(slots)

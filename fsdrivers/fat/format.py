@@ -21,6 +21,7 @@ BOOT_SECTOR_SIZE: Final = 512  # bytes that carry meaning, however large the sec
 BOOT_SIGNATURE: Final = b"\x55\xaa"
 BOOT_SIGNATURE_OFFSET: Final = 510  # bytes, also in sectors larger than 512
 EXTENDED_SIGNATURES: Final = (0x28, 0x29)  # of boot_signature: serial (0x28), label too (0x29)
+USUAL_BACKUP_SECTOR: Final = 6  # of FAT32; "no value other than 6 is recommended" [fatgen103]
 NO_SECTOR: Final = (0, 0xFFFF)  # fsinfo_sector and backup_sector of a volume without them
 NO_LABEL: Final = b"NO NAME    "
 

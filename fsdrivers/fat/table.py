@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fsdrivers.errors import CorruptError
@@ -44,13 +44,21 @@ class Table:
             heads = (int.from_bytes(data[:4], "little"), int.from_bytes(data[4:8], "little"))
         return cls(geometry, entries, heads, fat_index)
 
-    def runs(self, first: int, limit: int, *, is_whole: bool = False) -> list[Run]:
+    def runs(
+        self,
+        first: int,
+        limit: int,
+        *,
+        is_whole: bool = False,
+        faults: list[CorruptError] | None = None,
+    ) -> list[Run]:
         """Follow the chain from `first` for at most `limit` clusters.
 
         Args:
             first: cluster the chain starts in.
             limit: clusters wanted; a chain that goes on past them is left there.
             is_whole: the chain is to end within `limit` clusters, wherever that is.
+            faults: gets what is wrong with the chain; what comes before that is returned.
 
         Raises:
             CorruptError: the chain leaves the volume, runs through a free or bad cluster, meets
@@ -78,14 +86,18 @@ class Table:
             if done >= limit and not is_whole:
                 break
             if done >= limit or not FIRST_CLUSTER <= following <= last:
-                raise CorruptError(
+                error = CorruptError(
                     "cluster chain",
                     self.geometry.fat_entry_position(cluster, self.fat_index),
                     f"an end within {limit} clusters" if done >= limit else "a cluster or an end",
                     f"{following:#x} after cluster {cluster}",
                 )
+                if faults is None or done >= limit:
+                    raise error
+                faults.append(error)
+                break
             start = following
-        if done < limit and not is_whole:
+        if done < limit and not is_whole and not faults:
             raise CorruptError(
                 "cluster chain ends early",
                 self.geometry.fat_entry_position(cluster, self.fat_index),
@@ -109,6 +121,22 @@ class Table:
                     f"cluster {start} again",
                 )
             end = start + count
+
+    def count_chains(self, reached: Container[int]) -> int:
+        """Return how many chains begin in none of the clusters `reached`.
+
+        Complexity: a step for every cluster.
+        """
+        entries, bad = self.entries, BAD[self.geometry.bits]
+        followed = bytearray(len(entries))
+        for following in entries:
+            if following < len(entries):
+                followed[following] = 1
+        return sum(
+            following not in (FREE, bad) and not followed[cluster] and cluster not in reached
+            for cluster, following in enumerate(entries)
+            if cluster >= FIRST_CLUSTER
+        )
 
     def free_count(self) -> int:
         """Return the number of free clusters."""

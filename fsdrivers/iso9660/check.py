@@ -28,6 +28,7 @@ from fsdrivers.iso9660.format import (
 from fsdrivers.iso9660.geometry import descriptors_position
 from fsdrivers.iso9660.times import is_digit_time_legal
 from fsdrivers.iso9660.volume import IsoVolume, Namespace, open_volume
+from fsdrivers.losses import DAMAGE
 
 __all__ = ["check_volume"]
 
@@ -99,11 +100,10 @@ def _check_view(check: Check, namespace: Namespace, session: int) -> None:
     """One tree and its path tables."""
     try:
         volume = open_volume(check.device, prefer=namespace, session=session)
-        volume.is_strict = False  # what differs is listed, and reading goes on
         directories = check_tree(check, volume)
         check_path_tables(check, volume, directories)
-    except CorruptError as error:
-        check.add("tree", str(error), error.position)
+    except DAMAGE as error:
+        check.add_error("tree", error)
 
 
 def _check_catalogue(check: Check, volume: IsoVolume) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fsdrivers.device import Device
-from fsdrivers.errors import CorruptError, FilesystemError
+from fsdrivers.errors import FilesystemError
 from fsdrivers.findings import Findings
 from fsdrivers.iso9660.directory import Item
 from fsdrivers.iso9660.format import (
@@ -28,6 +28,7 @@ from fsdrivers.iso9660.rockridge import RockRidge, parse_entries
 from fsdrivers.iso9660.susp import MAXIMUM_PAYLOAD_SIZE, differing, find_skip
 from fsdrivers.iso9660.times import is_short_time_legal
 from fsdrivers.iso9660.volume import IsoVolume, start_of
+from fsdrivers.losses import DAMAGE
 from fsdrivers.printable import printable
 
 MAXIMUM_CLAIMED_UNITS = 1000  # of an interleaved file; the rest is not looked at
@@ -140,7 +141,7 @@ def _read_items(
         for item in volume.iter_items(section):
             items.append(item)
             _check_record(check, item)
-    except CorruptError as error:
+    except DAMAGE as error:
         check.add_error("directory", error, start)
     return items
 

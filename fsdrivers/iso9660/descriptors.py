@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fsdrivers.device import Device
-from fsdrivers.errors import CorruptError, NotRecognisedError, UnsupportedError
+from fsdrivers.errors import CorruptError, DeviceError, NotRecognisedError, UnsupportedError
 from fsdrivers.iso9660.format import (
     BLOCK_SIZES,
     EL_TORITO_ID,
@@ -111,13 +111,21 @@ def read_descriptors(device: Device, session_sector: int = 0) -> DescriptorSet:
     """
     start = descriptors_position(session_sector)
     primary: PlacedDescriptor | None = None
-    supplementary, problems = [], []
+    supplementary: list[PlacedDescriptor] = []
+    problems: list[str] = []
     boot_position, catalogue_sector, has_terminator = None, 0, False
     position = start
     for _ in range(MAXIMUM_DESCRIPTORS):
         if position + SECTOR_SIZE > device.size:
             break
-        data = device.read(position, SECTOR_SIZE)
+        try:
+            data = device.read(position, SECTOR_SIZE)
+        except DeviceError as error:
+            if primary is None:
+                raise
+            problems.append(f"a volume descriptor cannot be read: {error}")
+            position += SECTOR_SIZE
+            continue
         head = DescriptorHead.unpack(data)
         if head.standard_id != STANDARD_ID:
             break

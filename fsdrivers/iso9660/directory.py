@@ -11,15 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from fsdrivers.errors import CorruptError
+from fsdrivers.errors import CorruptError, DeviceError
 from fsdrivers.iso9660.format import (
     PARENT_NAME,
+    SECTOR_SIZE,
     SELF_NAME,
+    Differs,
     DirectoryRecord,
     FileFlag,
     agrees,
 )
 from fsdrivers.iso9660.geometry import Section, even, section_of
+from fsdrivers.losses import Damage
 from fsdrivers.printable import printable
 
 _HEAD = DirectoryRecord.SIZE
@@ -90,9 +93,10 @@ def iter_items(
     size: int,
     block_size: int,
     *,
-    is_strict: bool,
+    differs: Differs | None,
     offset: int = 0,
     piece_size: int = READ_AHEAD,
+    on_damage: Callable[[Damage], None] | None = None,
 ) -> Iterator[Item]:
     """Yield the records of a directory, those of itself and its parent included.
 
@@ -104,62 +108,93 @@ def iter_items(
         position: of the directory or another block of it, bytes.
         size: bytes from there to its end.
         block_size: of the volume, bytes.
-        is_strict: refuse records whose numbers differ in their two copies.
+        differs: told of records whose numbers differ in their two copies.
         offset: of the first record from `position`, less than a block.
         piece_size: bytes read at a time, at least 4096.
+        on_damage: told of sectors whose rest cannot be read; the next ones are.
 
     Raises:
-        CorruptError: at the record that is damaged.
+        CorruptError, DeviceError: without `on_damage`, at the record that is damaged.
     """
     end = position + size
     while position + offset < end:
-        data = read(position, min(piece_size, end - position))
-        is_last = position + len(data) == end
+        try:
+            data = read(position, min(piece_size, end - position))
+        except DeviceError as error:
+            if on_damage is None:
+                raise
+            if piece_size > SECTOR_SIZE and end - position > SECTOR_SIZE:
+                piece_size = SECTOR_SIZE
+                continue
+            on_damage(error)
+            position, offset = position + SECTOR_SIZE, 0
+            continue
+        # A sector that is read alone ends what is in it, as the format has it.
+        is_last = position + len(data) == end or len(data) <= SECTOR_SIZE
         limit = len(data) if is_last else len(data) - MAXIMUM_RECORD_SIZE
         while offset < limit:
             if not data[offset]:
                 offset += block_size - offset % block_size
                 continue
-            item = unpack_item(data, offset, position + offset)
-            if is_strict:
-                check_numbers(item)
+            try:
+                item = unpack_item(data, offset, position + offset)
+            except CorruptError as error:
+                if on_damage is None:
+                    raise
+                on_damage(error)
+                offset += SECTOR_SIZE - offset % SECTOR_SIZE
+                continue
+            if differs is not None:
+                compare_numbers(item, differs)
             yield item
             offset += item.record.length
         position += offset - offset % block_size
         offset %= block_size
 
 
-def check_numbers(item: Item) -> None:
-    """Refuse a record whose place or size differs in its two copies.
-
-    Raises:
-        CorruptError: one of them is wrong, and nothing says which.
-    """
+def compare_numbers(item: Item, differs: Differs) -> None:
+    """Tell of a record whose place or size differs in its two copies."""
     record = item.record
     for what, field in (("block", record.block_both), ("size", record.size_both)):
         if not agrees(field):
             half = len(field) // 2
-            raise CorruptError(
-                f"the two copies of the {what} in a directory record",
-                item.position + DirectoryRecord.OFFSETS[f"{what}_both"],
-                "the same number",
-                f"{field[:half].hex()} and {field[half:].hex()}",
+            differs(
+                CorruptError(
+                    f"the two copies of the {what} in a directory record",
+                    item.position + DirectoryRecord.OFFSETS[f"{what}_both"],
+                    "the same number",
+                    f"{field[:half].hex()} and {field[half:].hex()}",
+                )
             )
 
 
-def iter_files(items: Iterable[Item]) -> Iterator[File]:
+def iter_files(
+    items: Iterable[Item], on_damage: Callable[[Damage], None] | None = None
+) -> Iterator[File]:
     """Yield the objects of a directory but itself and its parent; sections put together.
 
+    Args:
+        items: its records.
+        on_damage: told of objects that lack a section, which are left out.
+
     Raises:
-        CorruptError: a further section is missing, or belongs to another name.
+        CorruptError: without `on_damage`, at such an object.
     """
+
+    def lack(first: Item) -> None:
+        error = CorruptError(f"{printable(first.name)} lacks its last section", first.position)
+        if on_damage is None:
+            raise error
+        on_damage(error)
+
     first: Item | None = None
     sections: list[Section] = []
     for item in items:
         if item.is_dots:
             continue
         if first is not None and item.name != first.name:
-            break
+            lack(first)
+            first, sections = None, []
         first = first or item
         sections.append(section_of(item.record, item.position))
         if item.record.flags & FileFlag.MULTI_EXTENT:
@@ -167,12 +202,10 @@ def iter_files(items: Iterable[Item]) -> Iterator[File]:
         yield File(first, sections)
         first, sections = None, []
     if first is not None:
-        raise CorruptError(f"{printable(first.name)} lacks its last section", first.position)
+        lack(first)
 
 
-def read_file(
-    read: Reader, position: int, device_size: int, block_size: int, *, is_strict: bool
-) -> File:
+def read_file(read: Reader, position: int, device_size: int, block_size: int) -> File:
     """Read the object whose first record is at `position` again, as `iter_files` gave it.
 
     Raises:
@@ -181,9 +214,7 @@ def read_file(
     offset = position % block_size
     start = position - offset
     size = min(SECTIONS_SIZE, device_size - start)
-    items = iter_items(
-        read, start, size, block_size, is_strict=is_strict, offset=offset, piece_size=4096
-    )
+    items = iter_items(read, start, size, block_size, differs=None, offset=offset, piece_size=4096)
     found = next(iter_files(items), None)
     if found is None:
         raise CorruptError("no directory record", position)

@@ -15,11 +15,13 @@ Not here: High Sierra, CD-ROM XA's own attributes, UDF.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum, IntFlag
 from typing import Annotated, Final
 
 import construct
 
+from fsdrivers.errors import CorruptError
 from fsdrivers.record import Record, record, u8, u16, u32, u32be
 
 SECTOR_SIZE: Final = 2048  # bytes of a logical sector
@@ -45,6 +47,9 @@ u16be = Annotated[int, construct.Int16ub]
 def little(field: bytes) -> int:
     """Return the first copy of a number stored twice."""
     return int.from_bytes(field[: len(field) // 2], "little")
+
+
+Differs = Callable[[CorruptError], None]  # told of numbers whose two copies differ
 
 
 def agrees(field: bytes) -> bool:

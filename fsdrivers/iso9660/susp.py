@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from fsdrivers.errors import CorruptError
-from fsdrivers.iso9660.format import SECTOR_SIZE, agrees, little
+from fsdrivers.iso9660.format import SECTOR_SIZE, Differs, agrees, little
 from fsdrivers.iso9660.susp_format import (
     ROCK_RIDGE_IDS,
     SP_CHECK,
@@ -84,7 +84,7 @@ def _symlink_length(data: bytes, offset: int, length: int) -> int:
 
 
 def iter_entries(
-    data: bytes, position: int, read: Reader, block_size: int, *, is_strict: bool
+    data: bytes, position: int, read: Reader, block_size: int, *, differs: Differs | None
 ) -> Iterator[SuspEntry]:
     """Yield the entries of an area and of all its continuations, CE among them.
 
@@ -93,7 +93,7 @@ def iter_entries(
         position: of `data`, bytes from the start of the volume.
         read: of the device.
         block_size: of the volume, bytes.
-        is_strict: refuse numbers whose two copies differ.
+        differs: told of numbers whose two copies differ.
 
     Raises:
         CorruptError: an entry is damaged, a continuation is outside or leads to itself.
@@ -102,8 +102,8 @@ def iter_entries(
     while True:
         following: SuspEntry | None = None
         for entry in iter_area(data, position):
-            if is_strict:
-                check_numbers(entry)
+            if differs is not None:
+                compare_numbers(entry, differs)
             if entry.signature == b"CE":
                 following = entry
             yield entry
@@ -121,15 +121,11 @@ def iter_entries(
         data = read(position, size)
 
 
-def check_numbers(entry: SuspEntry) -> None:
-    """Refuse an entry of which a number differs in its two copies.
-
-    Raises:
-        CorruptError: see above.
-    """
+def compare_numbers(entry: SuspEntry, differs: Differs) -> None:
+    """Tell of an entry of which a number differs in its two copies."""
     if wrong := differing(entry):
         name = entry.signature.decode("latin-1")
-        raise CorruptError(f"the two copies of {wrong[0]} in {name} differ", entry.position)
+        differs(CorruptError(f"the two copies of {wrong[0]} in {name} differ", entry.position))
 
 
 def differing(entry: SuspEntry) -> list[str]:

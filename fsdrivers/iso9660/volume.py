@@ -6,9 +6,8 @@ names over the same content; one of them is shown: the one asked for, or the fir
 `NAMESPACES` that is there.  Sectors of a drive are as large as those of the format, so a drive
 is read as an image is.
 
-Damage is told from carelessness: where the two copies of a number differ, the record is damaged
-(CorruptError), unless the volume descriptor itself shows that the mastering program did not
-care for the second copies; then the first ones count everywhere, and `warnings` says so.
+Where the two copies of a number differ, the first one (little-endian) counts, as it does for
+Linux, and `warnings` says so.
 
 Not done: UDF and HFS trees of hybrid discs, files on other volumes of a set, record formats of
 extended attribute records, attributes in AL entries, sparse files (refused by name).
@@ -16,12 +15,12 @@ extended attribute records, attributes in AL entries, sparse files (refused by n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from fsdrivers.device import Device
-from fsdrivers.errors import CorruptError, FilesystemError, UnsupportedError
+from fsdrivers.errors import CorruptError, DeviceError, FilesystemError, UnsupportedError
 from fsdrivers.extents import read_extents
 from fsdrivers.iso9660 import description, zisofs
 from fsdrivers.iso9660.descriptors import (
@@ -44,12 +43,14 @@ from fsdrivers.iso9660.names import checked_name, joliet_name, plain_name
 from fsdrivers.iso9660.nodes import LinkKey, directory_node, file_node, link_key
 from fsdrivers.iso9660.rockridge import RockRidge, parse_entries
 from fsdrivers.iso9660.susp import SuspEntry, find_skip, iter_entries, rock_ridge_version
-from fsdrivers.volume import Entry, Extent, Kind, Node, OnDamage, Plain, Volume
+from fsdrivers.losses import DAMAGE, Damage, Losses, OnDamage
+from fsdrivers.volume import Entry, Extent, Kind, Node, Plain, Volume
 
 Namespace = Literal["rockridge", "joliet", "enhanced", "plain"]
 NAMESPACES: tuple[Namespace, ...] = ("rockridge", "joliet", "enhanced", "plain")
 ASSOCIATED_SUFFIX = b";associated"  # behind the name of an associated file, where shown
 CACHED_CONTENTS = 64
+MAXIMUM_DIFFERING = 10_000
 _ASSOCIATED = FileFlag.ASSOCIATED.value
 _DIRECTORY = FileFlag.DIRECTORY.value
 
@@ -100,7 +101,7 @@ class IsoVolume(Volume):
         self.view = views[namespace]
         self.namespace = namespace
         self._tolerated = tolerated
-        self.is_strict = not descriptors.ignores_big_endian
+        self._differing: dict[int | None, CorruptError] = {}  # by position
         self.size = self.geometry.size
         self.block_size = self.geometry.block_size
         self.uuid = description.uuid_of(descriptors.primary.descriptor)
@@ -115,8 +116,20 @@ class IsoVolume(Volume):
         )
 
     def warnings(self) -> list[str]:
-        """Return what was tolerated."""
-        return list(self._tolerated)
+        """Return what was tolerated so far."""
+        made = list(self._tolerated)
+        if self._differing and not self.descriptors.ignores_big_endian:  # else that is said
+            first = next(iter(self._differing.values()))
+            made.append(
+                "the two copies of a number differ, and the little-endian one counts "
+                f"(places: {len(self._differing)}); first: {first}"
+            )
+        return made
+
+    def _note_differing(self, error: CorruptError) -> None:
+        """Remember a number whose two copies differ."""
+        if len(self._differing) < MAXIMUM_DIFFERING:
+            self._differing.setdefault(error.position, error)
 
     def used_size(self) -> int:
         """Return the size of the volume: a disc has no free space."""
@@ -136,38 +149,59 @@ class IsoVolume(Volume):
         """Yield every name, the root first, each directory followed by what is in it.
 
         Raises:
-            CorruptError: at the directory that cannot be read, or that is met a second time.
+            CorruptError, DeviceError: without `on_damage`, at the directory that cannot be read,
+                or that is met a second time.
         """
+        losses = Losses(on_damage)
         links: dict[LinkKey, Node] = {}
         root = self.root_section()
         number = self.directory_number(root)
-        yield Entry(number, b"", self._root_node(root))
+        node, damage = self._root_node(root, losses)
+        yield Entry(number, b"", node)
+        if damage is not None:
+            losses.add(number, damage, is_kept=True)
         seen = {number}
         budget = self.device.size - root.size  # no byte belongs to two directories
-        stack = [(number, self.iter_directory(root))]
+        stack = [(number, self.iter_directory(root, number, losses))]
         while stack:
             parent, files = stack[-1]
-            file = next(files, None)
+            file = None
+            try:
+                file = next(files, None)
+            except DAMAGE as error:
+                losses.add(parent, error)
             if file is None:
                 stack.pop()
                 continue
-            attributes = self.attributes(file.item)
-            if self._is_hidden(file.item, attributes):
+            name = plain_name(file.item.name, is_directory=file.item.is_directory)
+            attributes: RockRidge | None = None
+            try:
+                attributes = self.attributes(file.item)
+            except DAMAGE as error:  # it keeps the name that every reader knows
+                losses.add(parent, error, name, is_kept=True)
+            try:
+                if self._is_hidden(file.item, attributes):
+                    continue
+                name = self._name_of(file.item, attributes)
+                section = self.section_of_directory(file, attributes)
+                if section is None:
+                    node = self._file_node(file, attributes, links)
+                else:
+                    number = self.directory_number(section)
+                    position = file.item.position
+                    if number in seen:
+                        raise CorruptError("directory met twice", position, "a new one", number)
+                    budget -= section.size
+                    if budget < 0:
+                        raise CorruptError("directories larger than their volume", position)
+                    node = self._directory_node(number, file, attributes)
+            except DAMAGE as error:
+                losses.add(parent, error, name)
                 continue
-            name = self._name_of(file.item, attributes)
-            section = self.section_of_directory(file, attributes)
-            if section is None:
-                yield Entry(parent, name, self._file_node(file, attributes, links))
-                continue
-            number = self.directory_number(section)
-            if number in seen:
-                raise CorruptError("directory met twice", file.item.position, "a new one", number)
-            seen.add(number)
-            budget -= section.size
-            if budget < 0:
-                raise CorruptError("directories larger than their volume", file.item.position)
-            yield Entry(parent, name, self._directory_node(number, file, attributes))
-            stack.append((number, self.iter_directory(section)))
+            yield Entry(parent, name, node)
+            if section is not None:
+                seen.add(number)
+                stack.append((number, self.iter_directory(section, number, losses)))
 
     def root_section(self) -> Section:
         """Return where the root directory of this view is."""
@@ -178,15 +212,56 @@ class IsoVolume(Volume):
         """Return where the content of a directory starts, which is its number."""
         return self.geometry.span(section)[0]
 
-    def iter_directory(self, section: Section) -> Iterator[File]:
+    def iter_directory(
+        self, section: Section, number: int, losses: Losses | None = None
+    ) -> Iterator[File]:
         """Yield the objects in a directory, with no regard to what is hidden.
 
-        Raises:
-            CorruptError: it passes the end of the device; or at the record that is damaged.
-        """
-        return iter_files(self.iter_items(section))
+        Args:
+            section: where it is.
+            number: of it.
+            losses: told of what cannot be read; what else there is, is yielded.
 
-    def iter_items(self, section: Section) -> Iterator[Item]:
+        Raises:
+            CorruptError, DeviceError: it passes the end of the device, or does not start as a
+                directory does; or at the record that is damaged, unless `losses` are told.
+        """
+        if losses is None or not losses.are_told:
+            return iter_files(self._iter_checked(section))
+        told = losses
+
+        def tell(error: Damage) -> None:
+            told.add(number, error)
+
+        return iter_files(self._iter_checked(section, tell), tell)
+
+    def _iter_checked(
+        self, section: Section, on_damage: Callable[[Damage], None] | None = None
+    ) -> Iterator[Item]:
+        """Yield all records of a directory, of which the first has to be its own.
+
+        Without that there is no directory, whatever else is there.
+        """
+        damages: list[Damage] = []
+
+        def tell(error: Damage) -> None:
+            damages.append(error)
+            if on_damage is not None:
+                on_damage(error)
+
+        count = 0
+        for item in self.iter_items(section, None if on_damage is None else tell):
+            if not count and not damages and (item.name != SELF_NAME or not item.is_directory):
+                raise CorruptError("start of a directory", item.position, "its own record")
+            count += 1
+            yield item
+        if not count and not damages:
+            start, _ = self.geometry.span(section)
+            raise CorruptError("a directory without a record", start, "its own", "none")
+
+    def iter_items(
+        self, section: Section, on_damage: Callable[[Damage], None] | None = None
+    ) -> Iterator[Item]:
         """Yield all records of a directory.  Raises as `iter_directory`."""
         if section.is_interleaved:
             raise UnsupportedError("interleaved directories")
@@ -196,7 +271,8 @@ class IsoVolume(Volume):
                 extent.position,
                 extent.length,
                 self.block_size,
-                is_strict=self.is_strict,
+                differs=self._note_differing,
+                on_damage=on_damage,
             )
 
     def section_of_directory(self, file: File, attributes: RockRidge | None) -> Section | None:
@@ -259,7 +335,7 @@ class IsoVolume(Volume):
             item.system_use_position + skip,
             self._read_inside,
             self.block_size,
-            is_strict=self.is_strict,
+            differs=self._note_differing,
         )
 
     def _read_inside(self, position: int, length: int) -> bytes:
@@ -278,17 +354,29 @@ class IsoVolume(Volume):
             raise CorruptError("start of a directory", start, "its own record", item.name)
         return item
 
-    def _root_node(self, section: Section) -> Node:
-        """Return the node of the root; its attributes are in its first record."""
+    def _root_node(self, section: Section, losses: Losses) -> tuple[Node, Damage | None]:
+        """Return the node of the root, and why its attributes are lost, which are in its first
+        record.
+
+        Raises:
+            CorruptError, DeviceError: they are lost, and nobody is told.
+        """
         number = self.directory_number(section)
         placed = self.view.placed
         item = Item(placed.root, SELF_NAME, b"", placed.root_position, placed.root_position)
         attributes = None
+        damage: Damage | None = None
         if self.view.namespace == "rockridge":
-            item = self.first_item(number // self.block_size, placed.root_position)
-            start = find_skip(item.system_use)
-            attributes = parse_entries(self.iter_entries(item, start_of(item, start)))
-        return directory_node(number, item, attributes)
+            try:
+                first = self.first_item(number // self.block_size, placed.root_position)
+                start = find_skip(first.system_use)
+                attributes = parse_entries(self.iter_entries(first, start_of(first, start)))
+                item = first
+            except DAMAGE as error:
+                if not losses.are_told:
+                    raise
+                damage = error
+        return directory_node(number, item, attributes), damage
 
     def _directory_node(self, number: int, file: File, attributes: RockRidge | None) -> Node:
         """Return the node of a directory; a relocated one says itself what it is."""
@@ -350,7 +438,6 @@ class IsoVolume(Volume):
             node.number,
             self.device.size,
             self.block_size,
-            is_strict=self.is_strict,
         )
         primary = self.descriptors.primary.descriptor
         own = little(primary.sequence_both), 0
@@ -409,7 +496,7 @@ def open_volume(
         found = _find_rock_ridge(probing)
         if found is not None:
             views["rockridge"] = found
-    except FilesystemError as error:
+    except (FilesystemError, DeviceError) as error:
         tolerated.append(f"no Rock Ridge: {error}")
     if descriptors.joliet is not None:
         level = descriptors.joliet.descriptor.joliet_level

@@ -12,10 +12,11 @@ Keys:
     volume_flags        VolumeFlag
     version_major, version_minor
     object_id           the volume's $OBJECT_ID, empty if it has none
-    upcase              $UpCase, 131072 bytes: every directory is ordered by it
+    upcase              $UpCase, 131072 bytes: every directory is ordered by it; empty if it
+                        cannot be read
     upcase_info         its stream $Info, empty if it has none
-    attribute_definitions  $AttrDef
-    log_file_size       bytes
+    attribute_definitions  $AttrDef, empty if it cannot be read
+    log_file_size       bytes, 0 if it cannot be read
     log_state           "empty", "clean", "dirty", "damaged"
     mft                 {"size", "allocated", "records": bytes and the count in use at the source}
     system_files        for each system file that is in use: {"number", "sequence", "flags",
@@ -34,18 +35,22 @@ This module and `mkfs.description`, which reads them, are the only ones that kno
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Final
 
 from fsdrivers.errors import CorruptError
+from fsdrivers.losses import DAMAGE
 from fsdrivers.ntfs.format.attributes import AttributeType
 from fsdrivers.ntfs.format.records import (
     BOOT_FILE_SIZE,
+    BOOT_SECTOR_SIZE,
     BOOT_SIGNATURE,
     BOOT_SIGNATURE_OFFSET,
     BootSector,
     VolumeFlag,
 )
 from fsdrivers.ntfs.geometry import Geometry
+from fsdrivers.ntfs.logfile import LogState
 from fsdrivers.ntfs.mft import FileRecord, Mft
 from fsdrivers.ntfs.nodes import XATTR_ACL, NodeReader
 from fsdrivers.ntfs.system import SystemFiles, VolumeFacts
@@ -60,10 +65,9 @@ _KEPT: Final = (
     "index_block_size",
     "version",
     "object_id",
-    "upcase",
     "upcase_info",
-    "attribute_definitions",
 )
+_MADE_UP: Final = ("upcase", "attribute_definitions")  # the usual ones where they are empty
 _PLANNED: Final = frozenset(  # by the size of the volume, its sectors, and where things went
     (
         "sector_size",
@@ -93,30 +97,45 @@ def pack_description(
     is_hibernated: bool,
 ) -> dict[str, Plain]:
     """Return what describes a volume as plain data."""
-    geometry = mft.geometry
-    log_size, log = system.log_file()
-    extend = sorted(system.extend())
-    names = {number: name for name, (number, _) in system.extend().items()}
-    system_files: list[Plain] = [
-        _system_file(file, nodes, names.get(number, "")) for number, file in system.frames()
-    ]
+    geometry, spared = mft.geometry, system.spared
+    log_size, log = spared(
+        system.log_file, (0, LogState.DAMAGED), "the log gets the size it usually has"
+    )
+    extended: dict[str, tuple[int, int]] = spared(
+        system.extend, {}, "what is in $Extend is made anew"
+    )
+    extend = sorted(extended)
+    names = {number: name for name, (number, _) in extended.items()}
+    system_files: list[Plain] = []
+    frames: list[tuple[int, FileRecord]] = spared(system.frames, [], "system files are made anew")
+    for number, file in frames:
+        with suppress(*DAMAGE):
+            system_files.append(_system_file(file, nodes, names.get(number, "")))
     quota: dict[str, Plain] | None = None
     if "$Quota" in extend:
-        quota = {
-            name: [[key, data] for key, data in entries] for name, entries in system.quota().items()
-        }
+        limits: dict[str, list[tuple[bytes, bytes]]] = spared(
+            system.quota, {}, "quotas are not kept"
+        )
+        quota = {name: [[key, data] for key, data in limits[name]] for name in limits}
+    boot_code = spared(system.boot_file, b"", "the code of the boot sector alone is kept")
+    if not boot_code:
+        boot_code = spared(
+            lambda: mft.device.read(0, BOOT_SECTOR_SIZE), b"", "the boot code is not kept"
+        )
     return {
         **_identity(boot, geometry, facts),
         "device_size": mft.device.size,
         "bpb": boot.to_plain(),
-        "boot": _boot_code(system.boot_file() or mft.device.read(0, 512)),
+        "boot": _boot_code(boot_code),
         "volume_flags": facts.flags,
         "version_major": facts.major,
         "version_minor": facts.minor,
         "object_id": facts.object_id,
-        "upcase": system.upcase(),
-        "upcase_info": system.upcase_info(),
-        "attribute_definitions": system.attribute_definitions(),
+        "upcase": spared(system.upcase, b"", "it gets the usual upper case of letters"),
+        "upcase_info": spared(system.upcase_info, b"", "$UpCase gets no $Info"),
+        "attribute_definitions": spared(
+            system.attribute_definitions, b"", "it gets the usual definitions of attributes"
+        ),
         "log_file_size": log_size,
         "log_state": log.value,
         "mft": {
@@ -126,11 +145,13 @@ def pack_description(
         },
         "system_files": system_files,
         "quota": quota,
-        "usn_maximum": system.usn_maximum(),
+        "usn_maximum": spared(system.usn_maximum, None, "the change journal is not made again"),
         "extend": list(extend),
         "is_dirty": facts.is_dirty,
         "is_hibernated": is_hibernated,
-        "is_deduplicated": system.is_deduplicated(),
+        "is_deduplicated": spared(
+            system.is_deduplicated, False, "whether files were deduplicated is not known"
+        ),
         "was_mounted_by_nt4": bool(facts.flags & VolumeFlag.MOUNTED_ON_NT4.value),
     }
 
@@ -184,6 +205,9 @@ def _system_file(file: FileRecord, nodes: NodeReader, name: str) -> dict[str, Pl
 def kept(recorded: Description, found: Description) -> Iterator[Kept]:
     """Yield what a volume made again must have as it was; see `fsdrivers.volume.IterKept`."""
     yield from kept_facts(recorded, found, *_KEPT)
+    for key in _MADE_UP:
+        if recorded.get(key):
+            yield from kept_facts(recorded, found, key)
     if found.get("sector_size") == 512:  # a record is one sector at least
         yield from kept_facts(recorded, found, "record_size")
     old, new = recorded.get("bpb"), found.get("bpb")

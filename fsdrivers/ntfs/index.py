@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from fsdrivers.errors import CorruptError
+from fsdrivers.errors import CorruptError, DeviceError
+from fsdrivers.losses import DAMAGE, Losses, read_units
 from fsdrivers.ntfs import fixups
 from fsdrivers.ntfs.format.attributes import INDEX_NAME, AttributeType, FileName
 from fsdrivers.ntfs.format.index import (
@@ -49,36 +50,52 @@ class IndexedName(NamedTuple):
     units: bytes  # the name, UTF-16LE
 
 
-def iter_names(mft: Mft, file: FileRecord) -> Iterator[IndexedName]:
+def iter_names(mft: Mft, file: FileRecord, losses: Losses | None = None) -> Iterator[IndexedName]:
     """Yield the names in a directory, DOS names as names of their own.
 
+    Args:
+        mft: of the volume.
+        file: the directory.
+        losses: told of what cannot be read; names in other nodes are yielded.
+
     Raises:
-        CorruptError: a node is damaged.
+        CorruptError, DeviceError: a node cannot be read, and nobody is told.
     """
-    for node, start, end, position in iter_nodes(mft, file, DIRECTORY_INDEX):
-        at = start
-        while True:
-            if at + _ENTRY_SIZE > end:
-                raise CorruptError("a node of a directory has no end", position, None, at)
-            reference, length, key_length, flags = _unpack_entry(node, at)
-            if flags & _END:
-                break
-            name_length, namespace = (
-                _unpack_name(node, at + _LENGTH_AT) if at + _NAME_AT <= end else (0, 0)
-            )
-            if (
-                at + length > end
-                or length & 7
-                or _ENTRY_SIZE + key_length > length
-                or key_length < FileName.SIZE + 2 * name_length
-                or not name_length
-            ):
-                raise CorruptError("an entry of a directory", position, None, at)
-            name_start = at + _NAME_AT
-            yield IndexedName(
-                reference, namespace, bytes(node[name_start : name_start + 2 * name_length])
-            )
-            at += length
+    losses = losses or Losses()
+    for node, start, end, position in iter_nodes(mft, file, DIRECTORY_INDEX, losses):
+        try:
+            yield from _names_of_node(node, start, end, position)
+        except CorruptError as error:
+            losses.add(file.number, error)
+
+
+def _names_of_node(
+    node: bytes | bytearray, start: int, end: int, position: int
+) -> Iterator[IndexedName]:
+    """Yield the names in one node."""
+    at = start
+    while True:
+        if at + _ENTRY_SIZE > end:
+            raise CorruptError("a node of a directory has no end", position, None, at)
+        reference, length, key_length, flags = _unpack_entry(node, at)
+        if flags & _END:
+            break
+        name_length, namespace = (
+            _unpack_name(node, at + _LENGTH_AT) if at + _NAME_AT <= end else (0, 0)
+        )
+        if (
+            at + length > end
+            or length & 7
+            or _ENTRY_SIZE + key_length > length
+            or key_length < FileName.SIZE + 2 * name_length
+            or not name_length
+        ):
+            raise CorruptError("an entry of a directory", position, None, at)
+        name_start = at + _NAME_AT
+        yield IndexedName(
+            reference, namespace, bytes(node[name_start : name_start + 2 * name_length])
+        )
+        at += length
 
 
 def iter_view(mft: Mft, file: FileRecord, name: str) -> Iterator[tuple[bytes, bytes]]:
@@ -112,13 +129,31 @@ def iter_view(mft: Mft, file: FileRecord, name: str) -> Iterator[tuple[bytes, by
 
 
 def iter_nodes(
-    mft: Mft, file: FileRecord, name: bytes
+    mft: Mft, file: FileRecord, name: bytes, losses: Losses | None = None
 ) -> Iterator[tuple[bytes | bytearray, int, int, int]]:
     """Yield (buffer, first entry, end of entries, position for messages) of each node.
 
+    Args:
+        mft: of the volume.
+        file: that has the index.
+        name: of the index, UTF-16LE.
+        losses: told of what cannot be read; other nodes are yielded.
+
     Raises:
-        CorruptError: the root, the blocks or the bitmap are damaged or missing.
+        CorruptError, DeviceError: the root, the blocks or the bitmap are damaged or missing, and
+            nobody is told.
     """
+    losses = losses or Losses()
+    try:
+        yield from _iter_nodes(mft, file, name, losses)
+    except DAMAGE as error:
+        losses.add(file.number, error)
+
+
+def _iter_nodes(
+    mft: Mft, file: FileRecord, name: bytes, losses: Losses
+) -> Iterator[tuple[bytes | bytearray, int, int, int]]:
+    """Yield what `iter_nodes` does; raise what costs all nodes that come then."""
     position = mft.record_position(file.number)
     roots = file.find(AttributeType.INDEX_ROOT, name)
     if not roots or not roots[0].is_resident:
@@ -141,19 +176,37 @@ def iter_nodes(
         first = offset // size
         if not any(bitmap[first >> 3 : (first + length // size + 7) >> 3]):
             continue
-        data = bytearray(read_content(mft.device, blocks, offset, length))
-        verdict = fixups.open_all(data, size)
-        for slot, is_sound in enumerate(verdict):
-            number = first + slot
-            if number >> 3 >= len(bitmap) or not bitmap[number >> 3] >> (number & 7) & 1:
+
+        def read(start: int, count: int) -> bytes:
+            return read_content(mft.device, blocks, start, count)
+
+        for start, read_data in read_units(read, offset, length, size):
+            first = start // size
+            if isinstance(read_data, DeviceError):
+                if _is_in_use(bitmap, first):
+                    losses.add(file.number, read_data)
                 continue
-            at = slot * size
-            where = f"index block {number} of MFT record {file.number}"
-            if data[at : at + 4] != INDEX_MAGIC:
-                raise CorruptError(where, position, INDEX_MAGIC, bytes(data[at : at + 4]))
-            if not is_sound:
-                raise CorruptError(f"{where} was written in part", position)
-            yield (data, *_bounds(data, at + _HEAD_AT, at + size, position), position)
+            data = bytearray(read_data)
+            for slot, is_sound in enumerate(fixups.open_all(data, size)):
+                if not _is_in_use(bitmap, first + slot):
+                    continue
+                at = slot * size
+                where = f"index block {first + slot} of MFT record {file.number}"
+                try:
+                    if data[at : at + 4] != INDEX_MAGIC:
+                        raise CorruptError(where, position, INDEX_MAGIC, bytes(data[at : at + 4]))
+                    if not is_sound:
+                        raise CorruptError(f"{where} was written in part", position)
+                    bounds = _bounds(data, at + _HEAD_AT, at + size, position)
+                except CorruptError as error:
+                    losses.add(file.number, error)
+                    continue
+                yield (data, *bounds, position)
+
+
+def _is_in_use(bitmap: bytes, number: int) -> bool:
+    """Tell whether the bitmap of an index says that a block is in use."""
+    return number >> 3 < len(bitmap) and bool(bitmap[number >> 3] >> (number & 7) & 1)
 
 
 def _bounds(node: bytes | bytearray, head_at: int, limit: int, position: int) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from typing import Final
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, DeviceError
+from fsdrivers.losses import DAMAGE, Damage
 from fsdrivers.ntfs import fixups
 from fsdrivers.ntfs.attributes import Attribute, unpack_attribute_list, unpack_attributes
 from fsdrivers.ntfs.format.attributes import AttributeType
@@ -88,6 +89,7 @@ class Mft:
         self.content = content  # of $MFT's data
         self.record_count = content.size // geometry.record_size
         self.mirrored: set[int] = set()  # records that are damaged: their copies were read
+        self.damage: Damage | None = None  # why its later records cannot be found
         self._per_piece = max(1, _PIECE_SIZE // geometry.record_size)
         self._pieces: dict[int, tuple[bytes, bytearray]] = {}
 
@@ -121,7 +123,12 @@ class Mft:
             for lowest_vcn, reference in wanted:
                 if number_of(reference) >= mft.record_count:
                     mft = cls(device, geometry, _partial(parts, geometry, position))
-                found = mft.extension(number_of(reference), SystemRecord.MFT)
+                try:
+                    found = mft.extension(number_of(reference), SystemRecord.MFT)
+                except DAMAGE as error:
+                    mft = cls(device, geometry, _partial(parts, geometry, position))
+                    mft.damage = error
+                    return mft  # records that lie behind are lost
                 parts += [
                     part
                     for part in found

@@ -6,10 +6,13 @@ Read once, at opening, but the larger ones when first asked for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
-from fsdrivers.errors import CorruptError
+from fsdrivers.errors import CorruptError, DeviceError
+from fsdrivers.losses import DAMAGE, Losses, read_units
 from fsdrivers.ntfs.format.attributes import AttributeType, ReparseTag, VolumeInformation
 from fsdrivers.ntfs.format.index import ObjectIdData, ReparseKey
 from fsdrivers.ntfs.format.records import (
@@ -36,6 +39,8 @@ _MAXIMUM_DESCRIPTORS: Final = 256 << 20  # bytes of $SDS
 _MAXIMUM_DEFINITIONS: Final = 64 << 10
 _MAXIMUM_SMALL: Final = 4096
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class VolumeFacts:
@@ -53,12 +58,17 @@ class VolumeFacts:
         return bool(self.flags & VolumeFlag.DIRTY.value)
 
 
+# Of a volume whose $Volume is lost.
+UNKNOWN_FACTS: Final = VolumeFacts(b"", 3, 1, VolumeFlag.DIRTY.value, b"")
+
+
 class SystemFiles:
     """Reads the system files of one volume."""
 
     def __init__(self, mft: Mft) -> None:
         self._mft = mft
         self._extend: dict[str, tuple[int, int]] | None = None
+        self.warnings: list[str] = []  # what could not be read, and what was done without it
 
     def volume(self) -> VolumeFacts:
         """Return what $Volume says.
@@ -120,23 +130,45 @@ class SystemFiles:
         if content is None:
             raise CorruptError("$Bitmap has no content", mft.record_position(SystemRecord.BITMAP))
         clusters, step, used = mft.geometry.cluster_count, 1 << 20, 0
+
+        def read(start: int, length: int) -> bytes:
+            return read_content(mft.device, content, start, length).ljust(length, b"\0")
+
         for offset in range(0, -(-clusters // 8), step):
-            bits = int.from_bytes(read_content(mft.device, content, offset, step), "little")
-            count = min(clusters - 8 * offset, 8 * step)
-            used += (bits & ((1 << count) - 1)).bit_count()
+            length = min(step, -(-clusters // 8) - offset)
+            for at, data in read_units(read, offset, length, mft.geometry.sector_size):
+                count = clusters - 8 * at
+                if isinstance(data, DeviceError):
+                    used += min(count, 8 * mft.geometry.sector_size)  # what is not known is in use
+                    continue
+                bits = int.from_bytes(data, "little")
+                used += (bits & ((1 << min(count, 8 * len(data))) - 1)).bit_count()
         return used
 
     def descriptors(self) -> dict[int, bytes]:
         """Return the security descriptors of $Secure by id; none before version 3."""
         try:
             file = self._mft.file(SystemRecord.SECURE)
-            data = self._mft.read_all(
-                file, AttributeType.DATA, SECURITY_STREAM, limit=_MAXIMUM_DESCRIPTORS
-            )
+            content = self._mft.content_of(file, AttributeType.DATA, SECURITY_STREAM)
+            if content is not None and content.size > _MAXIMUM_DESCRIPTORS:
+                raise CorruptError("size of $SDS", None, _MAXIMUM_DESCRIPTORS, content.size)
         except CorruptError as error:
             error.add_note("in $Secure")
             raise
-        return {item.id: item.descriptor for item in iter_descriptors(data or b"")}
+        if content is None:
+            return {}
+        device, stream = self._mft.device, content
+
+        def read(start: int, length: int) -> bytes:
+            return read_content(device, stream, start, length)
+
+        # Of every entry there is a copy elsewhere.
+        sector_size = self._mft.geometry.sector_size
+        data = b"".join(
+            bytes(min(sector_size, stream.size - at)) if isinstance(part, DeviceError) else part
+            for at, part in read_units(read, 0, stream.size, sector_size)
+        )
+        return {item.id: item.descriptor for item in iter_descriptors(data)}
 
     def extend(self) -> dict[str, tuple[int, int]]:
         """Return the (record number, sequence) of the files in $Extend by name."""
@@ -144,7 +176,7 @@ class SystemFiles:
             file = self._mft.file(SystemRecord.EXTEND)
             self._extend = {}
             if file.is_directory:
-                for item in iter_names(self._mft, file):
+                for item in iter_names(self._mft, file, Losses(lambda loss: None)):
                     name = item.units.decode("utf-16-le", "replace")
                     self._extend[name] = number_of(item.reference), sequence_of(item.reference)
         return self._extend
@@ -199,14 +231,25 @@ class SystemFiles:
                 break
             try:
                 made.append((number, self._mft.file(number)))
-            except CorruptError:
+            except DAMAGE:
                 continue  # those that matter were read before
         for name in sorted(self.extend()):
             if name in ("$Quota", "$ObjId", "$Reparse"):
-                found = self.extend_file(name)
-                if found is not None:
-                    made.append((found.number, found))
+                with suppress(*DAMAGE):
+                    found = self.extend_file(name)
+                    if found is not None:
+                        made.append((found.number, found))
         return made
+
+    def spared(self, read: Callable[[], T], default: T, consequence: str) -> T:
+        """Return what `read` gives, or `default` with a warning where that is damaged."""
+        try:
+            return read()
+        except DAMAGE as error:
+            warning = f"{error}: {consequence}"
+            if warning not in self.warnings:
+                self.warnings.append(warning)
+            return default
 
     def _data(self, number: int, limit: int) -> bytes:
         """Return the content of a system file.

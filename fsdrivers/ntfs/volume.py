@@ -22,7 +22,7 @@ Refused by name: content of deduplicated files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from fsdrivers.device import Device
@@ -33,11 +33,13 @@ from fsdrivers.errors import (
     NotRecognisedError,
     UnsupportedError,
 )
+from fsdrivers.losses import DAMAGE, Damage, Losses, OnDamage
 from fsdrivers.ntfs.compression.wof import WofFile, open_wof
 from fsdrivers.ntfs.description import pack_description, serial_of
 from fsdrivers.ntfs.format.attributes import AttributeType, ReparseTag
 from fsdrivers.ntfs.format.records import (
     BOOT_SECTOR_SIZE,
+    FIRST_USER_RECORD,
     OEM_ID,
     REFERENCE_MASK,
     SEQUENCE_SHIFT,
@@ -58,9 +60,10 @@ from fsdrivers.ntfs.streams import (
     read_stored,
     stored_extents_of,
 )
-from fsdrivers.ntfs.system import SystemFiles
+from fsdrivers.ntfs.system import UNKNOWN_FACTS, SystemFiles
+from fsdrivers.ntfs.unreached import count_unreached
 from fsdrivers.printable import printable
-from fsdrivers.volume import Entry, Extent, Kind, Node, OnDamage, Plain, StreamVolume
+from fsdrivers.volume import Entry, Extent, Kind, Node, Plain, StreamVolume
 
 _KEPT_CONTENTS: Final = 256
 _DOS: Final = Namespace.DOS.value
@@ -83,7 +86,12 @@ class NtfsVolume(StreamVolume):
         self.mft = mft
         self.geometry: Geometry = mft.geometry
         self.system = SystemFiles(mft)
-        self.facts = self.system.volume()
+        self.damage = mft.damage
+        if mft.damage is not None:
+            self.system.warnings.append(f"all later records are lost: {mft.damage}")
+        self.facts = self.system.spared(
+            self.system.volume, UNKNOWN_FACTS, "label and version are not known"
+        )
         self.size = min(self.geometry.size, device.size)
         self.uuid = serial_of(boot)
         self.label = self.facts.label
@@ -100,9 +108,16 @@ class NtfsVolume(StreamVolume):
             descriptors = self.system.descriptors()
             if not descriptors and self.facts.major >= 3:
                 raise CorruptError("$Secure has no sound descriptor")
-        except (CorruptError, DeviceError) as error:
+        except DAMAGE as error:
             self.damage, descriptors = error, None
-        return NodeReader(self.mft, descriptors, self.system.birth_ids)
+            self.system.warnings.append(
+                f"$Secure is damaged, the security descriptors in it are lost: {error}"
+            )
+
+        def birth_ids() -> Mapping[bytes, bytes]:
+            return self.system.spared(self.system.birth_ids, {}, "birth ids are not kept")
+
+        return NodeReader(self.mft, descriptors, birth_ids)
 
     def describe(self) -> dict[str, Plain]:
         """Return all that formatting the same filesystem again needs; see `description`."""
@@ -116,8 +131,12 @@ class NtfsVolume(StreamVolume):
         )
 
     def used_size(self) -> int:
-        """Return the bytes in use by $Bitmap's account."""
-        return self.system.used_clusters() * self.block_size
+        """Return the bytes in use by $Bitmap's account; all of them where that is lost."""
+        clusters = self.geometry.cluster_count
+        used = self.system.spared(
+            self.system.used_clusters, clusters, "how much is in use is not known"
+        )
+        return used * self.block_size
 
     def log_state(self) -> LogState:
         """Return whether the log holds changes that are not yet in their places."""
@@ -125,7 +144,17 @@ class NtfsVolume(StreamVolume):
 
     def is_hibernated(self) -> bool:
         """Tell whether a Windows that is asleep (or started fast) has this volume mounted."""
-        for item in iter_names(self.mft, self.mft.file(_ROOT)):
+        return self.system.spared(
+            self._has_hibernated, False, "whether Windows is hibernated is not known"
+        )
+
+    def _has_hibernated(self) -> bool:
+        """Tell what `is_hibernated` does.
+
+        Raises:
+            CorruptError, DeviceError: the root or the file cannot be read.
+        """
+        for item in iter_names(self.mft, self.mft.file(_ROOT), Losses(lambda loss: None)):
             if item.units.decode("utf-16-le", "replace").lower() == _HIBERNATION_FILE:
                 file = self._file(item)
                 content = self.mft.content_of(file, _DATA)
@@ -140,15 +169,14 @@ class NtfsVolume(StreamVolume):
         for number in sorted(self.mft.mirrored):
             which = f"MFT record {number}" if number else "the first MFT record"
             made.append(f"{which} is damaged: its copy in $MFTMirr was read")
-        if self.damage is not None:  # of $Secure
-            made.append(
-                f"$Secure is damaged, the security descriptors in it are lost: {self.damage}"
-            )
+        is_hibernated = self.is_hibernated()
+        log = self.system.spared(self.log_state, LogState.CLEAN, "its log is not known")
+        made += self.system.warnings
         if self.is_dirty:
             made.append("the volume is marked dirty: Windows would check it")
-        if self.is_hibernated():
+        if is_hibernated:
             made.append("Windows is hibernated: it holds changes that are not on the volume")
-        if self.log_state() is LogState.DIRTY:
+        if log is LogState.DIRTY:
             made.append("the volume was not unmounted: its log holds changes that are not shown")
         return made
 
@@ -159,37 +187,38 @@ class NtfsVolume(StreamVolume):
         read front to back.
 
         Args:
-            on_damage: is told the number of the directory and the error of each name that leads
-                nowhere, of each that has lost its security descriptor alone, and of each
-                directory that cannot be read; what can be read goes on.
+            on_damage: is told of each name that leads nowhere, of each that has lost its security
+                descriptor alone, and of what cannot be read of directories.
 
         Raises:
-            CorruptError, DeviceError: at the root; without `on_damage`, at the directory that
-                cannot be read, or the name that leads nowhere.
+            CorruptError, DeviceError: without `on_damage`, at the directory that cannot be read,
+                or the name that leads nowhere.
             UnsupportedError: at a deduplicated file.
         """
-        root = self.nodes.node(self.mft.file(_ROOT))
-        if root.kind is not Kind.DIRECTORY:
-            raise CorruptError("the root is not a directory", self.mft.record_position(_ROOT))
+        losses = Losses(on_damage)
+        root, damage = self._root(losses)
         self.nodes.substitute = tuple(item for item in root.xattrs if item[0] == XATTR_ACL)
         yield Entry(_ROOT, b"", root)
+        if damage is not None:
+            losses.add(_ROOT, damage, is_kept=True)
         shared: dict[int, Node] = {}
+        reached = bytearray(max(self.mft.record_count, FIRST_USER_RECORD))
+        lost: set[int] = set()  # records that names lead to
         seen = {_ROOT}
         unnamed: set[int] = set()  # directories found under a name that their record has not
         pending = [_ROOT]
         while pending:
             parent = pending.pop()
             below: list[int] = []
-            for entry in self._iter_entries(parent, shared, on_damage):
+            for entry in self._iter_entries(parent, shared, losses, lost):
+                reached[entry.node.number] = 1
                 if entry.node.kind is Kind.DIRECTORY:
                     number = entry.node.number
                     if number in seen:
                         if entry.name_times is None or number in unnamed:
                             continue  # a renaming that was cut short left both names
                         error = CorruptError(f"directory {number} has more than one name")
-                        if on_damage is None:
-                            raise error
-                        on_damage(parent, error)
+                        losses.add(parent, error, entry.name, count=0)
                         continue
                     seen.add(number)
                     if entry.name_times is None:
@@ -197,47 +226,72 @@ class NtfsVolume(StreamVolume):
                     below.append(number)
                 yield entry
             pending.extend(reversed(below))
+        if losses.count:
+            losses.add_unreached(_ROOT, count_unreached(self.mft, reached))
+
+    def _root(self, losses: Losses) -> tuple[Node, Damage | None]:
+        """Return the node of the root directory, one with nothing of its own if that is lost.
+
+        Raises:
+            CorruptError, DeviceError: it is, and nobody is told.
+        """
+        try:
+            root = self.nodes.node(self.mft.file(_ROOT))
+            if root.kind is not Kind.DIRECTORY:
+                raise CorruptError("the root is not a directory", self.mft.record_position(_ROOT))
+        except DAMAGE as error:
+            if not losses.are_told:
+                raise
+            return Node(_ROOT, Kind.DIRECTORY), error
+        return root, None
 
     def _iter_entries(
-        self, parent: int, shared: dict[int, Node], on_damage: OnDamage | None
+        self, parent: int, shared: dict[int, Node], losses: Losses, lost: set[int]
     ) -> Iterator[Entry]:
-        """Yield what is in a directory; `shared` holds the nodes with several names."""
+        """Yield what is in a directory.
+
+        Args:
+            parent: number of its record.
+            shared: gets the nodes with several names.
+            losses: told of what cannot be read.
+            lost: gets the records of what is lost.
+        """
         try:
-            names, dos_names = self._names_in(parent)
-        except (CorruptError, DeviceError) as error:
-            if on_damage is None:
-                raise
-            on_damage(parent, error)
+            names, dos_names = self._names_in(parent, losses)
+        except DAMAGE as error:
+            losses.add(parent, error)
             return
         unknown = self.nodes.unknown_descriptors
         for item in names:
             try:
                 entry = self._entry(item, parent, shared, dos_names)
-            except (CorruptError, DeviceError) as error:
-                if on_damage is None:
-                    raise
-                on_damage(parent, error)
+            except DAMAGE as error:
+                number = item.reference & REFERENCE_MASK
+                losses.add(parent, error, name_of(item.units), 0 if number in lost else 1)
+                lost.add(number)
                 continue
-            if on_damage is not None and entry.node.number in unknown:
-                on_damage(parent, self._lost_descriptor(entry))
+            if losses.are_told and entry.node.number in unknown:
+                losses.add(parent, self._lost_descriptor(entry), entry.name, is_kept=True)
             yield entry
 
     def _lost_descriptor(self, entry: Entry) -> CorruptError:
         """Return what to say of a name whose security descriptor $Secure does not have."""
         number = entry.node.number
         return CorruptError(
-            f"{printable(entry.name)} has a security descriptor that $Secure does not know; "
-            "it gets the one of the root directory",
+            "its security descriptor is one that $Secure does not know; it gets the one of the "
+            "root directory",
             self.mft.record_position(number),
             None,
             self.nodes.unknown_descriptors[number],
         )
 
-    def _names_in(self, parent: int) -> tuple[list[IndexedName], dict[int, IndexedName]]:
+    def _names_in(
+        self, parent: int, losses: Losses
+    ) -> tuple[list[IndexedName], dict[int, IndexedName]]:
         """Return the names in a directory in the order of their records, and DOS names apart."""
         names: list[IndexedName] = []
         dos_names: dict[int, IndexedName] = {}
-        for item in iter_names(self.mft, self.mft.file(parent)):
+        for item in iter_names(self.mft, self.mft.file(parent), losses):
             number = item.reference & REFERENCE_MASK
             if number <= _LAST_SYSTEM_RECORD:
                 continue

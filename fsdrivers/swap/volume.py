@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, NotRecognisedError, UnsupportedError
+from fsdrivers.losses import OnDamage
 from fsdrivers.record import words_codec
 from fsdrivers.swap.description import pack_description
 from fsdrivers.swap.format import (
@@ -17,7 +18,7 @@ from fsdrivers.swap.format import (
     VERSION,
     SwapHeader,
 )
-from fsdrivers.volume import Entry, Extent, Node, OnDamage, Plain, Volume
+from fsdrivers.volume import Entry, Extent, Node, Plain, Volume
 
 
 class SwapVolume(Volume):

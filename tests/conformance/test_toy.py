@@ -17,6 +17,7 @@ class TestToy(PlanningConformance):
     """Files in one piece each, names of 100 bytes."""
 
     type = "toy"
+    frame_size = 1 << 20
     longest_name = b"n" * 100
 
     def description(self) -> dict[str, Plain]:

@@ -25,6 +25,7 @@ from fsdrivers.errors import (
     FilesystemError,
     NoSpaceError,
 )
+from fsdrivers.losses import Loss
 from fsdrivers.volume import Entry, Extent, Kind, Layout, Node, Plain, StreamLayout, Volume
 from tests.conformance.damage import bounded_memory, damaged, draw_damages, metadata_units
 from tests.fsdrivers.faults import FaultyDevice
@@ -92,11 +93,53 @@ def try_everything(
     assert time.process_time() - started < LONGEST_S
 
 
+class _Found:
+    """What a walk gives.
+
+    Attributes:
+        paths: of each object, by its number.
+        contents: of files, by number; None for what cannot be read.
+        lost: paths of what was told as lost, or of the directory in which something is.
+        missing: number of objects told as lost.
+    """
+
+    def __init__(self, volume: Volume) -> None:
+        self.paths: dict[int, list[bytes]] = {}
+        self.contents: dict[int, bytes | None] = {}
+        self.lost: list[bytes] = []
+        self.missing = 0
+        directories: dict[int, bytes] = {}
+
+        def note(loss: Loss) -> None:
+            place = directories[loss.directory]
+            self.lost.append(place + b"/" + loss.name if loss.name else place)
+            self.missing += loss.count
+
+        for entry in volume.walk(note):
+            node = entry.node
+            path = directories[entry.parent] + b"/" + entry.name if entry.name else b""
+            if node.kind is Kind.DIRECTORY:
+                directories[node.number] = path
+            self.paths.setdefault(node.number, []).append(path)
+            if node.kind is Kind.FILE:
+                self.contents[node.number] = None
+                with suppress(FilesystemError, DeviceError):
+                    self.contents[node.number] = volume.read(node, 0, node.size)
+
+
+def is_below(path: bytes, place: bytes) -> bool:
+    """Tell whether a path is that place, or below it."""
+    return path == place or path.startswith(place + b"/")
+
+
 class ReadingConformance(ABC):
     """Reading: `populated` gives a volume and what is on it."""
 
     type: ClassVar[str]
+    frame_size: ClassVar[int] = 512  # bytes at the start of which there is no copy
     hidden: ClassVar[frozenset[bytes]] = frozenset()
+
+    counts_objects: ClassVar[bool] = True  # the filesystem keeps an account of its objects
 
     @abstractmethod
     def populated(self) -> tuple[MemoryDevice, Tree]:
@@ -105,6 +148,10 @@ class ReadingConformance(ABC):
     def check(self, device: Device) -> Sequence[object]:
         """Return what the driver's own checker finds."""
         return cast("Sequence[object]", driver_of(self.type).check_volume(device))
+
+    def shows_same_names(self, volume: Volume) -> bool:
+        """Whether a damaged volume is shown with the names that a sound one is shown with."""
+        return True
 
     def is_plain(self, extent: Extent) -> bool:
         """Whether an extent lies on the medium as it reads; False inside coded metadata."""
@@ -212,6 +259,32 @@ class ReadingConformance(ABC):
         for unit in units[:: max(1, len(units) // 40)]:
             faulty = FaultyDevice(device, bad_ranges=[(unit, 512)])
             try_everything(faulty, self.check, is_failing=True)
+
+    def test_unreadable_metadata(self) -> None:
+        """A sector of metadata costs what lies below it: the rest is there, and that is named."""
+        device, _ = self.populated()
+        volume = open_volume(device)
+        units = [unit for unit in metadata_units(device, volume) if unit >= self.frame_size]
+        sound = _Found(volume)
+        for unit in units[:: max(1, len(units) // 300)]:
+            faulty = FaultyDevice(device, bad_ranges=[(unit, 512)])
+            opened = open_volume(faulty)
+            opened.describe()
+            opened.warnings()
+            assert 0 < opened.used_size() <= opened.size
+            found = _Found(opened)
+            if not self.shows_same_names(opened):
+                assert opened.warnings()
+                continue
+            gone = sound.paths.keys() - found.paths.keys()
+            assert found.paths.keys() <= sound.paths.keys()
+            for number in gone:
+                for path in sound.paths[number]:
+                    assert any(is_below(path, place) for place in found.lost), (unit, path)
+            has_clusters = {number for number in gone if sound.contents.get(number, b"?")}
+            assert found.missing >= (len(has_clusters) if self.counts_objects else bool(gone)), unit
+            for number, content in found.contents.items():
+                assert content in (None, sound.contents[number])
 
 
 class PlanningConformance(ReadingConformance):

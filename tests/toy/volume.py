@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, NotRecognisedError
-from fsdrivers.volume import Entry, Extent, Kind, Node, OnDamage, Plain, Volume
+from fsdrivers.losses import OnDamage
+from fsdrivers.volume import Entry, Extent, Kind, Node, Plain, Volume
 from tests.toy.description import pack_description
 from tests.toy.format import LONGEST_NAME, SECTOR_SIZE, ObjectRecord, Superblock
 from tests.toy.signature import MAGIC

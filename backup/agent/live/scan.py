@@ -332,7 +332,4 @@ class LiveScan:
         if error.errno in GONE:
             self.doubtful.add(directory)
             return
-        self.local.warnings.append(
-            f"{os.fsdecode(path)}: left out: {os.strerror(error.errno or 0)}"
-        )
-        self.local.missing += 1
+        self.local.note_loss(f"{os.fsdecode(path)}: left out: {os.strerror(error.errno or 0)}")

@@ -231,8 +231,7 @@ class LiveSource:
             scan.run()
         except OSError as error:
             name = name_of(partition.device, obj)
-            local.warnings.append(f"{name}: {os.strerror(error.errno or 0)}")
-            local.missing += 1
+            local.note_loss(f"{name}: {os.strerror(error.errno or 0)}")
 
     def _reach(self, opened: Device, obj: VolumeObject, device: tuple[int, int]) -> bytes | None:
         """Return a path to the root of a mounted volume, None if there is none.

@@ -565,6 +565,8 @@ def open_editor(
         NotRecognisedError, UnsupportedError, DeviceError: as `open_volume`.
     """
     volume = open_volume(device, code_page=code_page)
+    for damage, consequence in volume.tolerated:
+        raise CorruptError(f"{damage}: {consequence}; it has to be repaired")
     geometry, index = volume.geometry, volume.table.fat_index
     if index != active_fats(volume.template.boot)[0]:
         raise CorruptError("first FAT, which has to be repaired", geometry.fat_position(0))

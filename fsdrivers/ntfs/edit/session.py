@@ -237,8 +237,8 @@ def _check_editable(volume: NtfsVolume) -> None:
         raise CorruptError("editing: the log is damaged; Windows has to check the volume")
     if volume.mft.mirrored:
         raise CorruptError(f"editing: MFT record {min(volume.mft.mirrored)} is damaged")
-    if volume.damage is not None:
-        raise CorruptError(f"editing: $Secure is damaged: {volume.damage}")
+    for warning in volume.system.warnings:
+        raise CorruptError(f"editing: {warning}")
     mirror = _content(volume.mft, SystemRecord.MFT_MIRROR, _DATA)
     size = 4 * geometry.record_size
     copy, own = (read_mapped(device, where, 0, size)

@@ -20,6 +20,7 @@ from fsdrivers.ntfs.format.records import (
     SystemRecord,
 )
 from fsdrivers.ntfs.geometry import Geometry, geometry_of
+from fsdrivers.ntfs.mkfs.tables import attribute_definitions, upcase_table
 from fsdrivers.ntfs.names import units_of
 from fsdrivers.ntfs.times import filetime_of
 from fsdrivers.ntfs.upcase import UpCase
@@ -119,7 +120,7 @@ def unpack_description(description: Description) -> Template:
     quota = description.get("quota")
     quota = quota if isinstance(quota, dict) else {}
     usn_maximum = description.get("usn_maximum")
-    definitions = _get(description, "attribute_definitions", bytes)
+    definitions = _get(description, "attribute_definitions", bytes) or attribute_definitions()
     object_id = _get(description, "object_id", bytes)
     upcase_info = _get(description, "upcase_info", bytes)
     if not 0 < len(definitions) <= _MAXIMUM_DEFINITIONS or len(upcase_info) > _MAXIMUM_INFO:
@@ -135,7 +136,7 @@ def unpack_description(description: Description) -> Template:
         minor=minor,
         volume_flags=_get(description, "volume_flags", int) & 0xFFFF,
         object_id=object_id,
-        upcase=UpCase(_get(description, "upcase", bytes)),
+        upcase=UpCase(_get(description, "upcase", bytes) or upcase_table()),
         upcase_info=upcase_info,
         attribute_definitions=definitions,
         log_file_size=min(_get(description, "log_file_size", int), _MAXIMUM_LOG),

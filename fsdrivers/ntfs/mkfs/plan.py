@@ -89,7 +89,7 @@ def plan_volume(
         filetime_of(time.time_ns() if now_ns is None else now_ns),
     )
     geometry = demand.geometry
-    wanted = template.log_file_size
+    wanted = template.log_file_size or usual_log_size(size)
     if size < template.geometry.size:
         wanted = min(wanted, usual_log_size(size))
     log_clusters = demand.log_clusters(wanted)

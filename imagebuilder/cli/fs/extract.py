@@ -68,8 +68,8 @@ def extract(tree: Tree, text: str, target: str, *, json: bool) -> int:
         made.allow(base)
         made.restore(os.path.join(base, path.rsplit(b"/", 1)[-1]), found, True)
     made.finish()
-    if tree.error is not None:
-        made.say(base, tree.error)
+    for where, loss in tree.lost_paths():
+        made.say(where, loss.error)
     if json:
         print_json({"action": "extract", "objects": made.count, "problems": made.problems})
     return ExitCode.PARTIAL if made.problems else ExitCode.DONE

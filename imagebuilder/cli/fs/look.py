@@ -34,7 +34,7 @@ from imagebuilder.cli.fs.open import (
     open_volume,
     shown_label,
 )
-from imagebuilder.cli.fs.outcome import failure_of
+from imagebuilder.cli.fs.outcome import failure_of, report_losses
 from imagebuilder.cli.fs.paths import find_in_tree
 from imagebuilder.cli.fs.streams import iter_stream, stream_name, stream_option
 
@@ -69,7 +69,7 @@ def _fail(error: BaseException) -> int:
 
 def _finish(tree: Tree) -> int:
     """Return the exit code of a command that could do what the volume allowed."""
-    return _fail(tree.error) if tree.error is not None else 0
+    return report_losses(tree)
 
 
 def ls(options: Listing, device: Device) -> int:
@@ -125,7 +125,7 @@ def cat(options: Contents, device: Device) -> int:
                     content.append(piece)
                 else:
                     sys.stdout.buffer.write(piece)
-        except (UsageError, FilesystemError) as error:
+        except (UsageError, FilesystemError, DeviceError) as error:
             code = _fail(error)
             worst = worst or code
             results.append({"path": path, "error": failure_of(error)[0]})

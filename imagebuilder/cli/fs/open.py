@@ -118,9 +118,10 @@ def open_volume(options: Volume, device: Device) -> fsdrivers.volume.Volume:
 def open_tree(options: Volume, device: Device) -> Tree:
     """Open a volume and read its names; what makes its state doubtful goes to standard error."""
     volume = open_volume(options, device)
+    tree = Tree(volume)
     for text in volume.warnings():
         report_error(f"warning: {text}")
-    return Tree(volume)
+    return tree
 
 
 def open_editor(options: Volume, device: Device) -> Editor:

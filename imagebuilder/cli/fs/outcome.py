@@ -6,7 +6,7 @@ done when some of several things could not be.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fsdrivers.errors import (
     AlreadyExistsError,
@@ -22,8 +22,12 @@ from fsdrivers.errors import (
     NotRecognisedError,
     UnsupportedError,
 )
+from fsdrivers.printable import printable
 from imagebuilder.cli.common import UsageError, report_error
 from rebuild.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from fsdrivers.tree import Tree
 
 EXIT_CODES: Final[dict[type[BaseException], ExitCode]] = {
     UsageError: ExitCode.USAGE,
@@ -55,6 +59,16 @@ def reason_of(error: BaseException) -> str:
     """Return why, without the name of the file."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(reason.split())
+
+
+def report_losses(tree: Tree) -> ExitCode:
+    """Name what of a volume cannot be read; return the exit code of who did the rest."""
+    for path, loss in tree.lost_paths():
+        what = "something of it" if loss.is_kept else "it" if loss.name else "something in it"
+        report_error(f"{printable(path)}: {what} is lost: {reason_of(loss.error)}")
+    if any(isinstance(loss.error, CorruptError) for loss in tree.losses):
+        return ExitCode.CORRUPT
+    return ExitCode.PARTIAL if tree.losses else ExitCode.DONE
 
 
 @dataclass(slots=True)

@@ -30,7 +30,8 @@ from backup.objects.table import TableReader
 from backup.repository import Repository
 from backup.store.local import open_repository, open_store
 from backup.store.repository import StoredRepository
-from fsdrivers.volume import Entry, Extent, Kind, Node, OnDamage, Plain, Volume
+from fsdrivers.losses import OnDamage
+from fsdrivers.volume import Entry, Extent, Kind, Node, Plain, Volume
 from tests.backup.repositories import SECRET, key_file
 
 MASTER = MasterKey(bytes(range(32)))

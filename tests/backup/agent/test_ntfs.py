@@ -286,8 +286,11 @@ def test_what_is_damaged_costs_itself(repository: StoredRepository, tmp_path: Pa
     data = read_data_set(repository)
 
     assert result.is_partial
-    assert result.missing == len(result.warnings) == 2
+    assert result.missing == 30 + 1
+    assert len(result.warnings) == 3
     assert any("/broken: something in it is lost" in text for text in result.warnings)
+    assert any("/one/a long name of file 7: left out" in text for text in result.warnings)
+    assert any("the names of 29 more objects" in text for text in result.warnings)
     assert len(data.nodes) == len(entries) - 30 - 1
 
 

@@ -24,8 +24,9 @@ from fsdrivers import open_volume
 from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.errors import CorruptError
 from fsdrivers.ext.format.flags import Incompat
+from fsdrivers.losses import Loss, OnDamage
 from fsdrivers.partitions import PartitionTable
-from fsdrivers.volume import Entry, Extent, Kind, Node, OnDamage, Plain
+from fsdrivers.volume import Entry, Extent, Kind, Node, Plain
 from tests.backup.agent.machines import (
     MACHINE,
     MASTER,
@@ -384,12 +385,12 @@ def test_a_walk_ahead_loses_nothing() -> None:
         def walk(self, on_damage: OnDamage | None = None) -> Iterator[Entry]:
             assert on_damage is not None
             yield from volume.entries[:700]
-            on_damage(7, CorruptError("a name", 0))
+            on_damage(Loss(7, CorruptError("a name", 0)))
             yield from volume.entries[700:900]
             raise CorruptError("a directory", 0)
 
-    def on_damage(directory: int, error: Exception) -> None:
-        told.append((directory, seen))
+    def on_damage(loss: Loss) -> None:
+        told.append((loss.directory, seen))
 
     told: list[tuple[int, int]] = []
     assert list(walk_ahead(volume, is_waiting)(on_damage)) == volume.entries

@@ -13,6 +13,7 @@ import pytest
 from fsdrivers.device import FileDevice, MemoryDevice, Window
 from fsdrivers.errors import CorruptError, FilesystemError, NotRecognisedError
 from fsdrivers.fat.check import check_volume
+from fsdrivers.fat.edit import open_editor
 from fsdrivers.fat.format import BootSector16, BootSector32, DirectoryEntry, FsInfo
 from fsdrivers.fat.geometry import Geometry
 from fsdrivers.fat.volume import open_volume
@@ -208,11 +209,19 @@ def test_not_fat() -> None:
 
 
 def test_larger_than_device() -> None:
-    """A volume cut short is corrupt, with the numbers."""
+    """A volume that lacks its last sectors is read with a warning, and not changed."""
     geometry, _, device = small_volume(12)
+    cut = Window(device, 0, geometry.size - 512)
+    volume = open_volume(cut)
 
+    assert [e.name for e in volume.walk()] == [e.name for e in open_volume(device).walk()]
+    (warning,) = volume.warnings()
+    assert warning.startswith("volume larger than its device")
+    assert str(geometry.size) in warning
     with pytest.raises(CorruptError, match="larger than its device"):
-        open_volume(Window(device, 0, geometry.size - 512))
+        open_editor(cut)
+    with pytest.raises(CorruptError, match="larger than its device"):
+        open_volume(Window(device, 0, geometry.data_position))
 
 
 @pytest.mark.parametrize("flag", ["boot sector", "FAT"])

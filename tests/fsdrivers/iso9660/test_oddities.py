@@ -24,6 +24,7 @@ from fsdrivers.iso9660.format import (
 from fsdrivers.iso9660.names import joliet_name
 from fsdrivers.iso9660.susp_format import PxPayload112, TimeFlag
 from fsdrivers.iso9660.volume import IsoVolume, open_volume
+from fsdrivers.losses import Loss
 from fsdrivers.volume import Kind
 from tests.fsdrivers.iso9660.images import HandMade, Made, both, paths_of
 
@@ -310,14 +311,16 @@ def test_content_beyond_the_end() -> None:
 
 
 def test_copies_that_differ() -> None:
-    """A record whose copies differ is damaged; unless its volume never cared for the second."""
+    """Where the copies of a number differ the little-endian one counts, with a warning."""
     image = HandMade([Made(b"A.;1", 24, 5)], {24: b"12345"})
     device = device_of(image)
     at = HandMade.ROOT + 68 + DirectoryRecord.OFFSETS["size_both"] + 4
     device.write(at, bytes(4))
 
-    with pytest.raises(CorruptError, match="two copies of the size"):
-        list(open_volume(device).walk())
+    volume = open_volume(device)
+    assert content(volume, b"A") == b"12345"
+    (warning,) = volume.warnings()
+    assert warning.startswith("the two copies of a number differ, and the little-endian")
     assert [finding.rule for finding in check_volume(device)] == ["both-endian"]
 
     number = 16 * SECTOR_SIZE + VolumeDescriptor.OFFSETS["blocks_both"] + 4
@@ -325,6 +328,21 @@ def test_copies_that_differ() -> None:
     volume = open_volume(device)
     assert content(volume, b"A") == b"12345"
     assert any("two copies of blocks_both" in problem for problem in volume.warnings())
+
+
+@pytest.mark.parametrize("start", [bytes(34), b"\x22" + bytes(33)], ids=["zeros", "no name"])
+def test_a_directory_that_cannot_be_right(start: bytes) -> None:
+    """Where a directory should be and is none, that is said: no empty list is shown."""
+    image = HandMade([Made(b"A.;1", 24, 5), Made(b"D", 25, 2048, flags=2)], {24: b"12345"})
+    device = device_of(image)
+    device.write(25 * SECTOR_SIZE, start)
+    losses: list[Loss] = []
+    found = {entry.name: entry.node.number for entry in open_volume(device).walk(losses.append)}
+
+    assert set(found) == {b"", b"A", b"D"}
+    assert [(loss.directory, loss.name) for loss in losses] == [(found[b"D"], b"")]
+    with pytest.raises(CorruptError):
+        list(open_volume(device).walk())
 
 
 def test_joliet_prefers_its_own_root() -> None:
