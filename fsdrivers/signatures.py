@@ -79,6 +79,16 @@ LIKE_FAT = (  # their boot sectors are; no driver yet
     Signature("hpfs", 16 * 512, bytes.fromhex("49e895f9c5e953fa")),  # [linux] fs/hpfs/hpfs.h
 )
 
+_UFS_MAGICS = ("00011954", "19540119", "00195612", "00095014", "00612195", "05231994")  # BSD fs.h
+_UFS_SUPERBLOCKS = (0, 8 << 10, 64 << 10, 256 << 10)  # bytes; BSD fs.h, SBLOCKSEARCH
+_UFS = tuple(
+    Signature("ufs", place + 1372, data)
+    for place in _UFS_SUPERBLOCKS
+    for text in _UFS_MAGICS
+    for data in (bytes.fromhex(text), bytes.fromhex(text)[::-1])
+)
+_UFS_FAR = 2 * len(_UFS_MAGICS)  # those of the last place, which is behind the head
+
 OTHERS = (  # no driver yet
     Signature("btrfs", 0x10040, b"_BHRfS_M"),  # [linux] btrfs_tree.h
     Signature("xfs", 0, b"XFSB"),  # [linux] fs/xfs/libxfs/xfs_format.h
@@ -95,10 +105,8 @@ OTHERS = (  # no driver yet
     Signature("hfsplus", 1024, b"HX"),
     Signature("hfs", 1024, b"BD"),
     Signature("udf", 0x8001, b"BEA01"),  # ECMA-167, part 2
+    *_UFS[:-_UFS_FAR],
 )
-
-_UFS_MAGICS = ("00011954", "19540119", "00195612", "00095014", "00612195", "05231994")  # BSD fs.h
-_UFS_SUPERBLOCKS = (0, 8 << 10, 64 << 10, 256 << 10)  # bytes; BSD fs.h, SBLOCKSEARCH
 
 # What no driver is chosen by, because it is a copy, or was never met in a backup.
 RARE = (
@@ -126,12 +134,7 @@ RARE = (
     ),
     Signature("vmfs", 1 << 20, bytes.fromhex("0dd001c0")),  # VMware, of a member
     Signature("vmfs", 2 << 20, bytes.fromhex("5ef1ab2f")),  # and of the volume
-    *(
-        Signature("ufs", place + 1372, data)
-        for place in _UFS_SUPERBLOCKS
-        for text in _UFS_MAGICS
-        for data in (bytes.fromhex(text), bytes.fromhex(text)[::-1])
-    ),
+    *_UFS[-_UFS_FAR:],
     *(
         Signature("zfs", place + slot * 1024, data, 256 << 10)  # ZFS on-disk format, 1.3
         for place in (128 << 10, 384 << 10, -384 << 10, -128 << 10)
