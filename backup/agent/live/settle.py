@@ -217,8 +217,7 @@ class Settler:
     def _note_loss(self, directory: NodeObject, name: bytes, error: OSError) -> None:
         """Say that something in a directory, or all of it, could not be read."""
         path = os.path.join(self._local.path_of(directory.number - 1), os.fsdecode(name))
-        self._local.warnings.append(f"{path}: left out: {os.strerror(error.errno or 0)}")
-        self._local.missing += 1
+        self._local.note_loss(f"{path}: left out: {os.strerror(error.errno or 0)}")
 
     def _read_directory(self, obj: NodeObject, descriptor: int) -> dict[bytes, os.DirEntry[str]]:
         """Return the entries of an open directory, and take over its attributes."""
