@@ -10,6 +10,7 @@ it; both pass one conformance suite.
     │   └── TooLargeError       more bytes than a body of this kind may have
     ├── DigestMismatchError     the bytes that arrived are not those that were sent
     ├── NotAuthorisedError      wrong id or password, or a token that is no longer valid
+    ├── NotPermittedError       a machine's credential does not allow this
     ├── TooManyAttemptsError    too many wrong passwords at once; try again later
     ├── AlreadyRegisteredError  the id belongs to someone
     ├── NotInvitedError         registration is closed, or the invitation is not valid
@@ -35,6 +36,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self
 
+from backup.retention import Policies, Policy
+
 DIGEST_SIZE = 32  # SHA-256, the name of a pack
 DATA_SET_ID_SIZE = 16
 LOGIN_SECRET_SIZE = 32
@@ -45,6 +48,10 @@ MAXIMUM_TABLE_SIZE = 64 << 30
 MAXIMUM_PACK_COUNT = 1 << 22  # of one data set: 32 TiB in packs of 8 MiB
 MAXIMUM_KEEP = 10_000
 MAXIMUM_CHECKED = 64  # packs and tables at once: half a GiB, which takes some seconds to read
+DEFAULT_GRACE_S = 7 * 24 * 3600.0
+"""How long what is deleted can be brought back, unless the operator says otherwise."""
+CREDENTIAL_SIZE = 32
+KEY_ID_SIZE = 32  # of a machine's key
 
 LISTED_TWICE = "a pack is listed twice"
 
@@ -76,6 +83,10 @@ class DigestMismatchError(RepositoryError):
 
 class NotAuthorisedError(RepositoryError):
     """Wrong id or password, or a token that is no longer valid."""
+
+
+class NotPermittedError(RepositoryError):
+    """A machine's credential does not allow this."""
 
 
 class TooManyAttemptsError(RepositoryError):
@@ -169,6 +180,26 @@ class Damage:
     def __bool__(self) -> bool:
         """Tell whether there is any."""
         return bool(self.packs or self.tables)
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedDataSet:
+    """A data set that is deleted, and can be brought back for a while."""
+
+    info: DataSetInfo
+    deleted_ns: int
+    expires_ns: int  # when it goes for good
+    reason: str  # "policy" or "request"
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What a machine logs in with, without the secret."""
+
+    id: int
+    machine: str
+    key_id: bytes  # of the machine's key, 32 bytes
+    created_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,17 +331,17 @@ class Repository(Protocol):
     ) -> DataSetInfo:
         """Make a data set of a table and the packs it lists: all of it, or nothing.
 
-        Of the machine's data sets the `keep` newest stay, this one among them, and the `keep`
-        newest of the complete ones, however many partial ones came after.  What no kept data set
-        lists is dropped afterwards: older tables, packs of older data sets, and packs of
-        this machine that an interrupted run left.  Other machines' pending packs stay.
+        Of the machine's data sets those are deleted that its retention policy does not keep; see
+        `backup.retention`, and `delete_data_sets` for what that means.  Packs of this machine that
+        an interrupted run left are dropped at once, other machines' pending packs stay.
         Committing the same table again is allowed and changes nothing.
 
         Args:
             machine: created when this is the first that is heard of it.
             table: a whole objtab.dat, or the path of one.
             packs: digests of all packs the table refers to, each once.
-            keep: 1 or more.
+            keep: 0, or what clients of earlier releases say: of how many newest data sets the
+                policy consists where none was ever set, if that takes nothing away.
             parent: id of the newest data set, on which this one is based; None when there was
                 no data set, or when it does not matter that another run has committed since.
             missing: objects of the machine that the data set should hold and does not.
@@ -320,6 +351,72 @@ class Repository(Protocol):
             ConflictError: the machine's newest data set is not `parent`, or the table's id is
                 taken by another table.
         """
+
+    def policies(self) -> Policies:
+        """Return the retention policies that the user has set."""
+
+    def set_policy(self, machine: str | None, policy: Policy | None) -> None:
+        """Set the retention policy of a machine, or of all without one of their own.
+
+        It counts from the next commit on; nothing is deleted now.
+
+        Args:
+            machine: created when this is the first that is heard of it; None: the user's own.
+            policy: None: as if none had ever been set.
+        """
+
+    def deleted_data_sets(self) -> list[DeletedDataSet]:
+        """Return what is deleted and can be brought back; in the order of `data_sets`."""
+
+    def delete_data_sets(self, data_sets: Sequence[str]) -> None:
+        """Delete data sets: at once they are listed no more, and after days of grace they go.
+
+        All of them or none.  What is deleted already stays so.
+
+        Raises:
+            NoSuchDataSetError: the user has no data set of one of these ids.
+            ConflictError: one is the newest of its machine, which goes with the machine only.
+        """
+
+    def delete_machine(self, machine: str) -> None:
+        """Delete all data sets of a machine, and revoke its credentials.
+
+        Raises:
+            NoSuchDataSetError: the user has no such machine.
+        """
+
+    def delete_user(self) -> None:
+        """Delete everything; the id itself goes with the last data set, and stays until then."""
+
+    def bring_back(self, data_sets: Sequence[str]) -> None:
+        """Undo the deletion of data sets; no retention policy deletes them again.
+
+        Of a machine that was deleted the newest data set comes back too, and with any data set the
+        id stays.
+
+        Raises:
+            NoSuchDataSetError: there is none of one of these ids, or it is gone for good.
+        """
+
+    def credentials(self) -> list[Credential]:
+        """Return what the user's machines log in with, by machine, oldest first."""
+
+    def enroll(self, machine: str, credential: bytes, key_id: bytes) -> None:
+        """Let a machine log in by itself: to add data sets and to read its own, nothing else.
+
+        Enrolling the same once more changes nothing.
+
+        Args:
+            machine: created when this is the first that is heard of it.
+            credential: 32 random bytes, which the machine keeps.
+            key_id: of the key that it seals its data sets with, 32 bytes.
+
+        Raises:
+            ConflictError: the credential is another machine's.
+        """
+
+    def revoke(self, credential: int) -> None:
+        """Have a credential open nothing from now on.  `credential`: its number."""
 
     def close(self) -> None:
         """Close connections and files; the repository cannot be used afterwards."""
@@ -355,6 +452,13 @@ class RepositoryHost(Protocol):
         Raises:
             NotAuthorisedError: wrong id or password.
             TooManyAttemptsError: too many wrong passwords at once.
+        """
+
+    def login_machine(self, credential: bytes) -> Repository:
+        """Return the repository of an enrolled machine: its own part, and NotPermittedError.
+
+        Raises:
+            NotAuthorisedError: the credential is not valid.
         """
 
     def close(self) -> None:
@@ -427,8 +531,8 @@ def check_checked(packs: Sequence[bytes], tables: Sequence[str]) -> None:
 
 def check_counts(pack_count: int, keep: int, missing: int) -> None:
     """Refuse a number of packs, of data sets to keep or of missing objects that cannot be right."""
-    if not 1 <= keep <= MAXIMUM_KEEP:
-        raise InvalidRequestError(f"keep must be 1 to {MAXIMUM_KEEP} data sets, not {keep}")
+    if not 0 <= keep <= MAXIMUM_KEEP:
+        raise InvalidRequestError(f"keep must be 0 to {MAXIMUM_KEEP} data sets, not {keep}")
     if not 0 <= missing < 1 << 63:
         raise InvalidRequestError(f"{missing} objects cannot be missing")
     if pack_count > MAXIMUM_PACK_COUNT:

@@ -25,16 +25,18 @@ from __future__ import annotations
 import calendar
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
-from typing import Generic, Protocol, TypeVar
-
-from backup.repository import InvalidRequestError
+from typing import Generic, Protocol, Self, TypeVar
 
 UNLIMITED = -1
 MAXIMUM_COUNT = 10_000
 _SPAN = re.compile(r"(?:(\d{1,3})y)?(?:(\d{1,4})m)?(?:(\d{1,5})d)?(?:(\d{1,6})h)?")
+
+
+class PolicyError(ValueError):
+    """These rules cannot be meant; its text is one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +58,38 @@ class Policy:
         """Refuse what cannot be meant.
 
         Raises:
-            InvalidRequestError: a number or a length of time is out of range, or there is no rule.
+            PolicyError: a number or a length of time is out of range, or there is no rule.
         """
         for name in COUNTS:
             count = getattr(self, name)
             if count != UNLIMITED and not 0 <= count <= MAXIMUM_COUNT:
-                raise InvalidRequestError(
+                raise PolicyError(
                     f"keep-{name} must be 1 to {MAXIMUM_COUNT} or unlimited, not {count}"
                 )
         if self.within and not any(_span(self.within)):
-            raise InvalidRequestError(
+            raise PolicyError(
                 f"keep-within must be a length of time such as 1y5m7d2h, not {self.within!r}"
             )
         if not self.within and not any(getattr(self, name) for name in COUNTS):
-            raise InvalidRequestError("a retention policy needs one rule that keeps something")
+            raise PolicyError("a retention policy needs one rule that keeps something")
+
+    @classmethod
+    def of(cls, values: Mapping[str, object]) -> Self:
+        """Return the policy that `fields` described.
+
+        Raises:
+            PolicyError: it is none.
+        """
+        known = {item.name: type(item.default) for item in fields(cls)}
+        for name, value in values.items():
+            if type(value) is not known.get(name):
+                raise PolicyError(f"{name!r} is no rule of a retention policy, or not so")
+        return cls(**values)  # type: ignore[arg-type]  # each was just looked at
+
+    def fields(self) -> dict[str, int | str]:
+        """Return the rules that the policy has."""
+        rules = {name: getattr(self, name) for name in (*COUNTS, "within")}
+        return {name: value for name, value in rules.items() if value}
 
     @property
     def text(self) -> str:
@@ -83,6 +103,18 @@ COUNTS = tuple(item.name for item in fields(Policy) if item.name != "within")
 
 DEFAULT_POLICY = Policy(last=7)
 """Of an id for which nobody has set one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """The policies that a user has set."""
+
+    default: Policy | None = None  # of machines without one of their own
+    machines: Mapping[str, Policy] = field(default_factory=dict)
+
+    def of(self, machine: str) -> Policy:
+        """Return what counts for a machine."""
+        return self.machines.get(machine, self.default or DEFAULT_POLICY)
 
 
 class DataSet(Protocol):
@@ -153,11 +185,11 @@ def span_of(text: str) -> str:
     """Return a length of time in the form in which a policy has it.
 
     Raises:
-        InvalidRequestError: it is not one.
+        PolicyError: it is not one.
     """
     parts = _span(text)
     if not any(parts):
-        raise InvalidRequestError(f"{text!r} is not a length of time; write 1y5m7d2h or a part")
+        raise PolicyError(f"{text!r} is not a length of time; write 1y5m7d2h or a part")
     return "".join(f"{part}{unit}" for part, unit in zip(parts, "ymdh", strict=True) if part)
 
 

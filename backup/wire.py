@@ -16,12 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from backup import repository as r
+from backup.retention import Policies, Policy, PolicyError
 
 API = "/v1"
 DEFAULT_PORT = 8443
 MISSING = "missing"  # in a data set, and in the query of a commit; servers may not know it
 DIGEST_HEADER = "Content-Digest"  # RFC 9530, with sha-256 alone
 MAXIMUM_JSON_SIZE = 256 << 10  # a key file in base64 is 88 KiB
+IDS_AT_ONCE = 5000  # of data sets in one body, which has room for more
 MAXIMUM_LOGIN_SIZE = 4 << 10  # an id and a secret have a tenth of it
 
 ERROR_STATUSES: dict[type[r.RepositoryError], tuple[int, str]] = {
@@ -29,6 +31,7 @@ ERROR_STATUSES: dict[type[r.RepositoryError], tuple[int, str]] = {
     r.TooLargeError: (413, "too-large"),
     r.DigestMismatchError: (422, "digest-mismatch"),
     r.NotAuthorisedError: (401, "not-authorised"),
+    r.NotPermittedError: (403, "not-permitted"),
     r.TooManyAttemptsError: (429, "too-many-attempts"),
     r.AlreadyRegisteredError: (409, "already-registered"),
     r.NotInvitedError: (403, "not-invited"),
@@ -251,6 +254,95 @@ def data_set_of(fields: dict[str, object]) -> r.DataSetInfo:
         size=integer_of(fields, "size"),
         missing=integer_of(fields, MISSING) if MISSING in fields else 0,
     )
+
+
+def policy_fields(policy: Policy | None) -> dict[str, object] | None:
+    """Return a retention policy as it stands in JSON."""
+    return None if policy is None else dict(policy.fields())
+
+
+def policy_of(fields: dict[str, object], name: str) -> Policy | None:
+    """Return the retention policy in a field of a JSON object.
+
+    Raises:
+        InvalidRequestError: there is neither one nor null.
+    """
+    value = fields.get(name, "")
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise r.InvalidRequestError(f"the field {name!r} is missing or not a retention policy")
+    try:
+        return Policy.of(value)
+    except PolicyError as error:
+        raise r.InvalidRequestError(str(error)) from error
+
+
+def policies_fields(policies: Policies) -> dict[str, object]:
+    """Return what a user has set, as it stands in JSON."""
+    own = [
+        {"machine": machine, "policy": policy_fields(policy)}
+        for machine, policy in sorted(policies.machines.items())
+    ]
+    return {"policy": policy_fields(policies.default), "machines": own}
+
+
+def policies_of(fields: dict[str, object]) -> Policies:
+    """Return what `policies_fields` encoded."""
+    own = {}
+    for item in objects_of(fields, "machines"):
+        policy = policy_of(item, "policy")
+        if policy is not None:
+            own[r.normalise_name(text_of(item, "machine"), "machine")] = policy
+    return Policies(policy_of(fields, "policy"), own)
+
+
+def deleted_fields(deleted: r.DeletedDataSet) -> dict[str, object]:
+    """Return a deleted data set as it stands in JSON."""
+    return {
+        **data_set_fields(deleted.info),
+        "deleted_ns": deleted.deleted_ns,
+        "expires_ns": deleted.expires_ns,
+        "reason": deleted.reason,
+    }
+
+
+def deleted_of(fields: dict[str, object]) -> r.DeletedDataSet:
+    """Return what `deleted_fields` encoded."""
+    return r.DeletedDataSet(
+        data_set_of(fields),
+        integer_of(fields, "deleted_ns"),
+        integer_of(fields, "expires_ns"),
+        shown(text_of(fields, "reason")),
+    )
+
+
+def credential_fields(credential: r.Credential) -> dict[str, object]:
+    """Return a credential as it stands in JSON."""
+    return asdict(credential) | {"key_id": credential.key_id.hex()}
+
+
+def credential_of(fields: dict[str, object]) -> r.Credential:
+    """Return what `credential_fields` encoded."""
+    return r.Credential(
+        id=integer_of(fields, "id"),
+        machine=r.normalise_name(text_of(fields, "machine"), "machine"),
+        key_id=unpack_key_id(text_of(fields, "key_id")),
+        created_ns=integer_of(fields, "created_ns"),
+    )
+
+
+def unpack_key_id(text: str) -> bytes:
+    """Return the id of a machine's key, 32 bytes, from its hex form."""
+    return _unhex(text, r.KEY_ID_SIZE, "the id of a key")
+
+
+def ids_of(fields: dict[str, object], name: str) -> list[str]:
+    """Return the ids of data sets in a field of a JSON object."""
+    value = fields.get(name)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise r.InvalidRequestError(f"the field {name!r} is missing or not a list of ids")
+    return [unpack_id(item).hex() for item in value]
 
 
 def pack_fields(packs: Sequence[r.PackInfo]) -> list[dict[str, object]]:

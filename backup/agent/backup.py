@@ -245,7 +245,7 @@ class _Run:
                 self.machine,
                 table,
                 [pack.digest for pack in packs],
-                self.options.keep,
+                0,  # the policy decides what stays
                 parent=previous.id or None,
                 missing=local.missing,
             )

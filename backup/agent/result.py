@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field
 
 from backup.repository import DataSetInfo
 
-DEFAULT_KEEP = 7  # data sets of a machine that stay on the server
-
 
 @dataclass(frozen=True, slots=True)
 class BackupOptions:
@@ -17,7 +15,6 @@ class BackupOptions:
     Attributes:
         allow_raw: keep what no driver can read as raw partitions instead of refusing it.
         exclude: paths and patterns left out with everything below them, see `agent.exclusions`.
-        keep: data sets of the machine that stay, the new one among them.
         workers: packing processes; 0 for one per processor.
         level: zstd level of the packs.  Measured: at 1 a Debian root is packed in 0.6 times the
             processor time of 3, and is 5 % larger.
@@ -26,7 +23,6 @@ class BackupOptions:
 
     allow_raw: bool = False
     exclude: tuple[bytes, ...] = ()
-    keep: int = DEFAULT_KEEP
     workers: int = 0
     level: int = 1
     system: dict[str, str] = field(default_factory=dict)

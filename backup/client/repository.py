@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse
@@ -28,8 +28,10 @@ from backup.repository import (
     MAXIMUM_PACK_SIZE,
     MAXIMUM_TABLE_SIZE,
     ConnectionFailedError,
+    Credential,
     Damage,
     DataSetInfo,
+    DeletedDataSet,
     DigestMismatchError,
     InvalidRequestError,
     NoSuchDataSetError,
@@ -44,6 +46,7 @@ from backup.repository import (
     data_set_id_of,
     normalise_name,
 )
+from backup.retention import Policies, Policy
 
 _CHUNK_SIZE = 1 << 20
 _LIST_SIZE = 64 << 20  # bytes of JSON: half a million pending packs
@@ -106,19 +109,28 @@ class HttpServer:
 
     def login(self, user: str, login_secret: bytes) -> HttpRepository:
         """See `backup.repository.RepositoryHost`."""
-        user = normalise_name(user, "user")
-        token = _log_in(self._transport, user, check_login_secret(login_secret))
-        return HttpRepository(self._transport, user, login_secret, token)
+        return HttpRepository(self._transport, user, login_secret)
+
+    def login_machine(self, credential: bytes) -> HttpRepository:
+        """See `backup.repository.RepositoryHost`."""
+        return HttpRepository(self._transport, None, credential)
 
 
 class HttpRepository:
     """One user's repository on a server.  See `backup.repository.Repository`."""
 
-    def __init__(self, transport: Transport, user: str, login_secret: bytes, token: str) -> None:
+    def __init__(self, transport: Transport, user: str | None, secret: bytes) -> None:
+        """Log in.
+
+        Args:
+            transport: to the server; the repository's from now on.
+            user: the id; None for an enrolled machine.
+            secret: the login secret, or the machine's credential; 32 bytes.
+        """
         self._transport = transport
-        self._user = user
-        self._login_secret = login_secret
-        self._token = token
+        self._secret = check_login_secret(secret)
+        self._name = None if user is None else normalise_name(user, "user")
+        self._token, self._user = self._log_in()
 
     @classmethod
     def open(
@@ -131,14 +143,12 @@ class HttpRepository:
         patience: Patience | None = None,
     ) -> Self:
         """Log in at a server."""
-        user = normalise_name(user, "user")
         transport = Transport(url, fingerprint, patience=patience)
         try:
-            token = _log_in(transport, user, check_login_secret(login_secret))
+            return cls(transport, user, login_secret)
         except BaseException:
             transport.close()
             raise
-        return cls(transport, user, login_secret, token)
 
     def __enter__(self) -> Self:
         return self
@@ -167,17 +177,14 @@ class HttpRepository:
         expected: bytes | None = None,
     ) -> None:
         """See `backup.repository.Repository`."""
-        fields: dict[str, object] = {
-            "key_file": wire.pack_base64(data),
-            "login_secret": wire.pack_base64(self._login_secret),
-        }
+        fields = {"key_file": wire.pack_base64(data)}
         if new_login_secret is not None:
             fields["new_login_secret"] = wire.pack_base64(check_login_secret(new_login_secret))
         if expected is not None:
             fields["expected"] = hashlib.sha256(expected).hexdigest()
-        self._send(method="PUT", path="/key-file", body=wire.pack_json(fields))
+        self._prove("PUT", "/key-file", fields)
         if new_login_secret is not None:
-            self._login_secret = new_login_secret
+            self._secret = new_login_secret
 
     def machines(self) -> list[str]:
         """See `backup.repository.Repository`."""
@@ -291,6 +298,62 @@ class HttpRepository:
         with _understood():
             return wire.data_set_of(answer)
 
+    def policies(self) -> Policies:
+        """See `backup.repository.Repository`."""
+        answer = self._get_json("/policies")
+        with _understood():
+            return wire.policies_of(answer)
+
+    def set_policy(self, machine: str | None, policy: Policy | None) -> None:
+        """See `backup.repository.Repository`."""
+        fields: dict[str, object] = {"policy": wire.policy_fields(policy)}
+        if machine is not None:
+            fields["machine"] = normalise_name(machine, "machine")
+        self._prove("PUT", "/policies", fields)
+
+    def deleted_data_sets(self) -> list[DeletedDataSet]:
+        """See `backup.repository.Repository`."""
+        answer = self._get_json("/deleted-data-sets")
+        with _understood():
+            found = [wire.deleted_of(item) for item in wire.objects_of(answer, "data_sets")]
+        return sorted(found, key=lambda item: (item.info.machine, item.info.generation))
+
+    def delete_data_sets(self, data_sets: Sequence[str]) -> None:
+        """See `backup.repository.Repository`."""
+        self._prove("POST", "/delete", {"data_sets": list(data_sets)})
+
+    def delete_machine(self, machine: str) -> None:
+        """See `backup.repository.Repository`."""
+        self._prove("POST", "/delete", {"machine": normalise_name(machine, "machine")})
+
+    def delete_user(self) -> None:
+        """See `backup.repository.Repository`."""
+        self._prove("POST", "/delete", {"everything": True})
+
+    def bring_back(self, data_sets: Sequence[str]) -> None:
+        """See `backup.repository.Repository`."""
+        body = wire.pack_json({"data_sets": list(data_sets)})
+        self._send(method="POST", path="/bring-back", body=body)
+
+    def credentials(self) -> list[Credential]:
+        """See `backup.repository.Repository`."""
+        answer = self._get_json("/credentials")
+        with _understood():
+            return [wire.credential_of(item) for item in wire.objects_of(answer, "credentials")]
+
+    def enroll(self, machine: str, credential: bytes, key_id: bytes) -> None:
+        """See `backup.repository.Repository`."""
+        fields = {
+            "machine": normalise_name(machine, "machine"),
+            "credential": wire.pack_base64(credential),
+            "key_id": key_id.hex(),
+        }
+        self._prove("POST", "/credentials", fields)
+
+    def revoke(self, credential: int) -> None:
+        """See `backup.repository.Repository`."""
+        self._prove("POST", "/credentials/revoke", {"id": credential})
+
     def open_range(self, path: str, position: int) -> tuple[HTTPConnection, HTTPResponse]:
         """GET what lies at `path` from `position` on, to be read as a stream."""
         token = self._token
@@ -300,6 +363,11 @@ class HttpRepository:
                 return self._transport.open(wire.API + path, headers)
             token = self._renew(token)
         raise NotAuthorisedError(_FORGETFUL)
+
+    def _prove(self, method: str, path: str, fields: Mapping[str, object]) -> None:
+        """Send what takes the login secret once more; a machine has none, and is told so."""
+        proof = {} if self._name is None else {"login_secret": wire.pack_base64(self._secret)}
+        self._send(method=method, path=path, body=wire.pack_json({**fields, **proof}))
 
     def _get_json(self, path: str) -> dict[str, object]:
         return _json(self._send(method="GET", path=path, limit=_LIST_SIZE))
@@ -329,8 +397,23 @@ class HttpRepository:
     def _renew(self, token: str) -> str:
         """Log in again, unless another thread has done so since `token` was drawn."""
         if self._token == token:
-            self._token = _log_in(self._transport, self._user, self._login_secret)
+            self._token, self._user = self._log_in()
         return self._token
+
+    def _log_in(self) -> tuple[str, str]:
+        """Return a new token, and whose it is."""
+        secret = wire.pack_base64(self._secret)
+        fields: dict[str, object] = {"credential": secret}
+        if self._name is not None:
+            fields = {"user": self._name, "login_secret": secret}
+        request = Request(method="POST", path=f"{wire.API}/login", body=wire.pack_json(fields))
+        answer = _json(self._transport.request(request))
+        with _understood():
+            token = wire.text_of(answer, "token")
+            if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{1,256}", token):
+                raise InvalidRequestError("the token has a wrong form")
+            user = self._name or normalise_name(wire.text_of(answer, "user"), "user")
+        return token, user
 
 
 class _Table(io.RawIOBase):
@@ -414,17 +497,6 @@ class _Table(io.RawIOBase):
             response.close()
             connection.close()
             self._stream = None
-
-
-def _log_in(transport: Transport, user: str, login_secret: bytes) -> str:
-    """Return a new token."""
-    body = wire.pack_json({"user": user, "login_secret": wire.pack_base64(login_secret)})
-    answer = _json(transport.request(Request(method="POST", path=f"{wire.API}/login", body=body)))
-    with _understood():
-        token = wire.text_of(answer, "token")
-        if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{1,256}", token):
-            raise InvalidRequestError("the token has a wrong form")
-    return token
 
 
 def _checked(answer: Answer) -> Answer:

@@ -31,12 +31,14 @@ from backup.repository import (
     DigestMismatchError,
     InvalidRequestError,
     NotAuthorisedError,
+    NotPermittedError,
     RepositoryError,
     TooLargeError,
     TooManyAttemptsError,
     normalise_name,
 )
 from backup.server import openapi
+from backup.server.administration import Administration
 from backup.server.bodies import (
     Body,
     json_response,
@@ -114,6 +116,7 @@ class Api:
                 Route(f"{api}/machines/{{machine}}/pending-packs", self.pending, methods=["GET"]),
                 Route(f"{api}/machines/{{machine}}/packs", self.put_pack, methods=["POST"]),
                 Route(f"{api}/packs/{{digest}}", self.pack, methods=["GET"]),
+                *Administration(self._opened, self._proven, self._read_json, self._run).routes(),
             ],
             redirect_slashes=False,
         )
@@ -222,13 +225,26 @@ class Api:
         return json_response({}, 201)
 
     async def login(self, request: Request) -> Response:
-        """Hand out a token."""
+        """Hand out a token, to a user or to an enrolled machine."""
         fields = await self._read_json(request, wire.MAXIMUM_LOGIN_SIZE)
+        if "credential" in fields:
+            return await self._login_machine(request, fields)
         secret = wire.unpack_base64(wire.text_of(fields, "login_secret"))
         user_id = await self._check_login(request, wire.text_of(fields, "user"), secret)
         _place(request.scope).log_in(user_id)
         repository = await self._run(user_id, self._store.repository, user_id)
         return json_response({"token": self._sessions.add(user_id, repository)})
+
+    async def _login_machine(self, request: Request, fields: dict[str, object]) -> Response:
+        credential = wire.unpack_base64(wire.text_of(fields, "credential"))
+        async with self._guesses.attempt(_host(request), "", _place(request.scope)):
+            user_id, repository = await self._run(
+                _user_id(request), self._store.check_credential, credential
+            )
+        _place(request.scope).log_in(user_id)
+        token = self._sessions.add(user_id, repository, is_machine=True)
+        (machine,) = await self._run(user_id, repository.machines)
+        return json_response({"token": token, "user": repository.user, "machine": machine})
 
     async def _check_login(self, request: Request, user: str, secret: bytes) -> int:
         user = normalise_name(user, "user")
@@ -255,6 +271,20 @@ class Api:
         session, _ = self._session(request)
         return session.user_id, session.repository
 
+    async def _proven(self, request: Request) -> tuple[int, ServedRepository, dict[str, object]]:
+        """Return user, repository and body of a request that needs more than a token.
+
+        What deletes, shortens retention or hands out access takes the login secret again: a
+        token that was stolen does none of it, and a machine's never does.
+        """
+        session, _ = self._session(request)
+        if session.is_machine:
+            raise NotPermittedError("an enrolled machine cannot do this: it needs the password")
+        fields = await self._read_json(request, wire.MAXIMUM_JSON_SIZE)
+        secret = wire.unpack_base64(wire.text_of(fields, "login_secret"))
+        await self._check_login(request, session.repository.user, secret)
+        return session.user_id, session.repository, fields
+
     async def get_key_file(self, request: Request) -> Response:
         """Send the key file."""
         user_id, repository = self._opened(request)
@@ -264,6 +294,8 @@ class Api:
     async def put_key_file(self, request: Request) -> Response:
         """Replace the key file.  A token is not enough: the login secret is asked for again."""
         session, token = self._session(request)
+        if session.is_machine:
+            raise NotPermittedError("an enrolled machine cannot replace the key file")
         user_id, repository = session.user_id, session.repository
         fields = await self._read_json(request, wire.MAXIMUM_JSON_SIZE)
         key_file = wire.unpack_base64(wire.text_of(fields, "key_file"))

@@ -74,5 +74,8 @@ class ServedStore(Protocol):
     def check_login(self, user: str, login_secret: bytes) -> int:
         """Return the number of the user whose id and login secret these are."""
 
+    def check_credential(self, credential: bytes) -> tuple[int, ServedRepository]:
+        """Return the number of the user whose machine this is, and its part of the repository."""
+
     def repository(self, user_id: int) -> ServedRepository:
         """Return the repository of a user who has logged in before."""

@@ -11,14 +11,37 @@ from http import HTTPStatus
 
 from backup import repository as r
 from backup import wire
+from backup.retention import COUNTS, MAXIMUM_COUNT, UNLIMITED
 
 PATH = f"{wire.API}/openapi.json"
 
 _JSON = "application/json"
 _BYTES = "application/octet-stream"
 _ALWAYS = (400, 408, 413, 500, 503)  # what any request may be answered with
-_LOGGED_IN = (401,)
+_LOGGED_IN = (401, 403)  # a machine's token opens a part of it
 _SECRET_PATTERN = "[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]="  # 32 bytes in base64
+
+
+def _count(least: int, most: int) -> dict[str, object]:
+    return {"type": "integer", "minimum": least, "maximum": most}
+
+
+_COUNT_OF_RULE = {"anyOf": [{"const": UNLIMITED}, _count(1, MAXIMUM_COUNT)]}
+_POLICY: dict[str, object] = {
+    "description": "What stays of each machine's data sets; null: the default",
+    "type": ["object", "null"],
+    "properties": {
+        **dict.fromkeys(COUNTS, _COUNT_OF_RULE),
+        "within": {
+            "type": "string",
+            "minLength": 2,
+            "pattern": "^([1-9][0-9]{0,2}y)?([1-9][0-9]{0,3}m)?"
+            "([1-9][0-9]{0,4}d)?([1-9][0-9]{0,5}h)?$",
+        },
+    },
+    "minProperties": 1,
+    "additionalProperties": False,
+}
 
 _SCHEMAS: dict[str, object] = {
     "Name": {
@@ -44,7 +67,7 @@ _SCHEMAS: dict[str, object] = {
         "type": "string",
         "format": "key-file",
     },
-    "Count": {"type": "integer", "minimum": 0, "maximum": (1 << 63) - 1},
+    "Count": _count(0, (1 << 63) - 1),
 }
 
 
@@ -61,6 +84,7 @@ def document() -> dict[str, object]:
             **_login_paths(),
             **_key_paths(),
             **_machine_paths(),
+            **_administration_paths(),
             **_content_paths(),
         },
         "components": {
@@ -80,6 +104,22 @@ def document() -> dict[str, object]:
                     packs={**_list(_ref("Digest")), "maxItems": r.MAXIMUM_CHECKED},
                     tables={**_list(_ref("Id")), "maxItems": r.MAXIMUM_CHECKED},
                 ),
+                "DeletedDataSet": {
+                    "allOf": [
+                        _ref("DataSet"),
+                        _object(
+                            deleted_ns=_ref("Count"),
+                            expires_ns=_ref("Count"),
+                            reason={"enum": ["policy", "request"]},
+                        ),
+                    ]
+                },
+                "Credential": _object(
+                    id=_ref("Count"),
+                    machine=_ref("Name"),
+                    key_id=_ref("Digest"),
+                    created_ns=_ref("Count"),
+                ),
                 "Error": _object(
                     error={"type": "string"},
                     kind={
@@ -93,7 +133,15 @@ def document() -> dict[str, object]:
 
 
 def _login_paths() -> dict[str, object]:
-    login = _object(user=_ref("Name"), login_secret=_ref("Secret"))
+    login = {
+        "oneOf": [
+            _closed(user=_ref("Name"), login_secret=_ref("Secret")),
+            _closed(credential=_ref("Secret")),
+        ]
+    }
+    logged_in = _object(
+        ("token",), token={"type": "string"}, user=_ref("Name"), machine=_ref("Name")
+    )
     register = _object(
         ("user", "key_file", "login_secret"),
         user=_ref("Name"),
@@ -111,9 +159,7 @@ def _login_paths() -> dict[str, object]:
             ),
         },
         f"{wire.API}/login": {
-            "post": _operation(
-                "login", 200, _object(token={"type": "string"}), (401, 429), body=login
-            ),
+            "post": _operation("login", 200, logged_in, (401, 429), body=login),
         },
     }
 
@@ -203,6 +249,66 @@ def _machine_paths() -> dict[str, object]:
     }
 
 
+def _administration_paths() -> dict[str, object]:
+    proven = (*_LOGGED_IN, 429)
+    delete = {
+        "oneOf": [
+            _closed(login_secret=_ref("Secret"), data_sets=_ids()),
+            _closed(login_secret=_ref("Secret"), machine=_ref("Name")),
+            _closed(login_secret=_ref("Secret"), everything={"const": True}),
+        ]
+    }
+    policies = _object(
+        policy=_POLICY,
+        machines=_list(_object(machine=_ref("Name"), policy=_POLICY)),
+    )
+    put_policy = _object(
+        ("login_secret", "policy"),
+        login_secret=_ref("Secret"),
+        policy=_POLICY,
+        machine=_ref("Name"),
+    )
+    enroll = _object(
+        login_secret=_ref("Secret"),
+        machine=_ref("Name"),
+        credential=_ref("Secret"),
+        key_id=_ref("Digest"),
+    )
+    revoke = _object(login_secret=_ref("Secret"), id=_ref("Count"))
+    done: dict[str, object] = {"type": "object"}
+    return {
+        f"{wire.API}/policies": {
+            "get": _operation("policies", 200, policies, _LOGGED_IN),
+            "put": _operation("setPolicy", 200, done, (*proven, 507), body=put_policy),
+        },
+        f"{wire.API}/deleted-data-sets": {
+            "get": _operation(
+                "deletedDataSets",
+                200,
+                _object(data_sets=_list(_ref("DeletedDataSet"))),
+                _LOGGED_IN,
+            ),
+        },
+        f"{wire.API}/delete": {
+            "post": _operation("delete", 200, done, (*proven, 404, 409, 507), body=delete),
+        },
+        f"{wire.API}/bring-back": {
+            "post": _operation(
+                "bringBack", 200, done, (*_LOGGED_IN, 404, 507), body=_object(data_sets=_ids())
+            ),
+        },
+        f"{wire.API}/credentials": {
+            "get": _operation(
+                "credentials", 200, _object(credentials=_list(_ref("Credential"))), _LOGGED_IN
+            ),
+            "post": _operation("enroll", 201, done, (*proven, 409, 507), body=enroll),
+        },
+        f"{wire.API}/credentials/revoke": {
+            "post": _operation("revoke", 200, done, (*proven, 507), body=revoke),
+        },
+    }
+
+
 def _content_paths() -> dict[str, object]:
     byte_range: dict[str, object] = {"name": "Range", "in": "header", "schema": {"type": "string"}}
     statuses = (206, *_LOGGED_IN, 404, 416)
@@ -281,12 +387,21 @@ def _object(required: tuple[str, ...] | None = None, **properties: object) -> di
     return {"type": "object", "properties": properties, "required": needed}
 
 
+def _closed(**properties: object) -> dict[str, object]:
+    """Return the schema of an object that has these properties and no others."""
+    return {**_object(None, **properties), "additionalProperties": False}
+
+
 def _list(items: object) -> dict[str, object]:
     return {"type": "array", "items": items}
 
 
 def _data_sets() -> dict[str, object]:
     return _object(data_sets=_list(_ref("DataSet")))
+
+
+def _ids() -> dict[str, object]:
+    return _list(_ref("Id"))
 
 
 def _in_path(name: str, schema: str) -> dict[str, object]:

@@ -37,11 +37,12 @@ MAXIMUM_REMEMBERED = 10_000  # of addresses, and of addresses with an id
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A user who is logged in."""
+    """A user who is logged in, or a machine of theirs."""
 
     user_id: int
     repository: ServedRepository
     expires_s: float
+    is_machine: bool
 
 
 class Sessions:
@@ -55,14 +56,15 @@ class Sessions:
         self._sessions: dict[bytes, Session] = {}
         self._of_users: dict[int, OrderedDict[bytes, None]] = {}  # longest unused first
 
-    def add(self, user_id: int, repository: ServedRepository) -> str:
+    def add(self, user_id: int, repository: ServedRepository, *, is_machine: bool = False) -> str:
         """Return a new token.
 
         When there are too many, the id that has the most loses the one it did not use for longest.
         """
         token = secrets.token_urlsafe(TOKEN_SIZE)
         key = _hash(token)
-        self._sessions[key] = Session(user_id, repository, self._clock() + TOKEN_LIFETIME_S)
+        expires_s = self._clock() + TOKEN_LIFETIME_S
+        self._sessions[key] = Session(user_id, repository, expires_s, is_machine)
         self._of_users.setdefault(user_id, OrderedDict())[key] = None
         while len(self._sessions) > self._maximum:
             most = max(self._of_users.values(), key=len)

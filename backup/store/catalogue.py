@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -33,25 +34,24 @@ from backup.repository import (
     AlreadyRegisteredError,
     Damage,
     DataSetInfo,
+    DeletedDataSet,
     NoSuchDataSetError,
     NotAuthorisedError,
     PackInfo,
     StoreDamagedError,
 )
-from backup.store import admission, damage, records
-from backup.store.commit import (
-    Committed,
-    NewDataSet,
-    commit_data_set,
-    find_packs,
-    is_unlisted,
-    machine_id_of,
-)
+from backup.store import admission, damage, key_files, records
+from backup.store.commit import Committed, NewDataSet, commit_data_set
+from backup.store.deletion import deleted_data_sets_of, set_grace
+from backup.store.queries import find_packs, is_deleted, is_unlisted, machine_id_of
 from backup.store.records import Record, Row
 from backup.store.schema import data_sets, machines, packs, partial_data_sets, settings, users
 from backup.store.upgrade import is_current, prepare, revision_of
 
 _GONE = "the user is no longer registered"
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +225,7 @@ class Catalogue:
             values["login_salt"], values["login_hash"] = login
         with self._writing(user_id) as connection:
             check(connection.scalars(select(users.c.key_file).where(users.c.id == user_id)).one())
+            key_files.keep_old(connection, user_id, key_file)
             connection.execute(update(users).where(users.c.id == user_id).values(values))
             keep(records.user_body(connection, user_id))
 
@@ -308,15 +309,30 @@ class Catalogue:
 
     def data_sets(self, user_id: int, machine: str | None = None) -> list[DataSetInfo]:
         """Return a user's data sets by machine, oldest generation first: clocks may jump."""
-        query = _select_info().where(data_sets.c.user_id == user_id)
+        query = _select_info().where(data_sets.c.user_id == user_id, ~is_deleted())
         if machine is not None:
             query = query.where(machines.c.name == machine)
         query = query.order_by(machines.c.name, data_sets.c.generation)
         with self._reading() as connection:
             return [DataSetInfo(*row) for row in connection.execute(query)]
 
+    def deleted_data_sets(self, user_id: int) -> list[DeletedDataSet]:
+        """Return a user's deleted data sets, in the order of `data_sets`."""
+        query = _select_info().add_columns(data_sets.c.id)
+        query = query.where(data_sets.c.user_id == user_id, is_deleted())
+        query = query.order_by(machines.c.name, data_sets.c.generation)
+        with self._reading() as connection:
+            rows = [(row[-1], DataSetInfo(*row[:-1])) for row in connection.execute(query)]
+            return deleted_data_sets_of(connection, rows)
+
+    def known_tables(self, user_id: int) -> set[str]:
+        """Return the ids of all data sets of a user, those that are deleted among them."""
+        query = select(data_sets.c.name).where(data_sets.c.user_id == user_id)
+        with self._reading() as connection:
+            return set(connection.scalars(query))
+
     def find_data_set(self, user_id: int, data_set: str) -> tuple[DataSetInfo, bytes] | None:
-        """Return a data set and the digest of its table."""
+        """Return a data set, deleted or not, and the digest of its table."""
         query = _select_info().add_columns(data_sets.c.table_digest)
         query = query.where(data_sets.c.user_id == user_id, data_sets.c.name == data_set)
         with self._reading() as connection:
@@ -327,18 +343,47 @@ class Catalogue:
         """Return a data set.
 
         Raises:
-            NoSuchDataSetError: the user has no data set of this id.
+            NoSuchDataSetError: the user has no data set of this id, or it is deleted.
         """
-        found = self.find_data_set(user_id, data_set)
-        if found is None:
+        mine = (data_sets.c.user_id == user_id) & (data_sets.c.name == data_set)
+        with self._reading() as connection:
+            row = connection.execute(_select_info().where(mine, ~is_deleted())).one_or_none()
+        if row is None:
             raise NoSuchDataSetError(f"there is no data set {data_set}")
-        return found[0]
+        return DataSetInfo(*row)
 
     def pack_sizes(self, user_id: int, digests: Iterable[bytes]) -> dict[bytes, int]:
         """Return the sizes of those of `digests` that are recorded."""
         with self._reading() as connection:
             rows = find_packs(connection, user_id, list(digests))
             return {digest: size for _, digest, size in rows}
+
+    def ask(
+        self, question: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Return what `question` reads, in one transaction."""
+        with self._reading() as connection:
+            return question(connection, *args, **kwargs)
+
+    def change(
+        self,
+        change: Callable[Concatenate[Connection, int, P], T],
+        user_id: int,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Return what `change` returns, in one transaction that keeps a user's other writers out.
+
+        Raises:
+            NotAuthorisedError: the user is gone.
+        """
+        with self._writing(user_id) as connection:
+            return change(connection, user_id, *args, **kwargs)
+
+    def set_grace(self, seconds: float) -> None:
+        """Set how long what is deleted can be brought back."""
+        with self._writing() as connection:
+            set_grace(connection, seconds)
 
     def commit(
         self,

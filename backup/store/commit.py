@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The transaction of a commit: a data set comes in, what no kept one lists goes.
+"""The transaction of a commit: a data set comes in, what the policy does not keep goes.
 
 Runs inside a transaction of `backup.store.catalogue` that keeps the user's other writers out.
 """
@@ -7,11 +7,10 @@ Runs inside a transaction of `backup.store.catalogue` that keeps the user's othe
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from backup.repository import (
@@ -21,12 +20,10 @@ from backup.repository import (
     InvalidRequestError,
     NoSuchPackError,
 )
-from backup.store.retention import keep_newest
-from backup.store.schema import data_set_packs, data_sets, machines, packs, partial_data_sets
-
-_BATCH = 500  # values in one IN (...); databases take 32,766 or more
-
-T = TypeVar("T")
+from backup.store.deletion import apply_policy, is_user_deleted, purge
+from backup.store.policies import adopt_keep
+from backup.store.queries import batches, find_packs, is_deleted, machine_id_of
+from backup.store.schema import data_set_packs, data_sets, partial_data_sets
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +47,19 @@ class Committed:
     info: DataSetInfo
     dropped_tables: tuple[str, ...]
     dropped_packs: tuple[bytes, ...]
+    deleted: tuple[str, ...]  # ids of data sets that the policy did not keep
 
 
 def commit_data_set(connection: Connection, user_id: int, new: NewDataSet) -> Committed:
-    """Insert a data set, drop what no kept data set lists.
+    """Insert a data set, delete what the policy does not keep, drop what has been deleted.
 
     Raises:
         NoSuchPackError: a listed pack is not recorded.
-        ConflictError: the machine's newest data set is not the parent, or the id is taken.
+        ConflictError: the machine's newest data set is not the parent, the id is taken, or the
+            machine or the user is deleted.
     """
+    if is_user_deleted(connection, user_id):
+        raise ConflictError("the id is deleted: bring something of it back, or register another")
     machine_id = machine_id_of(connection, user_id, new.machine)
     generation = _next_generation(connection, machine_id, new)
     number, created_ns = _insert_data_set(connection, user_id, machine_id, new, generation)
@@ -74,52 +75,24 @@ def commit_data_set(connection: Connection, user_id: int, new: NewDataSet) -> Co
         size=size,
         missing=new.missing,
     )
-    tables, dropped = _drop_unlisted(connection, user_id, machine_id, new.keep)
-    return Committed(info, tables, dropped)
-
-
-def is_unlisted() -> ColumnElement[bool]:
-    """Return the condition that no data set lists a pack."""
-    listing = select(data_set_packs.c.pack_id).where(data_set_packs.c.pack_id == packs.c.id)
-    return ~listing.exists()
-
-
-def machine_id_of(connection: Connection, user_id: int, name: str) -> int:
-    """Return the number of a user's machine; add it when it is new."""
-    query = select(machines.c.id).where(machines.c.user_id == user_id, machines.c.name == name)
-    found: int | None = connection.scalar(query)
-    if found is None:
-        connection.execute(insert(machines).values(user_id=user_id, name=name))
-        found = connection.scalar(query)
-    assert found is not None, "the machine was just inserted"
-    return found
-
-
-def find_packs(
-    connection: Connection, user_id: int, digests: Sequence[bytes]
-) -> Iterator[tuple[int, bytes, int]]:
-    """Yield (number, digest, size) of the packs that are recorded."""
-    for batch in batches(digests):
-        query = select(packs.c.id, packs.c.digest, packs.c.size).where(
-            packs.c.user_id == user_id, packs.c.digest.in_(batch)
-        )
-        yield from connection.execute(query)
-
-
-def batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield a sequence, which may be longer than memory holds, in parts that a query takes."""
-    for start in range(0, len(items), _BATCH):
-        yield items[start : start + _BATCH]
+    adopt_keep(connection, user_id, new.machine, new.keep, is_first=generation == 1)
+    deleted = apply_policy(connection, user_id, new.machine)
+    gone = purge(connection, user_id, pending_of=machine_id)
+    return Committed(info, gone.tables, gone.packs, tuple(deleted))
 
 
 def _next_generation(connection: Connection, machine_id: int, new: NewDataSet) -> int:
     """Return the generation after the machine's newest; that must be the parent, if given."""
     newest = connection.execute(
-        select(data_sets.c.name, data_sets.c.generation)
+        select(data_sets.c.name, data_sets.c.generation, is_deleted().label("is_deleted"))
         .where(data_sets.c.machine_id == machine_id)
         .order_by(data_sets.c.generation.desc())
         .limit(1)
     ).one_or_none()
+    if newest is not None and newest.is_deleted:
+        raise ConflictError(
+            f"the machine {new.machine!r} is deleted: bring it back, or use another name"
+        )
     if new.parent is not None and (newest is None or newest.name != new.parent):
         raise ConflictError(
             f"another run has committed a data set of {new.machine!r}; run the backup again"
@@ -180,40 +153,3 @@ def _insert_listing(
     if missing:
         raise NoSuchPackError(f"{missing} of the {len(listed)} listed packs are not here")
     return size
-
-
-def _drop_unlisted(
-    connection: Connection, user_id: int, machine_id: int, keep: int
-) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
-    """Drop a machine's older data sets, then those of their and its packs that nothing lists."""
-    present = connection.execute(
-        select(
-            data_sets.c.name.label("id"),
-            data_sets.c.id.label("number"),
-            func.coalesce(partial_data_sets.c.missing, 0).label("missing"),
-        )
-        .outerjoin(partial_data_sets, partial_data_sets.c.data_set_id == data_sets.c.id)
-        .where(data_sets.c.machine_id == machine_id)
-        .order_by(data_sets.c.generation)
-    ).all()
-    kept = {row.id for row in keep_newest(present, keep)}
-    old = [row for row in present if row.id not in kept]
-    # Packs may have been sent for another machine of the user, so those of the dropped data
-    # sets are looked at besides the machine's own.
-    pending = select(packs.c.id).where(packs.c.machine_id == machine_id, is_unlisted())
-    candidates: set[int] = set(connection.scalars(pending))
-    listing = data_set_packs.c.data_set_id
-    for row in old:
-        listed = select(data_set_packs.c.pack_id).where(listing == row.number)
-        candidates.update(connection.scalars(listed))
-        connection.execute(delete(data_set_packs).where(listing == row.number))
-        connection.execute(delete(data_sets).where(data_sets.c.id == row.number))
-    dropped: list[bytes] = []
-    numbers = sorted(candidates)
-    for start in range(0, len(numbers), _BATCH):
-        batch = packs.c.id.in_(numbers[start : start + _BATCH])
-        mine = packs.c.user_id == user_id
-        unlisted = select(packs.c.digest).where(mine, batch, is_unlisted())
-        dropped.extend(connection.scalars(unlisted))
-        connection.execute(delete(packs).where(mine, batch, is_unlisted()))
-    return tuple(row.id for row in old), tuple(dropped)

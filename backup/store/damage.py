@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from sqlalchemy import Connection, delete, insert, select
 
 from backup.repository import Damage, RepositoryError
-from backup.store.commit import batches, find_packs
 from backup.store.files import Kind, UserFiles
+from backup.store.queries import batches, find_packs
 from backup.store.schema import damaged_packs, damaged_tables, data_sets, packs
 
 _READ_SIZE = 4 << 20

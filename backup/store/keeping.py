@@ -51,7 +51,7 @@ class UserRecords:
         kept = set(self._files.names(Kind.RECORD))
         if USER in kept and self._login_of(self._catalogue.user_body(self._user_id)):
             self._catalogue.exchange_user(self._user_id, self._login_of)
-        listed = {info.id for info in self._catalogue.data_sets(self._user_id)}
+        listed = self._catalogue.known_tables(self._user_id)
         return sum(self._adopt(name) for name in sorted(kept - listed - {USER}))
 
     def drop_ghosts(self) -> int:
@@ -61,16 +61,20 @@ class UserRecords:
             How many there were.
         """
         there = {*self._files.names(Kind.RECORD), *self._files.names(Kind.TABLE)}
-        listed = {info.id for info in self._catalogue.data_sets(self._user_id)}
+        listed = self._catalogue.known_tables(self._user_id)
         self._catalogue.drop_data_sets(self._user_id, listed - there)
         return len(listed - there)
+
+    def renew(self, data_sets: Iterable[str]) -> None:
+        """Write the records of data sets that are here; hold `shared`."""
+        for name in data_sets:
+            self._catalogue.exchange_data_set(self._user_id, name, self.keep_data_set)
 
     def complete(self) -> None:
         """Write the records that are missing or older than the catalogue; hold `shared`."""
         kept = set(self._files.names(Kind.RECORD))
-        for info in self._catalogue.data_sets(self._user_id):
-            if info.id not in kept:
-                self._catalogue.exchange_data_set(self._user_id, info.id, self.keep_data_set)
+        for name in sorted(self._catalogue.known_tables(self._user_id) - kept):
+            self._catalogue.exchange_data_set(self._user_id, name, self.keep_data_set)
         self.complete_user()
 
     def complete_user(self) -> None:

@@ -26,11 +26,18 @@ from backup.objects.encoding import pack_plain, unpack_plain
 from backup.objects.errors import DamagedError
 from backup.objects.preamble import PREAMBLE_SIZE, check_preamble, make_preamble
 from backup.repository import DIGEST_SIZE, MAXIMUM_PACK_COUNT
-from backup.store.commit import batches, machine_id_of
+from backup.store.queries import batches, machine_id_of
 from backup.store.schema import (
+    credentials,
     data_set_packs,
     data_sets,
+    deleted_data_sets,
+    deleted_users,
+    held_data_sets,
+    id_policies,
+    machine_policies,
     machines,
+    old_key_files,
     packs,
     partial_data_sets,
     quotas,
@@ -43,10 +50,18 @@ USER: Final = "user"  # name of a user's record; the others have the ids of data
 MAXIMUM_BODY_SIZE: Final = 16 << 20  # bytes; 100,000 machines
 MAXIMUM_SIZE: Final = MAXIMUM_BODY_SIZE + MAXIMUM_PACK_COUNT * DIGEST_SIZE + 64
 
-OF_USER: Final = (machines, quotas)
+OF_USER: Final = (
+    machines,
+    quotas,
+    id_policies,
+    machine_policies,
+    credentials,
+    old_key_files,
+    deleted_users,
+)
 """Tables whose rows are kept in the record of the user that they belong to."""
 
-OF_DATA_SET: Final = (partial_data_sets,)
+OF_DATA_SET: Final = (partial_data_sets, deleted_data_sets, held_data_sets)
 """Tables whose rows are kept in the record of the data set that they belong to."""
 
 _LENGTH = struct.Struct("<I")

@@ -18,18 +18,24 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, Concatenate, ParamSpec, Self
+
+from sqlalchemy import Connection
 
 from backup.objects.key_file import login_parameters
 from backup.repository import (
+    CREDENTIAL_SIZE,
+    KEY_ID_SIZE,
     LISTED_TWICE,
     MAXIMUM_PACK_SIZE,
     MAXIMUM_TABLE_SIZE,
     TABLE_HEAD_SIZE,
     ConflictError,
+    Credential,
     Damage,
     DamagedDataSetError,
     DataSetInfo,
+    DeletedDataSet,
     DigestMismatchError,
     InvalidRequestError,
     NoSuchDataSetError,
@@ -44,10 +50,13 @@ from backup.repository import (
     data_set_id_of,
     normalise_name,
 )
+from backup.retention import Policies, Policy
+from backup.store import credentials, deletion, key_files, policies
 from backup.store.accounts import check_key_file, new_login_hash
 from backup.store.catalogue import Catalogue, UserRecord
-from backup.store.commit import Committed, NewDataSet, batches
+from backup.store.commit import Committed, NewDataSet
 from backup.store.damage import are_sound
+from backup.store.deletion import Purged
 from backup.store.files import (
     Buffer,
     IncomingFile,
@@ -57,6 +66,7 @@ from backup.store.files import (
     translated_errors,
 )
 from backup.store.keeping import UserRecords
+from backup.store.queries import batches
 from backup.store.records import USER, Row
 from backup.store.room import Room
 
@@ -67,6 +77,8 @@ GRACE_S = 7 * 24 * 3600
 """How long files that no row lists are kept before they are deleted."""
 
 _COPY_SIZE = 4 << 20
+
+P = ParamSpec("P")
 
 
 class StoredRepository:
@@ -353,6 +365,7 @@ class StoredRepository:
                 self._check_pack_files(packs)
                 table.place()
                 committed = self._catalogue.commit(self._user_id, new, keep_record)
+                self._records.renew(committed.deleted)
                 self._records.complete_user()
         except BaseException as error:
             # The same commit may have been sent twice, at the same time.
@@ -360,10 +373,105 @@ class StoredRepository:
                 return known
             self._delete_unlisted(set(), {new.id})
             raise
-        self._delete_unlisted(set(committed.dropped_packs), set(committed.dropped_tables))
-        if committed.dropped_packs or committed.dropped_tables:
-            self._room.forget()
+        self._forget(Purged(committed.dropped_tables, committed.dropped_packs))
         return committed.info
+
+    def policies(self) -> Policies:
+        """See `backup.repository.Repository`."""
+        return self._catalogue.ask(policies.policies_of, self._user_id)
+
+    def set_policy(self, machine: str | None, policy: Policy | None) -> None:
+        """See `backup.repository.Repository`."""
+        if machine is not None:
+            machine = normalise_name(machine, "machine")
+        self._change(policies.set_policy, machine, policy)
+
+    def deleted_data_sets(self) -> list[DeletedDataSet]:
+        """See `backup.repository.Repository`."""
+        return self._catalogue.deleted_data_sets(self._user_id)
+
+    def delete_data_sets(self, data_sets: Sequence[str]) -> None:
+        """See `backup.repository.Repository`."""
+        self._change(deletion.delete_data_sets, data_sets)
+        self._purge()
+
+    def delete_machine(self, machine: str) -> None:
+        """See `backup.repository.Repository`."""
+        machine = normalise_name(machine, "machine")
+        self._change(deletion.delete_machine, machine)
+        self._purge()
+
+    def delete_user(self) -> None:
+        """See `backup.repository.Repository`."""
+        self._change(deletion.delete_user)
+        self._purge()
+
+    def bring_back(self, data_sets: Sequence[str]) -> None:
+        """See `backup.repository.Repository`."""
+        self._change(deletion.bring_back, data_sets)
+
+    def credentials(self) -> list[Credential]:
+        """See `backup.repository.Repository`."""
+        return self._catalogue.ask(credentials.credentials_of, self._user_id)
+
+    def enroll(self, machine: str, credential: bytes, key_id: bytes) -> None:
+        """See `backup.repository.Repository`."""
+        machine = normalise_name(machine, "machine")
+        if len(credential) != CREDENTIAL_SIZE or len(key_id) != KEY_ID_SIZE:
+            raise InvalidRequestError("this is not a credential and the id of a machine's key")
+        self._change(credentials.add, machine, credential, key_id)
+
+    def revoke(self, credential: int) -> None:
+        """See `backup.repository.Repository`."""
+        self._change(credentials.revoke, credential)
+
+    def put_back_key_file(self, number: int) -> None:
+        """Make an old key file the present one, with its password.
+
+        Raises:
+            InvalidRequestError: the user has no old key file of this number.
+        """
+        self._change(key_files.put_back, number)
+
+    def _purge(self) -> bool:
+        """Drop for good what was deleted before the days of grace; tell whether the user is left.
+
+        Of a deleted user the files go before the rows: nobody would look for them afterwards.
+        """
+        if self._catalogue.ask(deletion.is_due, self._user_id):
+            self._forget(self._catalogue.change(self._purge_rows, self._user_id))
+        if not self._catalogue.ask(deletion.is_user_due, self._user_id):
+            return True
+        with self._locks.exclusive():
+            for kind in Kind:
+                self._files.delete(kind, list(self._files.names(kind)))
+            self._files.delete_set_aside(float("inf"))
+            self._files.delete_abandoned()
+            self._catalogue.change(deletion.purge_user, self._user_id)
+        return False
+
+    def _purge_rows(self, connection: Connection, user_id: int) -> Purged:
+        gone = deletion.purge(connection, user_id)
+        self._records.forget(gone.tables)
+        return gone
+
+    def _change(
+        self,
+        change: Callable[Concatenate[Connection, int, P], list[str] | None],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        """Have the catalogue changed, and the records with it; `change` says of which data sets."""
+        with self._locks.shared():
+            changed = self._catalogue.change(change, self._user_id, *args, **kwargs)
+            self._records.renew(changed or ())
+            self._records.complete_user()
+
+    def _forget(self, gone: Purged) -> None:
+        """Delete the files of rows that were dropped."""
+        self._delete_unlisted(set(gone.packs), set(gone.tables))
+        if gone.packs or gone.tables:
+            self._room.forget()
 
     def sweep(self, now_s: float | None = None) -> None:
         """Put in order what killed processes left, and pending packs that waited for too long.
@@ -372,13 +480,15 @@ class StoredRepository:
         in its place.  What no row lists then is set aside for `GRACE_S` before it is deleted.  What
         is listed and was set aside comes back.
         """
+        if not self._purge():
+            return
         now_s = time.time() if now_s is None else now_s
         stale_ns = int((now_s - PENDING_PACKS_AGE_S) * 1e9)
         with self._locks.exclusive():
             self._catalogue.drop_stale_packs(self._user_id, stale_ns)
             self._records.adopt()
             packs = {digest.hex() for digest in self._catalogue.known_packs(self._user_id)}
-            tables = {info.id for info in self._catalogue.data_sets(self._user_id)}
+            tables = self._catalogue.known_tables(self._user_id)
             for kind, listed in (
                 (Kind.PACK, packs),
                 (Kind.TABLE, tables),

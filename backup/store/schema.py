@@ -150,3 +150,71 @@ quotas = Table(
     Column("user_id", _INTEGER, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
     _integer("size"),
 )
+
+# What stays of each machine's data sets, as `backup.wire.pack_policy` writes it.
+id_policies = Table(
+    "id_policies",
+    metadata,
+    Column("user_id", _INTEGER, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("policy", String, nullable=False),
+)
+
+machine_policies = Table(
+    "machine_policies",
+    metadata,
+    Column("user_id", _INTEGER, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("machine", String, primary_key=True),
+    Column("policy", String, nullable=False),
+)
+
+# Deleted, and still here for the days of grace.
+deleted_data_sets = Table(
+    "deleted_data_sets",
+    metadata,
+    Column(
+        "data_set_id", _INTEGER, ForeignKey("data_sets.id", ondelete="CASCADE"), primary_key=True
+    ),
+    _integer("deleted_ns"),
+    Column("reason", String, nullable=False),
+)
+
+# Brought back after they were deleted: no policy deletes them again.
+held_data_sets = Table(
+    "held_data_sets",
+    metadata,
+    Column(
+        "data_set_id", _INTEGER, ForeignKey("data_sets.id", ondelete="CASCADE"), primary_key=True
+    ),
+)
+
+deleted_users = Table(
+    "deleted_users",
+    metadata,
+    Column("user_id", _INTEGER, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    _integer("deleted_ns"),
+)
+
+credentials = Table(
+    "credentials",
+    metadata,
+    _number(),
+    _reference("user_id", "users.id"),
+    Column("machine", String, nullable=False),
+    Column("digest", LargeBinary, nullable=False, unique=True),  # of the token
+    _bytes("key_id"),  # of the machine's key
+    _integer("created_ns"),
+    Index("credentials_user", "user_id"),
+)
+
+old_key_files = Table(
+    "old_key_files",
+    metadata,
+    _number(),
+    _reference("user_id", "users.id"),
+    _bytes("key_file"),
+    _bytes("login_salt"),
+    _bytes("login_hash"),
+    _integer("replaced_ns"),
+    _integer("last_data_set"),  # the highest number of the user's data sets when it was replaced
+    Index("old_key_files_user", "user_id"),
+)

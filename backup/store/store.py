@@ -20,11 +20,14 @@ from backup.repository import (
     check_login_secret,
     normalise_name,
 )
+from backup.store import credentials, deletion, key_files
 from backup.store.accounts import check_key_file, knows_secret, new_login_hash
 from backup.store.admission import Usage
 from backup.store.catalogue import Catalogue, Counts, UserRecord
 from backup.store.files import Storage
 from backup.store.keeping import pack_record, read_packed, read_user
+from backup.store.key_files import OldKeyFile
+from backup.store.machine_repository import MachineRepository
 from backup.store.repository import StoredRepository
 from backup.store.room import Room
 
@@ -189,6 +192,46 @@ class Store:
             NotAuthorisedError: the id or the secret is wrong.
         """
         return self._check_login(user, login_secret).id
+
+    def login_machine(self, credential: bytes) -> MachineRepository:
+        """See `backup.repository.RepositoryHost`."""
+        return self.check_credential(credential)[1]
+
+    def check_credential(self, credential: bytes) -> tuple[int, MachineRepository]:
+        """Return the number of the user whose machine this is, and its part of the repository.
+
+        Raises:
+            NotAuthorisedError: the credential is not valid.
+        """
+        holder = self._catalogue.ask(credentials.holder_of, credential)
+        whole = self.repository(holder.user_id)
+        return holder.user_id, MachineRepository(whole, self._catalogue, holder)
+
+    def grace_s(self) -> float:
+        """Return how long what is deleted can be brought back, in seconds."""
+        return self._catalogue.ask(deletion.grace_s)
+
+    def set_grace(self, seconds: float) -> None:
+        """Set how long what is deleted can be brought back; for what is deleted already, too."""
+        self._catalogue.set_grace(seconds)
+        self.keep_record()
+
+    def old_key_files(self, user: str) -> list[OldKeyFile]:
+        """Return the key files that a user had before, and that data sets still need.
+
+        Raises:
+            NotAuthorisedError: no user has this id.
+        """
+        return self._catalogue.ask(key_files.old_key_files_of, self._find(user).id)
+
+    def put_back_key_file(self, user: str, number: int) -> None:
+        """Make an old key file the present one, with its password.
+
+        Raises:
+            NotAuthorisedError: no user has this id.
+            InvalidRequestError: the user has no old key file of this number.
+        """
+        self._repository(self._find(user)).put_back_key_file(number)
 
     def repository(self, user_id: int) -> StoredRepository:
         """Return the repository of a user who has logged in before.  `user_id`: the record's."""

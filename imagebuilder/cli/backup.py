@@ -16,6 +16,7 @@ from imagebuilder.cli.common import (
     OTHER_DATA_SET,
     Place,
     StatusLine,
+    UsageError,
     check_new_password,
     json_flag,
     open_session,
@@ -29,6 +30,7 @@ from rebuild.exit_codes import ExitCode
 if TYPE_CHECKING:
     from backup.agent.sources import Source
     from backup.objects.model import NodeObject
+    from backup.retention import Policy
 
 # What every backup uses; the drivers of ext are those most machines need.
 AGENT_MODULES = (
@@ -54,7 +56,9 @@ class Backup(Place):
     exclude: tuple[str, ...] = option(
         "--exclude PATTERN", "leave out what matches, such as '/var/cache/*'; may be repeated", ()
     )
-    keep: int | None = option("--keep N", "how many data sets stay (default: 7)", type=int)
+    keep: int | None = option(
+        "--keep N", "old form of `policy set --machine NAME --keep-last N`, done first", type=int
+    )
     json: bool = json_flag()
 
 
@@ -115,15 +119,16 @@ def run_backup(options: Backup) -> int:
     create = bool(options.store)
     with open_session(options, create=create, needed=AGENT_MODULES, prepare=prepare) as session:
         from backup.agent.backup import run_backup as back_up
-        from backup.agent.result import DEFAULT_KEEP, BackupOptions
+        from backup.agent.result import BackupOptions
         from imagebuilder.cli.progress import BackupProgress
 
         wanted = BackupOptions(
             allow_raw=options.allow_raw,
             exclude=tuple(map(os.fsencode, options.exclude)),
-            keep=DEFAULT_KEEP if options.keep is None else options.keep,
         )
         session.check_newest(options.machine)
+        if options.keep is not None:
+            session.repository.set_policy(options.machine, policy_of(last=options.keep))
         try:
             result = back_up(
                 session.repository,
@@ -154,6 +159,20 @@ def run_backup(options: Backup) -> int:
     for warning in result.warnings:
         report_error(f"warning: {warning}")
     return ExitCode.PARTIAL if result.is_partial else ExitCode.DONE
+
+
+def policy_of(**rules: int | str) -> Policy:
+    """Return a retention policy.
+
+    Raises:
+        UsageError: these rules cannot be meant.
+    """
+    from backup.retention import Policy, PolicyError
+
+    try:
+        return Policy.of(rules)
+    except PolicyError as error:
+        raise UsageError(str(error)) from error
 
 
 def _sources_of(disks: Sequence[Path]) -> list[Source]:

@@ -275,10 +275,10 @@ def test_exclusions(tmp_path: Path, tree: Path, repository: StoredRepository) ->
 def test_thin_packs_are_rewritten(tmp_path: Path, tree: Path, repository: StoredRepository) -> None:
     """When most of a pack is no longer needed, the rest is sent again and the pack dropped."""
     disk = make_machine(tmp_path, tree)
-    back_up(repository, disk, options=BackupOptions(keep=1, workers=1))
+    back_up(repository, disk, options=BackupOptions(workers=1))
     debugfs(disk, "rm large", "rm exact")
-    back_up(repository, disk, options=BackupOptions(keep=1, workers=1))
-    result = back_up(repository, disk, options=BackupOptions(keep=1, workers=1))
+    back_up(repository, disk, options=BackupOptions(workers=1))
+    result = back_up(repository, disk, options=BackupOptions(workers=1))
     expected = files_below(tree)
     del expected[b"/large"], expected[b"/exact"]
 

@@ -98,5 +98,5 @@ def test_fuzzer_finds_nothing(tmp_path: Path, extent: list[str]) -> None:
         )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Operations:       14 selected / 14 total" in done.stdout
+    assert "Operations:       24 selected / 24 total" in done.stdout
     assert log.read_text() == ""

@@ -301,7 +301,7 @@ def flipped(data: bytes) -> bytes:
         (commit_body() + b"?", 400),
         (commit_body(count=1), 400),
         (commit_body(count=0xFFFFFFFF), 413),
-        (commit_body(keep=0), 400),
+        (commit_body(keep=10_001), 400),
         (commit_body(table=b"no table"), 400),
         (commit_body(packs=bytes(32)), 404),
         (commit_body(packs=bytes(64)), 400),

@@ -115,6 +115,7 @@ def test_quotas(store: Store, tmp_path: Path) -> None:
     """A quota bounds what is kept; a commit that drops old packs makes room again."""
     register(store, "user")
     store.set_quota(None, 10 * MIB)
+    store.set_grace(0)
     register(store, "rich", store.invite(1, DAY_S, quota=20 * MIB))
     assert store.usages() == [Usage("rich", 0, 20 * MIB), Usage("user", 0, 10 * MIB)]
     repository = store.find_repository("user")

@@ -85,6 +85,7 @@ def test_users(catalogue: Catalogue) -> None:
 @pytest.mark.parametrize("count", [499, 500, 501, 2500])
 def test_data_sets_of_many_packs(catalogue: Catalogue, database: Database, count: int) -> None:
     """Lists longer than one statement takes are committed and dropped completely."""
+    catalogue.set_grace(0)
     digests = add_packs(catalogue, database, count)
     committed = catalogue.commit(USER, new_data_set(digests))
 

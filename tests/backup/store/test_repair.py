@@ -21,13 +21,15 @@ from backup.repository import (
     NotAuthorisedError,
     StoreDamagedError,
 )
+from backup.retention import Policy
 from backup.store import records
 from backup.store.engines import copy_sqlite
 from backup.store.keeping import pack_record
 from backup.store.local import open_repository, open_store
 from backup.store.repair import repair_store
-from backup.store.repository import GRACE_S
+from backup.store.repository import GRACE_S, StoredRepository
 from backup.store.schema import metadata
+from backup.store.store import Store
 from tests.backup.repositories import (
     SECRET,
     key_file,
@@ -80,6 +82,7 @@ def made(tmp_path: Path) -> Made:
     made = Made(tmp_path / "store", {}, {})
     with open_store(made.path, create=True) as store:
         store.set_quota(None, 5 << 30)
+        store.set_grace(0)
         for user in USERS:
             store.register(user, key_file(), SECRET)
             repository = store.login(user, SECRET)
@@ -238,7 +241,9 @@ def test_older_stores_get_records(tmp_path: Path) -> None:
         assert repository.key_file() == key
 
 
-@pytest.mark.parametrize("change", ["key file", "quota", "data set"])
+@pytest.mark.parametrize(
+    "change", ["key file", "quota", "data set", "policy", "machine", "deletion", "return"]
+)
 def test_record_is_kept_with_every_change(made: Made, change: str) -> None:
     """After each change the files alone are enough; nothing waits for the next login."""
     with open_store(made.path) as store:
@@ -247,15 +252,38 @@ def test_record_is_kept_with_every_change(made: Made, change: str) -> None:
             repository.replace_key_file(other_key_file(), new_login_secret=OTHER_SECRET)
         elif change == "quota":
             store.set_quota("anna", 77)
+        elif change == "policy":
+            repository.set_policy("one", Policy(daily=3))
+        elif change == "machine":
+            repository.enroll("one", bytes(32), bytes(32))
+        elif change in ("deletion", "return"):
+            store.set_grace(10**6)
+            repository.delete_data_sets([repository.data_sets()[0].id])
+            if change == "return":
+                repository.bring_back([repository.deleted_data_sets()[0].info.id])
+                repository.commit("one", make_table(), [], 0)
         else:
             repository.commit("one", make_table(), [], 1)
-        expected = (repository.key_file(), repository.data_sets(), store.usages())
+        expected = _state_of(store, repository)
     made.lose_catalogue()
     repair_store(made.path, is_applied=True)
 
     with open_store(made.path) as store:
         repository = store.find_repository("anna")
-        assert (repository.key_file(), repository.data_sets(), store.usages()) == expected
+        assert _state_of(store, repository) == expected
+
+
+def _state_of(store: Store, repository: StoredRepository) -> tuple[object, ...]:
+    machines = {credential.machine for credential in repository.credentials()}
+    return (
+        repository.key_file(),
+        repository.data_sets(),
+        repository.deleted_data_sets(),
+        repository.policies(),
+        machines,
+        store.usages(),
+        store.grace_s(),
+    )
 
 
 def test_a_pack_that_is_lost_costs_no_data_set(made: Made) -> None:
