@@ -14,7 +14,7 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple, Self
 
 from backup.objects.disc_files import (
@@ -34,7 +34,7 @@ from backup.objects.locator import (
     Locator,
     unpack_locator,
 )
-from backup.objects.manifest import Manifest, parse_manifest
+from backup.objects.manifest import Manifest, ManifestFile, parse_manifest
 from rebuild.errors import MediumError
 from rebuild.medium import FileMedium, read_fully
 
@@ -190,15 +190,20 @@ def holds_disc(path: str) -> bool:
         os.close(descriptor)
 
 
-def verify_disc(path: str | os.PathLike[str], show: Callable[[str], None]) -> tuple[list[str], int]:
-    """Check every file of a disc's image against its manifest; needs no key.
+def verify_disc(
+    path: str | os.PathLike[str],
+    show: Callable[[str], None],
+    choose: Callable[[Sequence[ManifestFile]], Sequence[ManifestFile]] = lambda files: files,
+) -> tuple[list[str], int]:
+    """Check files of a disc's image against its manifest; needs no key.
 
     Args:
         path: the image.
         show: told what is being read.
+        choose: returns those of the files that are read; by default all.
 
     Returns:
-        The paths that are missing or not as listed, and how many are listed.
+        The paths that are missing or not as listed, and how many files were read.
 
     Raises:
         MediumError: no recovery disc, or one without a manifest.
@@ -212,7 +217,7 @@ def verify_disc(path: str | os.PathLike[str], show: Callable[[str], None]) -> tu
             wrong.append(DIRECTORIES)
         manifest, damaged = _read_manifest(image)
         wrong += damaged
-        files = [file for file in manifest.files if file.disc == manifest.disc]
+        files = choose([file for file in manifest.files if file.disc == manifest.disc])
         for file in files:
             show(file.path)
             extent = image.files.get(file.path, Extent(0, -1))

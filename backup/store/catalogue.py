@@ -418,6 +418,12 @@ class Catalogue:
             if newer is not None:
                 records.adopt_login(connection, user_id, newer)
 
+    def data_set_record(self, user_id: int, name: str) -> tuple[Row | None, list[bytes]]:
+        """Return what the record of a data set is to hold."""
+        with self._reading() as connection:
+            body = records.data_set_body(connection, user_id, name)
+            return body, records.digests_of(connection, user_id, name)
+
     def exchange_data_set(
         self, user_id: int, name: str, keep: Callable[[Row, list[bytes]], None]
     ) -> None:

@@ -33,7 +33,7 @@ def open_sqlite(path: Path) -> Engine:
     SQLite cannot read a file in write-ahead mode where it cannot write beside it.  So of a file on
     a read-only filesystem a copy is opened, which lives as long as the engine.
     """
-    borrowed = _writable_copy(path) if os.statvfs(path.parent).f_flag & os.ST_RDONLY else None
+    borrowed = _writable_copy(path) if _is_read_only(path) else None
     engine = create_engine(
         URL.create("sqlite", database=str(path if borrowed is None else borrowed)),
         pool_size=4,
@@ -46,6 +46,10 @@ def open_sqlite(path: Path) -> Engine:
     if borrowed is not None:
         weakref.finalize(engine, shutil.rmtree, borrowed.parent, ignore_errors=True)
     return engine
+
+
+def _is_read_only(path: Path) -> bool:
+    return bool(os.statvfs(path.parent).f_flag & os.ST_RDONLY)
 
 
 def _writable_copy(path: Path) -> Path:
@@ -62,7 +66,8 @@ def is_whole_sqlite(path: Path) -> bool:
     """Tell whether a file is a SQLite database whose pages, indexes and references are in order."""
     if not path.exists():
         return False
-    connection = sqlite3.connect(path)
+    borrowed = _writable_copy(path) if _is_read_only(path) else None
+    connection = sqlite3.connect(path if borrowed is None else borrowed)
     try:
         found = connection.execute("PRAGMA integrity_check").fetchone()
         return found == ("ok",) and not connection.execute("PRAGMA foreign_key_check").fetchall()
@@ -70,6 +75,8 @@ def is_whole_sqlite(path: Path) -> bool:
         return False
     finally:
         connection.close()
+        if borrowed is not None:
+            shutil.rmtree(borrowed.parent, ignore_errors=True)
 
 
 def copy_sqlite(path: Path, copy: Path) -> None:

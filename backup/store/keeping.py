@@ -54,6 +54,38 @@ class UserRecords:
         listed = self._catalogue.known_tables(self._user_id)
         return sum(self._adopt(name) for name in sorted(kept - listed - {USER}))
 
+    def differing(self) -> list[str]:
+        """Return the data sets of which the catalogue says something else than their records."""
+        found = []
+        for info in self._catalogue.data_sets(self._user_id):
+            record = _read(self._files, info.id)
+            if record is not None and not self._is_equal(info.id, record):
+                found.append(info.id)
+        return found
+
+    def _is_equal(self, name: str, record: Record) -> bool:
+        body, digests = self._catalogue.data_set_record(self._user_id, name)
+        return body == record.body and sorted(digests) == sorted(record.digests)
+
+    def prefer(self) -> int:
+        """Have the catalogue say of every data set what its record says; hold `exclusive`.
+
+        Returns:
+            Of how many it said something else.
+        """
+        found = self.differing()
+        self._catalogue.drop_data_sets(self._user_id, found)
+        for name in found:
+            self._adopt(name)
+        return len(found)
+
+    def mend(self) -> None:
+        """Write the records anew that are damaged; hold `shared`."""
+        for info in self._catalogue.data_sets(self._user_id):
+            if _read(self._files, info.id) is None:
+                self._catalogue.exchange_data_set(self._user_id, info.id, self.keep_data_set)
+        self.complete_user()
+
     def drop_ghosts(self) -> int:
         """Have the catalogue forget data sets that have neither table nor record.
 

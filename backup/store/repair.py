@@ -112,7 +112,7 @@ def _find_base(directory: Path, made: Path) -> str:
 
 def _complete(store: Store, directory: Path, base: str) -> RepairPlan:
     """Add what only the records know, drop what has no files; return what came of it."""
-    unreadable = list(_unreadable(directory))
+    unreadable = list(unreadable_records(directory))
     if not base:
         store.adopt_settings()
     adopted_users = store.adopt()
@@ -131,8 +131,8 @@ def _complete(store: Store, directory: Path, base: str) -> RepairPlan:
     )
 
 
-def _unreadable(directory: Path) -> Iterator[str]:
-    """Yield the records that are damaged."""
+def unreadable_records(directory: Path) -> Iterator[str]:
+    """Yield the records of a store that are damaged, as paths below it."""
     users = directory / USERS
     for path in sorted([*users.glob("*/records/*"), *users.glob("store.record")]):
         try:

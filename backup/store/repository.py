@@ -156,10 +156,25 @@ class StoredRepository:
         """Make the catalogue know what the records know, and forget what has no files left.
 
         Returns:
-            How many data sets it knows now, and how many it has forgotten.
+            How many data sets it knows now or knows better, and how many it has forgotten.
         """
         with self._locks.exclusive():
-            return self._records.adopt(), self._records.drop_ghosts()
+            known = self._records.adopt() + self._records.prefer()
+            return known, self._records.drop_ghosts()
+
+    def differing_records(self) -> list[str]:
+        """Return the data sets of which the catalogue says something else than their records."""
+        return self._records.differing()
+
+    def mend_records(self) -> None:
+        """Write the records anew that are damaged."""
+        with self._locks.shared():
+            self._records.mend()
+
+    def listed_packs(self, data_set: str) -> dict[bytes, int]:
+        """Return the sizes of the packs that a data set lists, by digest."""
+        _, digests = self._catalogue.data_set_record(self._user_id, data_set)
+        return self._catalogue.pack_sizes(self._user_id, digests)
 
     def keep_record(self) -> None:
         """Write the user's record unless it says what the catalogue does."""

@@ -188,12 +188,19 @@ def _sources_of(disks: Sequence[Path]) -> list[Source]:
 
 def run_snapshots(options: Snapshots) -> int:
     """List data sets."""
+    from backup.objects.errors import ObjectsError
     from backup.repository import NoSuchDataSetError
 
     rows: list[dict[str, Any]] = []
+    damaged: list[dict[str, Any]] = []
     with open_session(options) as session:
         for info in session.repository.data_sets(options.machine):
-            summary = session.summary_of(info)
+            try:
+                summary = session.summary_of(info)
+            except (ObjectsError, NoSuchDataSetError) as error:
+                named = {"id": info.id, "machine": info.machine, "generation": info.generation}
+                damaged.append({**named, "damage": str(error)})
+                continue
             rows.append(
                 {
                     "id": info.id,
@@ -207,11 +214,11 @@ def run_snapshots(options: Snapshots) -> int:
                     "system": summary.system,
                 }
             )
-    if options.machine and not rows:
+    if options.machine and not rows and not damaged:
         raise NoSuchDataSetError(f"cannot find a data set of machine {options.machine}")
     if options.json:
-        print_json(rows)
-        return ExitCode.DONE
+        print_json([*rows, *damaged])
+        return ExitCode.PARTIAL if damaged else ExitCode.DONE
     print(
         f"{'id':<10} {'machine':<20} {'#':>5} {'created':<20} {'objects':>10} {'files':>12} "
         f"{'stored':>12}"
@@ -223,7 +230,10 @@ def run_snapshots(options: Snapshots) -> int:
             f"{row['created']:<20} "
             f"{row['objects']:>10,} {files:>12} {stored:>12}"
         )
-    return ExitCode.DONE
+    for row in damaged:
+        name = f"data set {row['id'][:10]} (number {row['generation']} of {row['machine']})"
+        report_error(f"{name} cannot be read: {row['damage']}")
+    return ExitCode.PARTIAL if damaged else ExitCode.DONE
 
 
 def run_ls(options: Listing) -> int:

@@ -18,6 +18,7 @@ from rebuild.exit_codes import ExitCode, describe
 MODULES = {
     "imagebuilder.cli.server": {"server"},
     "imagebuilder.cli.backup": {"register", "backup", "snapshots", "ls", "key"},
+    "imagebuilder.cli.check": {"check"},
     "imagebuilder.cli.image": {"image"},
     "imagebuilder.cli.restore": {"restore", "compare", "rehearse"},
     "imagebuilder.cli.fs.main": {"fs"},

@@ -1,0 +1,429 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command check: whether everything that a restore needs is there and whole."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backup.shared.text import plural, printable, size_text
+from imagebuilder.cli.commands import Command, Group, command, flag, option
+from imagebuilder.cli.common import (
+    Credentials,
+    Place,
+    StatusLine,
+    UsageError,
+    import_during,
+    json_flag,
+    open_session,
+    print_json,
+    read_password,
+    retry_option,
+)
+from rebuild.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from backup.checking.check import Finding, Report
+    from backup.checking.subset import Subset
+    from backup.objects.manifest import ManifestFile
+    from backup.repository import DataSetInfo
+    from backup.store.repository import StoredRepository
+    from imagebuilder.cli.common import Session
+    from rebuild.medium import FileMedium
+
+SHOWN_PATHS = 20
+
+
+def _subset(text: str) -> Subset:
+    """Return a part of all packs, for argparse."""
+    from backup.checking.subset import parse_subset
+
+    try:
+        return parse_subset(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    sources: tuple[str, ...] = option(
+        "DISC|URL|DIR",
+        "a disc's image or drive, a server, a store, or a mounted disc; several discs if you like",
+        nargs="+",
+    )
+    user: str | None = option(
+        "--user ID", "the id; without it, discs and stores are checked without a key"
+    )
+    password_file: str | None = option(
+        "--password-file FILE",
+        "its first line is the password; else REBUILDKIT_PASSWORD_FILE, "
+        "REBUILDKIT_PASSWORD_COMMAND, or a prompt",
+    )
+    fingerprint: str | None = option(
+        "--fingerprint FP", "fingerprint of the server's certificate, as the server prints it"
+    )
+    retry_for: float | None = retry_option()
+    machine: str | None = option("--machine NAME", "only data sets of this machine")
+    data_set: str | None = option("--data-set ID", "only this data set")
+    read_data_subset: Subset | None = option(
+        "--read-data-subset PART",
+        "read a part of the packs only: 10%% of them, drawn at random, or 1/7, the first of seven "
+        "parts that are everything together",
+        type=_subset,
+    )
+    read_data: bool = flag(
+        "--read-data", "read packs here, through the network, instead of having the server do it"
+    )
+    json: bool = json_flag()
+
+    @property
+    def subset(self) -> Subset:
+        """The part of the packs that is read."""
+        from backup.checking.subset import Subset
+
+        return self.read_data_subset or Subset()
+
+
+def run_check(options: Check) -> int:
+    """Check that what a restore needs is there and whole. With an id and its password it names
+    the files that are lost. What a store or a server finds damaged, the next backup sends again."""
+    status = StatusLine()
+    reports: dict[str, Report] = {}
+    for source in options.sources:
+        try:
+            reports[source] = _check(source, options, status)
+        finally:
+            status.clear()
+    if options.json:
+        print_json({source: {**asdict(r), "is_sound": r.is_sound} for source, r in reports.items()})
+    else:
+        for source, report in reports.items():
+            print("\n".join(_lines(source, report, options)))
+    is_sound = all(report.is_sound for report in reports.values())
+    return ExitCode.DONE if is_sound else ExitCode.DAMAGED
+
+
+def _check(source: str, options: Check, status: StatusLine) -> Report:
+    """Check what lies in one place."""
+    is_server = source.startswith(("https://", "http://"))
+    if is_server and options.user is None:
+        raise UsageError("a server is checked by its users: say who you are with --user")
+    if not is_server and not os.path.isdir(source):
+        return _check_disc(source, options, status)
+    if not is_server and os.path.exists(os.path.join(source, "hash.dat")):
+        return _check_directory(source, options, status)
+    if options.user is None:
+        return _check_store(Path(source), options, status)
+    return _check_repository(source, options, status, is_server=is_server)
+
+
+def _shown(status: StatusLine, what: str, done: int, whole: int) -> None:
+    """Show progress."""
+    percent = f"{100 * done // whole:>3}% " if whole else ""
+    status.show(f"{percent}{what}")
+
+
+def _lines(source: str, report: Report, options: Check) -> Iterator[str]:
+    """Yield a report in words."""
+    part = "" if report.packs == report.listed_packs else f" of {report.listed_packs:,}"
+    counts = [plural(report.data_sets, "data set")] if report.data_sets else []
+    if report.listed_packs:
+        counts.append(f"{report.packs:,}{part} packs ({size_text(report.size)})")
+    if report.files:
+        counts.append(plural(report.files, "file"))
+    yield f"{source}: checked {', '.join(counts) or 'nothing: there is no data set'}"
+    for finding in report.findings:
+        yield f"damaged: {finding.kind} {finding.name}: {finding.reason}"
+    for loss in report.losses:
+        name = loss.name
+        data_set = f"data set {name.data_set[:10]} (number {name.generation} of {name.machine})"
+        if loss.is_everything:
+            yield f"lost: all of {data_set}: {loss.reason}"
+        elif options.user is None:
+            yield f"lost: what lies in {plural(loss.packs, 'pack')} of {data_set}"
+        else:
+            yield f"lost: {plural(len(loss.paths), 'object')} of {data_set}"
+        yield from (f"  {printable(path)}" for path in loss.paths[:SHOWN_PATHS])
+        if len(loss.paths) > SHOWN_PATHS:
+            yield f"  and {len(loss.paths) - SHOWN_PATHS:,} more; --json names all"
+    if report.is_sound:
+        yield "nothing is damaged"
+
+
+def _check_repository(
+    source: str, options: Check, status: StatusLine, *, is_server: bool
+) -> Report:
+    """Check a server, or a store with the key."""
+    assert options.user is not None, "the caller has asked"
+    place = Place(
+        server=source if is_server else None,
+        store=None if is_server else Path(source),
+        fingerprint=options.fingerprint,
+        user=options.user,
+        password_file=options.password_file,
+        retry_for=options.retry_for,
+    )
+    findings = [] if is_server else _store_findings(Path(source))
+    with open_session(place, needed=("backup.checking.opened",)) as session:
+        report = _check_session(session, source, options, status)
+        if not is_server:
+            report.findings += findings
+            report.findings += _differences(Path(source), options.user)
+    return report
+
+
+def _check_session(session: Session, source: str, options: Check, status: StatusLine) -> Report:
+    from backup.checking.check import DataSetName, Finding, check_data_sets
+    from backup.checking.opened import OpenedDataSet
+    from backup.objects.table import Summary
+    from backup.repository import MAXIMUM_CHECKED, check_sealed
+    from imagebuilder.repository_medium import RepositoryMedium
+
+    repository = session.repository
+    infos = _chosen(repository.data_sets(options.machine), options)
+
+    def confirm(info: DataSetInfo, summary: Summary) -> None:
+        check_sealed(info, summary.data_set_id, summary.machine, summary.generation)
+
+    sets = [
+        OpenedDataSet(
+            RepositoryMedium(repository, session.master, info.id, source),
+            session.master,
+            DataSetName(repository.user, info.machine, info.id, info.generation),
+            partial(confirm, info),
+        )
+        for info in infos
+    ]
+
+    def read_packs(packs: Sequence[tuple[bytes, int]]) -> Iterable[bytes]:
+        digests = [digest for digest, _ in packs]
+        if not options.read_data:
+            return repository.check(digests, ()).packs
+        damaged = _read_here(session, packs)
+        if damaged:
+            repository.check(damaged, ())  # so that the next backup heals them
+        return damaged
+
+    report = check_data_sets(
+        sets, read_packs, options.subset, partial(_shown, status), random.SystemRandom()
+    )
+    known = {finding.name for finding in report.findings}
+    for start in range(0, len(infos), MAXIMUM_CHECKED):
+        tables = [info.id for info in infos[start : start + MAXIMUM_CHECKED]]
+        report.findings += [
+            Finding("table", table, "is missing or not what it was")
+            for table in repository.check((), tables).tables
+            if table not in known
+        ]
+    return report
+
+
+def _read_here(session: Session, packs: Sequence[tuple[bytes, int]]) -> list[bytes]:
+    """Read packs through the network; return those that are not what they were."""
+    import hashlib
+
+    from backup.repository import InvalidRequestError, NoSuchPackError, StoreDamagedError
+
+    damaged = []
+    for digest, size in packs:
+        try:
+            data = session.repository.read_pack(digest, 0, size)
+        except (InvalidRequestError, NoSuchPackError, StoreDamagedError):
+            data = b""
+        if hashlib.sha256(data).digest() != digest:
+            damaged.append(digest)
+    return damaged
+
+
+def _chosen(infos: Sequence[DataSetInfo], options: Check) -> list[DataSetInfo]:
+    """Return the data sets that the options name.
+
+    Raises:
+        NoSuchDataSetError: there are none.
+    """
+    from backup.repository import NoSuchDataSetError
+
+    wanted = (options.data_set or "").lower()
+    found = [
+        info
+        for info in infos
+        if info.id.startswith(wanted) and options.machine in (None, info.machine)
+    ]
+    if not found and (options.machine or options.data_set):
+        raise NoSuchDataSetError("cannot find the data set that is to be checked")
+    return found
+
+
+def _store_findings(directory: Path) -> list[Finding]:
+    """Look at a store's catalogue and records before opening it puts them in order."""
+    from backup.checking.check import Finding
+    from backup.store.engines import is_whole_sqlite
+    from backup.store.local import CATALOGUE
+    from backup.store.repair import unreadable_records
+
+    found = [
+        Finding("record", path, "is not what it was; it was written anew")
+        for path in unreadable_records(directory)
+    ]
+    if (directory / CATALOGUE).exists() and not is_whole_sqlite(directory / CATALOGUE):
+        advice = f"`rebuildkit server repair --data {directory}` rebuilds it"
+        found.append(Finding("catalogue", CATALOGUE, f"is damaged: {advice}"))
+    return found
+
+
+def _differences(directory: Path, user: str | None = None) -> list[Finding]:
+    """Compare catalogue and records of an opened store, and mend the records."""
+    from backup.checking.check import Finding
+    from backup.objects.key_file import is_intact
+    from backup.store.local import CATALOGUE, open_store
+
+    found = []
+    advice = f"`rebuildkit server repair --data {directory}` takes the record's word"
+    with open_store(directory) as store:
+        for repository in store.repositories():
+            if user is not None and repository.user != user:
+                continue
+            found += [
+                Finding("catalogue", CATALOGUE, f"is wrong about data set {name}: {advice}")
+                for name in repository.differing_records()
+            ]
+            if not is_intact(repository.key_file()):
+                reason = "is damaged; a disc of the same id holds another copy"
+                found.append(Finding("key file", f"of {repository.user}", reason))
+            repository.mend_records()
+    return found
+
+
+def _check_store(directory: Path, options: Check, status: StatusLine) -> Report:
+    """Check a store without any key, of all its users."""
+    from backup.checking.check import Finding, Report, check_data_sets
+    from backup.repository import StoreDamagedError
+    from backup.store.local import CATALOGUE, open_store
+
+    whole = Report()
+    whole.findings += _store_findings(directory)
+    try:
+        with open_store(directory) as store:
+            for repository in store.repositories():
+                report = check_data_sets(
+                    _listed(repository, options),
+                    partial(_read_stored, repository),
+                    options.subset,
+                    partial(_shown, status),
+                    random.SystemRandom(),
+                )
+                whole.absorb(report)
+        whole.findings += _differences(directory)
+    except StoreDamagedError as error:
+        if not whole.findings:
+            raise
+        whole.findings.append(Finding("catalogue", CATALOGUE, str(error)))
+    return whole
+
+
+def _read_stored(
+    repository: StoredRepository, packs: Sequence[tuple[bytes, int]]
+) -> Iterable[bytes]:
+    return repository.check([digest for digest, _ in packs], ()).packs
+
+
+def _listed(repository: StoredRepository, options: Check) -> list[_ListedDataSet]:
+    """Return a user's data sets as the catalogue lists them."""
+    infos = repository.data_sets()
+    wanted = _chosen(infos, options) if options.machine or options.data_set else infos
+    return [_ListedDataSet(repository, info) for info in wanted]
+
+
+class _ListedDataSet:
+    """A data set of a store for who has no key; see `backup.checking.check.DataSetToCheck`."""
+
+    def __init__(self, repository: StoredRepository, info: DataSetInfo) -> None:
+        from backup.checking.check import DataSetName
+
+        self.name = DataSetName(repository.user, info.machine, info.id, info.generation)
+        self._repository = repository
+
+    def read(self) -> Mapping[bytes, int]:
+        """Have the store read the table; return what the catalogue says of its packs."""
+        from backup.checking.check import UnreadableError
+
+        if self._repository.check((), (self.name.data_set,)):
+            raise UnreadableError("its table is missing or not what it was")
+        return self._repository.listed_packs(self.name.data_set)
+
+    def lost_paths(self, packs: set[bytes]) -> Sequence[str]:
+        """Return nothing: names are sealed."""
+        return ()
+
+
+def _check_disc(source: str, options: Check, status: StatusLine) -> Report:
+    """Check the image of a disc."""
+    from backup.checking.check import Finding, Report
+    from rebuild.disc_image import IsoMedium, verify_disc
+
+    noise = random.SystemRandom()
+    has_key = options.user is not None
+
+    def choose(files: Sequence[ManifestFile]) -> Sequence[ManifestFile]:
+        packs = {file.sha256: file.size for file in files if file.path.startswith("objects/")}
+        chosen = set() if has_key else {*options.subset.choose(packs, noise)}
+        if not has_key:
+            report.packs, report.listed_packs = len(chosen), len(packs)
+            report.size = sum(packs[digest] for digest in chosen)
+        rest = [file for file in files if file.sha256 not in packs or file.sha256 in chosen]
+        report.files = len(rest) - len(chosen)
+        return rest
+
+    report = Report()
+    wrong, _ = verify_disc(source, status.show, choose)
+    report.findings += [Finding("file", name, "is missing or not what it was") for name in wrong]
+    if has_key:
+        with IsoMedium.open(Path(source)) as medium:
+            report.absorb(_check_medium(medium, options, status))
+    return report
+
+
+def _check_directory(source: str, options: Check, status: StatusLine) -> Report:
+    """Check a mounted disc."""
+    from rebuild.medium import DirectoryMedium
+
+    if options.user is None:
+        raise UsageError("a mounted disc is checked with its key: give --user, or name the drive")
+    with DirectoryMedium(source) as medium:
+        return _check_medium(medium, options, status)
+
+
+def _check_medium(medium: FileMedium, options: Check, status: StatusLine) -> Report:
+    """Check what lies on a disc, with the key."""
+    from backup.checking.check import DataSetName, check_data_sets
+    from backup.checking.opened import OpenedDataSet, reading_packs
+    from backup.objects.keys import verify_binding
+    from backup.objects.table import Summary
+    from rebuild.restore import open_master
+
+    assert options.user is not None, "the caller has asked"
+    credentials = Credentials(user=options.user, password_file=options.password_file)
+    password = read_password(credentials)
+    user = options.user
+    master = import_during(lambda: open_master(medium, user, password), ("backup.checking.opened",))
+
+    def confirm(summary: Summary) -> None:
+        verify_binding(medium.read_key_file(), master, summary.data_set_id)
+
+    data_set = OpenedDataSet(medium, master, DataSetName(user, "", "", 0), confirm)
+    return check_data_sets(
+        [data_set],
+        reading_packs(medium, data_set.places),
+        options.subset,
+        partial(_shown, status),
+        random.SystemRandom(),
+    )
+
+
+COMMANDS: Sequence[Command | Group] = (command("check", Check, run_check),)
