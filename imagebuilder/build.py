@@ -11,6 +11,7 @@ Source: EP1168174A1 [0049] to [0058].
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import tempfile
@@ -26,6 +27,12 @@ from backup.objects.keys import MasterKey, bind
 from backup.objects.manifest import ManifestFile, build_manifest
 from backup.objects.pack import PackInfo
 from backup.objects.table import read_summary
+from backup.repository import (
+    InvalidRequestError,
+    NoSuchPackError,
+    RepositoryError,
+    StoreDamagedError,
+)
 from imagebuilder.disc import files as medium_files
 from imagebuilder.disc import master as iso
 from imagebuilder.disc import plan as disc
@@ -50,6 +57,9 @@ class DataSource(Protocol):
 
     def read_pack(self, digest: bytes, offset: int, length: int) -> bytes:
         """Return a part of a pack."""
+
+    def check(self, packs: Sequence[bytes], tables: Sequence[str]) -> object:
+        """Have the repository look at packs that were found damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +230,19 @@ class _PackFeeder:
 
     def _fetch(self, index: int) -> bytes:
         pack = self.packs[index]
-        data = self._source.read_pack(pack.digest, 0, pack.size)
+        try:
+            data = self._source.read_pack(pack.digest, 0, pack.size)
+        except (InvalidRequestError, NoSuchPackError, StoreDamagedError):  # cut short, or lost
+            data = b""
         if len(data) != pack.size or hashlib.sha256(data).digest() != pack.digest:
-            raise DamagedError(f"pack {pack.digest.hex()}", "is damaged in the repository")
+            # So that the next backup heals it; the reason to stop stays the same.
+            with contextlib.suppress(RepositoryError):
+                self._source.check((pack.digest,), ())
+            raise DamagedError(
+                f"pack {pack.digest.hex()}",
+                "is damaged in the repository: back up the machine again, which heals what it "
+                "still has, or build the disc of what is left with --without-lost",
+            )
         return data
 
 

@@ -77,16 +77,17 @@ class OpenedDataSet:
 
     def lost_paths(self, packs: set[bytes]) -> Sequence[str]:
         """See `backup.checking.check.DataSetToCheck`."""
-        opener = _Opener(self._medium, self._key, self._packs)
+        opener = PieceOpener(self._medium, self._key, self._packs)
         suspects = {index for index, pack in enumerate(self._packs) if pack.digest in packs}
         lost: set[int] = set()
         paths: list[str] = []
-        names = _Names()
+        names = ObjectNames()
         with self._medium.open_table() as stream:
             for obj in TableReader(self._master, stream, self._medium.open_table_copy):
                 name = names.name_of(obj)
                 is_lost = any(
-                    piece.pack in suspects and not opener.opens(piece) for piece in iter_pieces(obj)
+                    piece.pack in suspects and opener.open(piece) is None
+                    for piece in iter_pieces(obj)
                 )
                 # Further names of a file are lost with it.
                 if is_lost or (isinstance(obj, NodeObject) and obj.target_number in lost):
@@ -95,34 +96,33 @@ class OpenedDataSet:
         return paths
 
 
-class _Opener:
-    """Tells which pieces open; of each it is asked once only."""
+class PieceOpener:
+    """Opens pieces of a data set; it is not asked twice for one that was lost."""
 
     def __init__(self, medium: Medium, key: DataKey, packs: Sequence[PackInfo]) -> None:
+        """Only store.  `key`: what the data set is sealed with."""
         self._medium = medium
         self._packs = packs
         self._key = key
-        self._known: dict[tuple[int, int], bool] = {}
+        self._lost: set[tuple[int, int]] = set()
 
-    def opens(self, piece: Piece) -> bool:
-        """Tell whether the content of a piece is there and what it was."""
+    def open(self, piece: Piece) -> bytes | None:
+        """Return the content of a piece, None if it is missing or not what it was."""
         place = piece.pack, piece.pack_offset
-        if place not in self._known:
-            pack = self._packs[piece.pack]
-            reader = PackReader(self._key, pack.salt)
-            try:
-                sealed = self._medium.read_pack(
-                    piece.pack, pack.digest, piece.pack_offset, piece.sealed_length
-                )
-                reader.open(piece, sealed)
-            except (ObjectsError, OSError):
-                self._known[place] = False
-            else:
-                self._known[place] = True
-        return self._known[place]
+        if place in self._lost:
+            return None
+        pack = self._packs[piece.pack]
+        try:
+            sealed = self._medium.read_pack(
+                piece.pack, pack.digest, piece.pack_offset, piece.sealed_length
+            )
+            return PackReader(self._key, pack.salt).open(piece, sealed)
+        except (ObjectsError, OSError):
+            self._lost.add(place)
+            return None
 
 
-class _Names:
+class ObjectNames:
     """Names of objects, as people know them; asked in the order of the table."""
 
     def __init__(self) -> None:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from backup.shared.text import size_text
+from backup.shared.text import printable, size_text
 from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
     OTHER_DATA_SET,
@@ -19,6 +21,14 @@ from imagebuilder.cli.common import (
     print_json,
 )
 from rebuild.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from backup.repository import DataSetInfo
+    from imagebuilder.build import DataSource
+    from imagebuilder.cli.common import Session
+    from imagebuilder.without_lost import WithoutLost
+
+SHOWN_LOST = 20
 
 
 def _fast_flag() -> bool:
@@ -43,6 +53,9 @@ class Build(Place):
         "argument for the kernel, such as rebuildkit.after=reboot; may be repeated",
         (),
     )
+    without_lost: bool = flag(
+        "--without-lost", "leave out what is damaged in the repository, instead of stopping"
+    )
     fast: bool = _fast_flag()
     json: bool = json_flag()
 
@@ -59,7 +72,8 @@ class Environment:
 
 
 def run_build(options: Build) -> int:
-    """Build the recovery disc of a data set."""
+    """Build the recovery disc of a data set. It stops at what is damaged in the repository, unless
+    it is told to leave that out; the disc then says what is missing."""
     from imagebuilder.build import build_disc
     from imagebuilder.cli.progress import BuildProgress
     from imagebuilder.disc.files import DiscOptions
@@ -80,16 +94,25 @@ def run_build(options: Build) -> int:
         label=options.label,
         kernel_arguments=tuple(options.argument),
     )
-    with open_session(options) as session:
+    lost: list[str] = []
+    with ExitStack() as stack:
+        session = stack.enter_context(open_session(options))
         info = session.choose(options.machine, options.data_set)
+        source: DataSource = session.repository
+        data_set = info.id
         try:
+            if options.without_lost:
+                left = stack.enter_context(_without_lost(session, info, status))
+                lost = left.lost
+                if left.damaged_packs:
+                    source, data_set = left, left.data_set
             environment = prepare_boot_environment(
                 compression="zstd-fast" if options.fast else "zstd", progress=status.show
             )
             built = build_disc(
-                session.repository,
+                source,
                 session.master,
-                info.id,
+                data_set,
                 options.output,
                 environment=environment,
                 options=disc,
@@ -106,6 +129,7 @@ def run_build(options: Build) -> int:
                 "data_set": built.data_set,
                 "machine": built.machine,
                 "packs": built.pack_count,
+                "lost": lost,
             }
         )
     else:
@@ -114,10 +138,26 @@ def run_build(options: Build) -> int:
             f"{size_text(built.boot_size)} to boot; machine {built.machine}, "
             f"data set {built.data_set[:10]}"
         )
+        for name in lost[:SHOWN_LOST]:
+            print(f"lost: {printable(name)}")
+        if len(lost) > SHOWN_LOST:
+            print(f"and {len(lost) - SHOWN_LOST:,} more; the report of a restore counts them")
         print(
             f"Prove it before you need it: rebuildkit rehearse {built.path} --user {options.user}"
         )
-    return ExitCode.DONE
+    return ExitCode.PARTIAL if lost else ExitCode.DONE
+
+
+def _without_lost(session: Session, info: DataSetInfo, status: StatusLine) -> WithoutLost:
+    """Return what is left of a data set."""
+    from imagebuilder.repository_medium import RepositoryMedium
+    from imagebuilder.without_lost import WithoutLost
+
+    def show(done: int, whole: int) -> None:
+        status.show(f"{100 * done // max(whole, 1):>3}% looking for what is lost")
+
+    medium = RepositoryMedium(session.repository, session.master, info.id, session.place)
+    return WithoutLost(session.repository, medium, session.master, show)
 
 
 def run_verify(options: Verify) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import BinaryIO
@@ -65,3 +66,6 @@ class SmallRepository:
     def read_pack(self, digest: bytes, offset: int, length: int) -> bytes:
         """Return a part of a pack."""
         return self.packs[digest][offset : offset + length]
+
+    def check(self, packs: Sequence[bytes], tables: Sequence[str]) -> None:
+        """Take notice of damage: nobody backs up to here."""

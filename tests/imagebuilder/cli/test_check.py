@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from backup.checking.opened import ObjectNames
 from backup.objects.keys import MasterKey, unlock
+from backup.objects.table import TableReader
 from backup.store.local import open_repository
 from imagebuilder.build import build_disc
 from imagebuilder.cli.main import main
 from imagebuilder.environment.build import BootEnvironment
-from rebuild.disc_image import IsoImage
+from rebuild.disc_image import IsoImage, IsoMedium
 from tests.imagebuilder.small_disk import make_disk
 from tests.scenario import Server
 
@@ -269,6 +271,83 @@ def test_several_discs(
     assert out.index(f"{disc}: checked") < out.index("nothing is damaged")
     assert out.index("nothing is damaged") < out.index(f"{copy}: checked")
     assert "damaged: file hash.dat" in out
+
+
+@pytest.mark.parametrize("spoil", ["flip", "cut", "remove"])
+def test_disc_without_what_is_lost(
+    tmp_path: Path,
+    machine: Machine,
+    capsys: Output,
+    hollow_environment: BootEnvironment,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: str,
+) -> None:
+    """By default the build stops and says how to go on; then the disc is sound, and partial."""
+    monkeypatch.setattr(
+        "imagebuilder.environment.build.prepare_boot_environment",
+        lambda **_: hollow_environment,
+    )
+    pack = machine.packs()[0]
+    {
+        "flip": lambda: flip(pack),
+        "cut": lambda: os.truncate(pack, pack.stat().st_size * 3 // 4),
+        "remove": pack.unlink,
+    }[spoil]()
+    disc = tmp_path / "disc.iso"
+    words = ("--store", str(machine.store), "--machine", "pc", *machine.who, "-o", str(disc))
+    assert main(["image", "build", *words]) == DAMAGED
+    assert "or build the disc of what is left with --without-lost" in capsys.readouterr().err
+    assert not disc.exists()
+    _, found = checked(capsys, machine.store, *machine.who)
+    expected = found["losses"][-1]["paths"]
+    assert main(["image", "build", *words, "--without-lost", "--json"]) == 3
+    built = json.loads(capsys.readouterr().out)
+    assert built["lost"] == expected
+    assert checked(capsys, disc, *machine.who)[0] == 0
+    assert checked(capsys, disc)[0] == 0
+    target = ("--disk", str(tmp_path / "target"), "--yes", "--json")
+    main(["restore", "--from", str(disc), *target, *machine.who])
+    report = json.loads(capsys.readouterr().out)
+    assert not report["failures"]
+    assert main(["compare", str(disc), "--disk", str(tmp_path / "target"), *machine.who]) == 0
+    listed = unlocked_names(disc)
+
+    lost = {path.partition(":")[2] for path in expected if ":/" in path}
+    assert lost
+    assert not lost & listed
+    assert len(listed) > 250 or spoil != "flip"
+
+
+def unlocked_names(disc: Path) -> set[str]:
+    """Return the paths on a disc."""
+    names = ObjectNames()
+    with IsoMedium.open(disc) as medium, medium.open_table() as table:
+        master = unlock(medium.read_key_file(), "anna", PASSWORD)
+        reader = TableReader(master, table)
+        found = {names.name_of(obj) for obj in reader}
+        assert reader.summary.missing > 0
+        assert reader.summary.losses
+    return {name.partition(":")[2] for name in found}
+
+
+def test_nothing_lost_changes_nothing(
+    tmp_path: Path,
+    machine: Machine,
+    capsys: Output,
+    hollow_environment: BootEnvironment,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where nothing is damaged the disc is of the data set itself."""
+    monkeypatch.setattr(
+        "imagebuilder.environment.build.prepare_boot_environment",
+        lambda **_: hollow_environment,
+    )
+    words = ("--store", str(machine.store), *machine.who, "-o", str(tmp_path / "disc.iso"))
+    assert main(["image", "build", *words, "--without-lost", "--json"]) == 0
+    built = json.loads(capsys.readouterr().out)
+
+    assert built["data_set"] == machine.tables()[-1].name
+    assert built["lost"] == []
 
 
 @pytest.mark.parametrize("part", ["8/7", "0%", "some"])
