@@ -170,7 +170,7 @@ class Api:
             if status == 405:
                 headers["Allow"] = ", ".join(self._methods_at(request.url.path))
         elif isinstance(error, RepositoryError):
-            status, body = wire.pack_error(error)
+            status, body = wire.pack_error(self._without_place(error))
             if status == 401:
                 headers["WWW-Authenticate"] = "Bearer"
                 if _place(request.scope).user_id is None:
@@ -188,6 +188,11 @@ class Api:
             name = "" if isinstance(error, RepositoryError) else f"{type(error).__name__}: "
             self._report(f"error: {request.method} {request.url.path}: {name}{reason}")
         return Response(body, status, headers, media_type="application/json")
+
+    def _without_place(self, error: RepositoryError) -> RepositoryError:
+        """Return an error that does not say where the server keeps things."""
+        text = str(error).replace(str(self._spool), "the store")
+        return error if text == str(error) else type(error)(text)
 
     def _methods_at(self, path: str) -> list[str]:
         """Return the methods that a path has, by all its routes."""

@@ -77,22 +77,30 @@ class Counts:
 class Catalogue:
     """The catalogue of one store."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, make_room: Callable[[], None] = lambda: None) -> None:
         self._engine = engine
+        self._make_room = make_room
         self._process = os.getpid()
 
     @classmethod
-    def open(cls, engine: Engine, keep_copy: Callable[[str], None]) -> Catalogue:
+    def open(
+        cls,
+        engine: Engine,
+        keep_copy: Callable[[str], None],
+        make_room: Callable[[], None] = lambda: None,
+    ) -> Catalogue:
         """Open the catalogue behind `engine`; make or upgrade its tables.
 
         Args:
             engine: see `backup.store.engines`; the catalogue's from now on.
             keep_copy: called before an upgrade, see `backup.store.upgrade.prepare`.
+            make_room: called before every transaction that writes, which takes room on the disk
+                even if it frees some in the end.
 
         Raises:
             StoreDamagedError: it is not a catalogue, or one of a later release.
         """
-        catalogue = cls(engine)
+        catalogue = cls(engine, make_room)
         try:
             with catalogue._reading() as connection:
                 is_ready = is_current(revision_of(connection))
@@ -497,6 +505,7 @@ class Catalogue:
         Raises:
             NotAuthorisedError: the user is gone.
         """
+        self._make_room()
         with _translated(), self._connect() as connection:
             connection = connection.execution_options(writes=True)
             with connection.begin():

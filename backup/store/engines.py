@@ -16,12 +16,13 @@ import sqlite3
 import tempfile
 import time
 import weakref
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, MetaData, create_engine, event
 
 from backup.repository import StoreDamagedError, StoreFullError
-from backup.store.files import translated_errors
+from backup.store.files import FULL, translated_errors
 from backup.store.schema import metadata
 
 BUSY_TIMEOUT_S = 60.0
@@ -42,7 +43,7 @@ def open_sqlite(path: Path) -> Engine:
     )
     event.listen(engine, "connect", _set_up_connection)
     event.listen(engine, "begin", _begin)
-    event.listen(engine, "handle_error", _raise_full)
+    event.listen(engine, "handle_error", partial(_raise_full, path.parent))
     if borrowed is not None:
         weakref.finalize(engine, shutil.rmtree, borrowed.parent, ignore_errors=True)
     return engine
@@ -150,9 +151,10 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _raise_full(context: ExceptionContext) -> None:
+def _raise_full(directory: Path, context: ExceptionContext) -> None:
     if _is_full(context.original_exception):
-        raise StoreFullError("the disk of the store is full") from context.original_exception
+        text = f"writing the catalogue in {directory}: {FULL}"
+        raise StoreFullError(text) from context.original_exception
 
 
 def _is_full(error: BaseException) -> bool:

@@ -41,6 +41,8 @@ from backup.repository import (
 
 Buffer = bytes | bytearray | memoryview
 
+FULL = "the disk is full: keep fewer data sets, or make room on it"
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HEAD_SIZE = 64
 
@@ -217,5 +219,5 @@ def translated_errors(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise StoreFullError(f"{what}: the disk of the store is full") from error
+            raise StoreFullError(f"{what}: {FULL}") from error
         raise StoreDamagedError(f"{what}: {error.strerror or error}") from error

@@ -23,7 +23,7 @@ import mmap
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -142,7 +142,7 @@ class DirectoryFiles:
 
     def make_directories(self) -> None:
         """Make what is missing; the lock comes last, so that it tells that all is there."""
-        with translated_errors("making the store's directories"):
+        with self.errors("making the store's directories"):
             if self._locks.path.exists():
                 return
             for directory in (self._root, self._packs, self._tables, self._incoming):
@@ -151,10 +151,14 @@ class DirectoryFiles:
             _sync_directory(self._root)
             _sync_directory(self._root.parent)
 
+    def errors(self, what: str) -> AbstractContextManager[None]:
+        """Return a context in which errors of the system say what was tried, and where."""
+        return translated_errors(f"{what} in {self._root}")
+
     def receive(self, *, is_hashed: bool) -> LocalIncomingFile:
         """See `backup.store.files.UserFiles`."""
         path = self._incoming / secrets.token_hex(16)
-        with self._locks.shared(), translated_errors("receiving a file"):
+        with self._locks.shared(), self.errors("receiving a file"):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             descriptor = os.open(path, flags, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -169,7 +173,7 @@ class DirectoryFiles:
     def sizes(self, kind: Kind, names: Iterable[str]) -> dict[str, int]:
         """See `backup.store.files.UserFiles`."""
         found = {}
-        with translated_errors(f"looking for a {kind.value}"):
+        with self.errors(f"looking for a {kind.value}"):
             for name in names:
                 try:
                     found[name] = os.stat(self.path_of(kind, name)).st_size
@@ -179,7 +183,7 @@ class DirectoryFiles:
 
     def read(self, kind: Kind, name: str, offset: int, length: int) -> bytes:
         """See `backup.store.files.UserFiles`."""
-        with translated_errors(f"reading a {kind.value}"):
+        with self.errors(f"reading a {kind.value}"):
             try:
                 descriptor = os.open(self.path_of(kind, name), os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError as error:
@@ -198,7 +202,7 @@ class DirectoryFiles:
 
     def open(self, kind: Kind, name: str) -> BinaryIO:
         """See `backup.store.files.UserFiles`."""
-        with translated_errors(f"opening a {kind.value}"):
+        with self.errors(f"opening a {kind.value}"):
             try:
                 return io.BufferedReader(_StoredFile(self.path_of(kind, name)))
             except FileNotFoundError as error:
@@ -206,7 +210,7 @@ class DirectoryFiles:
 
     def names(self, kind: Kind) -> Iterator[str]:
         """See `backup.store.files.UserFiles`."""
-        with translated_errors(f"listing each {kind.value}"):
+        with self.errors(f"listing each {kind.value}"):
             if kind is not Kind.PACK:
                 directory = self._tables if kind is Kind.TABLE else self._records
                 with contextlib.suppress(FileNotFoundError):  # older stores have no records
@@ -223,7 +227,7 @@ class DirectoryFiles:
 
     def set_aside(self, kind: Kind, names: Iterable[str], now_s: float) -> None:
         """See `backup.store.files.UserFiles`."""
-        with translated_errors(f"setting a {kind.value} aside"):
+        with self.errors(f"setting a {kind.value} aside"):
             for name in names:
                 target = self._set_aside / f"{kind.value}-{name}"
                 self._set_aside.mkdir(mode=0o700, exist_ok=True)
@@ -233,7 +237,7 @@ class DirectoryFiles:
 
     def bring_back(self, kind: Kind, names: Iterable[str]) -> None:
         """See `backup.store.files.UserFiles`."""
-        with translated_errors(f"bringing a {kind.value} back"):
+        with self.errors(f"bringing a {kind.value} back"):
             for name in names:
                 place = Path(self.path_of(kind, name))
                 if not place.exists():
@@ -242,14 +246,14 @@ class DirectoryFiles:
 
     def delete_set_aside(self, before_s: float) -> None:
         """See `backup.store.files.UserFiles`."""
-        with translated_errors("sweeping the store"), contextlib.suppress(FileNotFoundError):
+        with self.errors("sweeping the store"), contextlib.suppress(FileNotFoundError):
             for path in self._set_aside.iterdir():
                 if path.stat().st_mtime < before_s:
                     _delete(path)
 
     def delete_abandoned(self) -> None:
         """See `backup.store.files.UserFiles`."""
-        with translated_errors("sweeping the store"):
+        with self.errors("sweeping the store"):
             for path in self._incoming.iterdir():
                 _delete_if_abandoned(path)
 
@@ -291,14 +295,14 @@ class LocalIncomingFile(IncomingFile):
         self._target = Path(self._files.path_of(kind, name))
         _set_direct(self._descriptor, False)  # the end need not be a multiple of a sector
         self._write_gathered()
-        with translated_errors("receiving a file"):
+        with self._files.errors("receiving a file"):
             os.fsync(self._descriptor)
 
     def place(self) -> None:
         """See `backup.store.files.IncomingFile`."""
         assert self._target is not None, "complete() comes first"
         directory = self._target.parent
-        with translated_errors("storing a file"):
+        with self._files.errors("storing a file"):
             if not directory.is_dir():
                 directory.mkdir(mode=0o700, exist_ok=True)
                 _sync_directory(directory.parent)
@@ -315,7 +319,7 @@ class LocalIncomingFile(IncomingFile):
     def _write_gathered(self) -> None:
         view = memoryview(self._memory or b"")[: self._gathered]
         self._gathered = 0
-        with translated_errors("receiving a file"):
+        with self._files.errors("receiving a file"):
             while view:
                 try:
                     view = view[os.write(self._descriptor, view) :]

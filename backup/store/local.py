@@ -7,6 +7,7 @@
 <directory>/catalogue-replaced.db   the catalogue before it was repaired
 <directory>/users/<number>/         one user's files, see backup.store.files_local
 <directory>/users/store.record      see backup.store.records
+<directory>/reserve                 room for emptying a full disk, see backup.store.reserve
 <directory>/lock                    shared by those who use the store, exclusive for its repair
 <directory>/server.key, .crt        only where a server runs
 """
@@ -28,6 +29,7 @@ from backup.store.engines import copy_sqlite, is_whole_sqlite, open_sqlite
 from backup.store.files import translated_errors
 from backup.store.files_local import DirectoryStorage
 from backup.store.repository import StoredRepository
+from backup.store.reserve import Reserve
 from backup.store.store import Store
 
 COPY_AGE_S = 24 * 3600
@@ -58,6 +60,8 @@ def open_store(directory: Path, *, create: bool = False) -> Store:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         elif not path.exists():
             raise StoreDamagedError(f"{directory} is not a store: it has no {CATALOGUE}")
+    reserve = Reserve(directory)
+    reserve.give()
     release = lock_store(directory, fcntl.LOCK_SH, "is being repaired: try again later")
     try:
         store = assemble(directory, path, release)
@@ -68,6 +72,7 @@ def open_store(directory: Path, *, create: bool = False) -> Store:
             raise StoreDamagedError(f"{error}; {advice}") from error
         raise
     # Order is kept where it can be: a store that is full or read-only can still be read.
+    reserve.fill()
     with contextlib.suppress(StoreFullError, StoreDamagedError):
         store.adopt()
         store.keep_record()
@@ -85,7 +90,7 @@ def assemble(directory: Path, path: Path, release: Callable[[], None]) -> Store:
         if not copy.exists() or abs(time.time() - copy.stat().st_mtime) > COPY_AGE_S:
             copy_sqlite(path, copy)
 
-    catalogue = Catalogue.open(open_sqlite(path), keep_copy)
+    catalogue = Catalogue.open(open_sqlite(path), keep_copy, Reserve(directory).give)
     storage = DirectoryStorage(directory / USERS)
     return Store(catalogue, storage, str(directory), keep_daily_copy, release)
 
