@@ -5,6 +5,7 @@ PYTHON ?= $(shell test -x /usr/bin/python3 && echo /usr/bin/python3 || echo pyth
 VENV ?= .venv
 BIN := $(VENV)/bin
 SETUP_LOG := $(VENV)/setup.log
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
 # Making and mounting real disks takes root.
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo --preserve-env=REBUILDKIT_CACHE)
 WORKERS ?= 2
@@ -25,7 +26,7 @@ TEST_PACKAGES := acl attr dosfstools e2fsprogs extlinux fatcat fdisk file forens
 # Peers that the benchmarks run beside us.
 BENCH_PACKAGES := borgbackup partclone restic
 
-.PHONY: help setup demo pictures test check lint types unit vm matrix bench clean
+.PHONY: help setup lock audit demo pictures test check lint types unit vm matrix bench clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -33,7 +34,7 @@ help: ## Show this help
 setup: $(VENV)/.ready ## Install Debian packages and the virtual environment
 
 # What apt and pip print is in a file; it is shown when they fail.
-$(VENV)/.ready: pyproject.toml Makefile
+$(VENV)/.ready: pyproject.toml requirements.lock Makefile
 	@mkdir -p $(VENV)
 	@installed=$$(dpkg-query -W -f '$${Package} $${db:Status-Status}\n' $(PACKAGES) $(TEST_PACKAGES) \
 		2>/dev/null | awk '$$2=="installed"{n++} END{print n+0}'); \
@@ -45,9 +46,19 @@ $(VENV)/.ready: pyproject.toml Makefile
 		|| { cat $(SETUP_LOG); exit 1; }; fi
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing Python packages, see $(SETUP_LOG)"
-	@$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]' >>$(SETUP_LOG) 2>&1 \
+	@{ $(PIP) --require-hashes -r requirements.lock \
+		&& $(PIP) --no-deps --no-build-isolation -e .; } >>$(SETUP_LOG) 2>&1 \
 		|| { cat $(SETUP_LOG); exit 1; }
 	@touch $@
+
+lock: ## Choose the newest releases of all Python packages anew: writes requirements.lock
+	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install -q uv pip-audit
+	$(VENV)-lock/bin/uv pip compile -q --upgrade --universal --python-version 3.11 --extra dev \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+		pyproject.toml -o requirements.lock
+
+audit: lock ## Ask PyPI which of them are known to be vulnerable; needs its advisories
+	$(VENV)-lock/bin/pip-audit --strict --require-hashes --disable-pip -r requirements.lock
 
 demo: setup ## Lose a small Debian machine and get it back from its disc, in QEMU
 	$(SUDO) $(BIN)/python -m tests.vm.demo $(DEMO)
@@ -86,4 +97,4 @@ bench: setup ## Measure against the peers, side by side
 	$(BIN)/python -m tests.bench fs
 
 clean: ## Remove what was built here
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VENV)-lock $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -160,7 +160,8 @@ def test_helpers_of_tests_stand_in_modules_of_their_own() -> None:
 
 def test_what_is_imported_is_required() -> None:
     """The distribution of everything foreign that is imported is a dependency."""
-    declared = SETTINGS["project"]["dependencies"]
+    project = SETTINGS["project"]
+    declared = project["dependencies"] + project["optional-dependencies"]["image"]
     required = {re.split(r"[^\w.-]", line)[0].lower() for line in declared}
     foreign = {name for names in TABLE.values() for name in names if name not in TABLE}
     found = packages_distributions()

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from imagebuilder.errors import DiscPlanError
+from imagebuilder.errors import BuildHostError, DiscPlanError
 
 ISO_SECTOR = 2048  # bytes
 DISK_SECTOR = 512  # bytes
@@ -70,6 +70,7 @@ def make_efi_image(files: Mapping[str, bytes], *, created_s: int, volume_id: int
 
     Raises:
         DiscPlanError: it would be too large for El Torito.
+        BuildHostError: pyfatfs is not installed.
     """
     size = sum(len(data) for data in files.values()) + _EFI_IMAGE_MARGIN
     size += -size % _EFI_IMAGE_STEP
@@ -78,8 +79,14 @@ def make_efi_image(files: Mapping[str, bytes], *, created_s: int, volume_id: int
     with warnings.catch_warnings():
         # The `fs` package below pyfatfs warns about pkg_resources when it is imported.
         warnings.simplefilter("ignore")
-        from pyfatfs.PyFat import PyFat
-        from pyfatfs.PyFatFS import PyFatFS
+        try:
+            from pyfatfs.PyFat import PyFat
+            from pyfatfs.PyFatFS import PyFatFS
+        except ImportError as error:
+            raise BuildHostError(
+                f"building discs needs more Python packages ({error}): "
+                "install rebuildkit with them, `pip install '.[image]'`"
+            ) from error
     with tempfile.NamedTemporaryFile(suffix=".fat") as file, _fat_clock(created_s):
         fat = PyFat()
         fat.mkfs(

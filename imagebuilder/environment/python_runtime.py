@@ -9,6 +9,9 @@ Nothing that gives a user a Python prompt is taken along: no `code`, `pdb`, `sit
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import importlib.metadata
 import importlib.util
 import marshal
 import os
@@ -114,7 +117,7 @@ def find_third_party() -> dict[str, Path]:
     """Return path below `SITE` -> file, of all third-party code to take along.
 
     Raises:
-        BuildHostError: a package is not installed beside this builder.
+        BuildHostError: a package is not installed beside this builder, or was changed.
     """
     found: dict[str, Path] = {}
     for name in THIRD_PARTY:
@@ -127,7 +130,32 @@ def find_third_party() -> dict[str, Path]:
         else:
             found.update(_tree(origin.parent, name))
     left_out = {path for path in found if path.startswith(THIRD_PARTY_LEFT_OUT)}
-    return {path: found[path] for path in sorted(found.keys() - left_out)}
+    taken = {path: found[path] for path in sorted(found.keys() - left_out)}
+    check_installed(taken)
+    return taken
+
+
+def check_installed(files: Mapping[str, Path]) -> None:
+    """Refuse packages that are not as their installer wrote them: they would go on every disc.
+
+    The installer checked them against requirements.lock, or whatever it was given.
+
+    Raises:
+        BuildHostError: a file differs from the record of its package.
+    """
+    distributions = importlib.metadata.packages_distributions()
+    for name in THIRD_PARTY:
+        for distribution in {*distributions.get(name, ())}:
+            for file in importlib.metadata.files(distribution) or ():
+                path = files.get(str(file))
+                if path is None or file.hash is None or file.hash.mode != "sha256":
+                    continue
+                digest = hashlib.sha256(path.read_bytes()).digest()
+                if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != file.hash.value:
+                    raise BuildHostError(
+                        f"{path} of the Python package {distribution} was changed after it was "
+                        "installed: install it again"
+                    )
 
 
 def find_own_code() -> dict[str, Path]:

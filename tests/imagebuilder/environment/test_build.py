@@ -23,6 +23,7 @@ from imagebuilder.environment.build import (
 )
 from imagebuilder.environment.initramfs import Member
 from imagebuilder.environment.packages import Package
+from imagebuilder.errors import BuildHostError
 from rebuild.__main__ import HEAVY_IMPORTS
 from tests.imagebuilder.environment.newc import read_archive
 
@@ -73,6 +74,18 @@ def test_key_covers_its_inputs(tmp_path: Path) -> None:
     others.append(environment_key([PACKAGE], {"m.py": file}, "zstd"))
 
     assert len({base, *others}) == 5
+
+
+def test_changed_packages_are_refused(tmp_path: Path) -> None:
+    """A file that is not as its package's record says is named, and no disc is built with it."""
+    files = python_runtime.find_third_party()
+    path = "msgpack/fallback.py"
+    changed = tmp_path / "fallback.py"
+    changed.write_bytes(files[path].read_bytes() + b"\n")
+
+    python_runtime.check_installed(files)
+    with pytest.raises(BuildHostError, match=r"fallback\.py of the Python package msgpack"):
+        python_runtime.check_installed({**files, path: changed})
 
 
 def test_own_code_is_what_the_disc_needs() -> None:
