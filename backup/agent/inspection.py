@@ -22,7 +22,13 @@ from fsdrivers import UNKNOWN, Can, driver_of, find_driver, open_volume, probe
 from fsdrivers.device import Device
 from fsdrivers.errors import DeviceError, FilesystemError, NotRecognisedError
 from fsdrivers.losses import read_where_possible
-from fsdrivers.partitions import PartitionEntry, PartitionTable, open_partition, read_table
+from fsdrivers.partitions import (
+    PartitionEntry,
+    PartitionTable,
+    faults_of,
+    open_partition,
+    read_table,
+)
 from fsdrivers.probing import reason_against
 from fsdrivers.volume import Volume, Walk
 
@@ -40,6 +46,7 @@ RAW_GPT_TYPES = frozenset(
 RAW_MBR_TYPES = frozenset({"41"})  # PReP boot
 
 _HINT = "rebuildkit cannot restore that yet"
+_TABLE_HINT = "put it right with sfdisk, parted or gdisk, and back up again"
 
 
 @dataclass(slots=True)
@@ -103,6 +110,10 @@ def inspect_disk(
         return disk
     disk = InspectedDisk(name, device, table)
     disk.notes += [f"{name}: {problem}" for problem in table.problems]
+    disk.problems += [
+        Problem(name, f"its partition table is wrong: {fault}; {_TABLE_HINT}")
+        for fault in faults_of(table)
+    ]
     for entry, number in _iter_places(table):
         if number and disk.name[-1:].isdigit():
             label = f"{name}p{number}"

@@ -5,6 +5,7 @@
     open_partition(device, table, number)          a window on one partition
     outside_regions(table)                         bytes outside all partitions worth keeping
     plan_table(description, ...)                   pure: every sector of the table, for any disk
+    faults_of(table)                               why the table cannot be made again
     usable_end(scheme, size, sector_size)          how far partitions may reach
 
 Not done: BSD disklabels, LDM, Apple and Solaris tables; these are reported as what encloses
@@ -16,6 +17,7 @@ from __future__ import annotations
 from fsdrivers.device import Device, Window
 from fsdrivers.errors import NotFoundError
 from fsdrivers.partitions.entries import PartitionEntry
+from fsdrivers.partitions.faults import faults_of
 from fsdrivers.partitions.plan import plan_table
 from fsdrivers.partitions.read import read_table
 from fsdrivers.partitions.table import (
@@ -27,6 +29,7 @@ from fsdrivers.partitions.table import (
 __all__ = [
     "PartitionEntry",
     "PartitionTable",
+    "faults_of",
     "open_partition",
     "outside_regions",
     "plan_table",

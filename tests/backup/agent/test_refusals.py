@@ -212,6 +212,18 @@ def test_empty_partition(tmp_path: Path, repository: StoredRepository, size: int
         assert volume_of(repository, 1)[0].type == "raw"
 
 
+def test_overlapping_partitions(tmp_path: Path, repository: StoredRepository) -> None:
+    """A disk whose partitions share sectors is refused with their numbers and what to do."""
+    volume = make_volume(tmp_path / "volume.img", 8 * MIB)
+    disk = make_disk(tmp_path / "disk.img", ("83", volume), ("83", volume))
+    with disk.open("r+b") as stream:
+        stream.seek(446 + 16 + 8)  # where the second partition begins
+        stream.write((8 * MIB // 512).to_bytes(4, "little"))
+    message = "partitions 1 and 2 share 1048576 bytes; put it right with sfdisk"
+    with pytest.raises(NotRecoverableError, match=message):
+        back_up(repository, disk)
+
+
 def test_swap_is_kept_by_identity(tmp_path: Path, repository: StoredRepository) -> None:
     """Of a swap area its identity is kept and none of what was swapped out."""
     uuid = "5a0a0b0c-1111-4222-8333-944455556666"
