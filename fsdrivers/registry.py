@@ -33,6 +33,7 @@ from fsdrivers.volume import (
     IterKept,
     KeepLink,
     Kind,
+    LargestSize,
     Layout,
     LinkOf,
     MinimumSize,
@@ -54,7 +55,8 @@ class Can(Flag):
 
     READ = auto()
     PLAN = auto()  # lay out a whole populated volume
-    GROW = auto()  # lay it out in another size than it had
+    SHRINK = auto()  # lay it out smaller than it was, when room is short
+    GROW = auto()  # lay it out in another size than it had, larger or smaller
     CREATE = auto()  # describe a new volume that is made after no other
     CHECK = auto()  # list what is wrong with one
     EDIT = auto()  # change one in place
@@ -167,6 +169,7 @@ class Driver:
     kept = Function[IterKept]("description", Can.PLAN, "making")
     plan_volume = Function[PlanVolume]("mkfs", Can.PLAN, "making")
     minimum_size = Function[MinimumSize]("mkfs", Can.PLAN, "making")
+    largest_size = Function[LargestSize]("mkfs", Can.GROW, "growing")
     default_description = Function[CreateDescription]("mkfs", Can.CREATE, "making new")
     check_volume = Function[CheckVolume]("check", Can.CHECK, "checking")
     open_editor = Function[OpenEditor]("edit", Can.EDIT, "changing")
@@ -241,7 +244,7 @@ DRIVERS: tuple[Driver, ...] = (
         types=("swap",),
         package="fsdrivers.swap",
         probe=probe_swap,
-        can=Can.READ | Can.PLAN,
+        can=Can.READ | Can.PLAN | Can.SHRINK,
         has_files=False,
     ),
     Driver(

@@ -492,6 +492,18 @@ class MinimumSize(Protocol):
         ...
 
 
+class Limit(NamedTuple):
+    """Where growth of a volume stops."""
+
+    size: int  # bytes of the largest volume of this kind
+    reason: str  # a sentence without its full stop
+
+
+# Returns how large a volume of this description can be made: what the format, the recorded features
+# and the operating systems that read it allow.  Raises what `PlanVolume` raises for a description.
+LargestSize = Callable[[Description], Limit]
+
+
 class CreateDescription(Protocol):
     def __call__(
         self, size: int, *, sector_size: int, cluster_size: int | None, label: bytes

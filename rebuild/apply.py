@@ -22,14 +22,14 @@ from typing import cast
 
 from backup.objects.medium import Medium
 from backup.objects.model import NodeObject
-from fsdrivers import Can, signatures
+from fsdrivers import signatures
 from fsdrivers.device import Device, Window
 from fsdrivers.partitions import plan_table
 from fsdrivers.partitions.chs import Geometry
 from fsdrivers.volume import Layout, StreamLayout
 from rebuild.edits import edit_volume, write_blank_files
-from rebuild.errors import RebuildError
 from rebuild.fixups.protocol import DiskChange, VolumeChanges
+from rebuild.layouts import lay_out
 from rebuild.machine import Machine, VolumeTree, printable_path
 from rebuild.plan import BOOT_CODE_SIZE, DiskPlan, PartitionPlan, RestorePlan
 from rebuild.progress import Part, Progress
@@ -167,26 +167,10 @@ def _plan_volume(
 ) -> _VolumeWork:
     tree = changes.tree(recorded)
     window = Window(work.device, part.new_start, part.new_size)
-    layout: Layout | None = None
-    block_size, driver = 1, tree.driver
-    if tree.volume.has_driver:
-        if driver is None or Can.PLAN not in driver.can:
-            raise RebuildError(f"this disc cannot restore a volume of type {tree.volume.type}")
-        layout = driver.plan_volume(
-            tree.volume.description,
-            size=part.new_size,
-            sector_size=work.plan.target.sector_size,
-            entries=tree.entries(machine),
-            order=tree.content_order(),
-            is_blank=is_blank,
-            regions=tree.regions() if driver.has_holes else None,
-            stream_regions=tree.stream_regions() if driver.has_streams else None,
-            place=changes.place(),
-        )
-        block_size = layout.block_size
-    writer = CoalescingWriter(window, block_size)
+    layout = lay_out(machine, tree, changes, part, work.plan, is_blank=is_blank)
+    writer = CoalescingWriter(window, layout.block_size if layout else 1)
     volume = _VolumeWork(tree, changes, part, window, layout, writer)
-    if driver and layout and (streams := driver.with_streams(layout)):
+    if tree.driver and layout and (streams := tree.driver.with_streams(layout)):
         volume.resident = ResidentWriter(streams.resident)
     return volume
 

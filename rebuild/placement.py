@@ -7,10 +7,13 @@ growable partitions, and the start of what lies behind them.
 1. A position `p` of the old disk moves by the sum of the size changes of all partitions that
    end at or before `p`.  So gaps keep their length, and an extended partition, whose ends
    move by the same rule, goes on enclosing its logical partitions.
-2. A larger disk: one growable partition, the last one or the one asked for, takes all new room.
+2. A larger disk: one growable partition, the last one or the one asked for, takes all new room
+   that it can take.
    If places must be kept and no partition was asked for, only the last partition may grow.
 3. A smaller disk: growable partitions shrink, the last one first, each at most to the size that
-   its data needs.  If that is not enough the disk is refused with the size that would be.
+   its data needs; if that is not enough, those that hold nothing (swap).  If that is not enough
+   either the disk is refused with the size that would be.
+4. On larger sectors a partition that may shrink, or holds nothing, ends at the last whole one.
 
 Size changes are multiples of `ALIGNMENT`, so what was aligned stays aligned.
 """
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rebuild.errors import LayoutUnsupportedError, TargetTooSmallError
 
@@ -35,14 +39,15 @@ class OldPartition:
     minimum: int  # bytes its content needs at least; equals `size` when it cannot shrink
     is_growable: bool
     is_container: bool = False  # an extended partition
+    maximum: int | None = None  # bytes it can grow to; None for no limit
+    is_shrunk_last: bool = False  # it gives room up when the growable ones have no more
 
     @property
     def end(self) -> int:
         return self.start + self.size
 
 
-@dataclass(frozen=True, slots=True)
-class NewPlace:
+class NewPlace(NamedTuple):
     """Where a partition goes, in bytes from the start of the target."""
 
     start: int
@@ -56,6 +61,7 @@ def place_partitions(
     target_name: str,
     target_size: int,
     is_larger: bool,
+    sector_size: int = 512,
     grow: int | None = None,
     keeps_places: bool = False,
 ) -> dict[int, NewPlace]:
@@ -68,6 +74,7 @@ def place_partitions(
         target_size: bytes of the target, for messages.
         is_larger: whether the target is larger than the recorded disk.  On one of the same
             size everything stays where it was, room behind the last partition included.
+        sector_size: of the target, in bytes.
         grow: number of the partition that takes new room; None for the last growable one,
             0 for none.
         keeps_places: the system finds partitions by their first byte, so that with `grow` None
@@ -84,12 +91,18 @@ def place_partitions(
     end = max(partition.end for partition in order)
     room = usable_end - end
     if room < 0:
-        changes = _shrink(solid, -room, target_name, target_size)
+        changes = _shrink(solid, -room, target_name, target_size, sector_size)
     else:
         if keeps_places and grow is None and solid and not solid[-1].is_growable:
             grow = 0
         changes = _grow(solid, room if is_larger else 0, grow)
-    return {partition.number: _moved(partition, solid, changes) for partition in order}
+    places = {partition.number: _moved(partition, solid, changes) for partition in order}
+    for partition in solid:
+        start, size = places[partition.number]
+        rest = size % sector_size
+        if rest and size - rest >= partition.minimum:
+            places[partition.number] = NewPlace(start, size - rest)
+    return places
 
 
 def _grow(solid: Sequence[OldPartition], room: int, grow: int | None) -> dict[int, int]:
@@ -99,28 +112,37 @@ def _grow(solid: Sequence[OldPartition], room: int, grow: int | None) -> dict[in
         candidates = [partition for partition in candidates if partition.number == grow]
         if not candidates:
             raise LayoutUnsupportedError(f"partition {grow} cannot grow, or does not exist")
-    change = room // ALIGNMENT * ALIGNMENT
-    if grow == 0 or not candidates or not change:
+    if grow == 0 or not candidates:
         return {}
-    return {candidates[-1].number: change}
+    grown = candidates[-1]
+    if grown.maximum is not None:
+        room = min(room, max(grown.maximum - grown.size, 0))
+    change = room // ALIGNMENT * ALIGNMENT
+    return {grown.number: change} if change else {}
 
 
 def _shrink(
-    solid: Sequence[OldPartition], missing: int, target_name: str, target_size: int
+    solid: Sequence[OldPartition],
+    missing: int,
+    target_name: str,
+    target_size: int,
+    sector_size: int,
 ) -> dict[int, int]:
     """Return the size changes by partition number that give up at least `missing` bytes."""
     changes: dict[int, int] = {}
     left = -(-missing // ALIGNMENT) * ALIGNMENT
-    for partition in reversed(solid):
-        if not partition.is_growable:
-            continue
+    last = [partition for partition in solid if partition.is_shrunk_last]
+    first = [partition for partition in solid if partition.is_growable]
+    for partition in (*reversed(first), *reversed(last)):
         spare = max(0, partition.size - partition.minimum) // ALIGNMENT * ALIGNMENT
         taken = min(spare, left)
         if taken:
             changes[partition.number] = -taken
             left -= taken
     if left:
-        raise TargetTooSmallError(target_name, target_size + left, target_size)
+        given = -sum(changes.values())
+        needed = target_size // sector_size * sector_size + missing - given
+        raise TargetTooSmallError(target_name, needed, target_size)
     return changes
 
 

@@ -7,10 +7,10 @@ dataclasses that print as text.  `rebuild.apply` executes a plan and nothing els
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from backup.objects.model import DiskObject
+from backup.objects.model import EMPTY, DiskObject
 from backup.shared.text import plural, printable, size_text
 from fsdrivers import Can, types_that
 from fsdrivers.errors import NoSpaceError, UnsupportedError
@@ -32,6 +32,7 @@ from rebuild.text import cut, pad
 # Windows' recovery environment, a partition of the size that it needs.  Source: Microsoft,
 # UEFI/GPT-based hard drive partitions; on a disk with an MBR, type 27.
 RECOVERY_TYPES = ("DE94BBA4-06D1-4D40-A16A-BFD50179D6AC", "27")
+WHOLE_DISK_UNIT = 4096  # bytes that the size of a volume on a whole disk is a multiple of
 SHRINK_MARGIN = ALIGNMENT  # bytes left free on a volume shrunk to its data
 FREE_SIZE_SHOWN = 16 << 20  # bytes; less free room at a disk's end is not worth a line
 BOOT_CODE_SIZE = 440  # bytes of an MBR before the disk signature
@@ -115,6 +116,11 @@ class RestorePlan:
     changes: Changes  # of what was recorded, so that it starts in the new place
     left_out: tuple[str, ...] = ()  # names of recorded disks without a target
 
+    @property
+    def grows(self) -> bool:
+        """Whether a partition gets larger than it was."""
+        return any(part.new_size > part.old_size for disk in self.disks for part in disk.partitions)
+
     def lines(self) -> list[str]:
         """Return the plan as text, no line of the tables wider than 79 columns."""
         lines: list[str] = []
@@ -134,6 +140,7 @@ def plan_restore(
     *,
     minimum_sizes: Mapping[int, int] | None = None,
     grow: int | None = None,
+    blank_boot_code: Collection[int] = (),
 ) -> RestorePlan:
     """Plan the restore of every disk of `machine` that has a target.
 
@@ -144,6 +151,7 @@ def plan_restore(
             missing, what was recorded at the backup.
         grow: number of the partition that takes the room of a larger disk; None for the last
             volume that can grow, 0 for none.
+        blank_boot_code: numbers of the disks whose boot code is all zeros, so that it is none.
 
     Raises:
         TargetTooSmallError: a target cannot hold its disk's data.
@@ -172,6 +180,7 @@ def plan_restore(
             targets[disk.number],
             minimum_sizes or {},
             grow,
+            disk.number in blank_boot_code,
             "" if is_single else f"{printable(disk.name)} ",
         )
         for disk in chosen
@@ -208,6 +217,7 @@ def _plan_disk(
     target: TargetDisk,
     minimum_sizes: Mapping[int, int],
     grow: int | None,
+    has_blank_boot_code: bool,
     prefix: str,
 ) -> DiskPlan:
     trees = {tree.volume.partition: tree for tree in machine.volumes_of(disk)}
@@ -217,7 +227,7 @@ def _plan_disk(
         whole = _whole_disk(disk, trees, target, minimum_sizes)
         return DiskPlan(disk, target, (replace(whole, place=f"{prefix}0"),))
     table = PartitionTable.from_description(disk.table)
-    notes = _check_boot_code(disk, table, target)
+    notes = () if has_blank_boot_code else _check_boot_code(disk, table, target)
     old = [_old_partition(entry, trees.get(entry.number), minimum_sizes) for entry in table.entries]
     keepers = [fixup for fixup in families.FIXUPS if fixup.keeps_places(machine)]
     places = place_partitions(
@@ -226,6 +236,7 @@ def _plan_disk(
         target_name=target.path,
         target_size=target.size,
         is_larger=target.size > disk.size,
+        sector_size=target.sector_size,
         grow=grow,
         keeps_places=bool(keepers),
     )
@@ -254,7 +265,33 @@ def _plan_disk(
     could_grow = target.size > disk.size and grow is None
     for fixup in keepers:
         notes += fixup.plan_notes(plan.site, could_grow)
-    return replace(plan, notes=notes)
+    return replace(plan, notes=(*notes, *_size_notes(plan, trees, old, grow)))
+
+
+def _size_notes(
+    plan: DiskPlan,
+    trees: Mapping[int, VolumeTree],
+    old: Sequence[OldPartition],
+    grow: int | None,
+) -> Iterator[str]:
+    """Yield why a partition is not as large as a person may expect."""
+    limits = {partition.number: partition for partition in old}
+    for part in plan.partitions:
+        was, tree = limits[part.number], trees.get(part.number)
+        if was.is_shrunk_last and part.new_size <= part.old_size - ALIGNMENT:
+            yield f"Partition {part.place} gets smaller, as room is short: it holds nothing."
+        is_full = was.maximum is not None and part.new_size + ALIGNMENT > was.maximum
+        is_asked = grow in (None, part.number) and plan.free_size > FREE_SIZE_SHOWN
+        if is_full and is_asked and tree is not None and tree.driver is not None:
+            reason = tree.driver.largest_size(tree.volume.description).reason
+            yield f"Partition {part.place} does not grow further: {reason}."
+    table = PartitionTable.from_description(plan.disk.table)
+    reach = table.usable_end(plan.target.size, plan.target.sector_size)
+    if plan.target.size - reach > FREE_SIZE_SHOWN:
+        yield (
+            f"{size_text(plan.target.size - reach)} of the target cannot be used: a partition "
+            f"table of the kind {plan.disk.scheme} reaches no further."
+        )
 
 
 def _check_table(disk: DiskObject, target: TargetDisk, places: Mapping[int, NewPlace]) -> None:
@@ -298,13 +335,24 @@ def _old_partition(
     entry: PartitionEntry, tree: VolumeTree | None, minimum_sizes: Mapping[int, int]
 ) -> OldPartition:
     is_fixed = entry.type.upper() in (ESP_TYPE, *RECOVERY_TYPES)
-    growable = tree is not None and tree.volume.type in types_that(Can.GROW) and not is_fixed
-    minimum = entry.size
-    if tree is not None and growable:
-        volume = tree.volume
+    made = OldPartition(entry.number, entry.start, entry.size, entry.size, False, entry.is_extended)
+    if tree is None:
+        return made
+    volume, driver = tree.volume, tree.driver
+    if volume.type == EMPTY:
+        return replace(made, minimum=0)
+    if driver is not None and Can.GROW in driver.can and not is_fixed:
         needed = minimum_sizes.get(volume.number, volume.minimum_size) or volume.size
-        minimum = min(entry.size, needed + SHRINK_MARGIN)
-    return OldPartition(entry.number, entry.start, entry.size, minimum, growable, entry.is_extended)
+        return replace(
+            made,
+            minimum=min(entry.size, needed + SHRINK_MARGIN),
+            is_growable=True,
+            maximum=driver.largest_size(volume.description).size,
+        )
+    if driver is not None and Can.SHRINK in driver.can:
+        needed = driver.minimum_size(volume.description, ())
+        return replace(made, minimum=min(entry.size, needed + SHRINK_MARGIN), is_shrunk_last=True)
+    return made
 
 
 def _whole_disk(
@@ -318,9 +366,12 @@ def _whole_disk(
     size = disk.size
     if tree is not None and tree.volume.type in types_that(Can.GROW):
         needed = minimum_sizes.get(tree.volume.number, tree.volume.minimum_size) or disk.size
-        size = target.size // 4096 * 4096
+        size = target.size // WHOLE_DISK_UNIT * WHOLE_DISK_UNIT
         if size < needed:
+            needed = -(-needed // WHOLE_DISK_UNIT) * WHOLE_DISK_UNIT
             raise TargetTooSmallError(target.path, needed, target.size)
+        if size > disk.size and tree.driver is not None:
+            size = min(size, tree.driver.largest_size(tree.volume.description).size)
     elif target.size < size:
         raise TargetTooSmallError(target.path, size, target.size)
     return PartitionPlan(

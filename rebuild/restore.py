@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from backup.objects.content import content_id
 from backup.objects.data_keys import DataKey
 from backup.objects.errors import (
     BindingError,
@@ -46,10 +47,11 @@ from rebuild.errors import (
     UnsafeTargetError,
 )
 from rebuild.exit_codes import ExitCode
+from rebuild.layouts import check_layouts
 from rebuild.machine import Machine
 from rebuild.medium import ChecksPacks
 from rebuild.memory import check_memory
-from rebuild.plan import RestorePlan, TargetDisk, plan_restore
+from rebuild.plan import BOOT_CODE_SIZE, RestorePlan, TargetDisk, plan_restore
 from rebuild.report import RestoreReport
 from rebuild.streaming.opener import PieceOpener
 
@@ -206,6 +208,7 @@ def make_plan(
 
     Raises:
         TargetTooSmallError, LayoutUnsupportedError: with the numbers or the reason.
+        FilesystemError: a volume cannot be laid out like this.
     """
     machine = unlocked.machine
     minimum_sizes: dict[int, int] = {}
@@ -224,7 +227,28 @@ def make_plan(
                     regions=tree.regions(),
                     stream_regions=tree.stream_regions() if driver.has_streams else None,
                 )
-    return plan_restore(machine, targets, minimum_sizes=minimum_sizes, grow=grow)
+    plan = plan_restore(
+        machine,
+        targets,
+        minimum_sizes=minimum_sizes,
+        grow=grow,
+        blank_boot_code=_blank_boot_code(unlocked),
+    )
+    check_layouts(machine, plan)
+    return plan
+
+
+def _blank_boot_code(unlocked: Unlocked) -> frozenset[int]:
+    """Return the numbers of the disks whose boot code is nothing but zeros."""
+    return frozenset(
+        disk.number
+        for disk in unlocked.machine.disks
+        if all(
+            piece.content_id == content_id(unlocked.key, bytes(piece.length))
+            for piece in disk.pieces
+            if piece.offset < BOOT_CODE_SIZE
+        )
+    )
 
 
 @paused_collector()

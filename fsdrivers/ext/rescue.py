@@ -65,7 +65,7 @@ def _read_copy(device: Device, position: int, group: int) -> ext.Superblock | No
     except DeviceError:
         return None
     superblock = ext.Superblock.unpack(data)
-    if superblock.magic != ext.SUPERBLOCK_MAGIC or superblock.block_group != group:
+    if superblock.magic != ext.SUPERBLOCK_MAGIC or not superblock.is_copy_of(group):
         return None
     has_checksum = superblock.has_metadata_checksums
     if has_checksum and checksum.superblock_checksum(data) != superblock.checksum:

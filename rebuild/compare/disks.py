@@ -19,6 +19,7 @@ from fsdrivers import driver_of, probe
 from fsdrivers.device import Device
 from fsdrivers.errors import FilesystemError
 from fsdrivers.partitions import PartitionTable, open_partition, read_table
+from fsdrivers.partitions.gpt import structures_of
 from fsdrivers.probing import left_over
 from rebuild.compare.boot import Expected, kept_differences, recorded_code
 from rebuild.compare.result import Case, Comparison
@@ -103,9 +104,17 @@ class _FoundDisk:
             if entry.number in found
         ]
         is_whole = self.recorded is None
-        return Site(
-            self.disk, size, self.device.sector_size, (whole,) if is_whole else tuple(places)
-        )
+        # An image does not tell its sectors, but its table may.
+        sector_size = self.found.sector_size if self.found else self.device.sector_size
+        return Site(self.disk, size, sector_size, (whole,) if is_whole else tuple(places))
+
+    @property
+    def covered(self) -> list[tuple[int, int]]:
+        """Half-open ranges of what was kept around the table that a new table had to cover."""
+        if self.recorded is None or self.found is None or self.found.scheme != "gpt":
+            return []
+        is_same = self.recorded.sector_size == self.found.sector_size
+        return [] if is_same else structures_of(self.found.description)
 
 
 def _compare_disk(case: Case, there: _FoundDisk) -> None:
@@ -120,7 +129,8 @@ def _compare_disk(case: Case, there: _FoundDisk) -> None:
         first = min((entry.start for entry in found.entries), default=there.device.size)
     for piece in disk.pieces:
         if piece.offset + piece.length <= first:
-            _compare_piece(case, there, there.device, 0, piece, f"{disk.name}: boot area")
+            area = Covered(there.device, there.covered)
+            _compare_piece(case, there, area, 0, piece, f"{disk.name}: boot area")
     for tree in case.machine.volumes_of(disk):
         number = tree.volume.partition
         place = str(number) if len(case.machine.disks) == 1 else f"{disk.name} {number}"
@@ -221,8 +231,25 @@ def _first_nonzero_outside(window: Device, pieces: Sequence[Piece]) -> int | Non
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """A device of which some ranges read as zeros, as they did before a table came there."""
+
+    device: Device
+    ranges: Sequence[tuple[int, int]]  # half-open, in bytes
+
+    def read(self, position: int, length: int) -> bytes:
+        """Return exactly `length` bytes."""
+        data = bytearray(self.device.read(position, length))
+        for low, high in self.ranges:
+            low, high = max(low - position, 0), min(high - position, length)
+            if low < high:
+                data[low:high] = bytes(high - low)
+        return bytes(data)
+
+
 def _compare_piece(
-    case: Case, there: _FoundDisk, window: Device, start: int, piece: Piece, name: str
+    case: Case, there: _FoundDisk, window: Device | Covered, start: int, piece: Piece, name: str
 ) -> None:
     """Compare a piece of what is in `window`, which begins at `start` on the disk."""
     data = window.read(piece.offset, piece.length)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 TERMINALS = ("/dev/tty1", "/dev/ttyS0")
 TRIES = 3
+AGREED, KEEP = "agreed", "keep"  # what confirming the plan may end with; nothing stops
 FIRST_DELAY_S = 3.0  # doubles with every failure
 
 
@@ -239,9 +240,13 @@ class _Shell:
             plan = self._plan(unlocked, chosen, len(free) > len(chosen))
             if plan is None:
                 continue  # another disk may do
-            if self._around.answers.targets or self._confirm(list(chosen.values()), free):
+            if self._around.answers.targets:
                 return plan
-            return None
+            answer = self._confirm(list(chosen.values()), free, can_keep=plan.grows)
+            if answer == KEEP:
+                plan = self._plan(unlocked, chosen, has_choice=False, grow=0)
+                answer = self._confirm(list(chosen.values()), free)
+            return plan if answer else None
 
     def _accepts_incomplete(self, missing: str) -> bool:
         """Ask whether to restore what there is; with answers given beforehand, do not."""
@@ -326,16 +331,22 @@ class _Shell:
         return chosen
 
     def _plan(
-        self, unlocked: Unlocked, chosen: dict[int, TargetDisk], has_choice: bool
+        self,
+        unlocked: Unlocked,
+        chosen: dict[int, TargetDisk],
+        has_choice: bool,
+        *,
+        grow: int | None = None,
     ) -> RestorePlan | None:
         """Make and show the plan; None when it cannot be made but another disk may do."""
+        grow = self._around.answers.grow if grow is None else grow
         from rebuild.errors import RebuildError
         from rebuild.restore import make_plan
 
         screen = self._screen
         screen.status("Planning")
         try:
-            plan = make_plan(unlocked, chosen, grow=self._around.answers.grow)
+            plan = make_plan(unlocked, chosen, grow=grow)
         except RebuildError as error:
             if not has_choice or self._around.answers.targets:
                 raise
@@ -349,8 +360,13 @@ class _Shell:
             screen.lines(lines)
         return plan
 
-    def _confirm(self, targets: Sequence[TargetDisk], free: Sequence[TargetDisk]) -> bool:
-        """Have every target typed by hand."""
+    def _confirm(
+        self, targets: Sequence[TargetDisk], free: Sequence[TargetDisk], *, can_keep: bool = False
+    ) -> str:
+        """Have every target typed by hand; return nothing to stop, `KEEP` to let nothing grow."""
+        if can_keep:
+            self._screen.line()
+            self._screen.line(f"Type {KEEP} below to leave every partition as large as it was.")
         for target in targets:
             self._screen.line()
             self._screen.line(f"Everything on {target.path}, {target.about}, will be erased.")
@@ -358,14 +374,16 @@ class _Shell:
             what = "serial number or name" if target.serial in names else "name"
             while True:
                 prompt = f"To go on, type its {what} [stop]: "
-                known = (*names, "stop", "no")
+                known = (*names, "stop", "no", KEEP)
                 answer = self._screen.ask(prompt, "confirm", names[1], known=known).strip()
                 if answer in ("", "stop", "no"):
-                    return False
+                    return ""
+                if answer == KEEP and can_keep:
+                    return KEEP
                 if answer in names:
                     break
                 self._screen.line("That is not this disk. Nothing was written.")
-        return True
+        return AGREED
 
     def _restore(self, unlocked: Unlocked, plan: RestorePlan) -> RestoreReport:
         from rebuild.restore import apply_plan

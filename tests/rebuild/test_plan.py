@@ -17,7 +17,7 @@ from rebuild.errors import (
     TargetTooSmallError,
     UnsafeTargetError,
 )
-from rebuild.plan import TargetDisk, match_disks
+from rebuild.plan import TargetDisk, match_disks, plan_restore
 from rebuild.restore import Unlocked, make_plan
 from rebuild.streaming.opener import PieceOpener
 from rebuild.text import WIDTH, columns_of
@@ -68,7 +68,7 @@ def test_room_that_nobody_takes_is_said(gpt_machine: SmallMachine) -> None:
 def test_table_keeps_its_columns(gpt_machine: SmallMachine, label: bytes) -> None:
     """No label, however odd, goes beyond its column."""
     unlocked = gpt_machine.unlocked()
-    plan = make_plan(unlocked, {unlocked.machine.disks[0].number: TargetDisk("x", 1 << 45, 512)})
+    plan = make_plan(unlocked, {unlocked.machine.disks[0].number: TargetDisk("x", 1 << 40, 512)})
     (disk,) = plan.disks
     odd = replace(disk, partitions=tuple(replace(p, label=label) for p in disk.partitions))
     rows = replace(plan, disks=(odd,)).lines()[3:7]
@@ -78,7 +78,7 @@ def test_table_keeps_its_columns(gpt_machine: SmallMachine, label: bytes) -> Non
 
 
 def test_smallest_disk_is_the_one_the_message_names(gpt_machine: SmallMachine) -> None:
-    """A disk of the size that a refusal asks for is accepted; one MiB less is not."""
+    """A disk of the size that a refusal asks for is accepted; one sector less is not."""
     unlocked = gpt_machine.unlocked()
     with pytest.raises(TargetTooSmallError, match=r"needs [\d,]+ bytes, the target has") as caught:
         plan_lines(unlocked, TargetDisk("/dev/sda", 8 * MIB, 512))
@@ -86,8 +86,10 @@ def test_smallest_disk_is_the_one_the_message_names(gpt_machine: SmallMachine) -
 
     assert needed < unlocked.machine.disks[0].size
     assert plan_lines(unlocked, TargetDisk("/dev/sda", needed, 512))
-    with pytest.raises(TargetTooSmallError):
-        plan_lines(unlocked, TargetDisk("/dev/sda", needed - MIB, 512))
+    for size in (needed - 512, needed - 511 - 512, needed - MIB):
+        with pytest.raises(TargetTooSmallError) as caught:
+            plan_lines(unlocked, TargetDisk("/dev/sda", size, 512))
+        assert caught.value.needed == needed, "one sector less is told the same"
 
 
 def test_what_must_not_be_written_is_refused(gpt_machine: SmallMachine) -> None:
@@ -169,5 +171,8 @@ def test_boot_code_is_not_moved_to_other_sectors(mbr_machine: SmallMachine) -> N
     disk = unlocked.machine.disks[0]
     assert any(piece.offset == 0 for piece in disk.pieces)
 
+    target = TargetDisk("/dev/sda", 255 * MIB, 4096)
     with pytest.raises(LayoutUnsupportedError, match=r"512-byte sectors, those of .* have 4096"):
-        plan_lines(unlocked, TargetDisk("/dev/sda", 255 * MIB, 4096))
+        plan_restore(unlocked.machine, {disk.number: target})
+    # But the boot code of this disk is all zeros, so it is none.
+    assert make_plan(unlocked, {disk.number: target}).disks[0].notes == ()

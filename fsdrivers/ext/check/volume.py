@@ -134,7 +134,7 @@ class _Checker:
             "superblock-copy",
             f"group number in superblock copy {group}",
             position,
-            group,
+            copy.block_group if copy.is_copy_of(group) else group,
             copy.block_group,
         )
         for name in primary.OFFSETS:

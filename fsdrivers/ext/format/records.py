@@ -20,6 +20,7 @@ from fsdrivers.record import Record, record, u8, u16, u32, u64
 
 i32 = Annotated[int, construct.Int32sl]
 
+LAST_GROUP_NUMBER = 0xFFFF  # that a copy of the superblock can say it is in
 SUPERBLOCK_POSITION = 1024  # bytes from the start of the volume, whatever the block size
 SUPERBLOCK_MAGIC = 0xEF53
 SECTOR = 512  # unit of i_blocks
@@ -62,7 +63,7 @@ class Superblock(Record, Features):
     reserved_gid: u16
     first_inode: u32  # first_ino: first that is not reserved
     inode_size: u16
-    block_group: u16  # block_group_nr: the group this copy is in
+    block_group: u16  # block_group_nr: the group this copy is in; see `is_copy_of`
     feature_compat: u32
     feature_incompat: u32
     feature_ro_compat: u32
@@ -139,6 +140,14 @@ class Superblock(Record, Features):
     orphan_file_inode: u32
     reserved_284: Annotated[bytes, construct.Bytes(376)]
     checksum: u32
+
+    def is_copy_of(self, group: int) -> bool:
+        """Tell whether this may be the copy of group `group`.
+
+        Past 65,535 e2fsprogs writes the largest number there is, and Linux the rest modulo 65,536
+        when it grows a volume.  Source: measured with mke2fs 1.47; [linux] fs/ext4/resize.c.
+        """
+        return self.block_group in (min(group, LAST_GROUP_NUMBER), group & LAST_GROUP_NUMBER)
 
     @property
     def block_size(self) -> int:

@@ -161,7 +161,7 @@ def pack_superblock(superblock: ext.Superblock, group: int) -> bytes:
 
     Backups do not say that the volume is clean, so whoever falls back on one checks it.
     """
-    copy = replace(superblock, block_group=group)
+    copy = replace(superblock, block_group=min(group, ext.LAST_GROUP_NUMBER))
     if group:
         copy.state = 0
     return bytes(sealed_superblock(copy))

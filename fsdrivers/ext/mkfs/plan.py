@@ -29,9 +29,9 @@ from fsdrivers.ext.mkfs.demand import count_demand, smallest_size
 from fsdrivers.ext.mkfs.layout import ExtLayout
 from fsdrivers.ext.mkfs.parameters import Parameters, parameters_of
 from fsdrivers.ext.mkfs.planner import Planner, directory_builder
-from fsdrivers.ext.mkfs.sizes import parameters_for_size
+from fsdrivers.ext.mkfs.sizes import largest_volume, parameters_for_size
 from fsdrivers.ext.mkfs.tree import build_tree
-from fsdrivers.volume import Description, Entry, Regions
+from fsdrivers.volume import Description, Entry, Limit, Regions
 
 
 def plan_volume(
@@ -75,6 +75,11 @@ def minimum_size(
     parameters = _parameters_of(description, sector_size or 0)
     demand = count_demand(parameters, entries, regions, directory_builder(parameters))
     return smallest_size(parameters, demand)
+
+
+def largest_size(description: Description) -> Limit:
+    """Return the largest volume with the recorded features; see `fsdrivers.volume.LargestSize`."""
+    return largest_volume(parameters_of(description))
 
 
 def _parameters_of(description: Description, sector_size: int) -> Parameters:

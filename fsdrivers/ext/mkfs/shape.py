@@ -126,6 +126,11 @@ class Shape:
     def group_end(self, group: int) -> int:
         return min(self.group_start(group + 1), self.total_blocks)
 
+    @property
+    def has_room_for_head(self) -> bool:
+        """Whether the first group, which has the most to hold, can hold it."""
+        return self.head_of(0)[1] + 2 + self.inode_table_blocks <= self.blocks_per_group
+
     def has_superblock(self, group: int) -> bool:
         """Tell whether a group begins with the superblock or a backup of it."""
         if self.backup_groups is not None:
@@ -229,7 +234,7 @@ def plan_geometry(shape: Shape) -> Geometry:
         NoSpaceError: the metadata does not fit where it must.
         UnsupportedError: the descriptors do not fit into a group.
     """
-    if shape.head_of(0)[1] + 2 + shape.inode_table_blocks > shape.blocks_per_group:
+    if not shape.has_room_for_head:
         raise UnsupportedError("a group descriptor table larger than a block group")
     block_bitmaps, inode_bitmaps, inode_tables = array("Q"), array("Q"), array("Q")
     super_groups = super_groups_of(shape)

@@ -8,7 +8,9 @@ from dataclasses import replace
 from fsdrivers.errors import NoSpaceError, UnsupportedError
 from fsdrivers.ext.mkfs import shape as layout
 from fsdrivers.ext.mkfs.parameters import Parameters
+from fsdrivers.volume import Limit
 
+MAX_BLOCKS = (1 << 48) - 1  # an extent counts with 48 bits
 MOST_RESERVED = 4  # a quarter of a small group may be reserved for descriptors
 
 
@@ -21,7 +23,7 @@ def parameters_for_size(parameters: Parameters, *, size: int, inodes: int) -> Pa
 
     Raises:
         NoSpaceError: the volume cannot hold even its own metadata or the inodes.
-        UnsupportedError: more blocks than 32 bits can count, without 64bit.
+        UnsupportedError: more blocks than 32 bits can count, without 64bit and extent.
     """
     ratio = parameters.cluster_blocks
     blocks = size // parameters.block_size
@@ -51,6 +53,43 @@ def parameters_for_size(parameters: Parameters, *, size: int, inodes: int) -> Pa
         made = replace(made, total_blocks=blocks)
 
 
+def largest_volume(parameters: Parameters) -> Limit:
+    """Return the largest volume with these features: what its numbers of blocks can say, and how
+    many descriptors fit into the first group."""
+    size = parameters.block_size
+    is_wide = parameters.is_64bit and parameters.has_extents
+    limit = Limit(
+        layout.MAX_BLOCKS_32BIT * size,
+        "without the features 64bit and extent, an ext volume has at most "
+        f"{layout.MAX_BLOCKS_32BIT:,} blocks, of {size:,} bytes here",
+    )
+    if is_wide:
+        limit = Limit(MAX_BLOCKS * size, f"ext4 has at most {MAX_BLOCKS:,} blocks")
+    low, high = parameters.total_blocks, limit.size // size
+    if high <= low or _has_room_for_descriptors(parameters, high):
+        return limit
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _has_room_for_descriptors(parameters, middle):
+            low = middle
+        else:
+            high = middle
+    return Limit(
+        low * size,
+        f"the descriptors of more groups of {parameters.blocks_per_group:,} blocks do not fit into "
+        "the first group",
+    )
+
+
+def _has_room_for_descriptors(parameters: Parameters, blocks: int) -> bool:
+    """Tell whether a volume of so many blocks can be laid out at all."""
+    try:
+        made = parameters_for_size(parameters, size=blocks * parameters.block_size, inodes=1)
+    except (NoSpaceError, UnsupportedError):
+        return False
+    return made.shape().has_room_for_head
+
+
 def _with_groups(parameters: Parameters, wanted: int, needed: int) -> Parameters:
     """Return the parameters with what depends on the number of groups filled in.
 
@@ -64,6 +103,13 @@ def _with_groups(parameters: Parameters, wanted: int, needed: int) -> Parameters
         block_size=parameters.block_size,
         inode_size=parameters.inode_size,
     )
+    # The superblock counts inodes with 32 bits.
+    step = max(8, parameters.block_size // parameters.inode_size)
+    most_per_group = layout.MAX_INODES // shape.groups // step * step
+    if per_group > most_per_group:
+        per_group = most_per_group
+        if per_group * shape.groups < max(needed, 1):
+            raise UnsupportedError(f"ext volume of {shape.groups} groups")
     reserved_gdt = 0
     if parameters.has_resize_inode:
         reserved_gdt = layout.reserved_gdt_blocks_for(

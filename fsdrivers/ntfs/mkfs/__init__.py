@@ -2,6 +2,6 @@
 """Plan a whole populated NTFS volume before the first write."""
 
 from fsdrivers.ntfs.mkfs.default import default_description
-from fsdrivers.ntfs.mkfs.plan import minimum_size, plan_volume
+from fsdrivers.ntfs.mkfs.plan import largest_size, minimum_size, plan_volume
 
-__all__ = ["default_description", "minimum_size", "plan_volume"]
+__all__ = ["default_description", "largest_size", "minimum_size", "plan_volume"]

@@ -50,12 +50,23 @@ from fsdrivers.ntfs.mkfs.tree import Tree
 from fsdrivers.ntfs.nodes import XATTR_ACL
 from fsdrivers.ntfs.times import filetime_of
 from fsdrivers.ntfs.upcase import TABLE_SIZE
-from fsdrivers.volume import ANYWHERE, Description, Entry, Place, Regions, StreamRegions
+from fsdrivers.volume import (
+    ANYWHERE,
+    Description,
+    Entry,
+    Limit,
+    Place,
+    Regions,
+    StreamRegions,
+)
 
 _SMALLEST_LOG: Final = 256 << 10  # bytes: Windows does not start with less
 _SMALLEST_INDEX_BLOCK: Final = 4096
 _RECORDS_TOGETHER: Final = 64  # the MFT is a multiple of these
 _MAXIMUM_CLUSTERS: Final = 1 << 44
+_WINDOWS_CLUSTERS: Final = (
+    1 << 32
+) - 1  # Source: Microsoft, NTFS overview, "Support for large volumes"
 _FIRST_AREAS: Final = ("boot", "mirror", "upcase", "definitions", "security")
 _ROOT_FLAGS: Final = (FileAttribute.HIDDEN | FileAttribute.SYSTEM).value
 _LAST_AREAS: Final = ("log", "bitmap", "mft-bitmap", "mft")
@@ -133,6 +144,17 @@ def minimum_size(
         count = max(needed + needed // 1024 + 2, 2 * count)
     # The bitmap of the volume that was tried is at least as large as that of what is needed.
     return needed * recorded.cluster_size + sector_size
+
+
+def largest_size(description: Description) -> Limit:
+    """Return the largest volume that Windows reads, of clusters like these."""
+    geometry = unpack_description(description).geometry
+    size = _WINDOWS_CLUSTERS * geometry.cluster_size + geometry.sector_size
+    return Limit(
+        size,
+        f"on NTFS Windows reads at most {_WINDOWS_CLUSTERS:,} clusters, of "
+        f"{geometry.cluster_size:,} bytes here",
+    )
 
 
 def usual_log_size(size: int) -> int:

@@ -14,6 +14,7 @@ import pytest
 from backup.objects.keys import MasterKey
 from backup.objects.medium import Medium
 from fsdrivers.device import FileDevice
+from fsdrivers.partitions import read_table
 from rebuild import memory
 from rebuild.boot import keymaps
 from rebuild.compare.disks import compare_machine
@@ -157,6 +158,25 @@ def test_whole_dialogue(mbr_machine: SmallMachine, dialogue: Dialogue) -> None:
     assert "A note on firmware." in dialogue.terminal.text
     assert "Result: complete." in dialogue.terminal.text
     assert_restored(mbr_machine, dialogue.targets[0])
+
+
+def test_nothing_grows_if_a_person_says_so(mbr_machine: SmallMachine, dialogue: Dialogue) -> None:
+    """On a larger disk every partition may be left as large as it was."""
+    dialogue.targets[:] = [make_target("vdb", mbr_machine.disks[0].stat().st_size * 2)]
+    dialogue.start(mbr_machine.medium())
+    dialogue.log_in()
+    dialogue.terminal.wait_for("grows")
+    dialogue.say(CONFIRM, "keep")
+    dialogue.terminal.wait_for("stay free")
+    dialogue.say(CONFIRM, "vdb")
+    dialogue.say(MENU, "p")
+
+    assert dialogue.end() == 0
+    tables = []
+    for path in (mbr_machine.disks[0], "vdb"):
+        with FileDevice.open(path) as device:
+            tables.append([(entry.start, entry.size) for entry in read_table(device).entries])
+    assert tables[0] == tables[1]
 
 
 def test_disk_that_cannot_be_read_back_is_no_success(
