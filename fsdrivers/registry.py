@@ -142,6 +142,8 @@ class Driver:
         follows_geometry: its boot sectors always say what the geometry of their disk is.
         has_copies: of what is at its start, which opening finds where that is damaged.
         is_start_free: its start is left to others, so that a partition table may be there.
+        kept_faults: rules of `check_volume` that a volume made again may break, because what they
+            speak of is kept as it was.
     """
 
     types: tuple[str, ...]
@@ -163,6 +165,7 @@ class Driver:
     follows_geometry: bool = False
     has_copies: bool = False
     is_start_free: bool = False
+    kept_faults: frozenset[str] = frozenset()
 
     open_volume = Function[OpenVolume]("volume", Can.READ, "reading")
     open_frame = Function[OpenVolume]("volume", Can.LIVE, "reading mounted")
@@ -209,6 +212,7 @@ DRIVERS: tuple[Driver, ...] = (
         file_flags=DOS_ARCHIVE,
         follows_geometry=True,
         has_copies=True,
+        kept_faults=frozenset({"names", "time", "reparse", "object-id", "listed-not-named"}),
     ),
     Driver(
         types=("fat12", "fat16", "fat32"),
@@ -226,6 +230,9 @@ DRIVERS: tuple[Driver, ...] = (
         file_flags=DOS_ARCHIVE,
         largest_file=(1 << 32) - 1,
         has_copies=True,
+        kept_faults=frozenset(
+            {"short-name", "long-name", "label", "boot-signature", "root-size", "fat-media"}
+        ),
     ),
     Driver(
         types=("ext2", "ext3", "ext4"),
@@ -239,6 +246,7 @@ DRIVERS: tuple[Driver, ...] = (
         has_unix_owners=True,
         has_inode_flags=True,
         has_copies=True,
+        kept_faults=frozenset({"name", "symlink"}),
     ),
     Driver(
         types=("swap",),

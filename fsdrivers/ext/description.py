@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.format.flags import Incompat, RoCompat
+from fsdrivers.ext.format.flags import Incompat, RoCompat, SuperFlags
 from fsdrivers.ext.format.journal import JournalSuperblock
 from fsdrivers.ext.geometry import Geometry
 from fsdrivers.ext.quota import QuotaFacts, describe_quota
@@ -21,11 +21,31 @@ from fsdrivers.volume import Description, Kept, KeptKind, Plain, kept_facts
 # Plain integers: the complement of an IntFlag forgets the bits that have no name.
 TRANSIENT_INCOMPAT = int(Incompat.RECOVER)
 TRANSIENT_RO_COMPAT = int(RoCompat.ORPHAN_PRESENT)
-_HAS_JOURNAL_COPY: Final = 1  # EXT3_JNL_BACKUP_BLOCKS
 _KEPT: Final = (
+    "revision",
     "block_size",
     "cluster_size",
+    "blocks_per_group",
     "inode_size",
+    "first_inode",
+    "min_extra_isize",
+    "want_extra_isize",
+    "log_groups_per_flex",
+    "raid_stride",
+    "raid_stripe_width",
+    "errors",
+    "default_mount_options",
+    "mount_options",
+    "last_mounted",
+    "reserved_uid",
+    "reserved_gid",
+    "max_mount_count",
+    "check_interval_s",
+    "mmp_update_interval",
+    "encryption_level",
+    "encryption_algorithms",
+    "encryption_salt",
+    "quotas",
     "feature_compat",
     "feature_incompat",
     "feature_ro_compat",
@@ -177,7 +197,7 @@ def _journal(superblock: ext.Superblock, journal: JournalSuperblock | None) -> d
             "journal_uuid": journal.uuid,
             "journal_fast_commit_blocks": journal.fast_commit_blocks,
         }
-    elif superblock.journal_inode and superblock.journal_backup_type == _HAS_JOURNAL_COPY:
+    elif superblock.journal_inode and superblock.journal_backup_type == ext.JOURNAL_BACKUP_IN_INODE:
         # The journal is damaged; the superblock keeps the size of its inode.
         high, low = words_codec(2).unpack_from(superblock.journal_blocks, _JOURNAL_SIZE_AT)
         facts["journal_blocks"] = (high << 32 | low) // superblock.block_size
@@ -187,6 +207,13 @@ def _journal(superblock: ext.Superblock, journal: JournalSuperblock | None) -> d
 def kept(recorded: Description, found: Description) -> Iterator[Kept]:
     """Yield what a volume made again must have as it was; see `fsdrivers.volume.IterKept`."""
     yield from kept_facts(recorded, found, *_KEPT)
+    flags = recorded.get("flags")
+    if isinstance(flags, int) and flags & (SuperFlags.SIGNED_HASH | SuperFlags.UNSIGNED_HASH):
+        yield from kept_facts(recorded, found, "flags")  # a volume that said neither says one now
+    if recorded.get("mkfs_time_s"):
+        yield from kept_facts(recorded, found, "mkfs_time_s")
+    if recorded.get("blocks_count") == found.get("blocks_count"):
+        yield from kept_facts(recorded, found, "reserved_blocks")
     if "boot_block" in recorded:
         blocks = recorded["boot_block"], found.get("boot_block")
         yield Kept("boot block", *blocks, KeptKind.BOOT_CODE)

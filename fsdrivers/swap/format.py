@@ -17,6 +17,7 @@ MAGIC = b"SWAPSPACE2"
 # While a system is hibernated another signature stands in place of the magic.
 HIBERNATED_MAGICS = (b"S1SUSPEND\0", b"S2SUSPEND\0", b"ULSUSPEND\0", b"LINHIB0001")
 VERSION = 1
+LAST_PAGE_LIMIT = 0xFFFFFFFF  # a 32-bit number; what lies behind is not used
 MINIMUM_PAGES = 10  # mkswap refuses fewer
 BAD_PAGES_LIMIT = 637  # (page size - header - magic) / 4
 LABEL_SIZE = 16

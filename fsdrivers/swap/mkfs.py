@@ -10,6 +10,7 @@ from fsdrivers.errors import CorruptError, NoSpaceError
 from fsdrivers.record import words_codec
 from fsdrivers.swap.format import (
     BAD_PAGES_LIMIT,
+    LAST_PAGE_LIMIT,
     MAGIC,
     MINIMUM_PAGES,
     PAGE_SIZE,
@@ -19,7 +20,6 @@ from fsdrivers.volume import Description, Entry, Extent, Plain
 
 WIPED_START = 1 << 20  # bytes at the start and at the end in which other formats keep signatures:
 WIPED_END = 1 << 17  # a stale one would make blkid doubt the new swap area
-LAST_PAGE_LIMIT = 0xFFFFFFFF  # a 32-bit number; what lies behind is not used
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,12 +28,13 @@ class SwapVolume(Volume):
     block_size = PAGE_SIZE
 
     def __init__(
-        self, header: SwapHeader, bad_pages: tuple[int, ...], magic: bytes, size: int
+        self, header: SwapHeader, bad_pages: tuple[int, ...], magic: bytes, device_size: int
     ) -> None:
         self.header = header
         self.bad_pages = bad_pages
         self.is_hibernated = magic != MAGIC  # holds the memory of a suspended system
-        self.size = size
+        self.size = (header.last_page + 1) * PAGE_SIZE
+        self._device_size = device_size
         text = header.uuid.hex()
         parts = (text[:8], text[8:12], text[12:16], text[16:20], text[20:])
         self.uuid = "-".join(parts) if any(header.uuid) else ""
@@ -41,7 +42,9 @@ class SwapVolume(Volume):
 
     def describe(self) -> dict[str, Plain]:
         """Return what `plan_volume` needs to make the same swap area again."""
-        return pack_description(self.header, self.bad_pages, is_hibernated=self.is_hibernated)
+        return pack_description(
+            self.header, self.bad_pages, is_hibernated=self.is_hibernated, size=self._device_size
+        )
 
     def used_size(self) -> int:
         """Return the size of the header: what is swapped out dies with its system."""
@@ -82,12 +85,11 @@ def open_volume(device: Device) -> SwapVolume:
         if header.version == VERSION << 24:
             raise UnsupportedError("swap area of a big-endian machine")
         raise UnsupportedError(f"swap area of version {header.version}")
-    size = (header.last_page + 1) * PAGE_SIZE
-    if header.last_page < 1 or size > device.size:
+    if header.last_page < 1 or (header.last_page + 1) * PAGE_SIZE > device.size:
         pages = f"1 to {device.size // PAGE_SIZE - 1}"
         raise CorruptError("swap area's last page", version + 4, pages, header.last_page)
     if header.bad_pages > BAD_PAGES_LIMIT:
         limit = f"at most {BAD_PAGES_LIMIT}"
         raise CorruptError("number of bad pages", version + 8, limit, header.bad_pages)
     bad_pages = words_codec(header.bad_pages).unpack_from(page, SwapHeader.SIZE)
-    return SwapVolume(header, bad_pages, magic, size)
+    return SwapVolume(header, bad_pages, magic, device.size)

@@ -4,7 +4,8 @@
 Reads the restored disk through the drivers, never through what wrote it, and compares every
 attribute the object table has: identities of disk, partitions and volumes, boot code, names,
 types, owners, modes, all times, extended attributes, links, devices, the map of holes, and the
-keyed hash of every piece of content.
+keyed hash of every piece of content.  Partition tables are compared byte by byte with what a
+restore writes, in all their copies, and the drivers check what they can read for contradictions.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from dataclasses import dataclass
 from backup.objects.content import content_size
 from backup.objects.data_keys import DataKey
 from backup.objects.model import DiskObject, Piece
-from fsdrivers import driver_of, probe
+from fsdrivers import Can, driver_of, probe
 from fsdrivers.device import Device
 from fsdrivers.errors import FilesystemError
-from fsdrivers.partitions import PartitionTable, open_partition, read_table
+from fsdrivers.partitions import PartitionTable, open_partition, plan_table, read_table
 from fsdrivers.partitions.gpt import structures_of
 from fsdrivers.probing import left_over
 from rebuild.compare.boot import Expected, kept_differences, recorded_code
@@ -26,6 +27,7 @@ from rebuild.compare.result import Case, Comparison
 from rebuild.compare.tree import TreeComparison
 from rebuild.fixups.families import plan_changes
 from rebuild.machine import Machine, VolumeTree
+from rebuild.plan import BOOT_CODE_SIZE
 from rebuild.progress import Progress
 from rebuild.sites import Partition, Site
 
@@ -126,6 +128,7 @@ def _compare_disk(case: Case, there: _FoundDisk) -> None:
     first = 0
     if recorded is not None and found is not None:
         _compare_tables(case, disk, recorded, found)
+        _compare_sectors(case, there, recorded, found)
         first = min((entry.start for entry in found.entries), default=there.device.size)
     for piece in disk.pieces:
         if piece.offset + piece.length <= first:
@@ -172,6 +175,37 @@ def _compare_tables(
             case.differs(f"{disk.name}: partition {other.number} is new")
 
 
+def _compare_sectors(
+    case: Case, there: _FoundDisk, recorded: PartitionTable, found: PartitionTable
+) -> None:
+    """Compare every byte of the table with what a restore to these places writes: both copies of a
+    GPT, boot records of logical partitions, CHS fields."""
+    if found.description == recorded.description:
+        return  # it is the recorded one, whatever a restore would make of it
+    name, device = there.disk.name, there.device
+    for problem in found.problems:
+        case.differs(f"{name}: {problem}")
+    changes = case.changes.of_disk(there.disk.number)
+    try:
+        writes = plan_table(
+            recorded.description,
+            disk_size=device.size,
+            sector_size=found.sector_size,
+            placements={entry.number: (entry.start, entry.size) for entry in found.entries},
+            bios_geometry=next((item.geometry for item in changes if item.geometry), None),
+        )
+    except FilesystemError as error:
+        case.differs(f"{name}: {error}")
+        return
+    for position, want in writes:
+        have = device.read(position, len(want))
+        first = BOOT_CODE_SIZE if position == 0 else 0  # boot code is compared as content
+        for at in range(first, len(want)):
+            if have[at] != want[at]:
+                case.differs(f"{name}: the partition table differs at byte {position + at}")
+                break
+
+
 def _compare_raw(
     case: Case, there: _FoundDisk, tree: VolumeTree, window: Device, start: int, name: str
 ) -> None:
@@ -207,6 +241,11 @@ def _compare_volume(case: Case, tree: VolumeTree, window: Device, place: str) ->
     kept = list(driver.kept(volume.description, opened.describe()))
     for text in kept_differences(kept, expected):
         case.differs(f"{name}: {text}")
+    if Can.CHECK in driver.can:
+        case.shown.begin(f"Checking {place} {kind}")
+        for finding in driver.check_volume(window):
+            if finding.rule not in driver.kept_faults:
+                case.differs(f"{name}: {finding}")
     for text in left_over(window, driver, recorded_code(kept)):
         case.differs(f"{name}: an old signature is left: {text}")
 

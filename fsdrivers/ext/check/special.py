@@ -20,6 +20,7 @@ from fsdrivers.ext.nodes import FORMAT_MASK, KINDS
 from fsdrivers.ext.quota import QuotaKind, Usage
 from fsdrivers.ext.volume import ExtVolume
 from fsdrivers.findings import Findings
+from fsdrivers.record import words_codec
 from fsdrivers.volume import Kind
 
 MIN_JOURNAL_BLOCKS = 1024
@@ -75,6 +76,9 @@ def _check_superblock(metadata: Metadata, report: Findings) -> None:
     if superblock.orphan_file_inode and not superblock.has_orphan_file:
         what = "superblock has an orphan file without orphan_file"
         report.add("superblock", what, _at("orphan_file_inode"))
+    for name in ("error_count", "last_orphan", "block_group"):
+        if value := getattr(superblock, name):
+            report.add("state", f"superblock field {name} is {value}, not 0", _at(name))
     latest = time.time() + DAY_S
     for name in ("mount_time", "write_time"):
         low, high = getattr(superblock, f"{name}_low"), getattr(superblock, f"{name}_high")
@@ -202,6 +206,11 @@ def _check_journal(metadata: Metadata, report: Findings) -> None:
     journal = open_journal(metadata)
     if journal is None:
         return
+    if superblock.journal_backup_type == ext.JOURNAL_BACKUP_IN_INODE:
+        size = words_codec(2).pack(inode.size >> 32, inode.size & 0xFFFFFFFF)
+        if superblock.journal_blocks != inode.block + size:
+            at = ext.SUPERBLOCK_POSITION + superblock.OFFSETS["journal_blocks"]
+            report.add("journal", "the superblock's copy of the journal inode differs", at)
     last = journal.runs[-1]
     if (last.logical + last.blocks) * metadata.geometry.block_size < inode.size:
         what = f"journal inode {number} has fewer blocks than its size says"

@@ -20,6 +20,9 @@ from fsdrivers.record import Record, record, u8, u16, u32, u64
 
 i32 = Annotated[int, construct.Int32sl]
 
+JOURNAL_BACKUP_IN_INODE = (
+    1  # `journal_backup_type`: block map and size are kept in `journal_blocks`
+)
 LAST_GROUP_NUMBER = 0xFFFF  # that a copy of the superblock can say it is in
 SUPERBLOCK_POSITION = 1024  # bytes from the start of the volume, whatever the block size
 SUPERBLOCK_MAGIC = 0xEF53

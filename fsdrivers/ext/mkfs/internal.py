@@ -30,7 +30,6 @@ from fsdrivers.volume import Kind, Node
 _BILLION = 1_000_000_000
 _MASK32 = 0xFFFFFFFF
 CHECKSUM_TYPE_CRC32C = 1
-JOURNAL_BACKUP_IN_INODE = 1  # `journal_backup_type`: i_block and size are kept
 SMALLEST_LARGE_FILE = 2**31  # bytes; files of this size need the large_file feature
 MIN_MMP_INTERVAL = 5  # seconds
 DEFAULT_ORPHAN_FILE_SIZE = 2 << 20  # bytes, as mke2fs makes it
@@ -149,7 +148,7 @@ def _feature_fields(parameters: Parameters, totals: Totals) -> ext.Superblock:
     if parameters.has_journal:
         size = totals.journal_blocks * parameters.block_size
         made.journal_inode = InodeNumber.JOURNAL
-        made.journal_backup_type = JOURNAL_BACKUP_IN_INODE
+        made.journal_backup_type = ext.JOURNAL_BACKUP_IN_INODE
         made.journal_blocks = (
             totals.journal_map + array("I", (size >> 32, size & _MASK32)).tobytes()
         )

@@ -145,14 +145,15 @@ def test_restored_is_equal(restored: Restored) -> None:
 
 @pytest.mark.parametrize("kind", VOLUMES)
 def test_changed_byte(restored: Restored, kind: str) -> None:
-    """One byte of boot code changed on a restored volume is one difference."""
+    """One byte of boot code changed on a restored volume is a difference."""
     start = restored.start_of(kind)
     for position, length in VOLUMES[kind][2]:
         for at in (position, position + length // 2, position + length - 1):
             found = restored.differences(start + at)
 
-            assert len(found) == 1, (kind, at, found)
             assert "boot code differs at byte" in found[0]
+            # Where there is a copy, it differs from what was changed.
+            assert all("boot sector differs" in text for text in found[1:]), (kind, at, found)
 
 
 @pytest.mark.parametrize(
