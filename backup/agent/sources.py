@@ -12,18 +12,21 @@ from typing import Protocol, cast
 
 from backup.agent.errors import NoSourceError, Problem
 from backup.agent.exclusions import IsExcluded
-from backup.agent.inspection import InspectedDisk, Partition, inspect_disk
+from backup.agent.inspection import InspectedDisk, Partition, inspect_disk, is_all_zeros
 from backup.agent.local_set import LocalSet
 from backup.agent.operating_system import find_system
 from backup.agent.readers import DeviceReader, StreamVolumeReader, VolumeReader
 from backup.agent.regions import iter_pieces
 from backup.agent.volume_scan import VolumeScan, walk_ahead
 from backup.objects.model import EMPTY, RAW, DiskObject, LabelObject, Plain, VolumeObject
+from backup.shared.text import size_text
 from fsdrivers import driver_of
-from fsdrivers.device import Device, FileDevice
+from fsdrivers.device import Device, FileDevice, Window
 from fsdrivers.errors import DeviceError
-from fsdrivers.partitions import outside_regions
+from fsdrivers.partitions import outside_regions, unkept_regions
 from fsdrivers.volume import StreamVolume, Volume
+
+GAP_LOOKED_AT = 64 << 20  # bytes of a gap between partitions that are searched for data
 
 
 class Source(Protocol):
@@ -156,12 +159,30 @@ def add_disk(
     )
     local.add(obj)
     local.notes += disk.notes
+    local.notes += unkept_data(disk)
     outside = [(start, length, False) for start, length in outside_regions(table)]
     reader = local.add_reader(DeviceReader(disk.device, skip_zeros=False))
     local.add_pieces(obj.number - 1, reader, iter_pieces(outside, disk.device.size))
     for partition in disk.partitions:
         if partition.number or partition.type != EMPTY:
             _add_partition(local, obj.number, partition, scan_tree)
+
+
+def unkept_data(disk: InspectedDisk) -> list[str]:
+    """Return a sentence for each gap of a disk that holds data and is not kept.
+
+    Of a large gap only the start is looked at.
+    """
+    notes = []
+    for start, length in unkept_regions(disk.table):
+        looked = min(length, GAP_LOOKED_AT)
+        if is_all_zeros(Window(disk.device, start, looked)):
+            continue
+        notes.append(
+            f"{disk.name}: the {size_text(length)} from byte {start} on, which no partition holds, "
+            "hold data that is not kept; make a partition of it if it is of use"
+        )
+    return notes
 
 
 def _add_partition(local: LocalSet, disk: int, partition: Partition, scan_tree: ScanTree) -> None:

@@ -5,6 +5,7 @@
     open_partition(device, table, number)          a window on one partition
     outside_regions(table)                         bytes outside all partitions worth keeping
     plan_table(description, ...)                   pure: every sector of the table, for any disk
+    unkept_regions(table)                          what nothing of this holds
     faults_of(table)                               why the table cannot be made again
     usable_end(scheme, size, sector_size)          how far partitions may reach
 
@@ -23,6 +24,7 @@ from fsdrivers.partitions.read import read_table
 from fsdrivers.partitions.table import (
     PartitionTable,
     outside_regions,
+    unkept_regions,
     usable_end,
 )
 
@@ -34,6 +36,7 @@ __all__ = [
     "outside_regions",
     "plan_table",
     "read_table",
+    "unkept_regions",
     "usable_end",
 ]
 

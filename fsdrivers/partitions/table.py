@@ -31,6 +31,7 @@ from fsdrivers.partitions.format import (
     LAST_MBR_LBA,
     BootRecord,
 )
+from fsdrivers.partitions.logical import links_of
 from fsdrivers.volume import Description, Plain
 
 DESCRIPTION_VERSION = 1
@@ -125,3 +126,19 @@ def outside_regions(table: PartitionTable) -> list[tuple[int, int]]:
         gaps = subtract(gaps, gpt.structures_of(table.description))
     regions = [(0, BOOT_CODE_SIZE), *((start, end - start) for start, end in gaps)]
     return [(start, length) for start, length in regions if length > 0]
+
+
+def unkept_regions(table: PartitionTable) -> list[tuple[int, int]]:
+    """Return (position, length) of the bytes that no partition, table or kept region holds."""
+    if table.scheme == "none":
+        return []
+    taken = [(entry.start, entry.end) for entry in table.entries if not entry.is_extended]
+    taken += [(start, start + length) for start, length in outside_regions(table)]
+    taken.append((0, BootRecord.SIZE))
+    if table.scheme == "gpt":
+        taken += gpt.structures_of(table.description)
+        taken.append((table.usable_end(table.disk_size, table.sector_size), table.disk_size))
+    else:
+        records = [link.ebr_lba * table.sector_size for link in links_of(table.description)]
+        taken += [(start, start + table.sector_size) for start in records]
+    return [(low, high - low) for low, high in subtract([(0, table.disk_size)], taken)]

@@ -224,6 +224,27 @@ def test_overlapping_partitions(tmp_path: Path, repository: StoredRepository) ->
         back_up(repository, disk)
 
 
+@pytest.mark.parametrize(
+    ("position", "is_named"),
+    [(3 * MIB, False), (MIB + 8 * MIB + 5000, True), (19 * MIB - 512, True), (MIB - 700, False)],
+    ids=["kept", "between", "behind", "before"],
+)
+def test_data_outside_partitions_is_named(
+    tmp_path: Path, repository: StoredRepository, position: int, is_named: bool
+) -> None:
+    """Data that no partition holds, and that is not kept with the boot code, is named."""
+    disk = tmp_path / "disk.img"
+    with disk.open("wb") as stream:
+        stream.truncate(19 * MIB)
+    script = f"label: dos\nstart=2048, size={8 * MIB // 512}\nstart={10 * MIB // 512}, size=16384\n"
+    subprocess.run(["sfdisk", "-q", str(disk)], input=script, text=True, check=True)
+    with disk.open("r+b") as stream:
+        stream.seek(position)
+        stream.write(b"data")
+    notes = back_up(repository, disk).notes
+    assert any("which no partition holds" in note for note in notes) == is_named
+
+
 def test_swap_is_kept_by_identity(tmp_path: Path, repository: StoredRepository) -> None:
     """Of a swap area its identity is kept and none of what was swapped out."""
     uuid = "5a0a0b0c-1111-4222-8333-944455556666"

@@ -10,47 +10,47 @@ import pytest
 
 from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.partitions import PartitionTable, faults_of, read_table
-from tests.fsdrivers.partitions.test_partitions import (
+from tests.fsdrivers.partitions.tables import (
     MBR_SCRIPT,
     SIZE,
     ebr,
-    entry,
     mbr_device,
+    mbr_entry,
     sfdisk_image,
 )
 
 
 def chain(*links: tuple[int, int]) -> MemoryDevice:
     """Return a disk with an extended partition; `links`: sectors of a boot record and the next."""
-    device = mbr_device(entry(0x05, 2048, 60000))
+    device = mbr_device(mbr_entry(0x05, 2048, 60000))
     for position, following in links:
-        ebr(device, 2048 + position, entry(0x83, 64, 1000), entry(5, following, 2000))
+        ebr(device, 2048 + position, mbr_entry(0x83, 64, 1000), mbr_entry(5, following, 2000))
     return device
 
 
 FAULTY = {
     "overlap": (
-        mbr_device(entry(0x83, 2048, 40960), entry(0x83, 24576, 61440)),
+        mbr_device(mbr_entry(0x83, 2048, 40960), mbr_entry(0x83, 24576, 61440)),
         ["partitions 1 and 2 share 9437184 bytes"],
     ),
     "inside": (
-        mbr_device(entry(0x83, 2048, 40960), entry(0x83, 4096, 2048)),
+        mbr_device(mbr_entry(0x83, 2048, 40960), mbr_entry(0x83, 4096, 2048)),
         ["partitions 1 and 2 share 1048576 bytes"],
     ),
     "three": (
-        mbr_device(entry(7, 2048, 9000), entry(7, 3000, 1000), entry(7, 10000, 2000)),
+        mbr_device(mbr_entry(7, 2048, 9000), mbr_entry(7, 3000, 1000), mbr_entry(7, 10000, 2000)),
         ["partitions 1 and 2 share 512000 bytes", "partitions 1 and 3 share 536576 bytes"],
     ),
     "past the end": (
-        mbr_device(entry(0x83, 2048, SIZE // 512)),
+        mbr_device(mbr_entry(0x83, 2048, SIZE // 512)),
         [f"partition 1 ends at byte {SIZE + 2048 * 512}, past the end of the disk at byte {SIZE}"],
     ),
     "on the table": (
-        mbr_device(entry(0x83, 0, 4096)),
+        mbr_device(mbr_entry(0x83, 0, 4096)),
         ["partition 1 covers a part of the partition table"],
     ),
     "on the extended one": (
-        mbr_device(entry(0x83, 2048, 4096), entry(5, 4096, 60000)),
+        mbr_device(mbr_entry(0x83, 2048, 4096), mbr_entry(5, 4096, 60000)),
         ["partitions 1 and 2 share 1048576 bytes"],
     ),
     "loop": (

@@ -34,21 +34,17 @@ from fsdrivers.partitions.format import (
     guid_text,
 )
 from tests.fsdrivers.faults import FaultyDevice
+from tests.fsdrivers.partitions.tables import (
+    MBR_SCRIPT,
+    MIB,
+    SIZE,
+    ebr,
+    image,
+    mbr_device,
+    mbr_entry,
+    sfdisk_image,
+)
 from tests.programs import run
-
-MIB = 1 << 20
-SIZE = 64 * MIB
-
-MBR_SCRIPT = """label: dos
-label-id: 0xdeadbeef
-unit: sectors
-1 : start=2048, size=20480, type=83, bootable
-2 : start=22528, size=90000, type=5
-4 : start=114688, size=2048, type=82
-5 : start=24576, size=10240, type=83
-6 : start=40960, size=4096, type=7
-7 : start=49152, size=8192, type=c
-"""
 
 GPT_SCRIPT = """label: gpt
 label-id: 11111111-2222-3333-4444-55556666ABCD
@@ -57,19 +53,6 @@ unit: sectors
 3 : start=40960, size=20480, name="ro\u00f6t \u2603", attrs="LegacyBIOSBootable,GUID:60"
 128 : start=24576, size=4096, type=0657FD6D-A4AB-43C4-84E5-0933C84B4F4F
 """
-
-
-def image(tmp_path: Path, size: int = SIZE, name: str = "disk.img") -> Path:
-    path = tmp_path / name
-    with path.open("wb") as file:
-        file.truncate(size)
-    return path
-
-
-def sfdisk_image(tmp_path: Path, script: str, size: int = SIZE) -> Path:
-    path = image(tmp_path, size)
-    run("sfdisk", "--no-reread", "--no-tell-kernel", path, text=script)
-    return path
 
 
 def table_of(path: Path, sector_size: int | None = None) -> PartitionTable:
@@ -417,30 +400,12 @@ def test_impossible_places_are_refused(
         plan_table(table.description, disk_size=SIZE, sector_size=512, placements=places)
 
 
-def mbr_device(*entries: MbrEntry, size: int = SIZE) -> MemoryDevice:
-    device = MemoryDevice(size)
-    slots = [*entries, *[MbrEntry(0, bytes(3), 0, bytes(3), 0, 0)] * (4 - len(entries))]
-    packed = b"".join(slot.pack() for slot in slots)
-    device.write(0, BootRecord(bytes(440), 0x1234, 0, packed, b"\x55\xaa").pack())
-    return device
-
-
-def entry(kind: int, start: int, sectors: int) -> MbrEntry:
-    return MbrEntry(0, bytes(3), kind, bytes(3), start, sectors)
-
-
-def ebr(device: MemoryDevice, lba: int, *entries: MbrEntry) -> None:
-    slots = [*entries, *[entry(0, 0, 0)] * (4 - len(entries))]
-    packed = b"".join(slot.pack() for slot in slots)
-    device.write(lba * 512, BootRecord(bytes(440), 0, 0, packed, b"\x55\xaa").pack())
-
-
 @pytest.mark.parametrize("kind", [0x05, 0x0F, 0x85])
 def test_endless_chain_is_bounded(kind: int) -> None:
     """A chain of logical partitions that bites its tail is read once and reported."""
-    device = mbr_device(entry(kind, 2048, 60000))
-    ebr(device, 2048, entry(0x83, 64, 1000), entry(kind, 4096, 2000))
-    ebr(device, 2048 + 4096, entry(0x83, 64, 1000), entry(kind, 0, 2000))
+    device = mbr_device(mbr_entry(kind, 2048, 60000))
+    ebr(device, 2048, mbr_entry(0x83, 64, 1000), mbr_entry(kind, 4096, 2000))
+    ebr(device, 2048 + 4096, mbr_entry(0x83, 64, 1000), mbr_entry(kind, 0, 2000))
     table = read_table(device)
 
     assert [e.number for e in table.entries] == [1, 5, 6]
@@ -456,10 +421,10 @@ def test_endless_chain_is_bounded(kind: int) -> None:
 
 def test_empty_links_do_not_count() -> None:
     """An EBR without data, as DOS leaves behind, keeps its place and gets no number."""
-    device = mbr_device(entry(0x05, 2048, 60000))
-    ebr(device, 2048, entry(0, 0, 0), entry(5, 4096, 2000))
-    ebr(device, 2048 + 4096, entry(5, 8192, 3000))
-    ebr(device, 2048 + 8192, entry(6, 63, 2900))
+    device = mbr_device(mbr_entry(0x05, 2048, 60000))
+    ebr(device, 2048, mbr_entry(0, 0, 0), mbr_entry(5, 4096, 2000))
+    ebr(device, 2048 + 4096, mbr_entry(5, 8192, 3000))
+    ebr(device, 2048 + 8192, mbr_entry(6, 63, 2900))
     table = read_table(device)
     writes = dict(plan_table(table.description, disk_size=SIZE, sector_size=512))
 
@@ -471,14 +436,14 @@ def test_empty_links_do_not_count() -> None:
 
 def test_chain_past_the_end_is_reported() -> None:
     """A link that leads off the disk ends the chain with a problem."""
-    device = mbr_device(entry(0x05, 2048, 60000))
-    ebr(device, 2048, entry(0x83, 64, 1000), entry(5, 10_000_000, 2000))
+    device = mbr_device(mbr_entry(0x05, 2048, 60000))
+    ebr(device, 2048, mbr_entry(0x83, 64, 1000), mbr_entry(5, 10_000_000, 2000))
     assert "past the end of the disk" in read_table(device).problems[0]
 
 
 def test_new_extended_partition_without_boot_record() -> None:
     """An extended partition that holds nothing yet is not damaged."""
-    table = read_table(mbr_device(entry(0x05, 2048, 60000)))
+    table = read_table(mbr_device(mbr_entry(0x05, 2048, 60000)))
     assert [(e.number, e.is_extended) for e in table.entries] == [(1, True)]
     assert table.problems == ()
 
@@ -505,7 +470,7 @@ def test_empty_mbr_is_a_table() -> None:
 
 def test_open_partition() -> None:
     """A window shows one partition; 0 is the disk; others are not found."""
-    device = mbr_device(entry(0x83, 8, 16))
+    device = mbr_device(mbr_entry(0x83, 8, 16))
     device.write(8 * 512, b"inside")
     table = read_table(device)
 
@@ -518,8 +483,8 @@ def test_open_partition() -> None:
 
 def test_description_is_plain_and_complete() -> None:
     """A table is the same when made of its description, and bad descriptions are CorruptError."""
-    device = mbr_device(entry(0x05, 2048, 60000))
-    ebr(device, 2048, entry(0x83, 64, 1000))
+    device = mbr_device(mbr_entry(0x05, 2048, 60000))
+    ebr(device, 2048, mbr_entry(0x83, 64, 1000))
     table = read_table(device)
 
     assert PartitionTable.from_description(table.description) == table
@@ -533,7 +498,7 @@ def test_description_is_plain_and_complete() -> None:
 
 def test_mbr_limits() -> None:
     """An MBR reaches 2^32 sectors and not one further."""
-    table = read_table(mbr_device(entry(0x83, 2048, 1000)))
+    table = read_table(mbr_device(mbr_entry(0x83, 2048, 1000)))
     size, limit = 4 << 40, 1 << 41
     made = plan_table(
         table.description,
