@@ -86,7 +86,6 @@ def test_made_whole_on_a_sparse_image(large: Path, tmp_path: Path) -> None:
         (("-t", "ext3", "-b", 1024), "do not fit into the first group"),
         (("-t", "ext2", "-b", 4096), "without the features 64bit and extent"),
         (("-t", "ext4", "-b", 4096, "-O", "^64bit"), "without the features 64bit and extent"),
-        (("-t", "ext4", "-b", 1024, "-O", "meta_bg,^resize_inode,^64bit"), "without the features"),
     ],
 )
 def test_ext_grows_as_far_as_it_can(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.fat.format import BootSector16, BootSector32
 from fsdrivers.ntfs.description import SHADOW_HEADER, SHADOW_HEADER_AT, SHADOW_HEADER_SIZE
 from fsdrivers.ntfs.format.records import BootSector
-from fsdrivers.volume import Description, Entry, Kind, Node, Plain
+from fsdrivers.volume import Description, Entry, Kept, KeptKind, Kind, Node, Plain
 from rebuild.compare.boot import Expected, kept_differences
 from rebuild.compare.disks import compare_machine
 from rebuild.fixups.dos import ToldPlace
-from rebuild.fixups.protocol import VolumeChanges
+from rebuild.fixups.protocol import RestoredFile, VolumeChange, VolumeChanges
 from rebuild.plan import TargetDisk
 from rebuild.restore import Unlocked, apply_plan, make_plan
 from tests.fsdrivers.ext.volumes import make_image as make_ext
@@ -51,6 +52,25 @@ def expected(sector_size: int = 512, is_same_size: bool = True) -> Expected:
 
 
 SAME = expected()
+
+
+class Patched(VolumeChange):
+    """A fix-up that changes whatever code it is shown."""
+
+    def boot_code_after(self, code: bytes, files: Mapping[int, RestoredFile]) -> bytes:
+        return b"patched" + code[7:]
+
+
+def test_fixups_change_what_a_volume_begins_with() -> None:
+    """Only the first boot code of a volume is expected as a fix-up leaves it: others are not at the
+    volume's first byte, which is where a fix-up writes."""
+    changes = VolumeChanges((Patched(volume=2),))
+    code = bytes(range(200))
+    kept = [
+        Kept("boot sector", code, b"patched" + code[7:], KeptKind.BOOT_CODE),
+        Kept("reserved sector 6", code, code, KeptKind.BOOT_CODE),
+    ]
+    assert list(kept_differences(kept, Expected(changes, {}))) == []
 
 
 def make_volume(path: Path, kind: str) -> bytes:
