@@ -163,12 +163,16 @@ def unpack_description(description: Description) -> Template:
     root_label = None
     if description.get("root_label") is not None:
         label = _get(description, "root_label", dict)
-        entry = _get(label, "entry", bytes)
-        if len(entry) != fat.DirectoryEntry.SIZE or not (
-            fat.DirectoryEntry.unpack(entry).attributes & fat.Attribute.VOLUME_LABEL.value
+        data = _get(label, "entry", bytes)
+        if len(data) != fat.DirectoryEntry.SIZE or not (
+            fat.DirectoryEntry.unpack(data).attributes & fat.Attribute.VOLUME_LABEL.value
         ):
-            raise CorruptError("description of a FAT volume, root_label", None, "a label", entry)
-        root_label = (_get(label, "index", int), entry)
+            raise CorruptError("description of a FAT volume, root_label", None, "a label", data)
+        # A label has no content: a cluster in its entry would be one that nothing owns.
+        entry = replace(
+            fat.DirectoryEntry.unpack(data), first_cluster_high=0, first_cluster_low=0, size=0
+        )
+        root_label = (_get(label, "index", int), entry.pack())
     return Template(
         boot=boot,
         geometry=geometry_of(boot),

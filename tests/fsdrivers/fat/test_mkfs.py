@@ -599,3 +599,23 @@ def test_more_than_two_fats(fats: int) -> None:
     assert len(seen) == len(TREE)
     assert seen_on(open_volume(device)) == seen
     assert "fat-copies" in {finding.rule for finding in check_volume(device)}
+
+
+@pytest.mark.parametrize("bits", [12, 16, 32])
+def test_label_without_content(bits: int) -> None:
+    """A label whose recorded entry has a cluster and a size, as some tools leave it, gets neither:
+    it would share them with a file."""
+    geometry = geometry_for(bits, {12: 300, 16: 5000, 32: 66000}[bits])
+    description = description_of(geometry)
+    label = description["root_label"]
+    assert isinstance(label, dict)
+    recorded = DirectoryEntry.unpack(bytes(label["entry"]))  # type: ignore[arg-type]
+    odd = replace(recorded, first_cluster_high=1, first_cluster_low=5, size=700)
+    label["entry"] = odd.pack()
+    root = Entry(1, b"", Node(1, Kind.DIRECTORY))
+    device = MemoryDevice(geometry.size)
+    layout = plan(description, [root], geometry.size, sector_size=geometry.sector_size)
+    for position, data in layout.iter_metadata():
+        device.write(position, data)
+    assert check_volume(device) == []
+    assert open_volume(device).template.root_label == (label["index"], recorded.pack())
