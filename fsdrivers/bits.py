@@ -41,34 +41,24 @@ def count_set(bitmap: bytes | bytearray, start: int, count: int) -> int:
 
 def iter_clear(bitmap: bytes | bytearray, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield (first bit, count) of the runs of clear bits between `start` and `end`, ascending."""
-    first = _next_clear(bitmap, start, end)
+    first = _next(bitmap, start, end, False)
     while first < end:
-        stop = _next_set(bitmap, first, end)
+        stop = _next(bitmap, first, end, True)
         yield first, stop - first
-        first = _next_clear(bitmap, stop, end)
+        first = _next(bitmap, stop, end, False)
 
 
-def _next_clear(bitmap: bytes | bytearray, at: int, end: int) -> int:
-    """Return the first clear bit from `at`, or `end`; searches bytes, not bits."""
+def _next(bitmap: bytes | bytearray, at: int, end: int, value: bool) -> int:
+    """Return the first bit from `at` that is set, or clear, or `end`; searches bytes, not bits."""
     while at < end and at & 7:
-        if not is_set(bitmap, at):
+        if is_set(bitmap, at) is value:
             return at
         at += 1
-    match = _not_full(bitmap, at >> 3, -(-end // 8)) if at < end else None
+    search = _not_empty if value else _not_full
+    match = search(bitmap, at >> 3, -(-end // 8)) if at < end else None
     if match is None:
         return end
     byte = bitmap[match.start()]
-    return min(end, 8 * match.start() + (~byte & (byte + 1)).bit_length() - 1)
-
-
-def _next_set(bitmap: bytes | bytearray, at: int, end: int) -> int:
-    """Return the first set bit from `at`, or `end`; searches bytes, not bits."""
-    while at < end and at & 7:
-        if is_set(bitmap, at):
-            return at
-        at += 1
-    match = _not_empty(bitmap, at >> 3, -(-end // 8)) if at < end else None
-    if match is None:
-        return end
-    byte = bitmap[match.start()]
+    if not value:
+        byte = ~byte
     return min(end, 8 * match.start() + (byte & -byte).bit_length() - 1)

@@ -9,7 +9,7 @@ stores of the editors extend this by the changes they keep in memory: `read` sho
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from fsdrivers.device import Device
 from fsdrivers.errors import DeviceError
@@ -33,27 +33,21 @@ class GuardedDevice:
         Raises:
             DeviceError: it failed, now or earlier; the state of the medium is unknown.
         """
-        self.check()
-        try:
-            self.device.write(position, data)
-        except DeviceError:
-            self.has_failed = True
-            raise
+        self._do(self.device.write, position, data)
 
     def zero(self, position: int, length: int) -> None:
         """Write zeros at once, as `write` does."""
-        self.check()
-        try:
-            self.device.zero(position, length)
-        except DeviceError:
-            self.has_failed = True
-            raise
+        self._do(self.device.zero, position, length)
 
     def flush(self) -> None:
         """Return when what was written is on the medium."""
+        self._do(self.device.flush)
+
+    def _do(self, action: Callable[..., None], *arguments: object) -> None:
+        """Carry out what writes; after a failure nothing does any more."""
         self.check()
         try:
-            self.device.flush()
+            action(*arguments)
         except DeviceError:
             self.has_failed = True
             raise

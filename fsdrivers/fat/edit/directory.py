@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass
+from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 from fsdrivers.errors import not_found
@@ -17,6 +18,8 @@ from fsdrivers.fat import format as fat
 from fsdrivers.fat.codepage import CodePage, fold
 from fsdrivers.fat.directory import Slot, iter_slots
 from fsdrivers.fat.names import checksum_of, shown_name
+
+_start_of = attrgetter("start")
 
 Write = tuple[int, bytes]  # position on the volume, data
 
@@ -93,10 +96,8 @@ class DirectoryState:
     @property
     def label(self) -> Group | None:
         """The volume label, in a root directory."""
-        for group in self.groups:
-            if group.slot.is_label and not group.slot.is_directory:
-                return group
-        return None
+        labels = (g for g in self.groups if g.slot.is_label and not g.slot.is_directory)
+        return next(labels, None)
 
     def extend(self, segment: Segment) -> None:
         """Append slots at the end."""
@@ -176,17 +177,18 @@ class DirectoryState:
 
     def remove(self, group: Group) -> list[Write]:
         """Mark the slots of a name as deleted."""
-        marked = bytearray()
-        for index in range(group.start, group.end):
-            marked += bytes([fat.ENTRY_DELETED]) + self.slot(index)[1:]
-        writes = self._store(group.start, bytes(marked))[::-1]
+        writes = self._store(group.start, self._deleted(group.start, group.end))[::-1]
         self._drop(group)
         self._room_from = min(self._room_from, group.start)
         return writes
 
     def mark_deleted(self, index: int) -> list[Write]:
         """Free a slot that belongs to no name: a part of a long name without its entry."""
-        return self._store(index, bytes([fat.ENTRY_DELETED]) + self.slot(index)[1:])
+        return self._store(index, self._deleted(index, index + 1))
+
+    def _deleted(self, start: int, end: int) -> bytes:
+        """Return slots as they are when they are marked as deleted."""
+        return b"".join(bytes([fat.ENTRY_DELETED]) + self.slot(at)[1:] for at in range(start, end))
 
     def replace(self, group: Group, entry: fat.DirectoryEntry) -> list[Write]:
         """Change the 8.3 entry of a name in its place."""
@@ -212,10 +214,7 @@ class DirectoryState:
         """Give an object another name in its place, where `has_place_for`; one write."""
         spare = group.end - group.start - len(slots) // SLOT_SIZE
         self._drop(group)
-        free = b"".join(
-            bytes([fat.ENTRY_DELETED]) + self.slot(at)[1:]
-            for at in range(group.start, group.start + spare)
-        )
+        free = self._deleted(group.start, group.start + spare)
         writes = self._store(group.start, free + slots)
         self._room_from = min(self._room_from, group.start)
         group.start += spare
@@ -269,7 +268,7 @@ class DirectoryState:
             (position, first) for (first, position) in self._places
         )  # by position, for slots are known by that
         for slot in iter_slots(segments, page=self._page):
-            base, first = firsts[bisect_right(firsts, slot.position, key=_position) - 1]
+            base, first = firsts[bisect_right(firsts, slot.position, key=itemgetter(0)) - 1]
             index = first + (slot.position - base) // SLOT_SIZE
             self._add(Group(self._long_start(index, slot), index + 1, slot))
 
@@ -291,7 +290,7 @@ class DirectoryState:
 
     def _add(self, group: Group) -> None:
         """Take a name into the indexes."""
-        insort(self.groups, group, key=_start)
+        insort(self.groups, group, key=_start_of)
         self._by_number[group.number] = group
         slot = group.slot
         if slot.is_label:
@@ -302,7 +301,7 @@ class DirectoryState:
 
     def _drop(self, group: Group) -> None:
         """Take a name out of the indexes."""
-        del self.groups[bisect_left(self.groups, group.start, key=_start)]
+        del self.groups[bisect_left(self.groups, group.start, key=_start_of)]
         del self._by_number[group.number]
         if group.slot.is_label:
             return
@@ -315,11 +314,3 @@ class DirectoryState:
         """Return what a name is found by: its long and its 8.3 form."""
         short = shown_name(slot.entry.name, 0, self._page)
         return fold(slot.name.decode("utf-8", "surrogatepass")), fold(short.decode())
-
-
-def _position(place: tuple[int, int]) -> int:
-    return place[0]
-
-
-def _start(group: Group) -> int:
-    return group.start
