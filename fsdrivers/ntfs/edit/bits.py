@@ -100,22 +100,19 @@ class Bits:
 
     def write_taken(self) -> bool:
         """Write what is taken, nothing of it given back yet; return whether there was any."""
-        return self._write_touched()
-
-    def write_freed(self) -> bool:
-        """Set free what was given back, and write that; return whether there was any."""
-        for first, count in self._withheld:
-            self._set(first, count, False)
-        self._withheld = []
-        return self._write_touched()
-
-    def _write_touched(self) -> bool:
         was_changed = bool(self._touched)
         for unit in sorted(self._touched):
             page, at = divmod(unit * _UNIT, PAGE)
             self._write(unit * _UNIT, bytes(self._page(page)[at : at + _UNIT]))
         self._touched = set()
         return was_changed
+
+    def write_freed(self) -> bool:
+        """Set free what was given back, and write that; return whether there was any."""
+        for first, count in self._withheld:
+            self._set(first, count, False)
+        self._withheld = []
+        return self.write_taken()  # all that is set now
 
     def iter_free(self, start: int, end: int) -> Iterator[Run]:
         """Yield the stretches of free bits in a range; at the ends of pages they are cut."""
