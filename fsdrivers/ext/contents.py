@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from fsdrivers.errors import CorruptError
 from fsdrivers.ext import blockmap, extents, xattrs
@@ -54,7 +54,12 @@ def extents_of(
                 return [Extent(logical * size, length * size, start * size)]
     elif flags & InodeFlags.INLINE_DATA:
         return _inline(metadata, number, raw)
-    return _joined(runs_of(metadata, number, raw, visited, faults), size)
+    return [
+        Extent(logical * size, blocks * size, start * size, is_unwritten)
+        for logical, start, blocks, is_unwritten in extents.joined(
+            runs_of(metadata, number, raw, visited, faults)
+        )
+    ]
 
 
 def iter_blocks(metadata: Metadata, number: int, raw: bytes) -> Iterator[tuple[int, int]]:
@@ -86,28 +91,6 @@ def runs_of(
         )
     blocks = -(-inode.size // metadata.geometry.block_size)
     return list(blockmap.iter_runs(metadata, inode.block, blocks, position, visited, faults))
-
-
-def _joined(runs: Sequence[extents.Mapped], block_size: int) -> list[Extent]:
-    """Return runs as extents in bytes, those that continue each other as one."""
-    made: list[Extent] = []
-    for run in runs:
-        offset, length, position = (
-            run.logical * block_size,
-            run.blocks * block_size,
-            run.start * block_size,
-        )
-        if made:
-            last = made[-1]
-            if (
-                last.offset + last.length == offset
-                and last.position + last.length == position
-                and last.is_unwritten == run.is_unwritten
-            ):
-                made[-1] = last._replace(length=last.length + length)
-                continue
-        made.append(Extent(offset, length, position, run.is_unwritten))
-    return made
 
 
 def _inline(metadata: Metadata, number: int, raw: bytes) -> list[Extent]:

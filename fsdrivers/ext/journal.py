@@ -23,10 +23,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fsdrivers.errors import CorruptError, UnsupportedError
-from fsdrivers.ext import blockmap, checksum, extents
+from fsdrivers.ext import checksum, contents, extents
 from fsdrivers.ext.format import journal as jbd2
 from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.format.flags import Incompat, InodeFlags
+from fsdrivers.ext.format.flags import Incompat
 from fsdrivers.ext.format.journal import JournalBlock, JournalCompat, JournalIncompat, TagFlags
 from fsdrivers.ext.metadata import Metadata
 from fsdrivers.ext.overlay import Overlay
@@ -41,7 +41,7 @@ _KNOWN_INCOMPAT = int(
     | JournalIncompat.FAST_COMMIT
 )
 _DEFAULT_FAST_COMMIT_BLOCKS = 256
-_UUID_SIZE = 16
+UUID_SIZE = 16
 _CRC32_CHECKSUM = 1  # JournalCommit.checksum_type
 
 
@@ -121,15 +121,9 @@ def open_journal(metadata: Metadata) -> Journal | None:
     number = metadata.superblock.journal_inode
     if not metadata.superblock.has_journal or number == 0:
         return None
-    inode = metadata.inode(number)
-    position = metadata.inode_position(number) + ext.Inode.OFFSETS["block"]
-    if inode.flags & InodeFlags.EXTENTS:
-        seed = metadata.inode_seed(number, inode.generation)
-        runs = list(extents.iter_runs(metadata, inode.block, seed, position))
-    else:
-        blocks = inode.size // metadata.geometry.block_size
-        runs = list(blockmap.iter_runs(metadata, inode.block, blocks, position))
+    runs = contents.runs_of(metadata, number, metadata.inode_bytes(number))
     if not runs or runs[0].logical != 0:
+        position = metadata.inode_position(number) + ext.Inode.OFFSETS["block"]
         raise CorruptError("journal has no first block", position)
     start = runs[0].start * metadata.geometry.block_size
     data = metadata.device.read(start, jbd2.JournalSuperblock.SIZE)
@@ -259,19 +253,19 @@ def _unpack_tags(journal: Journal, data: bytes) -> list[Tag]:
     """Decode the tags of a descriptor block; a tag with the flag LAST ends them."""
     tags = []
     end = len(data) - (jbd2.JournalTail.SIZE if journal.has_checksums else 0)
-    at, size = jbd2.JournalHeader.SIZE, _tag_size(journal)
+    at, size = jbd2.JournalHeader.SIZE, tag_size(journal)
     while at + size <= end:
         tag = _unpack_tag(journal, data, at)
         tags.append(tag)
         at += size
         if not tag.flags & TagFlags.SAME_UUID:
-            at += _UUID_SIZE
+            at += UUID_SIZE
         if tag.flags & TagFlags.LAST:
             break
     return tags
 
 
-def _tag_size(journal: Journal) -> int:
+def tag_size(journal: Journal) -> int:
     """Return the bytes of a tag; with CSUM_V2 two bytes are added that nothing uses."""
     if journal.has(JournalIncompat.CSUM_V3):
         return jbd2.JournalTag3.SIZE

@@ -18,26 +18,17 @@ from fsdrivers.ext.format import journal as jbd2
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import Incompat
 from fsdrivers.ext.format.journal import JournalBlock, JournalIncompat, TagFlags
-from fsdrivers.ext.journal import Journal, open_journal, replay
+from fsdrivers.ext.journal import UUID_SIZE, Journal, open_journal, replay, tag_size
 from fsdrivers.ext.metadata import Metadata, read_superblock
 from fsdrivers.record import U32BE
 
-_UUID_SIZE = 16
 _MASK32 = 0xFFFFFFFF
 _CRC_SIZE = 4
 
 
-def tag_size(journal: Journal) -> int:
-    """Return the bytes of a block tag."""
-    if journal.has(JournalIncompat.CSUM_V3):
-        return jbd2.JournalTag3.SIZE
-    kind = jbd2.JournalTag64 if journal.has(JournalIncompat.BIT64) else jbd2.JournalTag
-    return kind.SIZE + (2 if journal.has(JournalIncompat.CSUM_V2) else 0)
-
-
 def tags_per_block(journal: Journal) -> int:
     """Return how many blocks one descriptor block announces."""
-    room = journal.superblock.block_size - jbd2.JournalHeader.SIZE - _UUID_SIZE
+    room = journal.superblock.block_size - jbd2.JournalHeader.SIZE - UUID_SIZE
     room -= jbd2.JournalTail.SIZE if journal.has_checksums else 0
     return room // tag_size(journal)
 
