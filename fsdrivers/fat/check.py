@@ -14,24 +14,9 @@ from dataclasses import dataclass, field
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, DeviceError
+from fsdrivers.fat import format as fat
 from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE, fold
 from fsdrivers.fat.directory import Fault, Slot
-from fsdrivers.fat.format import (
-    BOOT_SIGNATURE,
-    BOOT_SIGNATURE_OFFSET,
-    DOT,
-    DOT_DOT,
-    END,
-    END_MINIMUM,
-    EXTENDED_SIGNATURES,
-    FIRST_CLUSTER,
-    FREE,
-    FSINFO_UNKNOWN,
-    NO_LABEL,
-    BootFlag,
-    DirectoryEntry,
-    FsInfo,
-)
 from fsdrivers.fat.names import BASE_SIZE, is_legal_long_name, is_legal_short_name
 from fsdrivers.fat.table import is_cluster_bad, table_size
 from fsdrivers.fat.volume import FatVolume, active_fats, open_volume
@@ -86,17 +71,17 @@ def check_volume(device: Device, *, code_page: str = DEFAULT_CODE_PAGE) -> list[
 def _check_boot_sector(check: _Check) -> None:
     """Signature, dirty flags, label."""
     boot, device = check.volume.template.boot, check.volume.device
-    signature = device.read(BOOT_SIGNATURE_OFFSET, len(BOOT_SIGNATURE))
-    if signature != BOOT_SIGNATURE:
+    signature = device.read(fat.BOOT_SIGNATURE_OFFSET, len(fat.BOOT_SIGNATURE))
+    if signature != fat.BOOT_SIGNATURE:
         check.add("boot-signature", f"the boot sector ends in {signature.hex()}, not 55aa", 510)
-    root_size = boot.root_entries * DirectoryEntry.SIZE
+    root_size = boot.root_entries * fat.DirectoryEntry.SIZE
     if root_size % boot.sector_size:
         check.add(
             "root-size",
             f"a root directory of {boot.root_entries} entries fills no whole sectors",
             boot.OFFSETS["root_entries"],
         )
-    if boot.boot_signature not in EXTENDED_SIGNATURES:
+    if boot.boot_signature not in fat.EXTENDED_SIGNATURES:
         if boot.type_text.startswith(b"FAT"):  # fields that only an extended boot sector has
             check.add(
                 "boot-signature",
@@ -104,12 +89,12 @@ def _check_boot_sector(check: _Check) -> None:
                 boot.OFFSETS["boot_signature"],
             )
         return
-    if boot.boot_flags & BootFlag.DIRTY.value:
+    if boot.boot_flags & fat.BootFlag.DIRTY.value:
         check.add("dirty", "the boot sector says the volume is in use", boot.OFFSETS["boot_flags"])
     label = check.volume.template.root_label
-    in_root = DirectoryEntry.unpack(label[1]).name if label else NO_LABEL
-    in_boot = boot.label if boot.label.strip(b" \0") else NO_LABEL
-    if boot.boot_signature == EXTENDED_SIGNATURES[-1] and in_root != in_boot:
+    in_root = fat.DirectoryEntry.unpack(label[1]).name if label else fat.NO_LABEL
+    in_boot = boot.label if boot.label.strip(b" \0") else fat.NO_LABEL
+    if boot.boot_signature == fat.EXTENDED_SIGNATURES[-1] and in_root != in_boot:
         check.add(
             "label",
             f"label {printable(in_boot)} in the boot sector, "
@@ -121,16 +106,16 @@ def _check_table_heads(check: _Check) -> None:
     """FAT[0] holds the media byte, FAT[1] an end mark and the clean flags."""
     volume, bits = check.volume, check.volume.geometry.bits
     second = volume.table.entries[1]
-    media = END[bits] & ~0xFF | volume.template.boot.media
+    media = fat.END[bits] & ~0xFF | volume.template.boot.media
     for index in active_fats(volume.template.boot):
         position = volume.geometry.fat_position(index)
         data = volume.device.read(position, 4)
-        first = int.from_bytes(data, "little") & END[bits]
+        first = int.from_bytes(data, "little") & fat.END[bits]
         if first != media:
             check.add("fat-media", f"FAT[0] is {first:#x}, not {media:#x}", position)
     if not volume.table.is_clean():
         check.add("dirty", f"FAT[1] is {second:#x}: in use, or with errors")
-    elif second < END_MINIMUM[bits]:
+    elif second < fat.END_MINIMUM[bits]:
         check.add("fat-end", f"FAT[1] is {second:#x}, not an end mark")
 
 
@@ -168,15 +153,15 @@ def _check_fsinfo(check: _Check) -> None:
         check.add("fsinfo", "no FSInfo sector")
         return
     position = template.fsinfo_sector * geometry.sector_size
-    fsinfo = FsInfo.unpack(check.volume.device.read(position, FsInfo.SIZE))
+    fsinfo = fat.FsInfo.unpack(check.volume.device.read(position, fat.FsInfo.SIZE))
     if not fsinfo.is_valid:
         check.add("fsinfo", "FSInfo without its signatures", position)
         return
     free = check.volume.table.free_count()
-    if fsinfo.free_count not in (free, FSINFO_UNKNOWN):
+    if fsinfo.free_count not in (free, fat.FSINFO_UNKNOWN):
         check.add("fsinfo", f"FSInfo counts {fsinfo.free_count} free clusters of {free}", position)
-    is_hint = FIRST_CLUSTER <= fsinfo.next_free <= geometry.last_cluster
-    if not is_hint and fsinfo.next_free != FSINFO_UNKNOWN:
+    is_hint = fat.FIRST_CLUSTER <= fsinfo.next_free <= geometry.last_cluster
+    if not is_hint and fsinfo.next_free != fat.FSINFO_UNKNOWN:
         check.add("fsinfo", f"FSInfo starts the search in cluster {fsinfo.next_free}", position)
 
 
@@ -218,7 +203,7 @@ def _check_dots(check: _Check, listed: list[Slot], position: int, first: int, pa
     """A directory starts with "." and "..", which lead where they should."""
     bits = check.volume.geometry.bits
     found = [(slot.entry.name, slot.entry.first_cluster(bits)) for slot in listed[:2]]
-    if found != [(DOT, first), (DOT_DOT, parent)]:
+    if found != [(fat.DOT, first), (fat.DOT_DOT, parent)]:
         check.add("dots", f"directory in cluster {first} starts with {found}", position)
     elif not all(slot.is_directory for slot in listed[:2]):
         check.add("dots", f"a dot entry of the directory in cluster {first} is a file", position)
@@ -233,7 +218,7 @@ def _check_names(check: _Check, listed: list[Slot], *, is_root: bool) -> None:
     labels = 0
     is_fat32 = check.volume.geometry.bits == 32
     for slot in listed:
-        if is_fat32 and slot.entry.first_cluster_high & ~(END[32] >> 16):
+        if is_fat32 and slot.entry.first_cluster_high & ~(fat.END[32] >> 16):
             what = f"{printable(slot.name)} starts in a cluster with a number of more than 28 bits"
             check.add("chain", what, slot.position)
         if slot.is_label:
@@ -331,8 +316,8 @@ def _check_lost_clusters(check: _Check) -> None:
     lost = [
         cluster
         for cluster, value in enumerate(volume.table.entries)
-        if value != FREE
-        and cluster >= FIRST_CLUSTER
+        if value != fat.FREE
+        and cluster >= fat.FIRST_CLUSTER
         and not claimed[cluster]
         and not is_cluster_bad(value, bits)
     ]

@@ -25,16 +25,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from fsdrivers.errors import InvalidNameError, name_too_long
+from fsdrivers.fat import format as fat
 from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE, CodePage, code_page
-from fsdrivers.fat.format import (
-    ENTRY_DELETED,
-    ENTRY_KANJI_E5,
-    LONG_NAME_LAST,
-    LONG_NAME_PART_SIZE,
-    MAXIMUM_LONG_NAME_SIZE,
-    CaseFlag,
-    pack_long_name_entry,
-)
 from fsdrivers.printable import printable
 from fsdrivers.volume import Entry
 
@@ -43,8 +35,8 @@ BASE_SIZE: Final = 8  # of the 11: the part before the dot
 LONGEST_SHOWN: Final = 12 * 3  # bytes an 8.3 name may take in UTF-8, dot included
 
 _SHOWN_EMPTY = "␠".encode()  # eleven spaces
-_LOWER_BASE: Final = CaseFlag.LOWER_BASE.value
-_LOWER_EXTENSION: Final = CaseFlag.LOWER_EXTENSION.value
+_LOWER_BASE: Final = fat.CaseFlag.LOWER_BASE.value
+_LOWER_EXTENSION: Final = fat.CaseFlag.LOWER_EXTENSION.value
 _FORBIDDEN: Final = bytes(range(32)) + b'"*+,./:;<=>?[\\]|'
 _FORBIDDEN_LONG: Final = bytes(range(32)) + b'"*/:<>?\\|\x7f'
 _LEGAL: Final = bytes(value for value in range(256) if value not in _FORBIDDEN)
@@ -71,13 +63,13 @@ class StoredName(NamedTuple):
     @property
     def slot_count(self) -> int:
         """Directory slots of 32 bytes it takes."""
-        return 1 - (-len(self.units) // LONG_NAME_PART_SIZE)
+        return 1 - (-len(self.units) // fat.LONG_NAME_PART_SIZE)
 
 
 def shown_name(short_name: bytes, case_flags: int, page: CodePage = _OEM_437) -> bytes:
     """Return the name that an 8.3 entry shows: "README.TXT", or with case bits "readme.TXT"."""
-    if short_name[0] == ENTRY_KANJI_E5:
-        short_name = bytes([ENTRY_DELETED]) + short_name[1:]
+    if short_name[0] == fat.ENTRY_KANJI_E5:
+        short_name = bytes([fat.ENTRY_DELETED]) + short_name[1:]
     base, extension = short_name[:BASE_SIZE].rstrip(b" "), short_name[BASE_SIZE:].rstrip(b" ")
     if short_name.isascii() and not short_name.translate(None, _LEGAL):
         base = base.lower() if case_flags & _LOWER_BASE else base
@@ -98,11 +90,11 @@ def is_legal_short_name(short_name: bytes, *, has_pairs: bool = False) -> bool:
             looked at then.
     """
     text = short_name
-    if text[:1] == bytes([ENTRY_KANJI_E5]):
-        text = bytes([ENTRY_DELETED]) + text[1:]
+    if text[:1] == bytes([fat.ENTRY_KANJI_E5]):
+        text = bytes([fat.ENTRY_DELETED]) + text[1:]
     if has_pairs:
         text = _PAIR.sub(b"", text)
-    is_whole = len(short_name) == SHORT_NAME_SIZE and short_name[0] not in (ENTRY_DELETED, 0x20)
+    is_whole = len(short_name) == SHORT_NAME_SIZE and short_name[0] not in (fat.ENTRY_DELETED, 0x20)
     return is_whole and not text.translate(None, _LEGAL)
 
 
@@ -132,7 +124,10 @@ def name_of_units(units: bytes) -> bytes | None:
     name = text.encode("utf-8", "surrogatepass")
     if not name or b"/" in name or name in (b".", b".."):
         return None
-    if len(name) > MAXIMUM_LONG_NAME_SIZE // 2 and len(units_of(name)) > MAXIMUM_LONG_NAME_SIZE:
+    if (
+        len(name) > fat.MAXIMUM_LONG_NAME_SIZE // 2
+        and len(units_of(name)) > fat.MAXIMUM_LONG_NAME_SIZE
+    ):
         return None
     return name
 
@@ -152,15 +147,15 @@ def units_of(name: bytes) -> bytes:
 def pack_long_name(units: bytes, short_name: bytes) -> bytes:
     """Return the directory slots of a long name, the last part first.  Empty for no units."""
     checksum = checksum_of(short_name)
-    if len(units) % LONG_NAME_PART_SIZE:
+    if len(units) % fat.LONG_NAME_PART_SIZE:
         units += b"\x00\x00"
-        units += b"\xff" * (-len(units) % LONG_NAME_PART_SIZE)
-    count = len(units) // LONG_NAME_PART_SIZE
+        units += b"\xff" * (-len(units) % fat.LONG_NAME_PART_SIZE)
+    count = len(units) // fat.LONG_NAME_PART_SIZE
     slots = []
     for ordinal in range(count, 0, -1):
-        part = units[(ordinal - 1) * LONG_NAME_PART_SIZE : ordinal * LONG_NAME_PART_SIZE]
-        mark = LONG_NAME_LAST if ordinal == count else 0
-        slots.append(pack_long_name_entry(ordinal | mark, checksum, part))
+        part = units[(ordinal - 1) * fat.LONG_NAME_PART_SIZE : ordinal * fat.LONG_NAME_PART_SIZE]
+        mark = fat.LONG_NAME_LAST if ordinal == count else 0
+        slots.append(fat.pack_long_name_entry(ordinal | mark, checksum, part))
     return b"".join(slots)
 
 
@@ -220,8 +215,8 @@ def _long_units(name: bytes) -> bytes:
     if b"/" in name or b"\0" in name or name in (b"", b".", b".."):
         raise InvalidNameError(f"not a name FAT can hold: {printable(name)}")
     units = units_of(name)
-    if len(units) > MAXIMUM_LONG_NAME_SIZE:
-        raise name_too_long(name, MAXIMUM_LONG_NAME_SIZE // 2, "UTF-16 units")
+    if len(units) > fat.MAXIMUM_LONG_NAME_SIZE:
+        raise name_too_long(name, fat.MAXIMUM_LONG_NAME_SIZE // 2, "UTF-16 units")
     return units
 
 
@@ -288,8 +283,8 @@ def _exact_short_name(text: str, page: CodePage) -> tuple[bytes, int] | None:
 
 def _escaped(short_name: bytes) -> bytes:
     """Return the eleven bytes with a first byte that is not the mark of a deleted entry."""
-    if short_name[0] == ENTRY_DELETED:
-        return bytes([ENTRY_KANJI_E5]) + short_name[1:]
+    if short_name[0] == fat.ENTRY_DELETED:
+        return bytes([fat.ENTRY_KANJI_E5]) + short_name[1:]
     return short_name
 
 

@@ -22,6 +22,7 @@ from typing import NoReturn
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, DeviceError, FilesystemError, NotRecognisedError
 from fsdrivers.extents import read_extents
+from fsdrivers.fat import format as fat
 from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE, code_page
 from fsdrivers.fat.description import (
     Template,
@@ -36,20 +37,6 @@ from fsdrivers.fat.directory import (
     Slot,
     iter_slots,
     node_of,
-)
-from fsdrivers.fat.format import (
-    BOOT_SECTOR_SIZE,
-    BOOT_SIGNATURE,
-    BOOT_SIGNATURE_OFFSET,
-    EXTENDED_SIGNATURES,
-    MAXIMUM_DIRECTORY_ENTRIES,
-    USUAL_BACKUP_SECTOR,
-    Attribute,
-    BootFlag,
-    BootSector16,
-    BootSector32,
-    DirectoryEntry,
-    ExtendedFlag,
 )
 from fsdrivers.fat.geometry import SECTOR_SIZES, Geometry, geometry_of, unpack_boot_sector
 from fsdrivers.fat.table import Run, Table, table_size
@@ -116,7 +103,7 @@ class FatVolume(Volume):
             number=ROOT_NUMBER,
             kind=Kind.DIRECTORY,
             mode=DIRECTORY_MODE,
-            flags=Attribute.DIRECTORY.value,
+            flags=fat.Attribute.DIRECTORY.value,
         )
         yield Entry(parent=ROOT_NUMBER, name=b"", node=root)
         seen = {self.geometry.root_cluster}
@@ -158,7 +145,7 @@ class FatVolume(Volume):
         geometry = self.geometry
         if geometry.bits == 32:
             return self.iter_directory(geometry.root_cluster, None, faults, losses)
-        size = self.template.boot.root_entries * DirectoryEntry.SIZE
+        size = self.template.boot.root_entries * fat.DirectoryEntry.SIZE
         parts = self._iter_readable(geometry.root_position, size, ROOT_NUMBER, losses)
         return iter_slots(parts, faults, self.page)
 
@@ -183,7 +170,7 @@ class FatVolume(Volume):
         """
         losses = losses or Losses()
         number = position or ROOT_NUMBER
-        limit = self.geometry.clusters_of(MAXIMUM_DIRECTORY_ENTRIES * DirectoryEntry.SIZE)
+        limit = self.geometry.clusters_of(fat.MAXIMUM_DIRECTORY_ENTRIES * fat.DirectoryEntry.SIZE)
         damage: list[CorruptError] | None = [] if losses.are_told else None
         try:
             runs = self.table.runs(first_cluster, limit, is_whole=True, faults=damage)
@@ -221,7 +208,7 @@ class FatVolume(Volume):
     def _read_extents(self, node: Node) -> list[Extent]:
         """Follow the chain of a file that is not empty."""
         geometry = self.geometry
-        entry = DirectoryEntry.unpack(self.device.read(node.number, DirectoryEntry.SIZE))
+        entry = fat.DirectoryEntry.unpack(self.device.read(node.number, fat.DirectoryEntry.SIZE))
         try:
             runs = self.table.runs(
                 entry.first_cluster(geometry.bits), geometry.clusters_of(node.size)
@@ -294,8 +281,8 @@ def open_volume(device: Device, *, code_page: str = DEFAULT_CODE_PAGE) -> FatVol
     boot, geometry = read_boot_sector(device, tolerated)
     fat_index, data = _read_table(device, boot, geometry, tolerated)
     table = Table.unpack(data, geometry, fat_index)
-    has_flags = boot.boot_signature in EXTENDED_SIGNATURES
-    is_dirty = has_flags and bool(boot.boot_flags & BootFlag.DIRTY.value)
+    has_flags = boot.boot_signature in fat.EXTENDED_SIGNATURES
+    is_dirty = has_flags and bool(boot.boot_flags & fat.BootFlag.DIRTY.value)
     template = Template(
         boot=boot,
         geometry=geometry,
@@ -310,17 +297,20 @@ def open_volume(device: Device, *, code_page: str = DEFAULT_CODE_PAGE) -> FatVol
     return FatVolume(device, replace(template, root_label=root_label), table, tolerated)
 
 
-def active_fats(boot: BootSector16 | BootSector32) -> Sequence[int]:
+def active_fats(boot: fat.BootSector16 | fat.BootSector32) -> Sequence[int]:
     """Return the numbers of the FATs that are kept up to date, the one to be read first."""
-    if isinstance(boot, BootSector32) and boot.extended_flags & ExtendedFlag.NOT_MIRRORED.value:
-        index = boot.extended_flags & ExtendedFlag.ACTIVE_FAT.value
+    if (
+        isinstance(boot, fat.BootSector32)
+        and boot.extended_flags & fat.ExtendedFlag.NOT_MIRRORED.value
+    ):
+        index = boot.extended_flags & fat.ExtendedFlag.ACTIVE_FAT.value
         return (index if index < boot.fat_count else 0,)
     return range(boot.fat_count)
 
 
 def _read_table(
     device: Device,
-    boot: BootSector16 | BootSector32,
+    boot: fat.BootSector16 | fat.BootSector32,
     geometry: Geometry,
     tolerated: list[tuple[Damage, str]],
 ) -> tuple[int, bytes]:
@@ -365,7 +355,7 @@ def _read_copy(
 
 def read_boot_sector(
     device: Device, tolerated: list[tuple[Damage, str]] | None = None
-) -> tuple[BootSector16 | BootSector32, Geometry]:
+) -> tuple[fat.BootSector16 | fat.BootSector32, Geometry]:
     """Read and validate the boot sector.
 
     Args:
@@ -375,7 +365,7 @@ def read_boot_sector(
 
     Raises: as `open_volume`.
     """
-    if device.size < BOOT_SECTOR_SIZE:
+    if device.size < fat.BOOT_SECTOR_SIZE:
         raise NotRecognisedError(f"{device.name} is too small for a FAT volume")
     try:
         boot, geometry = _boot_sector_at(device, 0)
@@ -401,24 +391,28 @@ def read_boot_sector(
 
 def _find_copy(
     device: Device,
-) -> tuple[tuple[BootSector16 | BootSector32, Geometry], int] | None:
+) -> tuple[tuple[fat.BootSector16 | fat.BootSector32, Geometry], int] | None:
     """Return a copy of the boot sector that says itself that it stands there, and where."""
     for sector_size in SECTOR_SIZES:
-        position = USUAL_BACKUP_SECTOR * sector_size
+        position = fat.USUAL_BACKUP_SECTOR * sector_size
         with suppress(FilesystemError, DeviceError):
             boot, geometry = _boot_sector_at(device, position)
-            is_own = isinstance(boot, BootSector32) and boot.backup_sector == USUAL_BACKUP_SECTOR
+            is_own = (
+                isinstance(boot, fat.BootSector32) and boot.backup_sector == fat.USUAL_BACKUP_SECTOR
+            )
             if is_own and geometry.sector_size == sector_size and geometry.size <= device.size:
                 return (boot, geometry), position
     return None
 
 
-def _boot_sector_at(device: Device, position: int) -> tuple[BootSector16 | BootSector32, Geometry]:
+def _boot_sector_at(
+    device: Device, position: int
+) -> tuple[fat.BootSector16 | fat.BootSector32, Geometry]:
     """Read and validate the boot sector that is at `position`."""
-    sector = device.read(position, BOOT_SECTOR_SIZE)
+    sector = device.read(position, fat.BOOT_SECTOR_SIZE)
     boot = unpack_boot_sector(sector)
     has_jump = (boot.jump[0] == 0xEB and boot.jump[2] == 0x90) or boot.jump[0] == 0xE9
-    has_signature = sector[BOOT_SIGNATURE_OFFSET:] == BOOT_SIGNATURE
+    has_signature = sector[fat.BOOT_SIGNATURE_OFFSET :] == fat.BOOT_SIGNATURE
     if not has_jump and not has_signature:
         raise NotRecognisedError(f"{device.name} does not start with a boot sector")
     if not boot.sector_size or not boot.fat_count or not boot.reserved_sectors:

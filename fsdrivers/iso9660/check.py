@@ -15,16 +15,10 @@ from __future__ import annotations
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, FilesystemError
 from fsdrivers.findings import Finding
+from fsdrivers.iso9660 import format as iso
 from fsdrivers.iso9660.check_paths import check_path_tables
 from fsdrivers.iso9660.check_tree import Check, Claim, check_tree
 from fsdrivers.iso9660.descriptors import PlacedDescriptor, find_sessions, read_descriptors
-from fsdrivers.iso9660.format import (
-    ENHANCED_VERSION,
-    SECTOR_SIZE,
-    SYSTEM_AREA_SECTORS,
-    DescriptorType,
-    VolumeDescriptor,
-)
 from fsdrivers.iso9660.geometry import descriptors_position
 from fsdrivers.iso9660.times import is_digit_time_legal
 from fsdrivers.iso9660.volume import IsoVolume, Namespace, open_volume
@@ -33,7 +27,7 @@ from fsdrivers.losses import DAMAGE
 __all__ = ["check_volume"]
 
 PARTITION_MARKS = ((510, b"\x55\xaa"), (512, b"EFI PART"), (0, b"ER"))  # MBR, GPT, Apple's map
-PADDING_SIZE = 150 * SECTOR_SIZE  # of zeros, which xorriso writes behind the volume
+PADDING_SIZE = 150 * iso.SECTOR_SIZE  # of zeros, which xorriso writes behind the volume
 _TIMES = ("created", "modified", "expires", "effective")
 
 
@@ -77,13 +71,13 @@ def check_volume(device: Device, *, session: int = 0) -> list[Finding]:
 def _check_descriptor(check: Check, placed: PlacedDescriptor, primary: PlacedDescriptor) -> None:
     """Both copies of numbers, versions, times, and what all descriptors of a volume share."""
     descriptor, position = placed.descriptor, placed.position
-    offsets = VolumeDescriptor.OFFSETS
+    offsets = iso.VolumeDescriptor.OFFSETS
     for name in placed.differing():
         at = offsets[name.partition(".")[0]]
         check.add("both-endian", f"the two copies of {name} differ", position + at)
-    is_enhanced = descriptor.version == ENHANCED_VERSION
-    is_enhanced = is_enhanced and descriptor.type == DescriptorType.SUPPLEMENTARY
-    version = ENHANCED_VERSION if is_enhanced else 1
+    is_enhanced = descriptor.version == iso.ENHANCED_VERSION
+    is_enhanced = is_enhanced and descriptor.type == iso.DescriptorType.SUPPLEMENTARY
+    version = iso.ENHANCED_VERSION if is_enhanced else 1
     if (descriptor.version, descriptor.structure_version) != (version, version):
         found = f"{descriptor.version} and {descriptor.structure_version}"
         check.add("descriptor", f"versions {found} in a volume descriptor", position)
@@ -111,7 +105,7 @@ def _check_catalogue(check: Check, volume: IsoVolume) -> None:
     boot_position = volume.descriptors.boot_position
     if boot_position is None:
         return
-    expected = volume.descriptors.primary.position + SECTOR_SIZE
+    expected = volume.descriptors.primary.position + iso.SECTOR_SIZE
     if boot_position != expected:
         check.add("boot-record", f"the boot record is not at byte {expected:#x}", boot_position)
     try:
@@ -133,12 +127,12 @@ def _check_catalogue(check: Check, volume: IsoVolume) -> None:
 
 def _check_size(check: Check, volume: IsoVolume, session: int) -> None:
     """The volume ends where its image does, and behind all that it holds."""
-    position = volume.descriptors.primary.position + VolumeDescriptor.OFFSETS["blocks_both"]
+    position = volume.descriptors.primary.position + iso.VolumeDescriptor.OFFSETS["blocks_both"]
     if volume.size > check.device.size:
         what = f"the volume has {volume.size} bytes, the image {check.device.size}"
         check.add("volume-size", what, position)
     last = max(claim.end for claim in check.claims)
-    end = session * SECTOR_SIZE + volume.size
+    end = session * iso.SECTOR_SIZE + volume.size
     if end < last <= check.device.size:
         what = f"the volume ends at byte {end:#x}, what it holds at {last:#x}"
         check.add("volume-size", what, position)
@@ -154,5 +148,5 @@ def _is_rest_explained(device: Device, rest: int, session: int) -> bool:
         return True
     if rest >= PADDING_SIZE and not any(device.read(device.size - rest, PADDING_SIZE)):
         return True
-    area = device.read(0, SYSTEM_AREA_SECTORS * SECTOR_SIZE)
+    area = device.read(0, iso.SYSTEM_AREA_SECTORS * iso.SECTOR_SIZE)
     return any(area.startswith(mark, at) for at, mark in PARTITION_MARKS)

@@ -13,15 +13,8 @@ from typing import NamedTuple
 from fsdrivers.device import Device
 from fsdrivers.errors import FilesystemError
 from fsdrivers.findings import Findings
+from fsdrivers.iso9660 import format as iso
 from fsdrivers.iso9660.directory import Item
-from fsdrivers.iso9660.format import (
-    PARENT_NAME,
-    RECORD_NUMBERS,
-    SECTOR_SIZE,
-    SELF_NAME,
-    FileFlag,
-    agrees,
-)
 from fsdrivers.iso9660.geometry import Section, section_of
 from fsdrivers.iso9660.names import checked_name, order_key
 from fsdrivers.iso9660.rockridge import RockRidge, parse_entries
@@ -82,7 +75,7 @@ class _Relocation:
 
 def check_tree(check: Check, volume: IsoVolume) -> list[Directory]:
     """Check all directories of the tree that `volume` shows; return them, parents first."""
-    root = Directory(SELF_NAME, volume.root_section(), 0)
+    root = Directory(iso.SELF_NAME, volume.root_section(), 0)
     directories, index = [root], 0
     seen = {root.section.block}
     relocation = _Relocation()
@@ -97,7 +90,7 @@ def check_tree(check: Check, volume: IsoVolume) -> list[Directory]:
         _check_order(check, volume, items)
         names: set[bytes] = set()
         for item in items:
-            is_root = not index and item.name == SELF_NAME
+            is_root = not index and item.name == iso.SELF_NAME
             attributes = _check_rock_ridge(check, volume, item, names, is_root=is_root)
             if item.is_dots:
                 continue
@@ -131,7 +124,7 @@ def _read_items(
     start, end = volume.geometry.span(section)
     what = f"the directory {printable(directories[index].name)} at byte {start:#x}"
     _claim(check, volume, start, end, what, section.position)
-    if section.size % SECTOR_SIZE or not section.size:
+    if section.size % iso.SECTOR_SIZE or not section.size:
         check.add(
             "directory",
             f"a size of {section.size} is not a whole number of sectors",
@@ -149,8 +142,8 @@ def _read_items(
 def _check_record(check: Check, item: Item) -> None:
     """A record on its own: copies of numbers, length, place in its sector, time."""
     record, position = item.record, item.position
-    for name in RECORD_NUMBERS:
-        if not agrees(getattr(record, name)):
+    for name in iso.RECORD_NUMBERS:
+        if not iso.agrees(getattr(record, name)):
             at = position + type(record).OFFSETS[name]
             check.add(
                 "both-endian", f"the two copies of {name} differ in {printable(item.name)}", at
@@ -159,7 +152,7 @@ def _check_record(check: Check, item: Item) -> None:
         check.add(
             "record-length", f"the record of {printable(item.name)} has an odd length", position
         )
-    if position % SECTOR_SIZE + record.length > SECTOR_SIZE:
+    if position % iso.SECTOR_SIZE + record.length > iso.SECTOR_SIZE:
         check.add(
             "record-crosses", f"the record of {printable(item.name)} crosses a sector", position
         )
@@ -186,7 +179,7 @@ def _check_dots(
     own = directories[index]
     parent = directories[own.parent]
     position = own.section.position
-    if [item.name for item in items[:2]] != [SELF_NAME, PARENT_NAME]:
+    if [item.name for item in items[:2]] != [iso.SELF_NAME, iso.PARENT_NAME]:
         check.add(
             "dots", f"{printable(own.name)} lacks the records of itself and its parent", position
         )
@@ -218,7 +211,7 @@ def _check_order(check: Check, volume: IsoVolume, items: list[Item]) -> None:
         if last is not None:
             before = order_key(last.name, is_joliet=is_joliet)
             after = order_key(item.name, is_joliet=is_joliet)
-            is_linked = last.record.flags & (FileFlag.MULTI_EXTENT | FileFlag.ASSOCIATED)
+            is_linked = last.record.flags & (iso.FileFlag.MULTI_EXTENT | iso.FileFlag.ASSOCIATED)
             if after < before:
                 check.add(
                     "order",
@@ -228,7 +221,7 @@ def _check_order(check: Check, volume: IsoVolume, items: list[Item]) -> None:
             elif item.name == last.name and not is_linked:
                 check.add("names", f"{printable(item.name)} is there twice", item.position)
         last = item
-    if last is not None and last.record.flags & FileFlag.MULTI_EXTENT:
+    if last is not None and last.record.flags & iso.FileFlag.MULTI_EXTENT:
         check.add("sections", f"{printable(last.name)} lacks its last section", last.position)
 
 
@@ -259,7 +252,7 @@ def _check_rock_ridge(
             check.add("both-endian", what, entry.position)
     if attributes.mode is None:
         check.add("rockridge", f"{printable(item.name)} lacks its attributes (PX)", item.position)
-    is_last = not item.record.flags & FileFlag.MULTI_EXTENT and not item.is_dots
+    is_last = not item.record.flags & iso.FileFlag.MULTI_EXTENT and not item.is_dots
     if is_last and attributes.name is not None:
         if attributes.name in names:
             check.add("names", f"{printable(attributes.name)} is there twice", item.position)
@@ -293,7 +286,9 @@ def _check_relocation(check: Check, volume: IsoVolume, relocation: _Relocation) 
             continue
         section = section_of(relocation.moved[block].record, item.position)
         try:
-            second = next(found for found in volume.iter_items(section) if found.name != SELF_NAME)
+            second = next(
+                found for found in volume.iter_items(section) if found.name != iso.SELF_NAME
+            )
             parent = parse_entries(volume.iter_entries(second)).parent_block
         except (FilesystemError, StopIteration):
             continue  # listed with its directory

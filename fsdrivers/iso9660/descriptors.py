@@ -15,23 +15,7 @@ from typing import NamedTuple
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, DeviceError, NotRecognisedError, UnsupportedError
-from fsdrivers.iso9660.format import (
-    BLOCK_SIZES,
-    EL_TORITO_ID,
-    ENHANCED_VERSION,
-    MAXIMUM_DESCRIPTORS,
-    RECORD_NUMBERS,
-    SECTOR_SIZE,
-    STANDARD_ID,
-    VOLUME_NUMBERS,
-    BootDescriptor,
-    DescriptorHead,
-    DescriptorType,
-    DirectoryRecord,
-    FileFlag,
-    VolumeDescriptor,
-    agrees,
-)
+from fsdrivers.iso9660 import format as iso
 from fsdrivers.iso9660.geometry import Geometry, descriptors_position, next_session_sectors
 
 MAXIMUM_SESSIONS = 100
@@ -40,24 +24,26 @@ MAXIMUM_SESSIONS = 100
 class PlacedDescriptor(NamedTuple):
     """A volume descriptor and where it is."""
 
-    descriptor: VolumeDescriptor
+    descriptor: iso.VolumeDescriptor
     position: int
 
     @property
-    def root(self) -> DirectoryRecord:
+    def root(self) -> iso.DirectoryRecord:
         """The directory record of the root."""
-        return DirectoryRecord.unpack(self.descriptor.root)
+        return iso.DirectoryRecord.unpack(self.descriptor.root)
 
     @property
     def root_position(self) -> int:
         """Where the directory record of the root is."""
-        return self.position + VolumeDescriptor.OFFSETS["root"]
+        return self.position + iso.VolumeDescriptor.OFFSETS["root"]
 
     def differing(self) -> list[str]:
         """Return the names of the numbers whose two copies differ, those of the root included."""
         descriptor, root = self.descriptor, self.root
-        own = [name for name in VOLUME_NUMBERS if not agrees(getattr(descriptor, name))]
-        return own + [f"root.{name}" for name in RECORD_NUMBERS if not agrees(getattr(root, name))]
+        own = [name for name in iso.VOLUME_NUMBERS if not iso.agrees(getattr(descriptor, name))]
+        return own + [
+            f"root.{name}" for name in iso.RECORD_NUMBERS if not iso.agrees(getattr(root, name))
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +78,7 @@ class DescriptorSet:
     def enhanced(self) -> PlacedDescriptor | None:
         """The first descriptor of ISO 9660:1999."""
         for item in self.supplementary:
-            if item.descriptor.version == ENHANCED_VERSION:
+            if item.descriptor.version == iso.ENHANCED_VERSION:
                 return item
         return None
 
@@ -115,34 +101,34 @@ def read_descriptors(device: Device, session_sector: int = 0) -> DescriptorSet:
     problems: list[str] = []
     boot_position, catalogue_sector, has_terminator = None, 0, False
     position = start
-    for _ in range(MAXIMUM_DESCRIPTORS):
-        if position + SECTOR_SIZE > device.size:
+    for _ in range(iso.MAXIMUM_DESCRIPTORS):
+        if position + iso.SECTOR_SIZE > device.size:
             break
         try:
-            data = device.read(position, SECTOR_SIZE)
+            data = device.read(position, iso.SECTOR_SIZE)
         except DeviceError as error:
             if primary is None:
                 raise
             problems.append(f"a volume descriptor cannot be read: {error}")
-            position += SECTOR_SIZE
+            position += iso.SECTOR_SIZE
             continue
-        head = DescriptorHead.unpack(data)
-        if head.standard_id != STANDARD_ID:
+        head = iso.DescriptorHead.unpack(data)
+        if head.standard_id != iso.STANDARD_ID:
             break
-        if head.type == DescriptorType.TERMINATOR:
-            position += SECTOR_SIZE
+        if head.type == iso.DescriptorType.TERMINATOR:
+            position += iso.SECTOR_SIZE
             has_terminator = True
             break
-        placed = PlacedDescriptor(VolumeDescriptor.unpack(data), position)
-        if head.type == DescriptorType.PRIMARY and primary is None:
+        placed = PlacedDescriptor(iso.VolumeDescriptor.unpack(data), position)
+        if head.type == iso.DescriptorType.PRIMARY and primary is None:
             primary = placed
-        elif head.type == DescriptorType.SUPPLEMENTARY:
+        elif head.type == iso.DescriptorType.SUPPLEMENTARY:
             supplementary.append(placed)
-        elif head.type == DescriptorType.BOOT and boot_position is None:
-            boot = BootDescriptor.unpack(data)
-            if boot.system_id.startswith(EL_TORITO_ID):
+        elif head.type == iso.DescriptorType.BOOT and boot_position is None:
+            boot = iso.BootDescriptor.unpack(data)
+            if boot.system_id.startswith(iso.EL_TORITO_ID):
                 boot_position, catalogue_sector = position, boot.catalogue
-        position += SECTOR_SIZE
+        position += iso.SECTOR_SIZE
     if position == start:
         raise NotRecognisedError(f"{device.name} has no volume descriptor at byte {start:#x}")
     if primary is None:
@@ -169,14 +155,14 @@ def read_descriptors(device: Device, session_sector: int = 0) -> DescriptorSet:
 def _check(placed: PlacedDescriptor) -> None:
     """Refuse a primary descriptor that nothing can be read by."""
     descriptor, position = placed.descriptor, placed.position
-    if descriptor.block_size not in BLOCK_SIZES:
-        at = position + VolumeDescriptor.OFFSETS["block_size_both"]
-        sizes = " or ".join(map(str, BLOCK_SIZES))
+    if descriptor.block_size not in iso.BLOCK_SIZES:
+        at = position + iso.VolumeDescriptor.OFFSETS["block_size_both"]
+        sizes = " or ".join(map(str, iso.BLOCK_SIZES))
         if descriptor.block_size in (4096, 8192):
             raise UnsupportedError(f"iso9660 with logical blocks of {descriptor.block_size} bytes")
         raise CorruptError("logical block size", at, sizes, descriptor.block_size)
-    if not placed.root.flags & FileFlag.DIRECTORY:
-        at = placed.root_position + DirectoryRecord.OFFSETS["flags"]
+    if not placed.root.flags & iso.FileFlag.DIRECTORY:
+        at = placed.root_position + iso.DirectoryRecord.OFFSETS["flags"]
         raise CorruptError("the root is not a directory", at)
 
 
@@ -203,7 +189,7 @@ def find_sessions(device: Device) -> list[int]:
     descriptors = read_descriptors(device)
     while len(sessions) < MAXIMUM_SESSIONS:
         size = geometry_of(descriptors, device).size  # counted from the start of its session
-        for sector in next_session_sectors(sessions[-1] * SECTOR_SIZE + size):
+        for sector in next_session_sectors(sessions[-1] * iso.SECTOR_SIZE + size):
             try:
                 descriptors = read_descriptors(device, sector)
             except (NotRecognisedError, CorruptError, UnsupportedError):

@@ -40,15 +40,8 @@ from typing import Final
 
 from fsdrivers.errors import CorruptError
 from fsdrivers.losses import DAMAGE
+from fsdrivers.ntfs.format import records as ntfs
 from fsdrivers.ntfs.format.attributes import AttributeType
-from fsdrivers.ntfs.format.records import (
-    BOOT_FILE_SIZE,
-    BOOT_SECTOR_SIZE,
-    BOOT_SIGNATURE,
-    BOOT_SIGNATURE_OFFSET,
-    BootSector,
-    VolumeFlag,
-)
 from fsdrivers.ntfs.geometry import Geometry
 from fsdrivers.ntfs.logfile import LogState
 from fsdrivers.ntfs.mft import FileRecord, Mft
@@ -82,13 +75,13 @@ _PLANNED: Final = frozenset(  # by the size of the volume, its sectors, and wher
 )
 
 
-def serial_of(boot: BootSector) -> str:
+def serial_of(boot: ntfs.BootSector) -> str:
     """Return the serial as blkid prints it: 16 upper-case hexadecimal digits."""
     return f"{boot.serial:016X}"
 
 
 def pack_description(
-    boot: BootSector,
+    boot: ntfs.BootSector,
     mft: Mft,
     facts: VolumeFacts,
     system: SystemFiles,
@@ -120,7 +113,7 @@ def pack_description(
     boot_code = spared(system.boot_file, b"", "the code of the boot sector alone is kept")
     if not boot_code:
         boot_code = spared(
-            lambda: mft.device.read(0, BOOT_SECTOR_SIZE), b"", "the boot code is not kept"
+            lambda: mft.device.read(0, ntfs.BOOT_SECTOR_SIZE), b"", "the boot code is not kept"
         )
     return {
         **_identity(boot, geometry, facts),
@@ -152,7 +145,7 @@ def pack_description(
         "is_deduplicated": spared(
             system.is_deduplicated, False, "whether files were deduplicated is not known"
         ),
-        "was_mounted_by_nt4": bool(facts.flags & VolumeFlag.MOUNTED_ON_NT4.value),
+        "was_mounted_by_nt4": bool(facts.flags & ntfs.VolumeFlag.MOUNTED_ON_NT4.value),
     }
 
 
@@ -166,7 +159,7 @@ def _boot_code(data: bytes) -> bytes:
     return data.rstrip(b"\0")
 
 
-def _identity(boot: BootSector, geometry: Geometry, facts: VolumeFacts) -> dict[str, Plain]:
+def _identity(boot: ntfs.BootSector, geometry: Geometry, facts: VolumeFacts) -> dict[str, Plain]:
     """Return what people compare volumes by."""
     return {
         "type": "ntfs",
@@ -218,15 +211,15 @@ def kept(recorded: Description, found: Description) -> Iterator[Kept]:
     if "boot" not in recorded:
         return
     cluster_size = found.get("cluster_size")
-    size = max(BOOT_FILE_SIZE, cluster_size if isinstance(cluster_size, int) else 0)
+    size = max(ntfs.BOOT_FILE_SIZE, cluster_size if isinstance(cluster_size, int) else 0)
     want, have = recorded["boot"], found.get("boot")
     if not isinstance(want, bytes) or not isinstance(have, bytes):
         raise CorruptError(
             "description of an NTFS volume, boot", None, "bytes", type(want).__name__
         )
     made = bytearray(want[:size].ljust(size, b"\0"))
-    made[BOOT_SIGNATURE_OFFSET : BOOT_SIGNATURE_OFFSET + 2] = BOOT_SIGNATURE
+    made[ntfs.BOOT_SIGNATURE_OFFSET : ntfs.BOOT_SIGNATURE_OFFSET + 2] = ntfs.BOOT_SIGNATURE
     # A data set that is older has the header of shadow copies.
     made = bytearray(_boot_code(bytes(made)))
-    made[: BootSector.SIZE] = have[: BootSector.SIZE].ljust(BootSector.SIZE, b"\0")
+    made[: ntfs.BootSector.SIZE] = have[: ntfs.BootSector.SIZE].ljust(ntfs.BootSector.SIZE, b"\0")
     yield Kept("$Boot", bytes(made), have, KeptKind.BOOT_CODE)

@@ -36,17 +36,8 @@ from fsdrivers.errors import (
 from fsdrivers.losses import DAMAGE, Damage, Losses, OnDamage
 from fsdrivers.ntfs.compression.wof import WofFile, open_wof
 from fsdrivers.ntfs.description import pack_description, serial_of
+from fsdrivers.ntfs.format import records as ntfs
 from fsdrivers.ntfs.format.attributes import AttributeType, ReparseTag
-from fsdrivers.ntfs.format.records import (
-    BOOT_SECTOR_SIZE,
-    FIRST_USER_RECORD,
-    OEM_ID,
-    REFERENCE_MASK,
-    SEQUENCE_SHIFT,
-    BootSector,
-    Namespace,
-    SystemRecord,
-)
 from fsdrivers.ntfs.geometry import Geometry, geometry_of
 from fsdrivers.ntfs.index import IndexedName, iter_names
 from fsdrivers.ntfs.logfile import LogState
@@ -66,10 +57,10 @@ from fsdrivers.printable import printable
 from fsdrivers.volume import Entry, Extent, Kind, Node, Plain, StreamVolume
 
 _KEPT_CONTENTS: Final = 256
-_DOS: Final = Namespace.DOS.value
+_DOS: Final = ntfs.Namespace.DOS.value
 _DATA: Final = AttributeType.DATA.value
-_ROOT: Final = SystemRecord.ROOT.value
-_LAST_SYSTEM_RECORD: Final = SystemRecord.FIRST_FREE.value - 1
+_ROOT: Final = ntfs.SystemRecord.ROOT.value
+_LAST_SYSTEM_RECORD: Final = ntfs.SystemRecord.FIRST_FREE.value - 1
 _HIBERNATION_FILE: Final = "hiberfil.sys"
 _HIBERNATED: Final = (b"hibr", b"HIBR")
 
@@ -79,7 +70,7 @@ class NtfsVolume(StreamVolume):
 
     type = "ntfs"
 
-    def __init__(self, device: Device, boot: BootSector, mft: Mft) -> None:
+    def __init__(self, device: Device, boot: ntfs.BootSector, mft: Mft) -> None:
         """Show a volume whose MFT is found; made by `open_volume`."""
         self.device = device
         self.boot = boot
@@ -202,7 +193,7 @@ class NtfsVolume(StreamVolume):
         if damage is not None:
             losses.add(_ROOT, damage, is_kept=True)
         shared: dict[int, Node] = {}
-        reached = bytearray(max(self.mft.record_count, FIRST_USER_RECORD))
+        reached = bytearray(max(self.mft.record_count, ntfs.FIRST_USER_RECORD))
         lost: set[int] = set()  # records that names lead to
         seen = {_ROOT}
         unnamed: set[int] = set()  # directories found under a name that their record has not
@@ -266,7 +257,7 @@ class NtfsVolume(StreamVolume):
             try:
                 entry = self._entry(item, parent, shared, dos_names)
             except DAMAGE as error:
-                number = item.reference & REFERENCE_MASK
+                number = item.reference & ntfs.REFERENCE_MASK
                 losses.add(parent, error, name_of(item.units), 0 if number in lost else 1)
                 lost.add(number)
                 continue
@@ -292,7 +283,7 @@ class NtfsVolume(StreamVolume):
         names: list[IndexedName] = []
         dos_names: dict[int, IndexedName] = {}
         for item in iter_names(self.mft, self.mft.file(parent), losses):
-            number = item.reference & REFERENCE_MASK
+            number = item.reference & ntfs.REFERENCE_MASK
             if number <= _LAST_SYSTEM_RECORD:
                 continue
             if item.namespace == _DOS:
@@ -300,7 +291,9 @@ class NtfsVolume(StreamVolume):
             else:
                 names.append(item)
         long_names = {
-            item.reference & REFERENCE_MASK for item in names if item.namespace == Namespace.WIN32
+            item.reference & ntfs.REFERENCE_MASK
+            for item in names
+            if item.namespace == ntfs.Namespace.WIN32
         }
         names += [item for number, item in dos_names.items() if number not in long_names]
         names.sort(key=_record_number)
@@ -317,7 +310,7 @@ class NtfsVolume(StreamVolume):
     ) -> Entry:
         """Return what a name leads to."""
         reference, namespace, units = item
-        number = reference & REFERENCE_MASK
+        number = reference & ntfs.REFERENCE_MASK
         file = self._file(item)
         node = shared.get(number)
         if node is None:
@@ -332,7 +325,7 @@ class NtfsVolume(StreamVolume):
             name_flags=namespace,
             name_times=self.nodes.name_times(file, parent, units),
         )
-        if namespace == Namespace.WIN32 and number in dos_names:
+        if namespace == ntfs.Namespace.WIN32 and number in dos_names:
             entry.short_name = name_of(dos_names[number].units)
         return entry
 
@@ -340,7 +333,7 @@ class NtfsVolume(StreamVolume):
         """Return the record that a name leads to."""
         reference = item.reference
         try:
-            return self.mft.file(reference & REFERENCE_MASK, reference >> SEQUENCE_SHIFT)
+            return self.mft.file(reference & ntfs.REFERENCE_MASK, reference >> ntfs.SEQUENCE_SHIFT)
         except CorruptError as error:
             error.add_note(f"the name {printable(name_of(item.units))} leads there")
             raise
@@ -447,7 +440,7 @@ class NtfsVolume(StreamVolume):
 
 def _record_number(item: IndexedName) -> int:
     """Return the record that a name leads to."""
-    return item.reference & REFERENCE_MASK
+    return item.reference & ntfs.REFERENCE_MASK
 
 
 def open_volume(device: Device) -> NtfsVolume:
@@ -464,24 +457,24 @@ def open_volume(device: Device) -> NtfsVolume:
     if geometry.total_sectors * geometry.sector_size > device.size:
         raise CorruptError(
             "volume larger than its device",
-            BootSector.OFFSETS["total_sectors"],
+            ntfs.BootSector.OFFSETS["total_sectors"],
             f"at most {device.size} bytes",
             geometry.size,
         )
     return NtfsVolume(device, boot, Mft.open(device, geometry))
 
 
-def read_boot_sector(device: Device) -> tuple[BootSector, Geometry]:
+def read_boot_sector(device: Device) -> tuple[ntfs.BootSector, Geometry]:
     """Read and validate the boot sector, or the copy at the end if the first is damaged."""
-    if device.size < BOOT_SECTOR_SIZE:
+    if device.size < ntfs.BOOT_SECTOR_SIZE:
         raise NotRecognisedError(f"{device.name} is too small for an NTFS volume")
     failure: FilesystemError | DeviceError | None = None
     for position in (0, device.size - device.size % 512 - 512, device.size // 4096 * 4096 - 4096):
-        if not 0 <= position <= device.size - BOOT_SECTOR_SIZE:
+        if not 0 <= position <= device.size - ntfs.BOOT_SECTOR_SIZE:
             continue
         try:
-            boot = BootSector.unpack(device.read(position, BOOT_SECTOR_SIZE))
-            if boot.oem_id != OEM_ID:
+            boot = ntfs.BootSector.unpack(device.read(position, ntfs.BOOT_SECTOR_SIZE))
+            if boot.oem_id != ntfs.OEM_ID:
                 raise NotRecognisedError(f"{device.name} does not start with an NTFS boot sector")
             geometry = geometry_of(boot)
             if position and geometry.backup_position != position:

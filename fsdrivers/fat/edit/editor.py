@@ -52,6 +52,7 @@ from fsdrivers.errors import (
     not_a_directory,
     not_empty,
 )
+from fsdrivers.fat import format as fat
 from fsdrivers.fat.codepage import DEFAULT_CODE_PAGE
 from fsdrivers.fat.description import Template, label_of, serial_of
 from fsdrivers.fat.directory import (
@@ -65,17 +66,6 @@ from fsdrivers.fat.directory import (
 )
 from fsdrivers.fat.edit.directory import SLOT_SIZE, DirectoryState, Group
 from fsdrivers.fat.edit.session import Session, joined, length_of, split_runs, with_cluster
-from fsdrivers.fat.format import (
-    DOT_DOT,
-    ENTRY_DELETED,
-    EXTENDED_SIGNATURES,
-    FIRST_CLUSTER,
-    MAXIMUM_FILE_SIZE,
-    NO_LABEL,
-    Attribute,
-    CaseFlag,
-    DirectoryEntry,
-)
 from fsdrivers.fat.names import StoredName, pack_long_name, store_name
 from fsdrivers.fat.table import Run, Table, table_size
 from fsdrivers.fat.times import dos_of
@@ -84,11 +74,11 @@ from fsdrivers.operations import check_replaceable
 from fsdrivers.printable import printable
 from fsdrivers.volume import Kind, Node
 
-_DIRECTORY = Attribute.DIRECTORY.value
-_LABEL = Attribute.VOLUME_LABEL.value
-_ARCHIVE = Attribute.ARCHIVE.value
+_DIRECTORY = fat.Attribute.DIRECTORY.value
+_LABEL = fat.Attribute.VOLUME_LABEL.value
+_ARCHIVE = fat.Attribute.ARCHIVE.value
 _FORBIDDEN_IN_LABEL = bytes(range(32)) + b'"*+,./:;<=>?[\\]|\x7f'
-_CASE = CaseFlag.LOWER_BASE.value | CaseFlag.LOWER_EXTENSION.value
+_CASE = fat.CaseFlag.LOWER_BASE.value | fat.CaseFlag.LOWER_EXTENSION.value
 _SERIAL = re.compile(r"([0-9A-Fa-f]{4})-([0-9A-Fa-f]{4})")
 _WRITE_SIZE = 1 << 20  # bytes that go to the device at once
 
@@ -295,14 +285,17 @@ class FatEditor(FatVolume):
         """
         with self.session.changing():
             single = self.page.without_pairs(label)
-            if len(label) > len(NO_LABEL) or single.translate(None, _FORBIDDEN_IN_LABEL) != single:
+            if (
+                len(label) > len(fat.NO_LABEL)
+                or single.translate(None, _FORBIDDEN_IN_LABEL) != single
+            ):
                 raise InvalidNameError(f"not a label FAT can hold: {printable(label)}")
-            if label[:1] in (b" ", bytes([ENTRY_DELETED])) or label != label.rstrip(b" "):
+            if label[:1] in (b" ", bytes([fat.ENTRY_DELETED])) or label != label.rstrip(b" "):
                 raise InvalidNameError(f"not a label FAT can hold: {printable(label)}")
             self._set_root_label(label)
             boot = self.template.boot
-            if boot.boot_signature == EXTENDED_SIGNATURES[-1]:
-                padded = label.ljust(len(NO_LABEL)) if label else NO_LABEL
+            if boot.boot_signature == fat.EXTENDED_SIGNATURES[-1]:
+                padded = label.ljust(len(fat.NO_LABEL)) if label else fat.NO_LABEL
                 self.session.patch_boot_sector("label", padded)
             self.label = label_of(self.template)
 
@@ -317,7 +310,7 @@ class FatEditor(FatVolume):
             match = _SERIAL.fullmatch(uuid)
             if match is None:
                 raise InvalidNameError(f"not a serial number like 5EC0-FEED: {uuid}")
-            if self.template.boot.boot_signature not in EXTENDED_SIGNATURES:
+            if self.template.boot.boot_signature not in fat.EXTENDED_SIGNATURES:
                 raise UnsupportedError("a serial number in this old boot sector")
             serial = int(match[1] + match[2], 16)
             self.session.patch_boot_sector("serial", serial.to_bytes(4, "little"))
@@ -345,7 +338,7 @@ class FatEditor(FatVolume):
             UnsupportedError: no file is so large.
             NoSpaceError: there are not so many clusters.
         """
-        if size > MAXIMUM_FILE_SIZE:
+        if size > fat.MAXIMUM_FILE_SIZE:
             raise UnsupportedError("a file of 4 GiB or more on FAT")
         runs = self.session.chain(group)
         missing = self.geometry.clusters_of(size) - length_of(runs)
@@ -441,14 +434,14 @@ class FatEditor(FatVolume):
         while above not in (0, self.geometry.root_cluster):
             if above == moved:
                 raise into_itself(name)
-            is_cluster = FIRST_CLUSTER <= above <= self.geometry.last_cluster
+            is_cluster = fat.FIRST_CLUSTER <= above <= self.geometry.last_cluster
             if above in seen or not is_cluster:
                 raise CorruptError('".." does not lead to the root directory', target.number)
             seen.add(above)
             position = self.geometry.cluster_position(above) + SLOT_SIZE
-            entry = DirectoryEntry.unpack(self.device.read(position, SLOT_SIZE))
-            if entry.name != DOT_DOT:
-                raise CorruptError('directory without ".."', position, DOT_DOT, entry.name)
+            entry = fat.DirectoryEntry.unpack(self.device.read(position, SLOT_SIZE))
+            if entry.name != fat.DOT_DOT:
+                raise CorruptError('directory without ".."', position, fat.DOT_DOT, entry.name)
             above = entry.first_cluster(self.geometry.bits)
 
     def _remove(self, state: DirectoryState, group: Group) -> None:
@@ -521,7 +514,7 @@ class FatEditor(FatVolume):
         self.device.flush()
         if group.slot.is_directory and source is not target:
             above = 0 if target.number == ROOT_NUMBER else target.first_cluster
-            self.session.set_dots(group.number, DOT_DOT, above)
+            self.session.set_dots(group.number, fat.DOT_DOT, above)
         self.session.write_slots(source.remove(group))
 
     def _set_root_label(self, label: bytes) -> None:
@@ -534,12 +527,12 @@ class FatEditor(FatVolume):
             self.template = replace(self.template, root_label=None)
             return
         if group is not None:
-            entry = replace(group.slot.entry, name=label.ljust(len(NO_LABEL)))
+            entry = replace(group.slot.entry, name=label.ljust(len(fat.NO_LABEL)))
             self.session.write_slots(root.replace(group, entry))
         else:
             now = self.session.clock()
             node = Node(0, Kind.FILE, modified_ns=now)
-            name = StoredName(label.ljust(len(NO_LABEL)), 0, b"")
+            name = StoredName(label.ljust(len(fat.NO_LABEL)), 0, b"")
             entry = replace(entry_of(node, name, 0, self.geometry.bits), attributes=_LABEL)
             self._check_space(self.session.missing_slots(root, root.find_room(1), 1))
             self.session.add_name(root, entry.pack())

@@ -52,18 +52,12 @@ from fsdrivers.ntfs.edit.nodes import Entry
 from fsdrivers.ntfs.edit.objects import Name, Objects, index_root
 from fsdrivers.ntfs.edit.session import Session
 from fsdrivers.ntfs.edit.xattrs import Xattrs
+from fsdrivers.ntfs.format import records as ntfs
 from fsdrivers.ntfs.format.attributes import (
     AttributeType,
     FileName,
     ReparseTag,
     StandardInformation3,
-)
-from fsdrivers.ntfs.format.records import (
-    FileAttribute,
-    Namespace,
-    RecordFlag,
-    SystemRecord,
-    number_of,
 )
 from fsdrivers.ntfs.index import units_of_key
 from fsdrivers.ntfs.names import check_name, name_of, units_of
@@ -77,19 +71,19 @@ from fsdrivers.volume import Kind, Node
 MAXIMUM_LINKS: Final = 1024  # names of one object, as on Windows
 _DATA: Final = AttributeType.DATA.value
 _SETTABLE: Final = (
-    FileAttribute.READ_ONLY
-    | FileAttribute.HIDDEN
-    | FileAttribute.SYSTEM
-    | FileAttribute.ARCHIVE
-    | FileAttribute.TEMPORARY
-    | FileAttribute.OFFLINE
-    | FileAttribute.NOT_INDEXED
-    | FileAttribute.NO_SCRUB_DATA
-    | FileAttribute.PINNED
-    | FileAttribute.UNPINNED
+    ntfs.FileAttribute.READ_ONLY
+    | ntfs.FileAttribute.HIDDEN
+    | ntfs.FileAttribute.SYSTEM
+    | ntfs.FileAttribute.ARCHIVE
+    | ntfs.FileAttribute.TEMPORARY
+    | ntfs.FileAttribute.OFFLINE
+    | ntfs.FileAttribute.NOT_INDEXED
+    | ntfs.FileAttribute.NO_SCRUB_DATA
+    | ntfs.FileAttribute.PINNED
+    | ntfs.FileAttribute.UNPINNED
 ).value
 _ELSEWHERE: Final = (ReparseTag.WOF, ReparseTag.DEDUP)
-_HIDDEN: Final = SystemRecord.FIRST_FREE.value
+_HIDDEN: Final = ntfs.SystemRecord.FIRST_FREE.value
 
 T = TypeVar("T")
 
@@ -97,7 +91,7 @@ T = TypeVar("T")
 class NtfsEditor(NtfsVolume):
     """See `fsdrivers.editing.StreamEditor`."""
 
-    root = SystemRecord.ROOT.value
+    root = ntfs.SystemRecord.ROOT.value
 
     def __init__(self, session: Session) -> None:
         """Show and change the volume of a session."""
@@ -145,7 +139,7 @@ class NtfsEditor(NtfsVolume):
         entry = self._session.look(lambda: self._objects.find(parent, name))
         if entry is None:
             raise not_found(name)
-        return self.node(number_of(entry.reference))
+        return self.node(ntfs.number_of(entry.reference))
 
     def names(self, directory: int) -> list[tuple[bytes, int]]:
         """Return (name, number) of what is in a directory, by name; DOS names left out."""
@@ -155,8 +149,8 @@ class NtfsEditor(NtfsVolume):
         self._objects.directory(directory)
         made: list[tuple[bytes, int]] = []
         for entry in self._session.index(directory):
-            number = number_of(entry.reference)
-            if number >= _HIDDEN and FileName.unpack(entry.key).namespace != Namespace.DOS:
+            number = ntfs.number_of(entry.reference)
+            if number >= _HIDDEN and FileName.unpack(entry.key).namespace != ntfs.Namespace.DOS:
                 made.append((name_of(units_of_key(entry.key)), number))
         return made
 
@@ -177,7 +171,7 @@ class NtfsEditor(NtfsVolume):
         if node.kind is Kind.SYMLINK:
             xattrs[XATTR_REPARSE] = link_point(node.target)
             is_directory = self._leads_to_directory(parent, node.target)
-        file = session.files.make(RecordFlag.DIRECTORY.value if is_directory else 0)
+        file = session.files.make(ntfs.RecordFlag.DIRECTORY.value if is_directory else 0)
         now_ns = session.clock()
         created, modified, changed, accessed = (
             filetime_of(now_ns if time_ns is None else time_ns)
@@ -214,7 +208,7 @@ class NtfsEditor(NtfsVolume):
             entry = self._objects.find(here, part)
             if entry is None:
                 return False
-            here = number_of(entry.reference)
+            here = ntfs.number_of(entry.reference)
             if not self._objects.open(here).is_directory:
                 return False
         return True
@@ -310,7 +304,7 @@ class NtfsEditor(NtfsVolume):
             if units == found.units and parent == new_parent:
                 return file.number
             same = objects.name_in(file, new_parent, units_of_key(taken.key))
-            if same is not None and same.head.namespace == Namespace.DOS:
+            if same is not None and same.head.namespace == ntfs.Namespace.DOS:
                 same = objects.partner(file, same) or same
             if same is None or same.attribute is not found.attribute:
                 if not replace:
@@ -336,7 +330,7 @@ class NtfsEditor(NtfsVolume):
 
     def _replace(self, parent: int, taken: Entry, file: OpenFile, name: bytes) -> None:
         """Remove what a name leads to, so that another object can have it."""
-        old = self._objects.open(number_of(taken.reference))
+        old = self._objects.open(ntfs.number_of(taken.reference))
         check_replaceable(
             name, old_is_directory=old.is_directory, new_is_directory=file.is_directory
         )
@@ -361,10 +355,10 @@ class NtfsEditor(NtfsVolume):
         file, found = objects.get(parent, name)
         units = units_of(short_name)
         if short_name and found.units == units:
-            namespace = Namespace.WIN32_AND_DOS
+            namespace = ntfs.Namespace.WIN32_AND_DOS
         else:
-            namespace = Namespace.WIN32 if short_name else Namespace.POSIX
-        if not short_name and found.head.namespace == Namespace.WIN32_AND_DOS:
+            namespace = ntfs.Namespace.WIN32 if short_name else ntfs.Namespace.POSIX
+        if not short_name and found.head.namespace == ntfs.Namespace.WIN32_AND_DOS:
             return  # it is one itself
         entry = objects.find(parent, short_name) if short_name else None
         if entry is not None and entry.reference != file.reference:
@@ -375,19 +369,19 @@ class NtfsEditor(NtfsVolume):
         others = [
             other
             for other in objects.names(file)
-            if other.head.namespace in (Namespace.DOS, Namespace.WIN32_AND_DOS)
+            if other.head.namespace in (ntfs.Namespace.DOS, ntfs.Namespace.WIN32_AND_DOS)
             and other.attribute is not found.attribute
             and other != objects.partner(file, found)
         ]
         if short_name and others:
             raise UnsupportedError("a second DOS name of an object")
         objects.remove_name(file, found)
-        if namespace == Namespace.WIN32 and objects.is_taken(parent, short_name):
+        if namespace == ntfs.Namespace.WIN32 and objects.is_taken(parent, short_name):
             raise already_exists(short_name)  # another name of the same object
         objects.touch(file, is_modified=False)
         objects.add_name(file, where, found.units, namespace.value)
-        if namespace == Namespace.WIN32:
-            objects.add_name(file, where, units, Namespace.DOS.value)
+        if namespace == ntfs.Namespace.WIN32:
+            objects.add_name(file, where, units, ntfs.Namespace.DOS.value)
         objects.sync(file)
 
     def write(self, number: int, offset: int, data: bytes | bytearray | memoryview) -> None:

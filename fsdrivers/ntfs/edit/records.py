@@ -21,22 +21,15 @@ from fsdrivers.ntfs import fixups
 from fsdrivers.ntfs.attributes import Attribute, unpack_attributes
 from fsdrivers.ntfs.edit.bits import Bits
 from fsdrivers.ntfs.edit.store import Item, ItemKind, Place, Store, clipped
+from fsdrivers.ntfs.format import records as ntfs
 from fsdrivers.ntfs.format.attributes import ATTRIBUTES_END, END_SIZE
-from fsdrivers.ntfs.format.records import (
-    FILE_MAGIC,
-    FIRST_USER_RECORD,
-    NumberedRecordHead,
-    RecordFlag,
-    RecordHead,
-    SystemRecord,
-)
 from fsdrivers.ntfs.geometry import Geometry
 from fsdrivers.ntfs.mft import Mft
 from fsdrivers.ntfs.packing import aligned
 from fsdrivers.ntfs.streams import Content
 from fsdrivers.record import U16
 
-_IN_USE: Final = RecordFlag.IN_USE.value
+_IN_USE: Final = ntfs.RecordFlag.IN_USE.value
 _MAXIMUM_SEQUENCE: Final = 0xFFFF
 _MAXIMUM_UPDATE: Final = 0xFFFE
 
@@ -88,8 +81,8 @@ class LiveMft(Mft):
         record = self._edited(number)
         if record is None:
             return super().attributes(number)
-        head = RecordHead.unpack(record)
-        if head.magic != FILE_MAGIC or not head.flags & _IN_USE:
+        head = ntfs.RecordHead.unpack(record)
+        if head.magic != ntfs.FILE_MAGIC or not head.flags & _IN_USE:
             raise CorruptError(f"MFT record {number} is not in use")
         found = head.sequence, head.links, head.flags, head.base_reference
         return found, unpack_attributes(bytes(record), None)
@@ -119,14 +112,14 @@ class Records:
         self.size = mft.geometry.record_size
         self._mirror = mirror
         self.mirrored_count = mirror.size // self.size
-        model = RecordHead.unpack(mft.raw_record(SystemRecord.ROOT))
+        model = ntfs.RecordHead.unpack(mft.raw_record(ntfs.SystemRecord.ROOT))
         self._fixups_at = model.fixups_offset
-        self.is_numbered = self._fixups_at >= NumberedRecordHead.SIZE
+        self.is_numbered = self._fixups_at >= ntfs.NumberedRecordHead.SIZE
         self.attributes_at = aligned(self._fixups_at + fixups.fixups_size(self.size))
         # Room is counted as in records with a number, so that older ones have enough too.
-        start = max(self._fixups_at, NumberedRecordHead.SIZE) + fixups.fixups_size(self.size)
+        start = max(self._fixups_at, ntfs.NumberedRecordHead.SIZE) + fixups.fixups_size(self.size)
         self.room = self.size - aligned(start) - END_SIZE
-        self._low = FIRST_USER_RECORD  # below it no record is free
+        self._low = ntfs.FIRST_USER_RECORD  # below it no record is free
         self._low_before = self._low
 
     def take(self, *, is_for_mft: bool = False) -> int | None:
@@ -137,7 +130,7 @@ class Records:
         """
         first, end = self._low, self.mft.record_count
         if is_for_mft:
-            first, end = SystemRecord.FIRST_FREE.value, self._count_mapped_first()
+            first, end = ntfs.SystemRecord.FIRST_FREE.value, self._count_mapped_first()
         for run in self.bits.iter_free(first, end):
             self.bits.take(run.start, 1)
             if not is_for_mft:
@@ -153,8 +146,8 @@ class Records:
         """Return a record without attributes that goes on counting where the old one ended."""
         sequence = 1
         try:
-            old = RecordHead.unpack(self.mft.raw_record(number))
-            if old.magic == FILE_MAGIC and old.sequence:
+            old = ntfs.RecordHead.unpack(self.mft.raw_record(number))
+            if old.magic == ntfs.FILE_MAGIC and old.sequence:
                 sequence = old.sequence
         except CorruptError:
             pass
@@ -164,13 +157,13 @@ class Records:
         count = fixups.fixups_size(self.size) // 2
         record = bytearray(self.size)
         fields = (
-            FILE_MAGIC, self._fixups_at, count, 0, sequence, 0, self.attributes_at, flags,
+            ntfs.FILE_MAGIC, self._fixups_at, count, 0, sequence, 0, self.attributes_at, flags,
             self.attributes_at + END_SIZE, self.size, base_reference, 0,
         )  # fmt: skip
         if self.is_numbered:
-            head = NumberedRecordHead(*fields, 0, number & 0xFFFFFFFF).pack()
+            head = ntfs.NumberedRecordHead(*fields, 0, number & 0xFFFFFFFF).pack()
         else:
-            head = RecordHead(*fields).pack()
+            head = ntfs.RecordHead(*fields).pack()
         record[: len(head)] = head
         end = ATTRIBUTES_END.to_bytes(4, "little")
         record[self.attributes_at : self.attributes_at + 4] = end
@@ -184,7 +177,7 @@ class Records:
     def free(self, number: int) -> None:
         """Free a record: it loses its flag and gets the next sequence number."""
         record = self.mft.raw_record(number)
-        head = RecordHead.unpack(record)
+        head = ntfs.RecordHead.unpack(record)
         head.flags &= ~_IN_USE
         head.sequence = head.sequence % _MAXIMUM_SEQUENCE + 1
         packed = head.pack()
@@ -219,12 +212,12 @@ class Records:
     def committed(self) -> None:
         """Take notice that everything is on the medium, and freed records are free."""
         self.mft.committed()
-        self._low = self._low_before = FIRST_USER_RECORD
+        self._low = self._low_before = ntfs.FIRST_USER_RECORD
 
 
 def next_update(store: Store, position: int, record: bytearray) -> int:
     """Return the update number with which to seal what replaces a record or block."""
-    (at,) = U16.unpack_from(record, RecordHead.OFFSETS["fixups_offset"])
+    (at,) = U16.unpack_from(record, ntfs.RecordHead.OFFSETS["fixups_offset"])
     (old,) = U16.unpack(store.read(position + at, U16.size))
     return int(old) % _MAXIMUM_UPDATE + 1
 

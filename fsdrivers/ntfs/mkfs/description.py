@@ -12,13 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from fsdrivers.errors import CorruptError, UnsupportedError
-from fsdrivers.ntfs.format.records import (
-    OEM_ID,
-    BootSector,
-    FileAttribute,
-    RecordFlag,
-    SystemRecord,
-)
+from fsdrivers.ntfs.format import records as ntfs
 from fsdrivers.ntfs.geometry import Geometry, geometry_of
 from fsdrivers.ntfs.mkfs.tables import attribute_definitions, upcase_table
 from fsdrivers.ntfs.names import units_of
@@ -36,9 +30,9 @@ _QUOTA_KEYS: Final = range(4, 69, 4)  # bytes of an owner's number, or of a SID
 _MAXIMUM_QUOTA: Final = 128  # bytes of data: limits and a SID
 _T = TypeVar("_T")
 _EXTEND_FILES: Final = {
-    "$Quota": SystemRecord.QUOTA.value,
-    "$ObjId": SystemRecord.OBJECT_IDS.value,
-    "$Reparse": SystemRecord.REPARSE_POINTS.value,
+    "$Quota": ntfs.SystemRecord.QUOTA.value,
+    "$ObjId": ntfs.SystemRecord.OBJECT_IDS.value,
+    "$Reparse": ntfs.SystemRecord.REPARSE_POINTS.value,
 }
 
 Times = tuple[int, int, int, int]  # created, modified, changed, accessed as on disk
@@ -60,7 +54,7 @@ class Frame:
 class Template:
     """What a new volume keeps of the one that was described."""
 
-    boot: BootSector
+    boot: ntfs.BootSector
     geometry: Geometry
     boot_file: bytes
     label: bytes  # UTF-16LE
@@ -82,12 +76,12 @@ class Template:
         found = self.frames.get(number)
         if found is not None:
             return found
-        model = self.frames[SystemRecord.MFT]
-        is_view = number >= SystemRecord.QUOTA or number == SystemRecord.SECURE
+        model = self.frames[ntfs.SystemRecord.MFT]
+        is_view = number >= ntfs.SystemRecord.QUOTA or number == ntfs.SystemRecord.SECURE
         attributes = model.file_attributes
         return Frame(
-            RecordFlag.IN_USE.value,
-            attributes | FileAttribute.VIEW_INDEX.value if is_view else attributes,
+            ntfs.RecordFlag.IN_USE.value,
+            attributes | ntfs.FileAttribute.VIEW_INDEX.value if is_view else attributes,
             model.times,
             model.security,
             has_own_security=False,
@@ -103,12 +97,12 @@ def unpack_description(description: Description) -> Template:
     """
     bpb = _get(description, "bpb", dict)
     try:
-        boot = BootSector(**{name: bpb[name] for name in BootSector.OFFSETS})
+        boot = ntfs.BootSector(**{name: bpb[name] for name in ntfs.BootSector.OFFSETS})
         boot.pack()
     except Exception as error:  # whatever a value of a wrong type or size makes construct say
         raise CorruptError(f"description: boot sector: {error}") from error
     major, minor = _get(description, "version_major", int), _get(description, "version_minor", int)
-    if boot.oem_id != OEM_ID or not (0 <= major <= 255 and 0 <= minor <= 255):
+    if boot.oem_id != ntfs.OEM_ID or not (0 <= major <= 255 and 0 <= minor <= 255):
         raise CorruptError("description: not of an NTFS volume, or without its version")
     if major < _OLDEST_MAJOR:
         raise UnsupportedError(f"making an NTFS volume of version {major}.{minor}")
@@ -198,6 +192,6 @@ def _frames(items: list[Plain]) -> dict[int, Frame]:
             _get(item, "security", bytes),
             _get(item, "has_own_security", bool),
         )
-    if SystemRecord.MFT not in made:
+    if ntfs.SystemRecord.MFT not in made:
         raise CorruptError("description: nothing is known of $MFT")
     return made

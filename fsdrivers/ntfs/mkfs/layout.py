@@ -9,14 +9,7 @@ from typing import ClassVar, Final
 
 from fsdrivers.bits import set_bits
 from fsdrivers.ntfs import fixups
-from fsdrivers.ntfs.format.records import (
-    BOOT_SIGNATURE,
-    BOOT_SIGNATURE_OFFSET,
-    FIRST_USER_RECORD,
-    BootSector,
-    NumberedRecordHead,
-    SystemRecord,
-)
+from fsdrivers.ntfs.format import records as ntfs
 from fsdrivers.ntfs.geometry import Geometry
 from fsdrivers.ntfs.mkfs.nodes import FIRST_RESIDENT, NodePlan
 from fsdrivers.ntfs.mkfs.records import RecordWriter
@@ -37,7 +30,7 @@ class NtfsLayout:
     type: ClassVar[str] = "ntfs"
 
     size: int  # bytes of the volume
-    boot: BootSector
+    boot: ntfs.BootSector
     boot_file: bytes  # code of $Boot, and what else it held
     geometry: Geometry  # of the new volume
     system: SystemFiles  # all areas placed but those of the MFT and its mirror made
@@ -160,8 +153,8 @@ class NtfsLayout:
         """Return $Boot whole."""
         size = self.system.areas["boot"].clusters * self.block_size
         code = bytearray(self.boot_file[: self.system.areas["boot"].size].ljust(size, b"\0"))
-        code[: BootSector.SIZE] = self.boot.pack()
-        code[BOOT_SIGNATURE_OFFSET : BOOT_SIGNATURE_OFFSET + 2] = BOOT_SIGNATURE
+        code[: ntfs.BootSector.SIZE] = self.boot.pack()
+        code[ntfs.BOOT_SIGNATURE_OFFSET : ntfs.BOOT_SIGNATURE_OFFSET + 2] = ntfs.BOOT_SIGNATURE
         return bytes(code)
 
     def iter_mft(self) -> Iterator[bytearray]:
@@ -169,16 +162,16 @@ class NtfsLayout:
         size, system, plan = self.geometry.record_size, self.system, self.plan
         records = system.records()
         root = self.writer.special_records(plan.specials[0])
-        records[SystemRecord.ROOT] = root[0]
+        records[ntfs.SystemRecord.ROOT] = root[0]
         for first, stop in (
-            (0, SystemRecord.FIRST_FREE.value),
-            (FIRST_USER_RECORD, system.first_record),
+            (0, ntfs.SystemRecord.FIRST_FREE.value),
+            (ntfs.FIRST_USER_RECORD, system.first_record),
         ):
             buffer = bytearray(b"".join(records[number] for number in range(first, stop)))
-            fixups.seal_all(buffer, size, NumberedRecordHead.SIZE)
+            fixups.seal_all(buffer, size, ntfs.NumberedRecordHead.SIZE)
             yield buffer
             if not first:
-                yield self.writer.blanks(SystemRecord.FIRST_FREE.value, FIRST_USER_RECORD)
+                yield self.writer.blanks(ntfs.SystemRecord.FIRST_FREE.value, ntfs.FIRST_USER_RECORD)
         yield from self.writer.iter_records()
         end = self.writer.end
         for first in range(end, self.record_count, 1024):
@@ -196,8 +189,10 @@ class NtfsLayout:
     def iter_mft_bitmap(self) -> Iterator[bytes]:
         """Yield the bitmap of records in use: all but 16 to 23, up to the last one."""
         size = self.system.areas["mft-bitmap"].size
-        free = ((1 << FIRST_USER_RECORD) - 1) ^ ((1 << SystemRecord.FIRST_FREE) - 1)
-        head = (((1 << FIRST_USER_RECORD) - 1) ^ free).to_bytes(FIRST_USER_RECORD // 8, "little")
+        free = ((1 << ntfs.FIRST_USER_RECORD) - 1) ^ ((1 << ntfs.SystemRecord.FIRST_FREE) - 1)
+        head = (((1 << ntfs.FIRST_USER_RECORD) - 1) ^ free).to_bytes(
+            ntfs.FIRST_USER_RECORD // 8, "little"
+        )
         whole, rest = divmod(self.writer.end, 8)
         made = head + b"\xff" * (whole - len(head)) + bytes([(1 << rest) - 1])
         yield made[:size].ljust(size, b"\0")
