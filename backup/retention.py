@@ -111,6 +111,7 @@ class Policies:
 
     default: Policy | None = None  # of machines without one of their own
     machines: Mapping[str, Policy] = field(default_factory=dict)
+    held: Collection[str] = ()  # ids of data sets that no policy deletes
 
     def of(self, machine: str) -> Policy:
         """Return what counts for a machine."""

@@ -284,7 +284,11 @@ def policies_fields(policies: Policies) -> dict[str, object]:
         {"machine": machine, "policy": policy_fields(policy)}
         for machine, policy in sorted(policies.machines.items())
     ]
-    return {"policy": policy_fields(policies.default), "machines": own}
+    return {
+        "policy": policy_fields(policies.default),
+        "machines": own,
+        "held": sorted(policies.held),
+    }
 
 
 def policies_of(fields: dict[str, object]) -> Policies:
@@ -294,7 +298,7 @@ def policies_of(fields: dict[str, object]) -> Policies:
         policy = policy_of(item, "policy")
         if policy is not None:
             own[r.normalise_name(text_of(item, "machine"), "machine")] = policy
-    return Policies(policy_of(fields, "policy"), own)
+    return Policies(policy_of(fields, "policy"), own, tuple(ids_of(fields, "held")))
 
 
 def deleted_fields(deleted: r.DeletedDataSet) -> dict[str, object]:

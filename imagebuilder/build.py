@@ -71,6 +71,8 @@ class BuiltDisc:
     boot_size: int  # bytes of kernel, boot environment and boot loaders
     data_set: str
     machine: str
+    generation: int
+    created_ns: int  # when the backup was started, since 1970
     pack_count: int
 
 
@@ -165,6 +167,8 @@ def build_disc(
         boot_size=plan.boot_size,
         data_set=plan.set_id,
         machine=summary.machine,
+        generation=summary.generation,
+        created_ns=summary.created_ns,
         pack_count=len(summary.packs),
     )
 

@@ -49,7 +49,7 @@ def check_and_remember(
         RolledBackError: a newer data set of this machine has been seen at this place.
     """
     directory = directory or state_directory()
-    key = hashlib.sha256(json.dumps([place, user, newest.machine]).encode()).hexdigest()
+    key = _key(place, user, newest.machine)
     with _opened(directory) as state:
         seen = state.get(key, 0)
         if newest.generation < seen:
@@ -59,6 +59,16 @@ def check_and_remember(
                 f"remove {directory / STATE_FILE} if that was on purpose"
             )
         state[key] = newest.generation
+
+
+def forget(place: str, user: str, machine: str, directory: Path | None = None) -> None:
+    """Forget a machine that was deleted, so that its name can be used again.  As above."""
+    with _opened(directory or state_directory()) as state:
+        state.pop(_key(place, user, machine), None)
+
+
+def _key(place: str, user: str, machine: str) -> str:
+    return hashlib.sha256(json.dumps([place, user, machine]).encode()).hexdigest()
 
 
 @contextlib.contextmanager

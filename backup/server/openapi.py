@@ -261,6 +261,7 @@ def _administration_paths() -> dict[str, object]:
     policies = _object(
         policy=_POLICY,
         machines=_list(_object(machine=_ref("Name"), policy=_POLICY)),
+        held=_ids(),
     )
     put_policy = _object(
         ("login_secret", "policy"),

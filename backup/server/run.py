@@ -10,8 +10,10 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import uvicorn
 
@@ -27,6 +29,7 @@ from backup.wire import DEFAULT_PORT, format_fingerprint
 LISTENING = "listening on "  # what the lines printed at start begin with
 FINGERPRINT = "certificate fingerprint "
 
+SWEEP_S = 6 * 3600.0  # how often the store is put in order
 SHUTDOWN_S = 5  # for requests that are being served
 _BACKLOG = 1024
 _NEVER_S = 1 << 30  # for uvicorn; `Front` ends idle connections
@@ -117,7 +120,20 @@ def run(
         if certificate is not None:
             show(f"{FINGERPRINT}{format_fingerprint(certificate.fingerprint)}")
         server = _Server(config, listener, limits, proxies)
-        asyncio.run(server.serve_front(report or show))
+        sweeping = partial(sweep_now_and_then, store.sweep, SWEEP_S, report or show)
+        asyncio.run(server.serve_front(report or show, sweeping))
+
+
+async def sweep_now_and_then(
+    sweep: Callable[[], None], interval_s: float, report: Callable[[str], None]
+) -> NoReturn:
+    """Put a store in order at intervals: what is deleted goes when its time has come."""
+    while True:
+        await asyncio.sleep(interval_s)
+        try:
+            await asyncio.to_thread(sweep)
+        except RepositoryError as error:
+            report(f"error: putting the store in order: {error}")
 
 
 class _Server(uvicorn.Server):
@@ -134,8 +150,10 @@ class _Server(uvicorn.Server):
         config.load()
         self._front = Front(listener, config, self.server_state, limits, proxies)
 
-    async def serve_front(self, report: Callable[[str], None]) -> None:
-        """Serve what comes to the listener until told to stop."""
+    async def serve_front(
+        self, report: Callable[[str], None], beside: Callable[[], Coroutine[object, object, None]]
+    ) -> None:
+        """Serve what comes to the listener until told to stop; run `beside` meanwhile."""
 
         def on_error(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
             # Clients that do not speak TLS or hang up halfway need no line in the log.
@@ -144,8 +162,10 @@ class _Server(uvicorn.Server):
                 report(f"error: {context.get('message')}: {type(error).__name__}: {error}")
 
         asyncio.get_running_loop().set_exception_handler(on_error)
+        task = asyncio.create_task(beside())
         async with self._front:
             await self.serve(sockets=[])
+        task.cancel()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Cut idle connections, then let the requests end that are being served.

@@ -79,12 +79,8 @@ def apply_policy(connection: Connection, user_id: int, machine: str) -> list[str
         .where(data_sets.c.machine_id == machine_id, ~is_deleted())
         .order_by(data_sets.c.generation)
     ).all()
-    held = select(data_sets.c.name).join(
-        held_data_sets, held_data_sets.c.data_set_id == data_sets.c.id
-    )
-    names = set(connection.scalars(held.where(data_sets.c.machine_id == machine_id)))
-    policy = policies_of(connection, user_id).of(machine)
-    verdicts = judge(rows, policy, time.time_ns(), names)
+    policies = policies_of(connection, user_id)
+    verdicts = judge(rows, policies.of(machine), time.time_ns(), policies.held)
     return _mark(connection, [v.data_set.number for v in verdicts if not v.stays], BY_POLICY)
 
 

@@ -130,7 +130,7 @@ class MachineRepository:
     def touch_pack(self, machine: str, digest: bytes, size: int) -> bool:
         """Return whether the machine has sent this pack already."""
         self._check(machine)
-        return self._may_read((digest,)) and self._whole.touch_pack(machine, digest, size)
+        return self._whole.touch_pack(machine, digest, size) and self._may_read((digest,))
 
     def reserve(self, size: int, kind: Kind) -> AbstractContextManager[None]:
         """Return a context in which so many bytes may be stored."""
@@ -187,9 +187,11 @@ class MachineRepository:
         return self._whole.commit_received(machine, table, packs, 0, parent=parent, missing=missing)
 
     def policies(self) -> Policies:
-        """Return what counts for the machine, as its own policy."""
+        """Return what counts for the machine, as its own policy, and what is held of it."""
         self._check(self.machine)
-        return Policies(machines={self.machine: self._whole.policies().of(self.machine)})
+        policies = self._whole.policies()
+        held = tuple(name for name in policies.held if self._owns(name))
+        return Policies(machines={self.machine: policies.of(self.machine)}, held=held)
 
     def set_policy(self, machine: str | None, policy: Policy | None) -> NoReturn:
         """Refuse."""

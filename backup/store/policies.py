@@ -8,7 +8,7 @@ import json
 from sqlalchemy import Connection, delete, insert, select
 
 from backup.retention import DEFAULT_POLICY, Policies, Policy
-from backup.store.schema import id_policies, machine_policies
+from backup.store.schema import data_sets, held_data_sets, id_policies, machine_policies
 
 
 def policies_of(connection: Connection, user_id: int) -> Policies:
@@ -18,7 +18,11 @@ def policies_of(connection: Connection, user_id: int) -> Policies:
     rows = select(machine_policies.c.machine, machine_policies.c.policy)
     rows = rows.where(machine_policies.c.user_id == user_id)
     own = {name: _unpack(text) for name, text in connection.execute(rows)}
-    return Policies(None if default is None else _unpack(default), own)
+    held = select(data_sets.c.name).join(
+        held_data_sets, held_data_sets.c.data_set_id == data_sets.c.id
+    )
+    names = connection.scalars(held.where(data_sets.c.user_id == user_id))
+    return Policies(None if default is None else _unpack(default), own, tuple(sorted(names)))
 
 
 def set_policy(

@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backup.shared.text import name_text, printable, second_text, size_text
+from backup.shared.text import name_text, plural, printable, second_text, size_text
 from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
     OTHER_DATA_SET,
+    MachinePlace,
     Place,
+    Session,
     StatusLine,
     UsageError,
     check_new_password,
     json_flag,
     open_session,
+    policy_of,
     print_json,
     read_new_password,
     read_password,
@@ -49,8 +52,10 @@ class Register(Place):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Backup(Place):
-    machine: str = option("--machine NAME", "name of the machine in the backups", required=True)
+class Backup(MachinePlace):
+    machine: str | None = option(
+        "--machine NAME", "name of the machine in the backups; --credential says it by itself"
+    )
     disk: tuple[Path, ...] = option("--disk PATH", "disk or image; may be repeated", (), type=Path)
     allow_raw: bool = flag("--allow-raw", "keep unknown partitions as compressed raw images")
     exclude: tuple[str, ...] = option(
@@ -63,13 +68,14 @@ class Backup(Place):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshots(Place):
+class Snapshots(MachinePlace):
     machine: str | None = option("--machine NAME", "only those of this machine")
+    deleted: bool = flag("--deleted", "only what is deleted and can be brought back")
     json: bool = json_flag()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listing(Place):
+class Listing(MachinePlace):
     machine: str | None = option("--machine NAME", "machine to list")
     data_set: str | None = option("--data-set ID", OTHER_DATA_SET)
     json: bool = flag("--json", "print one JSON object per line")
@@ -103,6 +109,8 @@ def run_register(options: Register) -> int:
 
 def run_backup(options: Backup) -> int:
     """Back up a machine or its disks. Without --disk it backs up this machine."""
+    if options.machine is None and options.credential is None:
+        raise UsageError("say which machine it is with --machine")
     status = StatusLine()
     sources: list[Source] = []
 
@@ -126,21 +134,22 @@ def run_backup(options: Backup) -> int:
             allow_raw=options.allow_raw,
             exclude=tuple(map(os.fsencode, options.exclude)),
         )
-        session.check_newest(options.machine)
+        machine = options.machine or session.repository.machines()[0]
+        session.check_newest(machine)
         if options.keep is not None:
-            session.repository.set_policy(options.machine, policy_of(last=options.keep))
+            _set_policy(session, machine, policy_of(last=options.keep))
         try:
             result = back_up(
                 session.repository,
-                session.master,
-                options.machine,
+                session.key,
+                machine,
                 sources or _sources_of(options.disk),
                 wanted,
                 BackupProgress(status),
             )
         finally:
             status.clear()
-        session.check_newest(options.machine)
+        session.check_newest(machine)
     if options.json:
         print_json(result.to_dict())
     else:
@@ -153,7 +162,7 @@ def run_backup(options: Backup) -> int:
             f"{size_text(result.bytes_read)} read, {size_text(result.bytes_sent)} sent in "
             f"{result.duration_s:.1f} s"
         )
-        print(f"data set {result.data_set.id} of machine {options.machine}")
+        print(f"data set {result.data_set.id} of machine {machine}")
     for note in result.notes:
         print(f"note: {note}", file=sys.stderr)
     for warning in result.warnings:
@@ -161,18 +170,11 @@ def run_backup(options: Backup) -> int:
     return ExitCode.PARTIAL if result.is_partial else ExitCode.DONE
 
 
-def policy_of(**rules: int | str) -> Policy:
-    """Return a retention policy.
-
-    Raises:
-        UsageError: these rules cannot be meant.
-    """
-    from backup.retention import Policy, PolicyError
-
-    try:
-        return Policy.of(rules)
-    except PolicyError as error:
-        raise UsageError(str(error)) from error
+def _set_policy(session: Session, machine: str, policy: Policy) -> None:
+    """Set a machine's policy, as `policy set` does, unless it is the one that it has."""
+    repository = session.repository
+    if repository.policies().machines.get(machine) != policy:
+        repository.set_policy(machine, policy)
 
 
 def _sources_of(disks: Sequence[Path]) -> list[Source]:
@@ -188,15 +190,21 @@ def _sources_of(disks: Sequence[Path]) -> list[Source]:
 
 def run_snapshots(options: Snapshots) -> int:
     """List data sets."""
-    from backup.objects.errors import ObjectsError
-    from backup.repository import NoSuchDataSetError
+    from backup.objects.errors import ObjectsError, OtherKeyError
+    from backup.repository import NoSuchDataSetError, RolledBackError
 
+    if options.deleted:
+        return _list_deleted(options)
+    unreadable, rollback = 0, None
     rows: list[dict[str, Any]] = []
     damaged: list[dict[str, Any]] = []
     with open_session(options) as session:
         for info in session.repository.data_sets(options.machine):
             try:
                 summary = session.summary_of(info)
+            except OtherKeyError:
+                unreadable += 1  # this machine made it before it was enrolled
+                continue
             except (ObjectsError, NoSuchDataSetError) as error:
                 named = {"id": info.id, "machine": info.machine, "generation": info.generation}
                 damaged.append({**named, "damage": str(error)})
@@ -214,11 +222,28 @@ def run_snapshots(options: Snapshots) -> int:
                     "system": summary.system,
                 }
             )
-    if options.machine and not rows and not damaged:
+        try:
+            session.check_newest(options.machine)
+        except RolledBackError as error:
+            rollback = error  # what there is, is listed all the same
+    if unreadable:
+        sets = plural(unreadable, "data set")
+        report_error(f"{sets} of this machine open with the password only, and are not listed")
+    if options.machine and not (rows or damaged or unreadable):
         raise NoSuchDataSetError(f"cannot find a data set of machine {options.machine}")
     if options.json:
         print_json([*rows, *damaged])
-        return ExitCode.PARTIAL if damaged else ExitCode.DONE
+    else:
+        _print_rows(rows)
+        for row in damaged:
+            name = f"data set {row['id'][:10]} (number {row['generation']} of {row['machine']})"
+            report_error(f"{name} cannot be read: {row['damage']}")
+    if rollback is not None:
+        raise rollback
+    return ExitCode.PARTIAL if damaged else ExitCode.DONE
+
+
+def _print_rows(rows: Sequence[dict[str, Any]]) -> None:
     print(
         f"{'id':<10} {'machine':<20} {'#':>5} {'created':<20} {'objects':>10} {'files':>12} "
         f"{'stored':>12}"
@@ -230,10 +255,38 @@ def run_snapshots(options: Snapshots) -> int:
             f"{row['created']:<20} "
             f"{row['objects']:>10,} {files:>12} {stored:>12}"
         )
-    for row in damaged:
-        name = f"data set {row['id'][:10]} (number {row['generation']} of {row['machine']})"
-        report_error(f"{name} cannot be read: {row['damage']}")
-    return ExitCode.PARTIAL if damaged else ExitCode.DONE
+
+
+def _list_deleted(options: Snapshots) -> int:
+    with open_session(options) as session:
+        deleted = session.repository.deleted_data_sets()
+    if options.machine:
+        deleted = [item for item in deleted if item.info.machine == options.machine]
+    if options.json:
+        print_json(
+            [
+                {
+                    "id": item.info.id,
+                    "machine": item.info.machine,
+                    "generation": item.info.generation,
+                    "received_ns": item.info.created_ns,
+                    "deleted_ns": item.deleted_ns,
+                    "expires_ns": item.expires_ns,
+                    "reason": item.reason,
+                }
+                for item in deleted
+            ]
+        )
+        return ExitCode.DONE
+    print(f"{'id':<10} {'machine':<20} {'#':>5} {'deleted':<20} {'gone for good':<20} by")
+    for item in deleted:
+        times = (second_text(ns // 10**9) for ns in (item.deleted_ns, item.expires_ns))
+        when = " ".join(f"{time:<20}" for time in times)
+        info = item.info
+        print(
+            f"{info.id[:10]:<10} {info.machine[:20]:<20} {info.generation:>5} {when} {item.reason}"
+        )
+    return ExitCode.DONE
 
 
 def run_ls(options: Listing) -> int:
@@ -250,7 +303,7 @@ def run_ls(options: Listing) -> int:
     with open_session(options) as session:
         info = session.choose(options.machine, options.data_set)
         with session.repository.open_table(info.id) as stream:
-            for item in TableReader(session.master, stream):
+            for item in TableReader(session.key, stream):
                 if isinstance(item, VolumeObject):
                     volumes[item.number] = item
                 if not isinstance(item, NodeObject):

@@ -23,9 +23,11 @@ from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from backup.client.patience import Patience
+    from backup.objects.data_keys import DataKey
     from backup.objects.keys import MasterKey
     from backup.objects.table import Summary
     from backup.repository import DataSetInfo, Repository, RepositoryHost
+    from backup.retention import Policy
 
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?", re.IGNORECASE)
 SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -43,15 +45,28 @@ class UsageError(Exception):
     """The command cannot be carried out as it was given."""
 
 
+class RefusedError(Exception):
+    """Nobody confirmed what cannot be done without."""
+
+
 def exit_code_of(error: BaseException) -> ExitCode:
     """Return the documented exit code of an error; 1 for one without a code of its own."""
     from backup.agent.errors import NotRecoverableError
-    from backup.repository import DamagedDataSetError, NoSuchDataSetError, NotAuthorisedError
+    from backup.repository import (
+        DamagedDataSetError,
+        NoSuchDataSetError,
+        NotAuthorisedError,
+        NotPermittedError,
+    )
+    from imagebuilder.cli.machine_file import MachineFileError
     from imagebuilder.errors import DiscPlanError
     from rebuild.restore import EXIT_CODES
 
     table: dict[type[BaseException], ExitCode] = {
         UsageError: ExitCode.USAGE,
+        MachineFileError: ExitCode.USAGE,
+        RefusedError: ExitCode.UNSAFE,
+        NotPermittedError: ExitCode.UNSAFE,
         DiscPlanError: ExitCode.USAGE,
         NotRecoverableError: ExitCode.LAYOUT,
         DamagedDataSetError: ExitCode.DAMAGED,
@@ -155,6 +170,33 @@ class Place(Credentials):
     retry_for: float | None = retry_option()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachinePlace(Place):
+    """Likewise, of commands that an enrolled machine can give too."""
+
+    user: str = option("--user ID", "the id, where there is no --credential", "")
+    credential: Path | None = option(
+        "--credential FILE",
+        "what `rebuildkit enroll` has written: it says where, who and which machine",
+        type=Path,
+        group="place!",
+    )
+
+
+def policy_of(**rules: int | str) -> Policy:
+    """Return a retention policy.
+
+    Raises:
+        UsageError: these rules cannot be meant.
+    """
+    from backup.retention import Policy, PolicyError
+
+    try:
+        return Policy.of(rules)
+    except PolicyError as error:
+        raise UsageError(str(error)) from error
+
+
 def json_flag() -> bool:
     """Return the option that most commands have."""
     printed: bool = flag("--json", "print the result as JSON")
@@ -246,9 +288,22 @@ class Session:
     """An opened repository and the key to what it holds."""
 
     repository: Repository
-    master: MasterKey
+    key: DataKey  # the master key, or that of an enrolled machine
     host: RepositoryHost
     place: str  # which repository, for what this computer remembers of it
+
+    @property
+    def master(self) -> MasterKey:
+        """The master key.
+
+        Raises:
+            UsageError: this is an enrolled machine's session.
+        """
+        from backup.objects.keys import MasterKey
+
+        if not isinstance(self.key, MasterKey):
+            raise UsageError("an enrolled machine cannot do this: it needs the password")
+        return self.key
 
     def check_newest(self, machine: str | None = None) -> None:
         """Raise RolledBackError if a machine's newest data set is older than one seen before."""
@@ -281,7 +336,7 @@ class Session:
         from backup.repository import check_sealed
 
         with self.repository.open_table(info.id) as stream:
-            summary = read_summary(self.master, stream)
+            summary = read_summary(self.key, stream)
         check_sealed(info, summary.data_set_id, summary.machine, summary.generation)
         return summary
 
@@ -357,13 +412,14 @@ def open_session(
     """
     from backup.objects.keys import create_key_file, password_keys, unlock_with
 
+    if isinstance(options, MachinePlace):
+        if options.credential is not None:
+            return _open_machine_session(options, options.credential, needed, prepare)
+        if not options.user:
+            raise UsageError("say which id with --user, or which machine with --credential")
     password = read_password(options)
     host = open_host(options, create=create)
-    place = (
-        canonical_fingerprint(options.fingerprint)
-        or options.server
-        or str((options.store or Path()).resolve())
-    )
+    place = _place_of(options)
     try:
         if create and not options.server and not _is_registered(host, options.user):
             check_new_password(password)
@@ -379,6 +435,44 @@ def open_session(
     except BaseException:
         host.close()
         raise
+
+
+def _open_machine_session(
+    options: MachinePlace,
+    path: Path,
+    needed: Sequence[str],
+    prepare: Callable[[Callable[[], bool]], None] | None,
+) -> Session:
+    """Log an enrolled machine in."""
+    from backup.objects.data_keys import MachineKey
+    from imagebuilder.cli.machine_file import read
+
+    if options.user or options.password_file:
+        raise UsageError("--credential says who it is: leave out --user and --password-file")
+    file = read(path)
+    where = Place(
+        server=file.server,
+        store=None if file.store is None else Path(file.store),
+        user=file.user,
+        fingerprint=options.fingerprint or file.fingerprint,
+        retry_for=options.retry_for,
+    )
+    host = open_host(where)
+    try:
+        repository = import_during(lambda: host.login_machine(file.credential), needed, prepare)
+        return Session(repository, MachineKey(file.key, file.key_id), host, _place_of(where))
+    except BaseException:
+        host.close()
+        raise
+
+
+def _place_of(options: Place) -> str:
+    """Return what this computer remembers a repository by."""
+    return (
+        canonical_fingerprint(options.fingerprint)
+        or options.server
+        or str((options.store or Path()).resolve())
+    )
 
 
 def _is_registered(host: RepositoryHost, user: str) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backup.shared.text import printable, size_text
+from backup.shared.text import printable, second_text, size_text
 from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
     OTHER_DATA_SET,
@@ -128,6 +128,8 @@ def run_build(options: Build) -> int:
                 "boot_size": built.boot_size,
                 "data_set": built.data_set,
                 "machine": built.machine,
+                "generation": built.generation,
+                "created_ns": built.created_ns,
                 "packs": built.pack_count,
                 "lost": lost,
             }
@@ -136,6 +138,7 @@ def run_build(options: Build) -> int:
         print(
             f"{built.path}: {size_text(built.size)}, of them "
             f"{size_text(built.boot_size)} to boot; machine {built.machine}, "
+            f"backup {built.generation} of {second_text(built.created_ns // 10**9)} UTC, "
             f"data set {built.data_set[:10]}"
         )
         for name in lost[:SHOWN_LOST]:

@@ -188,11 +188,12 @@ def run_restore(options: Restore) -> int:
             grow=options.grow,
         )
         status.clear()
+        lines = [*unlocked.summary(), *plan.lines()]  # first of all, which backup it is
         if options.plan:
-            print("\n".join(plan.lines()))
+            print("\n".join(lines))
             return ExitCode.DONE
         if not options.yes:
-            print("\n".join(plan.lines()))
+            print("\n".join(lines))
             if not confirm("Restore?"):
                 raise UnsafeTargetError("nothing was written: answer yes, or use --yes")
         missing = missing_content(unlocked, medium)
@@ -295,7 +296,7 @@ def run_compare(options: Compare) -> int:
     if options.json:
         print_json(comparison.to_dict())
     else:
-        print("\n".join(comparison.lines()))
+        print("\n".join([*unlocked.summary(), *comparison.lines()]))
     return ExitCode.DONE if comparison.is_equal else ExitCode.FAILED
 
 

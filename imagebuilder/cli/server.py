@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of who runs a server: server, and its actions invite, quota and repair."""
+"""The commands of who runs a server: server, and what it does beside serving."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backup.shared.text import second_text
 from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
     UsageError,
@@ -111,6 +112,25 @@ class Repair:
     json: bool = json_flag()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grace:
+    data: Path = option(
+        "--data DIR", "the directory of a server or a store", type=Path, required=True
+    )
+    time: float | None = option(
+        "TIME", "how long, such as 14d; 0 deletes at once", nargs="?", type=seconds_of_text
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    data: Path = option(
+        "--data DIR", "the directory of a server or a store", type=Path, required=True
+    )
+    user: str = option("--user ID", "whose", required=True)
+    put_back: int | None = option("--put-back NUMBER", "make this one the present one", type=int)
+
+
 def run_server(options: Server) -> int:
     """Serve a directory to agents and image builders, until interrupted."""
     from backup.server.limits import Limits
@@ -174,6 +194,34 @@ def run_repair(options: Repair) -> int:
     return ExitCode.PARTIAL if plan.unreadable else ExitCode.DONE
 
 
+def run_grace(options: Grace) -> int:
+    """Show or set how long what is deleted can be brought back, of all ids. Default: 7 days."""
+    with _opened(options.data) as store:
+        if options.time is None:
+            print(f"{store.grace_s() / 86400:g} days")
+            return ExitCode.DONE
+        store.set_grace(options.time)
+        store.sweep()
+    return ExitCode.DONE
+
+
+def run_keys(options: Keys) -> int:
+    """List the key files that an id had before, or put one back.
+
+    With it the password of that time counts again.
+    """
+    with _opened(options.data) as store:
+        if options.put_back is not None:
+            store.put_back_key_file(options.user, options.put_back)
+            print(f"The id {options.user} opens with the password of that key file again.")
+            return ExitCode.DONE
+        found = store.old_key_files(options.user)
+    print(f"{'number':>6} replaced")
+    for old in found:
+        print(f"{old.id:>6} {second_text(old.replaced_ns // 10**9)}")
+    return ExitCode.DONE
+
+
 def _opened(directory: Path) -> Store:
     from backup.store.local import open_store
 
@@ -192,6 +240,8 @@ COMMANDS: tuple[Command | Group, ...] = (
             command("invite", Invite, run_invite),
             command("quota", Quota, run_quota),
             command("repair", Repair, run_repair),
+            command("grace", Grace, run_grace),
+            command("keys", Keys, run_keys),
         ),
         plain=command("server", Server, run_server),
     ),

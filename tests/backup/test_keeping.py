@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from backup.repository import (
+    MAXIMUM_PACK_SIZE,
     ConflictError,
     DataSetInfo,
     InvalidRequestError,
@@ -255,6 +256,18 @@ FORBIDDEN: list[Callable[[Repository], object]] = [
     lambda r: r.put_pack("other", b"pack"),
     lambda r: r.commit("other", make_table(), [], 1),
 ]
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * (MAXIMUM_PACK_SIZE + 1)], ids=["empty", "large"])
+def test_what_is_no_pack_is_refused_from_a_machine_too(
+    host: RepositoryHost, repository: Repository, data: bytes
+) -> None:
+    """The bounds on packs do not depend on who sends them."""
+    mine = enrolled(host, repository)
+    with pytest.raises(InvalidRequestError):
+        mine.put_pack("host", data)
+
+    assert mine.pending_packs("host") == []
 
 
 def test_an_enrolled_machine_can_do_nothing_else(

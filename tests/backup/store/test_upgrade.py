@@ -17,6 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from backup.repository import StoreDamagedError
+from backup.retention import Policies, Policy
 from backup.store import upgrade
 from backup.store.local import open_repository, open_store
 from backup.store.schema import metadata
@@ -99,6 +100,31 @@ def test_an_upgraded_store_goes_on(old: Path) -> None:
         assert repository.data_sets() == [*infos, info]
         assert info.generation == infos[-1].generation + 1
     assert not (old / COPY).exists()
+
+
+def test_an_upgrade_deletes_nothing(old: Path) -> None:
+    """A machine that has more data sets than the default keeps, goes on keeping as many."""
+    connection = sqlite3.connect(old / "catalogue.db")
+    with connection:
+        user, machine = connection.execute("SELECT user_id, id FROM machines").fetchone()
+        for generation in range(100, 110):
+            connection.execute(
+                "INSERT INTO data_sets (user_id, machine_id, name, generation, created_ns,"
+                " table_size, table_digest, pack_count, size) VALUES (?, ?, ?, ?, 1, 1, x'', 0, 0)",
+                (user, machine, f"{generation:032x}", generation),
+            )
+        query = "SELECT COUNT(*) FROM data_sets WHERE machine_id = ?"
+        (count,) = connection.execute(query, (machine,)).fetchone()
+        names = "SELECT users.name, machines.name FROM users, machines WHERE machines.id = ?"
+        user_name, name = connection.execute(names, (machine,)).fetchone()
+    connection.close()
+    with open_repository(old, user_name) as repository:
+        policies = repository.policies()
+        repository.commit(name, b"RKOBJT\x01\x00" + bytes(range(16)), [], 1)
+
+        assert policies == Policies(machines={name: Policy(last=count)})
+        assert len(repository.data_sets(name)) == count
+        assert len(repository.deleted_data_sets()) == 1
 
 
 def test_the_first_release_refuses_what_was_upgraded(old: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from pathlib import Path
 
@@ -93,6 +94,46 @@ def test_data_set_listed_as_another_is_refused(place: Place) -> None:
         assert outcome.code != 0, command
         assert "sealed in it is number 1" in outcome.err, outcome.err
         assert outcome.err.count("\n") == 1
+
+
+def test_an_older_state_of_the_store_is_noticed_by_every_command(place: Place) -> None:
+    """This computer has seen a newer data set; snapshots lists what there is, and says so."""
+    older, newer = place.back_up(), place.back_up()
+    place.change(
+        "DELETE FROM data_set_packs WHERE data_set_id = (SELECT id FROM data_sets WHERE name = ?)",
+        newer,
+    )
+    place.change("DELETE FROM data_sets WHERE name = ?", newer)
+    for name in ("records", "tables"):
+        (place.directory / "store" / "users" / "1" / name / newer).unlink()
+    for command in ("ls", "snapshots", "backup", "restore"):
+        if command == "restore":
+            outcome = place.restore("--machine", "desk")
+        elif command == "backup":
+            outcome = place.run("backup", "--machine", "desk", "--disk", place.disk)
+        else:
+            outcome = place.run(command)
+
+        assert outcome.code == 1, command
+        assert "rolled back" in outcome.err, command
+        assert (older[:10] in outcome.out) == (command == "snapshots")
+
+
+def test_plan_says_which_backup_it_is(place: Place) -> None:
+    """Machine, number and time are in the plan, before anything is written."""
+    place.back_up()
+    place.back_up()
+    plan = must(
+        rebuildkit(
+            "restore",
+            *("--from", place.directory / "store", "--user", "anna"),
+            *("--password-file", place.password, "--machine", "desk"),
+            *("--disk", place.directory / "new.img", "--plan"),
+        )
+    )
+
+    assert re.match(r"Machine desk, backup 2 of 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC", plan.out)
+    assert not (place.directory / "new.img").exists()
 
 
 def test_fingerprint_is_one_however_it_is_typed() -> None:
