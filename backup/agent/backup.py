@@ -26,7 +26,7 @@ from backup.agent.errors import NoSourceError, NotRecoverableError, Problem
 from backup.agent.exclusions import compile_exclusions
 from backup.agent.local_set import LocalSet
 from backup.agent.minimum import set_minimum_sizes
-from backup.agent.previous import PreviousSet, give_up_packs, thin_packs
+from backup.agent.previous import PreviousSet, give_up_packs, no_previous, thin_packs
 from backup.agent.progress import NoProgress, Progress
 from backup.agent.remote import load_previous, read_pending
 from backup.agent.result import BackupOptions, BackupResult
@@ -160,9 +160,17 @@ class _Run:
         data_sets = self.repository.data_sets(self.machine)
         last = data_sets[-1] if data_sets else None
         previous, notes = load_previous(self.repository, self.master, data_sets)
-        # A set is sealed with one key throughout: who has the password goes on with the machine's.
-        self.master = previous.key or self.master
         self.result.notes += notes
+        if self._is_trusted(previous.key):
+            # A set is sealed with one key throughout.
+            self.master = previous.key or self.master
+        else:
+            self.result.notes.append(
+                "the machine's key was revoked: everything is sent again, sealed with the "
+                "password's key"
+            )
+            former, previous = previous, no_previous()
+            previous.id, previous.started_ns = former.id, former.started_ns
         damaged = set(self.repository.damage().packs)
         lost = {i for i, pack in enumerate(previous.packs) if pack.digest in damaged}
         if lost:
@@ -178,6 +186,16 @@ class _Run:
             )
         give_up_packs(previous, thin_packs(previous) | lost)
         return previous, last.generation + 1 if last else 1
+
+    def _is_trusted(self, key: DataKey | None) -> bool:
+        """Tell whether to go on with the key of the previous data set.
+
+        Who has the password goes on with the machine's, so that its next run can compare with
+        this one, but not with one that no credential has any more: it may be stolen.
+        """
+        if key is None or key.id == self.master.id:
+            return True
+        return any(key.id == credential.key_id for credential in self.repository.credentials())
 
     def _scan(self, sources: Sequence[Source], local: LocalSet) -> None:
         """List all objects."""

@@ -76,9 +76,26 @@ def test_who_has_the_password_goes_on_with_the_key_of_the_machine(
 ) -> None:
     """So the machine's next run can compare with what the password's run has made."""
     key = MASTER.new_machine_key(MACHINE)
+    repository.enroll(MACHINE, bytes(32), key.id)
     back_up(repository, disk, key=key)
     between = back_up(repository, disk)
     after = back_up(repository, disk, key=key)
 
     assert (between.packs_sent, between.notes) == (0, [])
     assert (after.packs_sent, after.notes) == (0, [])
+
+
+def test_who_has_the_password_does_not_go_on_with_a_revoked_key(
+    repository: StoredRepository, disk: Path
+) -> None:
+    """A thief knows that key: all is sealed anew, once, and the note says so."""
+    key = MASTER.new_machine_key(MACHINE)
+    repository.enroll(MACHINE, bytes(32), key.id)
+    back_up(repository, disk, key=key)
+    repository.revoke(repository.credentials()[0].id)
+    first, second = back_up(repository, disk), back_up(repository, disk)
+
+    assert any("revoked" in note for note in first.notes)
+    assert (first.packs_sent, first.data_set and first.data_set.generation) == (1, 2)
+    assert (second.packs_sent, second.notes) == (0, [])
+    assert read_data_set(repository).nodes
