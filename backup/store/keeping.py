@@ -55,25 +55,30 @@ class UserRecords:
         return sum(self._adopt(name) for name in sorted(kept - listed - {USER}))
 
     def differing(self) -> list[str]:
-        """Return the data sets of which the catalogue says something else than their records."""
+        """Return the records, by name, of which the catalogue says something else."""
         found = []
+        record = read_user(self._files)
+        if record is not None and not _agrees(record, self._catalogue.user_body(self._user_id)):
+            found.append(USER)
         for info in self._catalogue.data_sets(self._user_id):
             record = _read(self._files, info.id)
-            if record is not None and not self._is_equal(info.id, record):
+            if record is None:
+                continue
+            body, digests = self._catalogue.data_set_record(self._user_id, info.id)
+            if not _agrees(record, body or {}) or sorted(digests) != sorted(record.digests):
                 found.append(info.id)
         return found
 
-    def _is_equal(self, name: str, record: Record) -> bool:
-        body, digests = self._catalogue.data_set_record(self._user_id, name)
-        return body == record.body and sorted(digests) == sorted(record.digests)
-
     def prefer(self) -> int:
-        """Have the catalogue say of every data set what its record says; hold `exclusive`.
+        """Have the catalogue say what the records say; hold `exclusive`.
 
         Returns:
-            Of how many it said something else.
+            Of how many data sets it said something else.
         """
-        found = self.differing()
+        found = [name for name in self.differing() if name != USER]
+        record = read_user(self._files)
+        if record is not None and not _agrees(record, self._catalogue.user_body(self._user_id)):
+            self._catalogue.exchange_user(self._user_id, lambda body: record.body)
         self._catalogue.drop_data_sets(self._user_id, found)
         for name in found:
             self._adopt(name)
@@ -120,15 +125,17 @@ class UserRecords:
 
     def _is_outdated(self, body: Row) -> bool:
         record = read_user(self._files)
-        return record is None or record.body != body
+        if record is None:
+            return True
+        # One of them has another name: `check` says so, and nobody can know here which is right.
+        return record.body != body and _name_in(record.body) == _name_in(body)
 
     def _login_of(self, body: Row) -> Row | None:
         """Return the record of the user if its key file or login is not the one in `body`."""
         record = read_user(self._files)
-        kept = None if record is None else record.body.get(USER)
-        if record is None or not isinstance(kept, dict) or kept == body[USER]:
+        if record is None or _agrees(record, body):
             return None
-        return record.body if kept.get("name") == body[USER]["name"] else None
+        return record.body if _name_in(record.body) == _name_in(body) else None
 
     def _adopt(self, name: str) -> bool:
         record = _read(self._files, name)
@@ -150,6 +157,26 @@ class UserRecords:
             records.write_record(incoming, body, digests)
             incoming.complete(Kind.RECORD, name)
             incoming.place()
+
+
+def _agrees(record: Record, body: Row) -> bool:
+    """Tell whether record and catalogue say the same, as far as both releases know of it.
+
+    Rows beside that of the user or the data set may have changed since the record was written.
+    """
+    for name in (USER, "data_set", "machine"):
+        kept, row = record.body.get(name), body.get(name)
+        if isinstance(kept, dict) and isinstance(row, dict):
+            kept = {column: value for column, value in kept.items() if column in row}
+            row = {column: value for column, value in row.items() if column in kept}
+        if kept != row:
+            return False
+    return True
+
+
+def _name_in(body: Row) -> object:
+    row = body.get(USER)
+    return row.get("name") if isinstance(row, dict) else None
 
 
 def read_user(files: UserFiles) -> Record | None:

@@ -163,7 +163,7 @@ class StoredRepository:
             return known, self._records.drop_ghosts()
 
     def differing_records(self) -> list[str]:
-        """Return the data sets of which the catalogue says something else than their records."""
+        """Return the records, by name, of which the catalogue says something else."""
         return self._records.differing()
 
     def mend_records(self) -> None:

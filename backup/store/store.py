@@ -98,9 +98,18 @@ class Store:
         return self._catalogue.counts()
 
     def keep_record(self) -> None:
-        """Write the record of the store unless it says what the catalogue does."""
+        """Write the record of the store unless it says what the catalogue does.
+
+        The secret never changes: if it differs, the record, which has a checksum, is right.
+        """
+        kept = self._storage.read_record()
+        if (record := read_packed(kept)) is not None:
+            settings = record.body.get("settings", {})
+            secret = settings.get("secret") if isinstance(settings, dict) else None
+            if secret is not None and secret != self._catalogue.server_secret():
+                self._catalogue.adopt_settings({"settings": {"secret": secret}})
         packed = pack_record(self._catalogue.store_body())
-        if self._storage.read_record() != packed:
+        if kept != packed:
             self._storage.write_record(packed)
 
     def login_parameters(self, user: str) -> bytes:

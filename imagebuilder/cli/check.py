@@ -7,6 +7,7 @@ import argparse
 import os
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -160,6 +161,8 @@ def _check_repository(
     source: str, options: Check, status: StatusLine, *, is_server: bool
 ) -> Report:
     """Check a server, or a store with the key."""
+    from backup.checking.check import Report
+
     assert options.user is not None, "the caller has asked"
     place = Place(
         server=source if is_server else None,
@@ -169,12 +172,14 @@ def _check_repository(
         password_file=options.password_file,
         retry_for=options.retry_for,
     )
-    findings = [] if is_server else _store_findings(Path(source))
-    with open_session(place, needed=("backup.checking.opened",)) as session:
-        report = _check_session(session, source, options, status)
-        if not is_server:
-            report.findings += findings
-            report.findings += _differences(Path(source), options.user)
+    if is_server:
+        with open_session(place, needed=("backup.checking.opened",)) as session:
+            return _check_session(session, source, options, status)
+    report = Report()
+    with _catalogue_may_be_damaged(Path(source), report):
+        report.findings += _differences(Path(source), options.user)
+        with open_session(place, needed=("backup.checking.opened",)) as session:
+            report.absorb(_check_session(session, source, options, status))
     return report
 
 
@@ -260,6 +265,20 @@ def _chosen(infos: Sequence[DataSetInfo], options: Check) -> list[DataSetInfo]:
     return found
 
 
+@contextmanager
+def _catalogue_may_be_damaged(directory: Path, report: Report) -> Iterator[None]:
+    """Look at catalogue and records first; what cannot be checked because of them is no error."""
+    from backup.checking.check import Finding
+    from backup.repository import StoreDamagedError
+    from backup.store.local import CATALOGUE
+
+    report.findings += _store_findings(directory)
+    try:
+        yield
+    except StoreDamagedError as error:
+        report.findings.append(Finding("catalogue", CATALOGUE, str(error)))
+
+
 def _store_findings(directory: Path) -> list[Finding]:
     """Look at a store's catalogue and records before opening it puts them in order."""
     from backup.checking.check import Finding
@@ -268,7 +287,7 @@ def _store_findings(directory: Path) -> list[Finding]:
     from backup.store.repair import unreadable_records
 
     found = [
-        Finding("record", path, "is not what it was; it was written anew")
+        Finding("record", path, "is not what it was; it is written anew from the catalogue")
         for path in unreadable_records(directory)
     ]
     if (directory / CATALOGUE).exists() and not is_whole_sqlite(directory / CATALOGUE):
@@ -281,6 +300,7 @@ def _differences(directory: Path, user: str | None = None) -> list[Finding]:
     """Compare catalogue and records of an opened store, and mend the records."""
     from backup.checking.check import Finding
     from backup.objects.key_file import is_intact
+    from backup.repository import StoreDamagedError, StoreFullError
     from backup.store.local import CATALOGUE, open_store
 
     found = []
@@ -290,25 +310,26 @@ def _differences(directory: Path, user: str | None = None) -> list[Finding]:
             if user is not None and repository.user != user:
                 continue
             found += [
-                Finding("catalogue", CATALOGUE, f"is wrong about data set {name}: {advice}")
+                Finding("catalogue", CATALOGUE, f"differs from the record {name}: {advice}")
                 for name in repository.differing_records()
             ]
             if not is_intact(repository.key_file()):
                 reason = "is damaged; a disc of the same id holds another copy"
                 found.append(Finding("key file", f"of {repository.user}", reason))
-            repository.mend_records()
+            # Nothing can be mended where nothing can be written, and all can be read.
+            with suppress(StoreDamagedError, StoreFullError):
+                repository.mend_records()
     return found
 
 
 def _check_store(directory: Path, options: Check, status: StatusLine) -> Report:
     """Check a store without any key, of all its users."""
-    from backup.checking.check import Finding, Report, check_data_sets
-    from backup.repository import StoreDamagedError
-    from backup.store.local import CATALOGUE, open_store
+    from backup.checking.check import Report, check_data_sets
+    from backup.store.local import open_store
 
     whole = Report()
-    whole.findings += _store_findings(directory)
-    try:
+    with _catalogue_may_be_damaged(directory, whole):
+        whole.findings += _differences(directory)
         with open_store(directory) as store:
             for repository in store.repositories():
                 report = check_data_sets(
@@ -319,11 +340,6 @@ def _check_store(directory: Path, options: Check, status: StatusLine) -> Report:
                     random.SystemRandom(),
                 )
                 whole.absorb(report)
-        whole.findings += _differences(directory)
-    except StoreDamagedError as error:
-        if not whole.findings:
-            raise
-        whole.findings.append(Finding("catalogue", CATALOGUE, str(error)))
     return whole
 
 

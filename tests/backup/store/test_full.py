@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import pytest
 from backup.client.repository import HttpServer
 from backup.repository import StoreFullError
 from backup.store.local import open_repository, open_store
-from backup.store.repository import GRACE_S, PENDING_PACKS_AGE_S, StoredRepository
 from backup.store.reserve import PART_OF_DISK, STEPS, Reserve
 from tests.backup.repositories import SECRET, key_file, make_pack, make_table
 from tests.backup.server_process import ServerProcess
@@ -64,14 +62,6 @@ def make_store(disk: Path) -> Path:
     return store
 
 
-def drop(repository: StoredRepository, data_set: str) -> None:
-    """Drop a data set and what only it lists, as a retention does."""
-    repository._records.forget([data_set])
-    repository._catalogue.drop_data_sets(repository._user_id, [data_set])
-    repository.sweep(time.time() + PENDING_PACKS_AGE_S + 60)
-    repository.sweep(time.time() + PENDING_PACKS_AGE_S + GRACE_S + 120)
-
-
 def test_full_disk_is_read(disk: Path) -> None:
     """Everything can be listed and read, as often as one likes."""
     store = make_store(disk)
@@ -95,8 +85,8 @@ def test_full_disk_is_emptied(disk: Path) -> None:
         repository = opened.login("user", SECRET)
         with pytest.raises(StoreFullError, match=rf"in {store}.*: the disk is full: keep fewer"):
             repository.put_pack("box", make_pack(MIB)[0])
-        oldest = repository.data_sets()[0]
-        drop(repository, oldest.id)
+        opened.set_grace(0)
+        repository.delete_data_sets([repository.data_sets()[0].id])
         assert len(repository.data_sets()) == 2
     assert os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize > MIB // 2
     with open_repository(store, "user", SECRET) as repository:

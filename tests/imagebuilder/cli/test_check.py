@@ -20,6 +20,7 @@ from imagebuilder.cli.main import main
 from imagebuilder.environment.build import BootEnvironment
 from rebuild.disc_image import IsoImage, IsoMedium
 from tests.imagebuilder.small_disk import make_disk
+from tests.programs import run
 from tests.scenario import Server
 
 pytestmark = pytest.mark.tools
@@ -145,6 +146,36 @@ def test_lost_files_are_those_that_do_not_restore(machine: Machine, capsys: Outp
     assert lost
     for path in lost - {"/same"}:  # another name of a file that is named
         assert path in json.dumps(report)
+
+
+def test_damage_that_a_restore_finds_is_healed(machine: Machine, capsys: Output) -> None:
+    """Whoever reads a damaged pack has it looked at, so the next backup sends it again."""
+    flip(machine.packs()[0])
+    target = ("--disk", str(machine.store.with_name("restored.img")), "--yes")
+    assert main(["restore", "--from", str(machine.store), *target, *machine.who]) == 3
+    capsys.readouterr()
+    assert machine.back_up() == 0
+
+    assert "healed 1 damaged pack:" in capsys.readouterr().err
+
+
+@pytest.mark.root
+def test_store_that_cannot_be_written(tmp_path: Path, machine: Machine, capsys: Output) -> None:
+    """A store on a read-only mount is checked as any other; nothing in it changes."""
+    flip(machine.packs()[0])
+    flip(machine.store / "users/1/records" / machine.tables()[0].name)
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    run("mount", "--bind", machine.store, mounted)
+    try:
+        run("mount", "-o", "remount,bind,ro", mounted)
+        for words in ((), machine.who):
+            code, found = checked(capsys, mounted, *words)
+            assert code == DAMAGED
+            assert [f["kind"] for f in found["findings"]] == ["record", "pack"]
+            assert len(found["losses"]) == 2
+    finally:
+        run("umount", mounted)
 
 
 def test_damaged_table_hides_nothing_else(machine: Machine, capsys: Output) -> None:
