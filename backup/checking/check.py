@@ -100,6 +100,9 @@ class DataSetToCheck(Protocol):
     def lost_paths(self, packs: set[bytes]) -> Sequence[str]:
         """Return what does not open any more, if these packs are damaged; nothing without key."""
 
+    def is_there(self) -> bool:
+        """Tell whether it is still there: retention may drop one while it is being checked."""
+
 
 ReadsPacks = Callable[[Sequence[tuple[bytes, int]]], Iterable[bytes]]
 """Reads packs, given by digest and size; returns those that are missing or not what they were."""
@@ -132,12 +135,20 @@ def check_data_sets(
         try:
             packs = data_set.read()
         except UnreadableError as error:
+            if not data_set.is_there():
+                continue
             report.findings.append(Finding("table", data_set.name.data_set, str(error)))
             report.losses.append(Loss(data_set.name, str(error), is_everything=True))
             continue
         readable.append((data_set, packs))
         listed.update(packs)
     damaged = _check_packs(report, listed, read_packs, subset, progress, noise)
+    if damaged:
+        readable = [(data_set, packs) for data_set, packs in readable if data_set.is_there()]
+        damaged.intersection_update(set().union(*(packs for _, packs in readable)))
+    report.findings += [
+        Finding("pack", digest.hex(), "is missing or not what it was") for digest in sorted(damaged)
+    ]
     for data_set, packs in readable:
         if hit := damaged & packs.keys():
             paths = tuple(data_set.lost_paths(hit))
@@ -165,7 +176,4 @@ def _check_packs(
         progress("reading packs", report.size, whole)
         damaged.update(read_packs(batch))
         report.size += sum(size for _, size in batch)
-    report.findings += [
-        Finding("pack", digest.hex(), "is missing or not what it was") for digest in sorted(damaged)
-    ]
     return damaged

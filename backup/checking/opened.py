@@ -31,6 +31,7 @@ class OpenedDataSet:
 
     Attributes:
         name: which one it is.
+        is_there: see `backup.checking.check.DataSetToCheck`.
         places: of the packs in the data set's list, by digest; known once the table was read.
     """
 
@@ -40,6 +41,7 @@ class OpenedDataSet:
         master: DataKey,
         name: DataSetName,
         confirm: Callable[[Summary], None] = lambda summary: None,
+        is_there: Callable[[], bool] = lambda: True,
     ) -> None:
         """Only store.
 
@@ -48,12 +50,14 @@ class OpenedDataSet:
             master: opens it.
             name: as it is listed; what is not known there is taken from the table.
             confirm: raises RolledBackError if it is not the one that it is listed as.
+            is_there: tells whether it is still there.
         """
         self.name = name
         self.places: dict[bytes, int] = {}  # of packs in the list, once it was read
         self._medium = medium
         self._master = master
         self._confirm = confirm
+        self.is_there = is_there
         self._packs: tuple[PackInfo, ...] = ()
         self._key = master
 

@@ -96,6 +96,7 @@ class Api:
         self._run = Threads().run
         self._memory = Memory(limits)
         self._commits: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        self._checks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
         api = wire.API
         self._router = Router(
             [
@@ -341,7 +342,8 @@ class Api:
         """Read packs and tables, and say which are damaged."""
         user_id, repository = self._opened(request)
         asked = wire.damage_of(await self._read_json(request, wire.MAXIMUM_JSON_SIZE))
-        found = await self._run(user_id, repository.check, asked.packs, asked.tables)
+        async with self._checks.setdefault(user_id, asyncio.Lock()):
+            found = await self._run(user_id, repository.check, asked.packs, asked.tables)
         return json_response(wire.damage_fields(found))
 
     async def table(self, request: Request) -> Response:

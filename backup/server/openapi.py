@@ -100,10 +100,7 @@ def document() -> dict[str, object]:
                     size=_ref("Count"),
                     missing=_ref("Count"),
                 ),
-                "Damage": _object(
-                    packs={**_list(_ref("Digest")), "maxItems": r.MAXIMUM_CHECKED},
-                    tables={**_list(_ref("Id")), "maxItems": r.MAXIMUM_CHECKED},
-                ),
+                "Damage": _object(packs=_list(_ref("Digest")), tables=_list(_ref("Id"))),
                 "DeletedDataSet": {
                     "allOf": [
                         _ref("DataSet"),
@@ -183,6 +180,10 @@ def _key_paths() -> dict[str, object]:
 
 
 def _machine_paths() -> dict[str, object]:
+    asked = _object(
+        packs={**_list(_ref("Digest")), "maxItems": r.MAXIMUM_CHECKED},
+        tables={**_list(_ref("Id")), "maxItems": r.MAXIMUM_CHECKED},
+    )
     machine = [_in_path("machine", "Name")]
     digest_header: dict[str, object] = {
         "name": wire.DIGEST_HEADER,
@@ -210,9 +211,7 @@ def _machine_paths() -> dict[str, object]:
             "get": _operation("damage", 200, _ref("Damage"), _LOGGED_IN),
         },
         f"{wire.API}/check": {
-            "post": _operation(
-                "check", 200, _ref("Damage"), (*_LOGGED_IN, 404), body=_ref("Damage")
-            ),
+            "post": _operation("check", 200, _ref("Damage"), (*_LOGGED_IN, 404), body=asked),
         },
         f"{below}/data-sets": {
             "get": _operation("dataSets", 200, _data_sets(), _LOGGED_IN, parameters=machine),

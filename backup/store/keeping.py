@@ -119,9 +119,13 @@ class UserRecords:
         if self._is_outdated(self._catalogue.user_body(self._user_id)):
             self._catalogue.exchange_user(self._user_id, self._exchange)
 
-    def _exchange(self, body: Row) -> None:
+    def _exchange(self, body: Row) -> Row | None:
+        newer = self._login_of(body)
+        if newer is not None:
+            body = {**body, USER: newer[USER]}
         if self._is_outdated(body):
             self.keep_user(body)
+        return newer
 
     def _is_outdated(self, body: Row) -> bool:
         record = read_user(self._files)

@@ -33,12 +33,13 @@ if TYPE_CHECKING:
     from backup.checking.check import Finding, Report
     from backup.checking.subset import Subset
     from backup.objects.manifest import ManifestFile
-    from backup.repository import DataSetInfo
+    from backup.repository import DataSetInfo, Repository
     from backup.store.repository import StoredRepository
     from imagebuilder.cli.common import Session
     from rebuild.medium import FileMedium
 
 SHOWN_PATHS = 20
+TABLES_AT_ONCE = 4  # read by a server before it answers
 
 
 def _subset(text: str) -> Subset:
@@ -187,7 +188,7 @@ def _check_session(session: Session, source: str, options: Check, status: Status
     from backup.checking.check import DataSetName, Finding, check_data_sets
     from backup.checking.opened import OpenedDataSet
     from backup.objects.table import Summary
-    from backup.repository import MAXIMUM_CHECKED, check_sealed
+    from backup.repository import check_sealed
     from imagebuilder.repository_medium import RepositoryMedium
 
     repository = session.repository
@@ -202,6 +203,7 @@ def _check_session(session: Session, source: str, options: Check, status: Status
             session.master,
             DataSetName(repository.user, info.machine, info.id, info.generation),
             partial(confirm, info),
+            partial(_is_there, repository, info.id),
         )
         for info in infos
     ]
@@ -219,14 +221,19 @@ def _check_session(session: Session, source: str, options: Check, status: Status
         sets, read_packs, options.subset, partial(_shown, status), random.SystemRandom()
     )
     known = {finding.name for finding in report.findings}
-    for start in range(0, len(infos), MAXIMUM_CHECKED):
-        tables = [info.id for info in infos[start : start + MAXIMUM_CHECKED]]
+    for start in range(0, len(infos), TABLES_AT_ONCE):
+        there = {info.id for info in repository.data_sets()}
+        tables = [info.id for info in infos[start : start + TABLES_AT_ONCE] if info.id in there]
         report.findings += [
             Finding("table", table, "is missing or not what it was")
             for table in repository.check((), tables).tables
             if table not in known
         ]
     return report
+
+
+def _is_there(repository: Repository, data_set: str) -> bool:
+    return any(info.id == data_set for info in repository.data_sets())
 
 
 def _read_here(session: Session, packs: Sequence[tuple[bytes, int]]) -> list[bytes]:
@@ -270,8 +277,10 @@ def _catalogue_may_be_damaged(directory: Path, report: Report) -> Iterator[None]
     """Look at catalogue and records first; what cannot be checked because of them is no error."""
     from backup.checking.check import Finding
     from backup.repository import StoreDamagedError
-    from backup.store.local import CATALOGUE
+    from backup.store.local import CATALOGUE, has_backups
 
+    if not (directory / CATALOGUE).exists() and not has_backups(directory):
+        raise UsageError(f"{directory} is not a store, nor a mounted disc")
     report.findings += _store_findings(directory)
     try:
         yield
@@ -368,14 +377,23 @@ class _ListedDataSet:
     def read(self) -> Mapping[bytes, int]:
         """Have the store read the table; return what the catalogue says of its packs."""
         from backup.checking.check import UnreadableError
+        from backup.repository import NoSuchDataSetError
 
-        if self._repository.check((), (self.name.data_set,)):
+        try:
+            is_damaged = bool(self._repository.check((), (self.name.data_set,)))
+        except NoSuchDataSetError as error:  # dropped meanwhile
+            raise UnreadableError(str(error)) from error
+        if is_damaged:
             raise UnreadableError("its table is missing or not what it was")
         return self._repository.listed_packs(self.name.data_set)
 
     def lost_paths(self, packs: set[bytes]) -> Sequence[str]:
         """Return nothing: names are sealed."""
         return ()
+
+    def is_there(self) -> bool:
+        """Tell whether it was not dropped meanwhile."""
+        return _is_there(self._repository, self.name.data_set)
 
 
 def _check_disc(source: str, options: Check, status: StatusLine) -> Report:

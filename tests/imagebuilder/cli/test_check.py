@@ -381,6 +381,14 @@ def test_nothing_lost_changes_nothing(
     assert built["lost"] == []
 
 
+def test_what_is_no_store(tmp_path: Path, capsys: Output) -> None:
+    """A directory without anything of ours is a usage error, and stays as it is."""
+    for words in ((), ("--user", "anna", "--password-file", str(tmp_path))):
+        assert main(["check", str(tmp_path), *words]) == 2
+        assert "is not a store" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("part", ["8/7", "0%", "some"])
 def test_part_that_is_none(machine: Machine, capsys: Output, part: str) -> None:
     """A mistyped part is a usage error."""

@@ -177,10 +177,12 @@ def flip_catalogue(
     tmp_path: Path, original: Path, capsys: Output, noise: random.Random, count: int
 ) -> None:
     """Flip bits in the catalogue: noticed, or nothing that counts has changed; then repaired."""
-    size = (original / "store/catalogue.db").stat().st_size
+    data = (original / "store/catalogue.db").read_bytes()
+    key_file = data.index(b"RKHASH")
+    positions = [key_file + 20, key_file + 100, *noise.sample(range(len(data)), count)]
     with open_repository(original / "store", "anna") as repository:
         expected = repository.data_sets(), repository.key_file()
-    for number, position in enumerate(noise.sample(range(size), count)):
+    for number, position in enumerate(positions):
         store = tmp_path / f"store{number}"
         shutil.copytree(original / "store", store)
         (store / "catalogue-copy.db").unlink(missing_ok=True)
