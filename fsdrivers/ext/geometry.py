@@ -78,6 +78,11 @@ class Geometry:
         """Return how many blocks a group has; the last one may be short."""
         return min(self.blocks_per_group, self.blocks_count - self.group_start(group))
 
+    def reserved_inodes(self, group: int) -> int:
+        """Return how many inodes at the start of a group are reserved, some of the volume's or all."""
+        before = group * self.inodes_per_group
+        return min(max(self.first_inode - 1 - before, 0), self.inodes_per_group)
+
     def group_of(self, block: int) -> int:
         """Return the group a block is in."""
         return (block - self.first_data_block) // self.blocks_per_group

@@ -454,9 +454,8 @@ class _Checker:
         flags = bytearray(geometry.inodes_per_group)
         for number, _ in self._inodes_of(group):
             flags[(number - 1) % geometry.inodes_per_group] = 1
-        if group == 0:
-            reserved = geometry.first_inode - 1
-            flags[:reserved] = b"\1" * reserved
+        reserved = geometry.reserved_inodes(group)
+        flags[:reserved] = b"\1" * reserved
         free = flags.count(0)
         self.report.expect(
             "counts", f"free inodes of group {group}", None, free, descriptor.free_inodes

@@ -180,7 +180,7 @@ class Allocator:
             if not descriptor.free_inodes:
                 continue
             bitmap = self._inode_bitmap(here)
-            first = geometry.first_inode - 1 if here == 0 else 0
+            first = geometry.reserved_inodes(here)
             found = next(iter_clear(bitmap, first, geometry.inodes_per_group), None)
             if found is None:
                 continue

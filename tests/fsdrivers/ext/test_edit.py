@@ -494,3 +494,19 @@ def test_bits() -> None:
             assert list(iter_clear(bitmap, start, start + count)) == []
             clear_bits(bitmap, start, count)
             assert not any(bitmap)
+
+
+def test_groups_with_fewer_inodes_than_are_reserved(tmp_path: Path) -> None:
+    """A volume whose first group holds not all reserved inodes: it is checked, and an edit gives
+    none of them away."""
+    path = make_image(tmp_path / "image", 8 << 20, "-t", "ext4", "-b", 1024, "-g", 1024, "-N", 64)
+    with FileDevice.open(path, writable=True) as device:
+        assert check_volume(device) == []
+        editor = open_editor(device, clock=clock)
+        node = Node(0, Kind.FILE)
+        numbers = {editor.create(editor.root, b"f%d" % name, node).number for name in range(20)}
+        editor.close()
+        assert check_volume(device) == []
+
+    assert min(numbers) > 11
+    assert complaints(path) == []
