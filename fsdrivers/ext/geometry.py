@@ -79,7 +79,7 @@ class Geometry:
         return min(self.blocks_per_group, self.blocks_count - self.group_start(group))
 
     def reserved_inodes(self, group: int) -> int:
-        """Return how many inodes at the start of a group are reserved, some of the volume's or all."""
+        """Return how many inodes at the start of a group are reserved, some of all that are."""
         before = group * self.inodes_per_group
         return min(max(self.first_inode - 1 - before, 0), self.inodes_per_group)
 

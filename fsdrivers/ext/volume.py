@@ -229,8 +229,9 @@ class ExtVolume(Volume):
         return root, faults
 
     def _iter_names(self, number: int, losses: Losses | None = None) -> Iterator[directory.Name]:
-        """Yield the names in a directory but "." and ".."."""
+        """Yield the names in a directory but "." and "..", of which each has one."""
         losses = losses or Losses()
+        dots = set(_DOTS)  # that are still to come
         has_types, size = self.metadata.superblock.has_file_types, self.block_size
         for block, position in self.iter_directory_blocks(number, losses):
             try:
@@ -239,6 +240,11 @@ class ExtVolume(Volume):
                 ):
                     if name.name not in _DOTS:
                         yield name
+                    elif name.name in dots:
+                        dots.remove(name.name)
+                    else:  # nobody can reach what it leads to
+                        what = f"a further {printable(name.name)} leads to inode {name.inode}"
+                        losses.add(number, CorruptError(what, position), name.name)
             except CorruptError as error:
                 losses.add(number, error)
 

@@ -91,6 +91,9 @@ def _check_directory(
                     "name", f"name {printable(name.name)} twice in directory {number}", position
                 )
             seen.add(name.name)
+            if name.name in (b".", b".."):
+                what = f"directory {number} has a further {printable(name.name)}"
+                report.add("dots", f"{what}, which leads to inode {name.inode}", position)
             target = inodes.get(name.inode)
             if target is None or target.kind is None:
                 report.add(

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from fsdrivers.device import MemoryDevice
-from fsdrivers.errors import FilesystemError
+from fsdrivers.errors import CorruptError, FilesystemError
 from fsdrivers.ext import checksum
 from fsdrivers.ext.check import check_volume
 from fsdrivers.ext.check.volume import pack_bits
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.volume import open_volume
+from fsdrivers.losses import Loss
 from tests.fsdrivers.ext.volumes import (
     MADE,
     debugfs,
@@ -32,6 +33,7 @@ from tests.fsdrivers.ext.volumes import (
 from tests.programs import run
 
 MIB = 1 << 20
+NO_CHECKSUMS = "^metadata_csum,^dir_index"
 
 
 @pytest.fixture(scope="module")
@@ -258,3 +260,24 @@ def test_bits_are_packed_lowest_first() -> None:
         flags = bytearray(chosen.randrange(2) for _ in range(64))
         packed = pack_bits(flags)
         assert [packed[bit // 8] >> bit % 8 & 1 for bit in range(64)] == list(flags)
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize("name", [b".", b".."])
+def test_further_dots_hide_nothing(tmp_path: Path, name: bytes) -> None:
+    """An entry named like a directory's own ones, behind them: whoever reads is told of what it
+    hides, and a check finds it."""
+    path = make_image(tmp_path / "image", 8 << 20, "-t", "ext4", "-b", 1024, "-O", NO_CHECKSUMS)
+    run("debugfs", "-w", "-R", f"write /dev/null {'x' * len(name)}", path)
+    data = bytearray(path.read_bytes())
+    at = data.index(bytes([len(name), 1]) + b"x" * len(name)) + 2
+    data[at : at + len(name)] = name
+    device = MemoryDevice.of(bytes(data))
+
+    assert any(item.rule == "dots" for item in check_volume(device))
+    told: list[Loss] = []
+    names = [entry.name for entry in open_volume(device).walk(told.append)]
+    assert name not in names
+    assert [(loss.name, loss.count) for loss in told[:1]] == [(name, 1)]
+    with pytest.raises(CorruptError, match="a further"):
+        list(open_volume(device).walk())
