@@ -18,6 +18,10 @@ Damage = CorruptError | DeviceError
 DAMAGE: Final = (CorruptError, DeviceError)  # for `except`
 
 
+class UnreachedError(CorruptError):
+    """Objects are there whose names are in what another error speaks of."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loss:
     """Something on a volume that is lost, or has lost a part of itself."""
@@ -73,7 +77,7 @@ class Losses:
             more = count - self.count
             self.add(
                 directory,
-                CorruptError(f"the names of {more} more objects are in what cannot be read"),
+                UnreachedError(f"the names of {more} more objects are in what cannot be read"),
                 count=more,
             )
 

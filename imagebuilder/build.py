@@ -74,6 +74,7 @@ class BuiltDisc:
     generation: int
     created_ns: int  # when the backup was started, since 1970
     pack_count: int
+    missing: int  # objects of the machine that the data set does not hold
 
 
 def build_disc(
@@ -170,6 +171,7 @@ def build_disc(
         generation=summary.generation,
         created_ns=summary.created_ns,
         pack_count=len(summary.packs),
+        missing=summary.missing,
     )
 
 

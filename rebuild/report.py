@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from backup.shared.text import plural, printable, size_text
+from backup.shared.text import missing_text, plural, printable, size_text
 
 NAMES_SHOWN = 12  # as many as leave room for the rest of the report on one screen
 
@@ -39,11 +39,18 @@ class RestoreReport:
     elapsed_s: float = 0.0
     verified_count: int | None = None  # objects read back and compared; None when not asked for
     differences: list[str] = field(default_factory=list)  # what reading back found
+    missing: int = 0  # objects of the machine that the data set does not hold
+    losses: tuple[str, ...] = ()  # sentences that name them
+
+    @property
+    def is_restored(self) -> bool:
+        """Whether every object of the data set was restored and, where read back, is there."""
+        return not self.failures and not self.differences
 
     @property
     def is_complete(self) -> bool:
-        """Whether every object was restored and, where it was read back, is there."""
-        return not self.failures and not self.differences
+        """Whether, besides, the data set holds every object of the machine."""
+        return self.is_restored and not self.missing
 
     def lines(self, names_shown: int | None = NAMES_SHOWN) -> list[str]:
         """Return the report as text; `names_shown` None names everything that failed."""
@@ -61,12 +68,15 @@ class RestoreReport:
         )
         if self.verified_count is not None:
             found = plural(len(self.differences), "difference") if self.differences else "all equal"
+            if self.missing:
+                found += f"; {missing_text(self.missing)} were not compared"
             lines.append(f"Verified by reading back: {self.verified_count:,} objects, {found}.")
         lines += self.notes
         lines += _named(
             [f"FAILED {item.path}: {item.reason}" for item in self.failures], names_shown
         )
         lines += _named([f"DIFFERS {text}" for text in self.differences], names_shown)
+        lines += _named([f"NOT IN THE BACKUP {text}" for text in self.losses], names_shown)
         lines.append(f"Result: {self.result}.")
         return [printable(line) for line in lines]
 
@@ -75,11 +85,15 @@ class RestoreReport:
         """In a few words: complete, or partial with the number of objects."""
         if self.is_complete:
             return "complete"
+        if self.is_restored:
+            return f"complete except for {missing_text(self.missing)}"
         words = []
         if self.failures:
             words.append(f"{plural(len(self.failures), 'object')} failed")
         if self.differences:
             words.append(f"{plural(len(self.differences), 'difference')} found")
+        if self.missing:
+            words.append(f"without {missing_text(self.missing)}")
         return "partial, " + ", ".join(words)
 
     def to_dict(self) -> dict[str, object]:
@@ -88,6 +102,8 @@ class RestoreReport:
             "result": "complete" if self.is_complete else "partial",
             "objects": self.object_count,
             "restored": self.object_count - len(self.failures),
+            "missing": self.missing,
+            "losses": list(self.losses),
             "verified": self.verified_count,
             "content_size": self.content_size,
             "elapsed_s": round(self.elapsed_s, 3),

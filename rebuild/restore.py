@@ -30,7 +30,7 @@ from backup.objects.keys import unlock as unlock_with_password
 from backup.objects.medium import Medium
 from backup.objects.table import Summary, TableReader
 from backup.shared.collector import paused_collector
-from backup.shared.text import plural, second_text, size_text
+from backup.shared.text import missing_text, plural, second_text, size_text
 from fsdrivers import Can
 from fsdrivers.device import Device, FileDevice
 from fsdrivers.errors import DeviceError, NoSpaceError, UnsupportedError
@@ -107,11 +107,13 @@ class Unlocked:
         """Return what the data set is, as lines for a person."""
         found = self.header
         system = str(found.system.get("os_name", ""))
+        partial = bool(found.missing)
         return [
             f"Machine {found.machine}, backup {found.generation} of "
             f"{second_text(found.created_ns // 10**9)} UTC" + (f", {system}" if system else ""),
             f"{plural(found.object_count, 'object')}, {size_text(found.content_bytes)} of files, "
             f"{plural(len(self.machine.disks), 'disk')}",
+            *([f"This backup is partial: without {missing_text(found.missing)}."] * partial),
         ]
 
 
@@ -276,7 +278,7 @@ def apply_plan(
             stack.callback(device.close)
             devices[disk_plan.disk.number] = device
         try:
-            return apply_to_devices(
+            report = apply_to_devices(
                 unlocked.machine,
                 plan,
                 devices,
@@ -293,6 +295,8 @@ def apply_plan(
             raise TargetFailedError(
                 f"{name} failed: {error.strerror}; it holds no usable machine"
             ) from error
+    report.missing, report.losses = unlocked.header.missing, unlocked.header.losses
+    return report
 
 
 def verify(

@@ -39,6 +39,11 @@ def plural(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def missing_text(count: int) -> str:
+    """Return "5,298 objects that the backup does not hold", for the end of a sentence."""
+    return f"{plural(count, 'object')} that the backup does not hold"
+
+
 def second_text(seconds: int) -> str:
     """Return seconds since 1970 as a time of UTC; what no calendar reaches stays a number."""
     from datetime import UTC, datetime, timedelta

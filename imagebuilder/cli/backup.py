@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backup.shared.text import name_text, plural, printable, second_text, size_text
+from backup.shared.text import (
+    missing_text,
+    name_text,
+    plural,
+    printable,
+    second_text,
+    size_text,
+)
 from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
     OTHER_DATA_SET,
@@ -27,6 +34,7 @@ from imagebuilder.cli.common import (
     read_new_password,
     read_password,
     report_error,
+    warn_of_missing,
 )
 from rebuild.exit_codes import ExitCode
 
@@ -162,7 +170,8 @@ def run_backup(options: Backup) -> int:
             f"{size_text(result.bytes_read)} read, {size_text(result.bytes_sent)} sent in "
             f"{result.duration_s:.1f} s"
         )
-        print(f"data set {result.data_set.id} of machine {machine}")
+        without = f", without {missing_text(result.missing)}" if result.missing else ""
+        print(f"data set {result.data_set.id} of machine {machine}{without}")
     for note in result.notes:
         print(f"note: {note}", file=sys.stderr)
     for warning in result.warnings:
@@ -220,6 +229,7 @@ def run_snapshots(options: Snapshots) -> int:
                     "content_size": summary.content_bytes,
                     "stored_size": info.size + info.table_size,
                     "system": summary.system,
+                    "missing": summary.missing,
                 }
             )
         try:
@@ -246,14 +256,14 @@ def run_snapshots(options: Snapshots) -> int:
 def _print_rows(rows: Sequence[dict[str, Any]]) -> None:
     print(
         f"{'id':<10} {'machine':<20} {'#':>5} {'created':<20} {'objects':>10} {'files':>12} "
-        f"{'stored':>12}"
+        f"{'stored':>12} {'missing':>9}"
     )
     for row in rows:
         files, stored = size_text(row["content_size"]), size_text(row["stored_size"])
         print(
             f"{str(row['id'])[:10]:<10} {str(row['machine'])[:20]:<20} {row['generation']:>5} "
             f"{row['created']:<20} "
-            f"{row['objects']:>10,} {files:>12} {stored:>12}"
+            f"{row['objects']:>10,} {files:>12} {stored:>12} {row['missing'] or '':>9}"
         )
 
 
@@ -303,7 +313,8 @@ def run_ls(options: Listing) -> int:
     with open_session(options) as session:
         info = session.choose(options.machine, options.data_set)
         with session.repository.open_table(info.id) as stream:
-            for item in TableReader(session.key, stream):
+            reader = TableReader(session.key, stream)
+            for item in reader:
                 if isinstance(item, VolumeObject):
                     volumes[item.number] = item
                 if not isinstance(item, NodeObject):
@@ -325,9 +336,10 @@ def run_ls(options: Listing) -> int:
                     )
                 else:
                     print(_ls_line(item, path, volume.partition))
+            missing = reader.summary.missing
     if not found and prefix != "/":
         raise FileNotFoundError(2, "not in the data set", options.path)
-    return ExitCode.DONE
+    return warn_of_missing(missing)
 
 
 def run_key_export(options: Place) -> int:

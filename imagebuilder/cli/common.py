@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from backup.shared.text import printable
+from backup.shared.text import missing_text, printable
 from imagebuilder.cli.commands import flag, option
 from rebuild.exit_codes import ExitCode
 
@@ -567,6 +567,14 @@ class StatusLine:
             sys.stderr.write("\r" + " " * self._shown + "\r")
             sys.stderr.flush()
             self._shown = 0
+
+
+def warn_of_missing(count: int) -> ExitCode:
+    """Say that a data set is partial if it is; return the exit code of what was done with it."""
+    if not count:
+        return ExitCode.DONE
+    report_error(f"warning: the data set is partial: without {missing_text(count)}")
+    return ExitCode.PARTIAL
 
 
 def confirm(question: str) -> bool:

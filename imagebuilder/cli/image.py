@@ -19,6 +19,7 @@ from imagebuilder.cli.common import (
     json_flag,
     open_session,
     print_json,
+    warn_of_missing,
 )
 from rebuild.exit_codes import ExitCode
 
@@ -132,6 +133,7 @@ def run_build(options: Build) -> int:
                 "created_ns": built.created_ns,
                 "packs": built.pack_count,
                 "lost": lost,
+                "missing": built.missing,
             }
         )
     else:
@@ -148,7 +150,8 @@ def run_build(options: Build) -> int:
         print(
             f"Prove it before you need it: rebuildkit rehearse {built.path} --user {options.user}"
         )
-    return ExitCode.PARTIAL if lost else ExitCode.DONE
+    code = warn_of_missing(built.missing)
+    return ExitCode.PARTIAL if lost else code
 
 
 def _without_lost(session: Session, info: DataSetInfo, status: StatusLine) -> WithoutLost:

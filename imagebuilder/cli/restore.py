@@ -297,7 +297,9 @@ def run_compare(options: Compare) -> int:
         print_json(comparison.to_dict())
     else:
         print("\n".join([*unlocked.summary(), *comparison.lines()]))
-    return ExitCode.DONE if comparison.is_equal else ExitCode.FAILED
+    if not comparison.is_equal:
+        return ExitCode.FAILED
+    return ExitCode.PARTIAL if comparison.missing else ExitCode.DONE
 
 
 def _compare(unlocked: Unlocked, paths: Sequence[str | Path], status: StatusLine) -> Comparison:
@@ -315,7 +317,9 @@ def _compare(unlocked: Unlocked, paths: Sequence[str | Path], status: StatusLine
             device = FileDevice.open(str(path))
             stack.callback(device.close)
             devices[disk.number] = device
-        return compare_machine(unlocked.machine, devices, unlocked.key, progress=status.show)
+        made = compare_machine(unlocked.machine, devices, unlocked.key, progress=status.show)
+    made.missing = unlocked.header.missing
+    return made
 
 
 def _expected_pattern(options: Rehearse) -> str:
@@ -360,6 +364,7 @@ def run_rehearse(options: Rehearse) -> int:
             screenshots=options.screenshots,
             work_directory=options.work,
             restore_timeout_s=options.timeout,
+            missing=unlocked.header.missing,
         )
 
         def compare(paths: Sequence[Path]) -> tuple[str, dict[str, object]]:
@@ -373,7 +378,9 @@ def run_rehearse(options: Rehearse) -> int:
         print_json(report.to_dict())
     else:
         print("\n".join(report.lines()))
-    return ExitCode.DONE if report.is_proven else ExitCode.NOT_PROVEN
+    if not report.is_proven:
+        return ExitCode.NOT_PROVEN
+    return ExitCode.PARTIAL if report.missing else ExitCode.DONE
 
 
 COMMANDS: Sequence[Command | Group] = (

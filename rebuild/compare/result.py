@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from backup.objects.content import content_id
 from backup.objects.data_keys import DataKey
 from backup.objects.model import Piece
-from backup.shared.text import size_text
+from backup.shared.text import missing_text, size_text
 from rebuild.fixups.protocol import Changes
 from rebuild.machine import Machine
 from rebuild.progress import Progress
@@ -23,10 +23,11 @@ class Comparison:
     object_count: int = 0  # objects compared
     content_size: int = 0  # bytes of content compared
     differences: list[str] = field(default_factory=list)
+    missing: int = 0  # objects of the machine that the data set does not hold
 
     @property
     def is_equal(self) -> bool:
-        """Whether every object is as recorded."""
+        """Whether every object that the data set holds is as recorded."""
         return not self.differences
 
     def lines(self) -> list[str]:
@@ -37,7 +38,10 @@ class Comparison:
         lines += [f"DIFFERS {text}" for text in self.differences[:DIFFERENCES_SHOWN]]
         if len(self.differences) > DIFFERENCES_SHOWN:
             lines.append(f"... and {len(self.differences) - DIFFERENCES_SHOWN:,} more.")
-        lines.append("Result: equal." if self.is_equal else "Result: different.")
+        result = "equal" if self.is_equal else "different"
+        if self.missing:
+            result += f", and not compared: {missing_text(self.missing)}"
+        lines.append(f"Result: {result}.")
         return lines
 
     def to_dict(self) -> dict[str, object]:
@@ -45,6 +49,7 @@ class Comparison:
         return {
             "result": "equal" if self.is_equal else "different",
             "objects": self.object_count,
+            "missing": self.missing,
             "content_size": self.content_size,
             "differences": list(self.differences),
         }

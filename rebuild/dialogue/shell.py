@@ -406,7 +406,7 @@ class _Shell:
         """Show the report; the log gets all of it."""
         shown, everything = report.lines(), report.lines(names_shown=None)
         self._screen.lines(shown)
-        self._screen.mark("complete" if report.is_complete else "partial", shown[-1])
+        self._screen.mark("complete" if report.is_restored else "partial", shown[-1])
         if len(everything) > len(shown):
             self._screen.log += everything
 
@@ -463,6 +463,11 @@ class _Shell:
 def _conclusion(report: RestoreReport) -> list[str]:
     if report.is_complete:
         return ["Take this disc out, then restart."]
+    if report.is_restored:
+        return [
+            "All that the backup holds is restored; the log names what it does not hold.",
+            "Take this disc out, then restart.",
+        ]
     if report.differences:
         return ["The target disk gave back wrong data; the log names it. Replace that disk."]
     return ["The log names what is missing. Try another copy of this disc."]

@@ -51,6 +51,28 @@ def test_partial_report_names_what_failed() -> None:
     assert not report.is_complete
 
 
+def test_what_the_backup_does_not_hold_is_counted() -> None:
+    """A whole restore of a partial data set is no complete one; every sentence says so."""
+    report = make_report()
+    report.missing, report.losses = 5298, ("2:/srv: something in it is lost: bad sector",)
+    report.verified_count = 1200
+
+    assert report.lines()[-4:] == [
+        "Verified by reading back: 1,200 objects, all equal; 5,298 objects that the backup does "
+        "not hold were not compared.",
+        "A note.",
+        "NOT IN THE BACKUP 2:/srv: something in it is lost: bad sector",
+        "Result: complete except for 5,298 objects that the backup does not hold.",
+    ]
+    assert report.is_restored
+    assert not report.is_complete
+    assert (report.to_dict()["result"], report.to_dict()["missing"]) == ("partial", 5298)
+    report.failures = [Failure("2:/a", "it is damaged")]
+    assert report.result == (
+        "partial, 1 object failed, without 5,298 objects that the backup does not hold"
+    )
+
+
 def test_differences_found_by_verifying_are_no_success() -> None:
     """What reads back differently makes a restore partial, whatever was written."""
     report = make_report()

@@ -36,6 +36,7 @@ PIECE_SIZE = 256 << 10  # bytes read at once: what the processor's cache still h
 RUN_OBJECTS = 128  # of a run, at most
 RUN_SIZE = 4 << 20  # bytes of content of a run, but for its last object
 OBJECT_WEIGHT = 16 << 10  # bytes that are hashed while an object is looked up and shown
+HASHED_HOLES = 16 << 30  # bytes of zeros that a hash may take time for, some 12 s
 SHARED_WEIGHT = 16 << 20  # work that is worth another process
 
 Named = tuple[bytes, Entry]
@@ -53,6 +54,7 @@ class ManifestItem:
     same_as: bytes = b""  # first path of the same object if this is another link to it
     error: CorruptError | DeviceError | UnsupportedError | None = None
     streams: Sequence[tuple[bytes, str]] = ()  # named ones and their SHA-256
+    data_sha256: str = ""  # of the extents that are written, where the holes are too large to hash
     entry: Entry | None = None  # where the name has something to say beside the object
 
 
@@ -226,16 +228,28 @@ class _Hasher:
         size, read = node.size, self._tree.volume.read
         try:
             extents = merge_extents(extents_of(self._tree, node), size)
+            if size > HASHED_HOLES and not node.streams:
+                written = [(start, start + count) for start, count, blank in extents if not blank]
+                if size - sum(end - start for start, end in written) > HASHED_HOLES:
+                    return ManifestItem(
+                        path, node, "", extents, data_sha256=self._hash(node, written)
+                    )
             if size <= PIECE_SIZE:
                 return ManifestItem(
                     path, node, hashlib.sha256(read(node, 0, size)).hexdigest(), extents
                 )
-            state = hashlib.sha256()
-            for offset in range(0, size, PIECE_SIZE):
-                state.update(read(node, offset, min(PIECE_SIZE, size - offset)))
+            whole = self._hash(node, [(0, size)])
         except (CorruptError, DeviceError, UnsupportedError) as error:
             return ManifestItem(path, node, "", extents, b"", error)
-        return ManifestItem(path, node, state.hexdigest(), extents)
+        return ManifestItem(path, node, whole, extents)
+
+    def _hash(self, node: Node, parts: Sequence[tuple[int, int]]) -> str:
+        """Return the SHA-256 of parts of the content, each with its start and its end."""
+        state, read = hashlib.sha256(), self._tree.volume.read
+        for start, end in parts:
+            for offset in range(start, end, PIECE_SIZE):
+                state.update(read(node, offset, min(PIECE_SIZE, end - offset)))
+        return state.hexdigest()
 
 
 def manifest_json(item: ManifestItem) -> str:
@@ -246,6 +260,8 @@ def manifest_json(item: ManifestItem) -> str:
         "sha256": item.sha256,
         "extents": [list(extent) for extent in item.extents],
     }
+    if item.data_sha256:
+        fields["data_sha256"] = item.data_sha256
     if item.same_as:
         fields.update(name_fields("same_as", item.same_as))
     if item.entry is not None:
@@ -265,6 +281,8 @@ def manifest_line(item: ManifestItem) -> str:
     """Return one object as one line for people: mode, owner, size, time, hash, path."""
     node = item.node
     digest = "-" if item.error is None else "UNREADABLE"
+    if item.data_sha256:
+        digest = f"data:{item.data_sha256}"
     line = (
         f"{mode_text(node)} {node.uid}:{node.gid} {size_text(node)} {time_text(node.modified_ns)} "
         f"{item.sha256 or digest} {printable(item.path)}"

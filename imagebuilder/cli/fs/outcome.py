@@ -22,6 +22,7 @@ from fsdrivers.errors import (
     NotRecognisedError,
     UnsupportedError,
 )
+from fsdrivers.losses import UnreachedError
 from fsdrivers.printable import printable
 from imagebuilder.cli.common import UsageError, report_error
 from rebuild.exit_codes import ExitCode
@@ -66,7 +67,8 @@ def report_losses(tree: Tree) -> ExitCode:
     for path, loss in tree.lost_paths():
         what = "something of it" if loss.is_kept else "it" if loss.name else "something in it"
         report_error(f"{printable(path)}: {what} is lost: {reason_of(loss.error)}")
-    if any(isinstance(loss.error, CorruptError) for loss in tree.losses):
+    causes = [loss.error for loss in tree.losses if not isinstance(loss.error, UnreachedError)]
+    if any(isinstance(error, CorruptError) for error in causes):
         return ExitCode.CORRUPT
     return ExitCode.PARTIAL if tree.losses else ExitCode.DONE
 
