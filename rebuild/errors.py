@@ -70,12 +70,11 @@ class NotEnoughMemoryError(RebuildError):
         available: bytes that can be had.
     """
 
-    def __init__(self, needed: int, available: int) -> None:
+    def __init__(self, needed: int, available: int, what: str = "this data set") -> None:
         self.needed = needed
         self.available = available
         super().__init__(
-            f"this data set needs {-(-needed >> 20):,} MiB of memory, "
-            f"and {available >> 20:,} MiB are free"
+            f"{what} needs {-(-needed >> 20):,} MiB of memory, and {available >> 20:,} MiB are free"
         )
 
 

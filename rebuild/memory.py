@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rebuild.errors import NotEnoughMemoryError
 
 if TYPE_CHECKING:
+    from backup.objects.key_file import KdfParameters
     from backup.objects.table import Summary
 
 # Measured: peaks of whole restores beyond what the process had before it loaded the table, of
@@ -40,9 +41,22 @@ def check_memory(summary: Summary) -> None:
     Raises:
         NotEnoughMemoryError: with both numbers.
     """
-    needed, available = memory_needed(summary), memory_available()
+    _check(memory_needed(summary), "this data set")
+
+
+def check_memory_for_password(parameters: KdfParameters) -> None:
+    """Refuse to derive a key for which memory will not do.
+
+    Raises:
+        NotEnoughMemoryError: with both numbers.
+    """
+    _check(parameters.memory_kib << 10, "checking the password")
+
+
+def _check(needed: int, what: str) -> None:
+    available = memory_available()
     if available is not None and available < needed:
-        raise NotEnoughMemoryError(needed, available)
+        raise NotEnoughMemoryError(needed, available, what)
 
 
 def memory_available() -> int | None:

@@ -25,6 +25,7 @@ from backup.objects.errors import (
     UnknownVersionError,
     WrongPasswordError,
 )
+from backup.objects.key_file import unpack_key_file
 from backup.objects.keys import MasterKey, unlock_with_recovery_key, verify_binding
 from backup.objects.keys import unlock as unlock_with_password
 from backup.objects.medium import Medium
@@ -50,7 +51,7 @@ from rebuild.exit_codes import ExitCode
 from rebuild.layouts import check_layouts
 from rebuild.machine import Machine
 from rebuild.medium import ChecksPacks
-from rebuild.memory import check_memory
+from rebuild.memory import check_memory, check_memory_for_password
 from rebuild.plan import BOOT_CODE_SIZE, RestorePlan, TargetDisk, plan_restore
 from rebuild.report import RestoreReport
 from rebuild.streaming.opener import PieceOpener
@@ -137,6 +138,7 @@ def open_master(medium: Medium, user: str, secret: str) -> MasterKey:
     try:
         if not user.strip() or not secret:
             raise WrongPasswordError
+        check_memory_for_password(unpack_key_file(data).parameters)
         return unlock_with_password(data, user, secret)
     except WrongPasswordError as error:
         for hint in hints:

@@ -73,7 +73,8 @@ def _check_answers(data: bytes) -> None:
 
 def kernel_command_line(set_id: str, options: DiscOptions) -> str:
     """Return the kernel command line of a disc."""
-    words = [*BASE_ARGUMENTS, f"rebuildkit.set={set_id}"]
+    # Words without a dot reach the environment of process 1, before anything is mounted.
+    words = [*BASE_ARGUMENTS, f"REBUILDKIT_SET={set_id}", f"rebuildkit.set={set_id}"]
     if options.keymap:
         words.append(f"rebuildkit.keymap={options.keymap}")
     return " ".join([*words, *options.kernel_arguments])
@@ -100,9 +101,12 @@ def make_small_files(
         mark_path(set_id): f"{set_id}\n".encode(),
         disc.ISOLINUX: environment.loader("isolinux.bin").read_bytes(),
         disc.ISOLINUX_LIBRARY: environment.loader("ldlinux.c32").read_bytes(),
-        disc.ISOLINUX_CONFIG: render("isolinux.cfg.j2", kernel_arguments=command_line).encode(),
+        disc.ISOLINUX_CONFIG: render(
+            "isolinux.cfg.j2", disc=set_id[:8], kernel_arguments=command_line
+        ).encode(),
+        disc.ISOLINUX_MISSING: render("isolinux_missing.cfg.j2", disc=set_id[:8]).encode(),
         disc.GRUB_CONFIG: render(
-            "grub.cfg.j2", kernel_arguments=command_line, search_file=""
+            "grub.cfg.j2", disc=set_id[:8], kernel_arguments=command_line, search_file=""
         ).encode(),
         disc.EFI_IMAGE: make_efi_image(set_id, command_line, environment, created_s),
         disc_files.README: render(
@@ -129,7 +133,10 @@ def make_efi_image(
     partition of a stick, it finds the copy in the FAT, which looks for the ISO by its mark.
     """
     config = render(
-        "grub.cfg.j2", kernel_arguments=command_line, search_file=f"/{mark_path(set_id)}"
+        "grub.cfg.j2",
+        disc=set_id[:8],
+        kernel_arguments=command_line,
+        search_file=f"/{mark_path(set_id)}",
     )
     return boot_image.make_efi_image(
         {

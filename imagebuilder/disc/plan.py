@@ -29,6 +29,7 @@ LINKS = {"boot/grub/grub.cfg": GRUB_CONFIG}
 EFI_IMAGE = "boot/efi.img"
 ISOLINUX = "isolinux/isolinux.bin"
 ISOLINUX_CONFIG = "isolinux/isolinux.cfg"
+ISOLINUX_MISSING = "isolinux/missing.cfg"
 ISOLINUX_LIBRARY = "isolinux/ldlinux.c32"
 BOOT_CATALOG = "isolinux/boot.cat"
 COPY_OF_KEY_FILE = f"{disc_files.COPIES}/{disc_files.KEY_FILE}"

@@ -18,9 +18,11 @@ import json
 import os
 import platform
 import shutil
+import stat
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from imagebuilder.environment import modules, python_runtime
 from imagebuilder.environment.initramfs import Archive, Compression, compress
 from imagebuilder.environment.packages import Package, download_package, find_packages
 from imagebuilder.errors import BuildHostError
+from rebuild.boot import first_stage
 
 Progress = Callable[[str], None]
 
@@ -47,22 +50,30 @@ LOADER_FILES: Mapping[str, Mapping[str, str]] = {
     "syslinux-common": {"ldlinux.c32": "usr/lib/syslinux/modules/bios/ldlinux.c32"},
 }
 ABOUT = "about.json"  # written last: a directory without it is not whole
-BASE = "base.img"
+BASE = "base.zst"
+FIRST = "first.img"
+FIRST_SUMS = "first.sums"
 UNUSED_DAYS = 14.0  # then what is in the cache goes
-RECIPE = 1  # raise it when this builder makes something else of the same inputs
+RECIPE = 2  # raise it when this builder makes something else of the same inputs
 _MODULE_LEVELS: Mapping[Compression, int] = {"zstd-fast": 3}
 _BEST_MODULE_LEVEL = 19
 
 # PID 1.  A start that fails must leave its reason on the screen: a kernel panic would not.
 INIT = f"""#!/{python_runtime.INTERPRETER} -ISs
 import sys
-sys.path.append("/{python_runtime.SITE}")
+sys.path.append("{first_stage.DIRECTORY}")
 try:
+    import first_stage
+    first_stage.main()
+    sys.path[-1] = "/{python_runtime.SITE}"
     from rebuild.__main__ import main
     main()
 except BaseException as error:
     import time
-    print("The recovery system could not start:", type(error).__name__, error, flush=True)
+    text = f"This recovery disc is damaged: {{type(error).__name__}}: {{error}}."
+    for console in ("/dev/tty1", "/dev/ttyS0"):
+        with open(console, "wb", 0) as file:
+            file.write(f"\\r\\n{{text}} Use another copy of it.\\r\\n".encode())
     while True:
         time.sleep(3600)
 """
@@ -190,6 +201,7 @@ def environment_key(
         "compression": compression,
         "chosen": {group: list(patterns) for group, patterns in modules.CHOSEN.items()},
         "left out": list(modules.LEFT_OUT),
+        "first": python_runtime.FIRST,
         "library": sorted(python_runtime.STANDARD_LIBRARY_LEFT_OUT),
         "replaced": dict(python_runtime.REPLACED_SOURCES),
         "third party": _digest_of_files(third_party),
@@ -266,6 +278,9 @@ def _build_base(
     python_runtime.add_interpreter(archive, trees)
     python_runtime.add_sources(archive, third_party)
     _add_modules(archive, kernel_tree / "lib" / "modules" / release / "kernel", compression)
+    first = python_runtime.take_first_stage(archive)
+    (work / FIRST).write_bytes(first.pack())
+    (work / FIRST_SUMS).write_text(_sums_of(first))
     packed = archive.pack()
     progress(f"compressing {len(packed) / 1e6:.1f} MB of initial root filesystem")
     (work / BASE).write_bytes(compress(packed, compression))
@@ -287,20 +302,36 @@ def _add_modules(archive: Archive, module_tree: Path, compression: Compression) 
 def _build_environment(
     work: Path, base: Path, own: Mapping[str, Path], compression: Compression
 ) -> None:
-    """Fill `work` with a base and our own code: the kernel unpacks archives one after another.
+    """Fill `work` with a base and our own code.
 
-    Source: linux Documentation/driver-api/early-userspace/buffer-format.rst: archives are
-    padded with zeros to multiples of 4 bytes.
+    The kernel unpacks two archives, one after another: Python, and what it starts with.  Neither
+    is compressed, so that a flipped bit costs one file of them, which the first stage then names.
+
+    Source: linux Documentation/driver-api/early-userspace/buffer-format.rst.
     """
     for file in base.iterdir():
-        if file.name != BASE:
+        if file.name not in (BASE, FIRST, FIRST_SUMS):
             _link_or_copy(file, work / file.name)
+    own_archive = Archive()
+    python_runtime.add_sources(own_archive, own)
+    blobs = ((base / BASE).read_bytes(), compress(own_archive.pack(), compression))
     archive = Archive()
     archive.add_file("init", INIT.encode(), is_executable=True)
-    python_runtime.add_sources(archive, own)
-    data = (base / BASE).read_bytes()
-    data += bytes(-len(data) % 4) + compress(archive.pack(), compression)
-    (work / "initrd.img").write_bytes(data)
+    python_runtime.add_first_stage(archive, own)
+    for name, blob in zip(first_stage.ARCHIVES, blobs, strict=True):
+        archive.add_file(f"{first_stage.DIRECTORY}/{name}", blob)
+    sums = (base / FIRST_SUMS).read_text() + _sums_of(archive)
+    archive.add_file(f"{first_stage.DIRECTORY}/{first_stage.SUMS}", sums.encode())
+    (work / "initrd.img").write_bytes((base / FIRST).read_bytes() + archive.pack())
+
+
+def _sums_of(archive: Archive) -> str:
+    """Return a line for each file of an archive, as the first stage reads them."""
+    return "".join(
+        f"{zlib.crc32(member.data):08x} {len(member.data)} {path}\n"
+        for path, member in sorted(archive.members.items())
+        if stat.S_ISREG(member.mode)
+    )
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -32,6 +32,8 @@ DEVICE_NODES = {
     "dev/kmsg": (1, 11),
     "dev/tty": (5, 0),
     "dev/console": (5, 1),
+    "dev/tty1": (4, 1),
+    "dev/ttyS0": (4, 64),
 }
 MOUNT_POINTS = ("dev", "proc", "run", "sys", "tmp")
 
@@ -124,9 +126,6 @@ def _append(out: bytearray, member: Member, number: int, modified_s: int) -> Non
 
 
 def compress(archive: bytes, compression: Compression) -> bytes:
-    """Compress an archive into a form the kernel unpacks.
-
-    The kernel accepts windows of at most 128 MiB; level 19 uses 8 MiB.
-    """
+    """Compress an archive into one zstd frame that says how large it is unpacked."""
     level = _LEVELS[compression]
     return zstandard.ZstdCompressor(level=level, write_checksum=True).compress(archive)

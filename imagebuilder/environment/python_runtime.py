@@ -16,6 +16,7 @@ import importlib.util
 import marshal
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from imagebuilder.environment.initramfs import Archive
 from imagebuilder.errors import BuildHostError
+from rebuild.boot import first_stage
 
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 MULTIARCH = "x86_64-linux-gnu"
@@ -111,6 +113,17 @@ THIRD_PARTY_LEFT_OUT = (
 )
 OWN_PACKAGES = ("fsdrivers", "backup/objects", "backup/shared", "rebuild")
 OWN_FILES = ("backup/__init__.py",)
+
+# Files of the first stage: beside them, the encodings, without which Python does not start.
+_FIRST_LIBRARIES = (*SHARED_LIBRARIES["libc6"], "libz.so.1", "libexpat.so.1")
+FIRST = (
+    INTERPRETER,
+    f"lib64/{LOADER}",
+    f"{LIBRARY}/os.pyc",  # Python finds its library by it
+    f"{LIBRARY}/__future__.pyc",
+    *(f"lib/{MULTIARCH}/{name}" for name in _FIRST_LIBRARIES),
+)
+_BACKEND = f"{SITE}/zstandard/backend_c."
 
 
 def find_third_party() -> dict[str, Path]:
@@ -210,6 +223,32 @@ def add_sources(archive: Archive, sources: Mapping[str, Path]) -> None:
             archive.add_file(f"{SITE}/{path}", strip_symbols(data))
         else:
             archive.add_file(f"{SITE}/{path}", data)
+
+
+def take_first_stage(archive: Archive) -> Archive:
+    """Move what Python needs to start, and to unpack the rest, out of an archive; return it."""
+    first = Archive()
+    first.add_directory(f"{LIBRARY}/lib-dynload")  # Python complains at start if it is not there
+    for path in list(archive.members):
+        member = archive.members[path]
+        if stat.S_ISCHR(member.mode):
+            first.add_directory(path.rpartition("/")[0])
+            first.members[path] = archive.members.pop(path)
+        elif stat.S_ISDIR(member.mode):
+            first.add_directory("" if "/" in path else path)
+        elif path in FIRST or path.startswith(f"{LIBRARY}/encodings/"):
+            first.add_directory(path.rpartition("/")[0])
+            first.members[path] = archive.members.pop(path)
+        elif path.startswith(_BACKEND):
+            name = path.rpartition("/")[2]
+            first.add_file(f"{first_stage.DIRECTORY}/{name}", member.data)
+    return first
+
+
+def add_first_stage(archive: Archive, own: Mapping[str, Path]) -> None:
+    """Add the code of the first stage, where it runs from."""
+    path = f"{first_stage.DIRECTORY.strip('/')}/first_stage.py"
+    _add_compiled(archive, path, own["rebuild/boot/first_stage.py"].read_bytes())
 
 
 def _source_of(path: str, file: Path) -> bytes:

@@ -108,7 +108,7 @@ def test_too_little_memory_is_said_with_both_numbers(
 
     assert code == 1
     assert capsys.readouterr().err == (
-        "rebuildkit: this data set needs 33 MiB of memory, and 20 MiB are free\n"
+        "rebuildkit: checking the password needs 64 MiB of memory, and 20 MiB are free\n"
     )
     assert not target.exists()
 

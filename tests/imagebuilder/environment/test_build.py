@@ -25,6 +25,7 @@ from imagebuilder.environment.initramfs import Member
 from imagebuilder.environment.packages import Package
 from imagebuilder.errors import BuildHostError
 from rebuild.__main__ import HEAVY_IMPORTS
+from rebuild.boot import first_stage
 from tests.imagebuilder.environment.newc import read_archive
 
 PACKAGE = Package("a", "1", "ab" * 32, ())
@@ -38,13 +39,15 @@ def environment() -> BootEnvironment:
 
 @pytest.fixture(scope="module")
 def members(environment: BootEnvironment) -> dict[str, Member]:
-    """Return the members of both archives in the initial root filesystem."""
+    """Return the members of the initial root filesystem, once the first stage has run."""
     data = environment.initrd.read_bytes()
-    found = {}
-    while data:
-        reader = zstandard.ZstdDecompressor().decompressobj()
-        found.update({member.path: member for member in read_archive(reader.decompress(data))})
-        data = reader.unused_data.lstrip(b"\0")
+    found = {member.path: member for member in read_archive(data)}
+    end = data.index(b"TRAILER!!!\0") + len(b"TRAILER!!!\0")
+    found.update({member.path: member for member in read_archive(data[end:].lstrip(b"\0"))})
+    for name in first_stage.ARCHIVES:
+        blob = found.pop(f"{first_stage.DIRECTORY.strip('/')}/{name}").data
+        unpacked = zstandard.ZstdDecompressor().decompress(blob)
+        found.update({member.path: member for member in read_archive(unpacked)})
     return found
 
 
