@@ -14,7 +14,7 @@ import pytest
 
 from backup.client.repository import HttpServer
 from backup.repository import ConnectionFailedError, NotAuthorisedError
-from backup.store.local import open_repository
+from backup.store.local import open_repository, open_store
 from tests.backup.repositories import SECRET, digest_of, key_file, make_table
 from tests.backup.server_process import ServerProcess
 
@@ -111,6 +111,8 @@ def crash(tmp_path: Path, rounds: int, seed: int) -> Agent:
     server = ServerProcess.start(data_dir)
     with HttpServer(server.url, server.fingerprint) as host:
         host.register("user", key_file(), SECRET)
+    with open_store(data_dir) as store:
+        store.set_grace(0)  # so that files go all the time
     agent = Agent(server, seed)
     agent.start()
     try:

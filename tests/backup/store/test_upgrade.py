@@ -144,7 +144,12 @@ def test_a_newer_catalogue_is_refused(tmp_path: Path, revision: str) -> None:
     with pytest.raises(StoreDamagedError, match=r"newer release .* update rebuildkit$"):
         open_store(tmp_path, create=True)
 
-    assert {path.name for path in tmp_path.iterdir()} == {"catalogue.db", "lock", "users"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "catalogue.db",
+        "lock",
+        "reserve",
+        "users",
+    }
     assert rows_of(tmp_path / "catalogue.db")["users"] == []
 
 
