@@ -185,7 +185,10 @@ def _read(archive: Readable, size: int) -> bytes:
 
 
 def stop(reason: str, next_step: str) -> NoReturn:
-    """Say on every console why this disc cannot start and what to do; never return."""
+    """Say on every console why this disc cannot start and what to do; never return.
+
+    The mark is as `rebuild.dialogue.marks` makes it, which is not unpacked yet.
+    """
     name = os.environ.get("REBUILDKIT_SET", "")[:8]
     text = f"\r\nThe recovery disc {name} cannot start: {reason}.\r\n{next_step}\r\n"
     mark = f"\x1b]7717;rebuildkit;1;stopped;The recovery disc cannot start: {reason}.\x1b\\\r\n"
