@@ -281,3 +281,29 @@ def test_further_dots_hide_nothing(tmp_path: Path, name: bytes) -> None:
     assert [(loss.name, loss.count) for loss in told[:1]] == [(name, 1)]
     with pytest.raises(CorruptError, match="a further"):
         list(open_volume(device).walk())
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize(("further", "is_fault"), [(0, False), (1, True)])
+def test_journal_with_a_block_past_its_size(tmp_path: Path, further: int, is_fault: bool) -> None:
+    """A block-mapped journal may have one block that begins where it ends, as for e2fsck; one
+    behind that is a fault, for e2fsck too."""
+    path = make_image(tmp_path / "image", 16 << 20, "-t", "ext3", "-b", 1024)
+    shown = run("debugfs", "-R", "stat <8>", path).partition("BLOCKS:")[2]
+    maps = [int(block) for block in re.findall(r"\(IND\):(\d+)", shown)]
+    with path.open("r+b") as stream:  # the last map goes on with block 1024 of the journal
+        stream.seek(maps[-1] * 1024 + (244 + further) * 4)
+        stream.write((9000).to_bytes(4, "little"))
+    groups = run("dumpe2fs", path)
+    free = [int(count) for count in re.findall(r"(\d+) free blocks", groups)]
+    counts = (
+        "setb 9000\nset_inode_field <8> blocks 2060\n"
+        f"set_super_value free_blocks_count {sum(free) - 1}\n"
+        f"set_bg 1 free_blocks_count {free[1] - 1}\nset_bg 1 checksum calc\n"
+    )
+    run("debugfs", "-w", "-f", "-", path, text=counts)
+    run("e2fsck", "-fn", path, codes=(4,) if is_fault else (0,))
+
+    found = [str(item) for item in check_volume(load_image(path))]
+    assert any("past its size" in text for text in found) == is_fault
+    assert is_fault or found == []
