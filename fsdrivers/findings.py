@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -53,6 +54,17 @@ class Findings:
             return
         own = error.position if isinstance(error, CorruptError) else None
         self.add(rule, str(error), position if own is None else own)
+
+    def run(self, *passes: Callable[[], object]) -> None:
+        """Run the passes of a check in order, as far as the medium lets them.
+
+        Later ones build on what earlier ones gathered, so the first that fails is the last.
+        """
+        try:
+            for check_part in passes:
+                check_part()
+        except DeviceError as error:
+            self.add(UNREADABLE, f"{error}: what comes behind was not checked")
 
     def expect(
         self, rule: str, what: str, position: int | None, expected: object, actual: object

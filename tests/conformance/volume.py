@@ -269,6 +269,7 @@ class ReadingConformance(ABC):
         for unit in units[:: max(1, len(units) // 300)]:
             faulty = FaultyDevice(device, bad_ranges=[(unit, 512)])
             opened = open_volume(faulty)
+            self.check(faulty)
             opened.describe()
             opened.warnings()
             assert 0 < opened.used_size() <= opened.size

@@ -76,12 +76,14 @@ def check_volume(device: Device) -> list[Finding]:
         report.add_error("superblock", error)
         return report.findings
     checker = _Checker(volume, report)
-    checker.check_frame()
-    checker.check_inodes()
-    check_names(volume, report, checker.inodes)
-    checker.check_maps()
-    check_special(volume, report)
-    check_usage(volume, report, checker.usage, checker.inline_links)
+    report.run(
+        checker.check_frame,
+        checker.check_inodes,
+        lambda: check_names(volume, report, checker.inodes),
+        checker.check_maps,
+        lambda: check_special(volume, report),
+        lambda: check_usage(volume, report, checker.usage, checker.inline_links),
+    )
     return report.findings
 
 

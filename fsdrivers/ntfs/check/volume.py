@@ -16,7 +16,8 @@ from typing import Final
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, FilesystemError
-from fsdrivers.findings import Finding
+from fsdrivers.findings import Finding, Findings
+from fsdrivers.losses import DAMAGE
 from fsdrivers.ntfs.attributes import Attribute, unpack_attribute_list, unpack_attributes
 from fsdrivers.ntfs.check.index import check_indexes
 from fsdrivers.ntfs.check.report import Check
@@ -51,22 +52,22 @@ def check_volume(device: Device) -> list[Finding]:
 
     Raises:
         NotRecognisedError: there is none.
-        DeviceError: the medium failed.
     """
     try:
         volume = open_volume(device)
         upcase = UpCase(volume.system.upcase())
-    except CorruptError as error:
-        return [Finding("frame", str(error), error.position)]
+    except DAMAGE as error:
+        found = Findings()
+        found.add_error("frame", error)
+        return found.findings
     check = Check(volume, upcase, claimed=bytearray(volume.geometry.cluster_count))
-    _check_boot(check)
-    _check_mirror(check)
+    check.run(lambda: _check_boot(check), lambda: _check_mirror(check))
     for number in sorted(volume.mft.mirrored):
         position = volume.mft.record_position(number)
         check.add("record", f"MFT record {number} is damaged, its copy was read", position)
-    _check_records(check)
-    _check_bitmap(check)
-    check_indexes(check)
+    check.run(
+        lambda: _check_records(check), lambda: _check_bitmap(check), lambda: check_indexes(check)
+    )
     if volume.is_dirty:
         check.add("dirty", "the volume is marked dirty")
     return check.findings
@@ -119,9 +120,9 @@ def _check_records(check: Check) -> None:
         is_marked = number >> 3 < len(bitmap) and bool(bitmap[number >> 3] >> (number & 7) & 1)
         try:
             record = mft.raw_record(number)
-        except CorruptError as error:
+        except DAMAGE as error:
             if is_marked:
-                check.add("record", str(error), error.position)
+                check.add_error("record", error, position)
             continue
         head = ntfs.RecordHead.unpack(record)
         is_used = head.magic == ntfs.FILE_MAGIC and bool(head.flags & ntfs.RecordFlag.IN_USE.value)
