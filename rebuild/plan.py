@@ -22,7 +22,6 @@ from rebuild.errors import (
     UnsafeTargetError,
 )
 from rebuild.fixups import families
-from rebuild.fixups.loaders import ESP_TYPE
 from rebuild.fixups.protocol import Changes
 from rebuild.machine import Machine, VolumeTree
 from rebuild.placement import ALIGNMENT, NewPlace, OldPartition, place_partitions
@@ -326,7 +325,7 @@ def _check_boot_code(
         f"the boot loader of {disk.name} is for {disk.sector_size}-byte sectors, "
         f"those of {target.path} have {target.sector_size}"
     )
-    if not any(entry.type.upper() == ESP_TYPE for entry in table.entries):
+    if not any(entry.is_efi_system for entry in table.entries):
         raise LayoutUnsupportedError(f"{about}: it would not start")
     return (f"Only UEFI will start this disk: {about}.",)
 
@@ -334,7 +333,7 @@ def _check_boot_code(
 def _old_partition(
     entry: PartitionEntry, tree: VolumeTree | None, minimum_sizes: Mapping[int, int]
 ) -> OldPartition:
-    is_fixed = entry.type.upper() in (ESP_TYPE, *RECOVERY_TYPES)
+    is_fixed = entry.is_efi_system or entry.type in RECOVERY_TYPES
     made = OldPartition(entry.number, entry.start, entry.size, entry.size, False, entry.is_extended)
     if tree is None:
         return made
@@ -430,7 +429,8 @@ def match_disks(
         LayoutUnsupportedError: there are more targets than disks, or fewer.
     """
     if len(targets) != len(disks):
+        recorded = plural(len(disks), "disk")
         raise LayoutUnsupportedError(
-            f"the machine has {plural(len(disks), 'disk')}, but {len(targets)} targets were named"
+            f"the machine has {recorded}, but the number of targets is {len(targets)}"
         )
     return {disk.number: target for disk, target in zip(disks, targets, strict=True)}

@@ -35,6 +35,7 @@ START_TIMEOUT_S = 30.0
 TAIL = 1500  # characters of serial output quoted in errors
 LOST_TIMER = re.compile(r"end Kernel panic - not syncing: IO-APIC \+ timer doesn't work!.*\n")
 LINE = 300  # characters at most
+REST_S = 0.3  # a screen that stays as it is for so long is at rest
 MOST_RESTARTS = 3  # of a machine that lost its timer
 PR_SET_PDEATHSIG = 1  # Source: linux/prctl.h
 
@@ -183,6 +184,20 @@ class Machine:
         """Write what the screen shows to `path` as PNG, which QEMU can since 7.1."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.execute("screendump", {"filename": str(path.absolute()), "format": "png"})
+
+    def screenshot_at_rest(self, path: Path, timeout_s: float = 3.0) -> None:
+        """Do the same once the screen has changed no more for a moment.
+
+        What a program says on the serial line may come before what it draws on the screen.
+        """
+        deadline = time.monotonic() + timeout_s
+        self.screenshot(path)
+        while time.monotonic() < deadline:
+            before = path.read_bytes()
+            time.sleep(REST_S)
+            self.screenshot(path)
+            if path.read_bytes() == before:
+                return
 
     def close(self) -> None:
         """End QEMU at once and remove its directory.  Idempotent."""

@@ -215,7 +215,7 @@ class _Rehearsal:
             if name == "progress":
                 progress += 1
                 if progress == PICTURED_PROGRESS:
-                    self._picture(machine, "progress")
+                    self._picture(machine, "progress", at_rest=False)
                 continue
             if name == "ask-id":
                 self._phase(machine, "power-on to the id prompt")
@@ -286,10 +286,10 @@ class _Rehearsal:
         self.report.phases.append(Phase(name, elapsed - start, cpu - start_cpu))
         self._phase_start = (elapsed, cpu)
 
-    def _picture(self, machine: Machine, name: str) -> None:
+    def _picture(self, machine: Machine, name: str, *, at_rest: bool = True) -> None:
         directory = self.config.screenshots
         if directory is None:
             return
         path = directory / f"{self.config.firmware}-{name}.png"
-        machine.screenshot(path)
+        (machine.screenshot_at_rest if at_rest else machine.screenshot)(path)
         self.report.pictures.append(str(path))

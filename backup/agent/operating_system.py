@@ -15,7 +15,6 @@ from backup.objects.model import NodeObject, ObjectKind, VolumeObject
 from fsdrivers.errors import DeviceError, FilesystemError
 from fsdrivers.volume import Kind, Node
 
-EFI_SYSTEM = ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "ef")  # GPT and MBR type
 OS_RELEASE = ((b"etc", b"os-release"), (b"usr", b"lib", b"os-release"))
 WINDOWS_DIRECTORIES, WINDOWS_KERNEL = (b"windows", b"winnt"), (b"system32", b"ntoskrnl.exe")
 MAXIMUM_SIZE = 64 << 10
@@ -23,7 +22,7 @@ MAXIMUM_SIZE = 64 << 10
 
 def find_system(local: LocalSet, disk: InspectedDisk) -> dict[str, str]:
     """Return what the scanned volumes of `disk` say: firmware, name and release of the system."""
-    has_esp = any(entry.type in EFI_SYSTEM for entry in disk.table.entries)
+    has_esp = any(entry.is_efi_system for entry in disk.table.entries)
     system = {"firmware": "uefi" if has_esp else "bios"}
     volumes = {p.number: p.volume for p in disk.partitions if p.volume is not None}
     for node in _find_nodes(local):

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from fsdrivers.errors import CorruptError
 from fsdrivers.volume import Description, Plain
 
+# GUID and MBR type.  Source: UEFI 2.10, 5.3.3 and 5.2.2.
+EFI_SYSTEM_TYPES = ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "ef")
+
 
 @dataclass(frozen=True, slots=True)
 class PartitionEntry:
@@ -30,6 +33,11 @@ class PartitionEntry:
     def end(self) -> int:
         """First byte behind it."""
         return self.start + self.size
+
+    @property
+    def is_efi_system(self) -> bool:
+        """Whether firmware looks for boot loaders in it."""
+        return self.type in EFI_SYSTEM_TYPES
 
 
 def subtract(

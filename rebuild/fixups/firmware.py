@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fsdrivers.partitions import PartitionTable
-from rebuild.fixups.loaders import ESP_TYPE, Loader, find_loader, has_fallback_loader
+from rebuild.fixups.loaders import Loader, find_loader, has_fallback_loader
 from rebuild.machine import Machine
 from rebuild.plan import DiskPlan, PartitionPlan, RestorePlan
 
@@ -139,7 +139,7 @@ def _find_esp(plan: RestorePlan) -> tuple[DiskPlan, PartitionPlan, uuid.UUID] | 
         table = PartitionTable.from_description(disk.disk.table)
         for part in disk.partitions:
             entry = table.entry(part.number)
-            if entry is not None and entry.type == ESP_TYPE:
+            if entry is not None and entry.is_efi_system:
                 return disk, part, uuid.UUID(entry.guid)
     return None
 

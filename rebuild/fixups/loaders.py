@@ -22,7 +22,6 @@ from rebuild.fixups.protocol import Fixup, VolumeChange
 from rebuild.machine import Machine, VolumeTree
 from rebuild.sites import Site
 
-ESP_TYPE = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 FALLBACK_LOADER = b"BOOTX64.EFI"
 
 _Children = dict[int, dict[bytes, NodeObject]]  # by parent's number, then by name in lower case
@@ -88,8 +87,7 @@ class FallbackLoader(Fixup):
             table = PartitionTable.from_description(site.disk.table)
             for tree, _ in site.volumes(machine):
                 entry = table.entry(tree.volume.partition)
-                is_esp = entry is not None and entry.type == ESP_TYPE
-                if is_esp and tree.may_start(Starts.UEFI):
+                if entry is not None and entry.is_efi_system and tree.may_start(Starts.UEFI):
                     yield from fallback_of(tree)
 
 

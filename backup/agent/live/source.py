@@ -28,7 +28,6 @@ from backup.agent.live.scan import LiveScan
 from backup.agent.live.settle import Settler
 from backup.agent.local_set import LocalSet
 from backup.agent.machine import KernelDisk, KernelPartition, Machine, read_machine
-from backup.agent.operating_system import EFI_SYSTEM
 from backup.agent.sources import add_disk, scan_partition
 from backup.objects.model import VolumeObject
 from fsdrivers import Can, driver_of, find_driver, open_volume, probe
@@ -186,7 +185,7 @@ class LiveSource:
             self._scan_mount(local, partition, obj, device, is_excluded)
             return
         # Nobody writes to an EFI system partition but who installs a system.
-        if is_mounted and not (partition.entry and partition.entry.type in EFI_SYSTEM):
+        if is_mounted and not (partition.entry and partition.entry.is_efi_system):
             local.notes.append(
                 f"{name_of(partition.device, obj)}: its {obj.type} is mounted and was read as it "
                 "is on the disk: files written meanwhile may be of different moments"
