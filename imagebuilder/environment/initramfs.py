@@ -18,7 +18,7 @@ from typing import Literal
 import zstandard
 
 Compression = Literal["zstd", "zstd-fast"]  # for discs that are given away; for tests
-_LEVELS: dict[Compression, int] = {"zstd": 19, "zstd-fast": 3}
+_LEVELS: dict[Compression, int] = {"zstd": 19, "zstd-fast": 15}
 
 # (major, minor) of the nodes that must exist before PID 1 can mount devtmpfs.  Without
 # /dev/urandom CPython dies at start on a machine whose random pool is still cold; without

@@ -30,7 +30,9 @@ from rebuild.boot import first_stage
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 MULTIARCH = "x86_64-linux-gnu"
 LIBRARY = f"usr/lib/{PYTHON}"
-SITE = "usr/lib/rebuildkit"  # third-party packages and ours; the init script adds it to sys.path
+SITE = first_stage.SITE.strip(
+    "/"
+)  # third-party packages and ours; the init script adds it to sys.path
 INTERPRETER = f"usr/bin/{PYTHON}"
 
 PYTHON_PACKAGES = (f"{PYTHON}-minimal", f"lib{PYTHON}-minimal", f"lib{PYTHON}-stdlib")
@@ -123,7 +125,7 @@ FIRST = (
     f"{LIBRARY}/__future__.pyc",
     *(f"lib/{MULTIARCH}/{name}" for name in _FIRST_LIBRARIES),
 )
-_BACKEND = f"{SITE}/zstandard/backend_c."
+_BACKEND = f"{first_stage.ZSTANDARD.strip('/')}/backend_c."
 
 
 def find_third_party() -> dict[str, Path]:
@@ -236,12 +238,9 @@ def take_first_stage(archive: Archive) -> Archive:
             first.members[path] = archive.members.pop(path)
         elif stat.S_ISDIR(member.mode):
             first.add_directory("" if "/" in path else path)
-        elif path in FIRST or path.startswith(f"{LIBRARY}/encodings/"):
+        elif path in FIRST or path.startswith((f"{LIBRARY}/encodings/", _BACKEND)):
             first.add_directory(path.rpartition("/")[0])
             first.members[path] = archive.members.pop(path)
-        elif path.startswith(_BACKEND):
-            name = path.rpartition("/")[2]
-            first.add_file(f"{first_stage.DIRECTORY}/{name}", member.data)
     return first
 
 

@@ -28,6 +28,8 @@ else:
     Protocol = object
 
 DIRECTORY = "/first"
+SITE = "/usr/lib/rebuildkit"  # where the disc has its Python packages
+ZSTANDARD = f"{SITE}/zstandard"
 SUMS = "sums"  # in it: a line for each file of the first stage, CRC-32 in hex, size, path
 ARCHIVES = ("base.zst", "own.zst")  # in it; unpacked in this order, and removed
 # Bytes that must be free beside what is unpacked, so that the first question can be asked.
@@ -133,7 +135,11 @@ def unpacked_size(path: str) -> int:
 
 def _backend() -> Any:
     """Return zstandard's extension without the package around it, which imports much."""
-    return __import__("backend_c")  # a file beside this one, on the disc alone
+    sys.path.append(ZSTANDARD)
+    try:
+        return __import__("backend_c")
+    finally:
+        sys.path.remove(ZSTANDARD)
 
 
 class Readable(Protocol):
