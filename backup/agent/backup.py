@@ -19,7 +19,7 @@ import io
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from backup.agent.errors import NoSourceError, NotRecoverableError, Problem
@@ -122,6 +122,30 @@ class _Run:
         """Do all five steps."""
         if not sources:
             raise NoSourceError("there is no disk to back up")
+        with self._hooks():
+            local, previous, generation, sent = self._read(sources)
+        self._end_phase("send")
+        system = {key: value for source in sources for key, value in source.system().items()}
+        self._commit(local, sent, previous, generation, {**system, **self.options.system})
+        self._end_phase("commit")
+        self.result.duration_s = time.perf_counter() - self._start
+        return self.result
+
+    @contextlib.contextmanager
+    def _hooks(self) -> Iterator[None]:
+        """Run the commands before and, whatever happens, those after."""
+        hooks, is_read = self.options.hooks, False
+        try:
+            hooks.run_before(self.machine)
+            yield
+            is_read = True
+        finally:
+            failed = hooks.run_after(self.machine, is_read=is_read)
+            self.result.warnings += failed
+            self.result.mixed += len(failed)
+
+    def _read(self, sources: Sequence[Source]) -> tuple[LocalSet, PreviousSet, int, Sent]:
+        """Do the first four steps."""
         self._inspect(sources)
         previous, generation = self._compare()
         local = LocalSet(self.master, previous)
@@ -138,12 +162,7 @@ class _Run:
         )
         sent = sender.run(self.options.workers, self.options.level)
         self._settle(sources, local, sender)
-        self._end_phase("send")
-        system = {key: value for source in sources for key, value in source.system().items()}
-        self._commit(local, sent, previous, generation, {**system, **self.options.system})
-        self._end_phase("commit")
-        self.result.duration_s = time.perf_counter() - self._start
-        return self.result
+        return local, previous, generation, sent
 
     def _inspect(self, sources: Sequence[Source]) -> None:
         """Refuse the machine if anything on it could not be restored."""
@@ -390,4 +409,10 @@ def _moved(piece: Piece, numbers: dict[int, int]) -> Piece:
 
 def _plain_options(options: BackupOptions) -> dict[str, Plain]:
     """Return the options that a reader of the set may want to know."""
-    return {"allow_raw": options.allow_raw, "exclude": list(options.exclude)}
+    return {
+        "allow_raw": options.allow_raw,
+        "exclude": list(options.exclude),
+        "snapshot": options.snapshot.value,
+        "before": list(options.hooks.before),
+        "after": list(options.hooks.after),
+    }

@@ -4,6 +4,7 @@
 AgentError
 ├── NotRecoverableError     the machine could not be recovered whole; carries every problem
 ├── NoSourceError           nothing to back up was found or given
+├── HookError               a command that is to run before the backup failed
 └── WorkerError             a packing process ended before its work was done
 """
 
@@ -35,6 +36,10 @@ class NotRecoverableError(AgentError):
 
 class NoSourceError(AgentError):
     """Nothing to back up was found or given."""
+
+
+class HookError(AgentError):
+    """A command that is to run before the backup failed; nothing was read."""
 
 
 class WorkerError(AgentError):

@@ -4,8 +4,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 
+from backup.agent.hooks import Hooks
 from backup.repository import DataSetInfo
+
+
+class Snapshot(StrEnum):
+    """When a mounted filesystem is frozen, so that what is read of it is of one moment."""
+
+    AUTO = "auto"  # when files keep changing while they are read
+    ALWAYS = "always"  # for every look at what has changed; it must be possible
+    NEVER = "never"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +28,8 @@ class BackupOptions:
         workers: packing processes; 0 for one per processor.
         level: zstd level of the packs.  Measured: at 1 a Debian root is packed in 0.6 times the
             processor time of 3, and is 5 % larger.
+        hooks: commands that run before and after reading.
+        snapshot: when mounted filesystems are frozen.
         system: identification of the operating system, if the sources cannot tell.
     """
 
@@ -25,6 +37,8 @@ class BackupOptions:
     exclude: tuple[bytes, ...] = ()
     workers: int = 0
     level: int = 1
+    snapshot: Snapshot = Snapshot.AUTO
+    hooks: Hooks = field(default_factory=Hooks)
     system: dict[str, str] = field(default_factory=dict)
 
 

@@ -20,7 +20,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from backup.repository import DataSetInfo, RolledBackError
+from backup.repository import ConflictError, DataSetInfo, RolledBackError
 
 STATE_FILE = "data-sets.json"
 
@@ -69,6 +69,46 @@ def forget(place: str, user: str, machine: str, directory: Path | None = None) -
 
 def _key(place: str, user: str, machine: str) -> str:
     return hashlib.sha256(json.dumps([place, user, machine]).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def alone(place: str, user: str, machine: str, directory: Path | None = None) -> Iterator[None]:
+    """Keep other backups of the same machine to the same place from running on this computer.
+
+    What one of two has sent, the other's commit would drop.  Where nothing can be written, nothing
+    is kept from running.
+
+    Args:
+        place: which repository, as for `check_and_remember`.
+        user: the id.
+        machine: its name in the backups.
+        directory: of the lock; by default `state_directory()`.
+
+    Raises:
+        ConflictError: another one is running.
+    """
+    key = hashlib.sha256(json.dumps([place, user, machine]).encode()).hexdigest()
+    path = (directory or state_directory()) / f"backup-{key[:16]}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("a+")
+    except OSError:
+        yield
+        return
+    with lock:
+        try:
+            # Of this process alone: what it forked may live on for a moment when it is killed.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise ConflictError(
+                f"another backup of {machine!r} to the same place is running (process "
+                f"{lock.read().strip() or 'not known'}); run this one when it has ended"
+            ) from error
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
 
 
 @contextlib.contextmanager

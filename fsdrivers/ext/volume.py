@@ -15,7 +15,8 @@ journals that need a replay (refused).
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from fsdrivers.device import Device
@@ -24,7 +25,7 @@ from fsdrivers.ext import contents, description, directory, journal
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import Compat, Incompat, InodeFlags, InodeNumber, RoCompat
 from fsdrivers.ext.metadata import Metadata, covered_inode
-from fsdrivers.ext.nodes import REFUSED_FLAGS, NodeReader, refusal_of
+from fsdrivers.ext.nodes import FORMAT_MASK, KINDS, REFUSED_FLAGS, NodeReader, refusal_of
 from fsdrivers.ext.orphans import find_orphans, truncated_extents
 from fsdrivers.ext.overlay import Overlay
 from fsdrivers.ext.quota import QuotaFacts, QuotaFile, QuotaKind, file_inodes, unpack_file
@@ -40,6 +41,7 @@ MAX_QUOTA_SIZE = 256 << 20  # bytes: three million owners
 _BLOCK_AT = ext.Inode.OFFSETS["block"]
 _BLOCK_END = _BLOCK_AT + 60
 _DOTS = (b".", b"..")
+_MODE = sparse_codec(ext.Inode, ("mode",))
 _LINKS_AND_FLAGS = sparse_codec(ext.Inode, ("links_count", "flags"))
 
 
@@ -137,13 +139,14 @@ class ExtVolume(Volume):
         """Look at every inode for files that could not be made again, if the volume may have such.
 
         Raises:
-            UnsupportedError: there is one, encrypted or sealed with verity.
+            UnsupportedError: there is one, encrypted or sealed with verity; it says where.
         """
         metadata = self.metadata
         superblock = metadata.superblock
         has_such = superblock.feature_incompat & Incompat.ENCRYPT
         if not has_such and not superblock.feature_ro_compat & RoCompat.VERITY:
             return
+        refused: dict[int, int] = {}  # flags by inode
         for group in range(metadata.geometry.groups_count):
             first = group * metadata.geometry.inodes_per_group + 1
             for number in range(first, first + metadata.used_inodes(group)):
@@ -153,7 +156,30 @@ class ExtVolume(Volume):
                     continue  # whatever it was is lost, which the walk says
                 links, flags = _LINKS_AND_FLAGS.unpack_from(record)
                 if links and flags & REFUSED_FLAGS:
-                    raise UnsupportedError(f"inode {number}, {refusal_of(flags)}")
+                    refused[number] = flags
+        if refused:
+            place, number = self._find_first(refused)
+            more = f", and {len(refused) - 1:,} more" if len(refused) > 1 else ""
+            raise UnsupportedError(f"{place}, {refusal_of(refused[number])}{more}")
+
+    def _find_first(self, numbers: Collection[int]) -> tuple[str, int]:
+        """Return the path of one of some inodes, of those nearest to the root, and its number."""
+        metadata, seen = self.metadata, {int(InodeNumber.ROOT)}
+        pending = deque([(int(InodeNumber.ROOT), "")])
+        while pending:
+            directory_number, path = pending.popleft()
+            try:
+                for name in self._iter_names(directory_number):
+                    shown = f"{path}/{printable(name.name)}"
+                    if name.inode in numbers:
+                        return shown, name.inode
+                    mode = _MODE.unpack_from(metadata.inode_record(name.inode))[0]
+                    if KINDS.get(mode & FORMAT_MASK) is Kind.DIRECTORY and name.inode not in seen:
+                        seen.add(name.inode)
+                        pending.append((name.inode, shown))
+            except (CorruptError, DeviceError):
+                continue
+        return f"inode {min(numbers)}", min(numbers)
 
     def used_size(self) -> int:
         """Return the bytes in use by the group descriptors' account."""

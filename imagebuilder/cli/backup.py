@@ -39,6 +39,7 @@ from imagebuilder.cli.common import (
 from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from backup.agent.hooks import Hooks
     from backup.agent.sources import Source
     from backup.objects.model import NodeObject
     from backup.retention import Policy
@@ -68,6 +69,30 @@ class Backup(MachinePlace):
     allow_raw: bool = flag("--allow-raw", "keep unknown partitions as compressed raw images")
     exclude: tuple[str, ...] = option(
         "--exclude PATTERN", "leave out what matches, such as '/var/cache/*'; may be repeated", ()
+    )
+    snapshot: str = option(
+        "--snapshot WHEN",
+        "freeze mounted filesystems for a moment: auto when files keep changing while they are "
+        "read, always, or never (default: auto)",
+        "auto",
+        choices=("auto", "always", "never"),
+    )
+    before: tuple[str, ...] = option(
+        "--before COMMAND", "run this before the machine is read; may be repeated", ()
+    )
+    after: tuple[str, ...] = option(
+        "--after COMMAND", "run this when the machine is read, or that failed; may be repeated", ()
+    )
+    stop_unit: tuple[str, ...] = option(
+        "--stop-unit UNIT",
+        "stop this unit of systemd while the machine is read; may be repeated",
+        (),
+    )
+    hook_limit: float = option(
+        "--hook-limit SECONDS",
+        "how long each of these commands may take (default: 300)",
+        300.0,
+        type=float,
     )
     keep: int | None = option(
         "--keep N", "old form of `policy set --machine NAME --keep-last N`, done first", type=int
@@ -126,7 +151,7 @@ def run_backup(options: Backup) -> int:
         from backup.agent.sources import DiskSource
         from backup.shared.collector import paused_collector
 
-        sources.extend(_sources_of(options.disk))
+        sources.extend(_sources_of(options))
         with paused_collector():
             for source in sources:
                 if isinstance(source, DiskSource):
@@ -135,26 +160,30 @@ def run_backup(options: Backup) -> int:
     create = bool(options.store)
     with open_session(options, create=create, needed=AGENT_MODULES, prepare=prepare) as session:
         from backup.agent.backup import run_backup as back_up
-        from backup.agent.result import BackupOptions
+        from backup.agent.result import BackupOptions, Snapshot
+        from backup.client.remembered import alone
         from imagebuilder.cli.progress import BackupProgress
 
         wanted = BackupOptions(
             allow_raw=options.allow_raw,
             exclude=tuple(map(os.fsencode, options.exclude)),
+            snapshot=Snapshot(options.snapshot),
+            hooks=_hooks_of(options),
         )
         machine = options.machine or session.repository.machines()[0]
         session.check_newest(machine)
         if options.keep is not None:
             _set_policy(session, machine, policy_of(last=options.keep))
         try:
-            result = back_up(
-                session.repository,
-                session.key,
-                machine,
-                sources or _sources_of(options.disk),
-                wanted,
-                BackupProgress(status),
-            )
+            with alone(session.place, session.repository.user, machine):
+                result = back_up(
+                    session.repository,
+                    session.key,
+                    machine,
+                    sources or _sources_of(options),
+                    wanted,
+                    BackupProgress(status),
+                )
         finally:
             status.clear()
         session.check_newest(machine)
@@ -186,15 +215,36 @@ def _set_policy(session: Session, machine: str, policy: Policy) -> None:
         repository.set_policy(machine, policy)
 
 
-def _sources_of(disks: Sequence[Path]) -> list[Source]:
+def _hooks_of(options: Backup) -> Hooks:
+    """Return the commands around reading: units are stopped last and started first."""
+    from backup.agent.hooks import Hooks, stopping
+
+    units = stopping(options.stop_unit)
+    return Hooks(
+        (*options.before, *units.before), (*units.after, *options.after), options.hook_limit
+    )
+
+
+def _sources_of(options: Backup) -> list[Source]:
     """Return the given disks as sources, or the running machine."""
-    if disks:
+    if options.disk:
         from backup.agent.sources import DiskSource
 
-        return [DiskSource(path) for path in disks]
+        return [DiskSource(path) for path in options.disk]
     from backup.agent.live.source import LiveSource
+    from backup.agent.result import Snapshot
+    from backup.client.remembered import state_directory
 
-    return [LiveSource()]
+    left_out = {state_directory(): "what rebuildkit remembers of its backups"}
+    if options.store:
+        left_out[Path(options.store)] = "where these backups are kept"
+    return [
+        LiveSource(
+            left_out=left_out,
+            snapshot=Snapshot(options.snapshot),
+            has_hooks=bool(options.before or options.stop_unit),
+        )
+    ]
 
 
 def run_snapshots(options: Snapshots) -> int:

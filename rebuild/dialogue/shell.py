@@ -51,6 +51,7 @@ class Surroundings:
     keymaps: Sequence[str]
     end: Callable[[str], None]  # "reboot", "poweroff" or "halt"; does not return on the disc
     fix_firmware: Callable[[Unlocked, RestorePlan], list[str]] | None = None
+    find_problem: Callable[[Unlocked], str] = lambda unlocked: ""  # why it will not start here
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -79,6 +80,7 @@ def main(image: IsoImage, medium_device: str, kernel_arguments: Sequence[str]) -
             keymaps=tuple(keymaps.KEYMAPS),
             end=init.end,
             fix_firmware=_fix_firmware,
+            find_problem=_find_problem,
         )
     )
 
@@ -93,6 +95,12 @@ def _fix_firmware(unlocked: Unlocked, plan: RestorePlan) -> list[str]:
     from rebuild.fixups.firmware import write_boot_entry
 
     return write_boot_entry(unlocked.machine, plan)
+
+
+def _find_problem(unlocked: Unlocked) -> str:
+    from rebuild.fixups.firmware import firmware_problem, started_by_uefi
+
+    return firmware_problem(unlocked.machine, is_uefi=started_by_uefi())
 
 
 def run(surroundings: Surroundings) -> int:
@@ -354,6 +362,8 @@ class _Shell:
             return None
         screen.line()
         lines = plan.lines()
+        if problem := self._around.find_problem(unlocked):
+            lines += ["", problem]
         if len(lines) > PAGE - 3:
             screen.page(lines)
         else:
@@ -391,6 +401,8 @@ class _Shell:
         report = apply_plan(unlocked, plan, self._around.medium, progress=self._screen.status)
         if self._around.fix_firmware is not None:
             report.notes += self._around.fix_firmware(unlocked, plan)
+        if problem := self._around.find_problem(unlocked):
+            report.notes.append(f"Restored, but: {problem}")
         if self._around.answers.verify:
             self._verify(unlocked, plan, report)
         self._show_report(report)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rebuild.fixups.dos import Dos
 from rebuild.fixups.grub import Grub
+from rebuild.fixups.linux import HardwareNames
 from rebuild.fixups.loaders import FallbackLoader
 from rebuild.fixups.protocol import Changes, DiskChange, Fixup, VolumeChange
 from rebuild.fixups.syslinux import Syslinux
@@ -22,6 +23,7 @@ FIXUPS: tuple[Fixup, ...] = (
     WindowsNT(),
     Syslinux(),
     Grub(),
+    HardwareNames(),
 )
 
 

@@ -20,12 +20,15 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from fsdrivers import Starts
 from fsdrivers.partitions import PartitionTable
 from rebuild.fixups.loaders import Loader, find_loader, has_fallback_loader
 from rebuild.machine import Machine
 from rebuild.plan import DiskPlan, PartitionPlan, RestorePlan
 
 EFIVARS = "/sys/firmware/efi/efivars"
+EFI_DIRECTORY = "/sys/firmware/efi"
+BIOS_BOOT_TYPE = "21686148-6449-6E6F-744E-656564454649"  # where GRUB puts its core image
 GLOBAL_GUID = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 FALLBACK = Loader("Restored system", "\\EFI\\BOOT\\BOOTX64.EFI")
 ATTRIBUTES = 7  # non-volatile, boot service access, runtime access
@@ -85,6 +88,45 @@ def write_boot_entry(machine: Machine, plan: RestorePlan, efivars: str = EFIVARS
         reason = error.strerror or str(error)
         return [f"The firmware refused a boot entry ({reason}); it will find the loader by itself."]
     return [f"Firmware boot entry Boot{number:04X} starts {loader.path}."]
+
+
+def started_by_uefi(directory: str = EFI_DIRECTORY) -> bool:
+    """Tell whether UEFI firmware started this system; `directory`: where Linux then has it."""
+    return os.path.isdir(directory)
+
+
+def firmware_problem(machine: Machine, *, is_uefi: bool) -> str:
+    """Return why firmware of a kind cannot start the machine, as a sentence; empty if it may.
+
+    Args:
+        machine: the loaded data set.
+        is_uefi: whether the firmware is UEFI's, without the help of a BIOS; else a BIOS.
+    """
+    trees = machine.trees.values()
+    if is_uefi:
+        if any(
+            tree.may_start(Starts.UEFI) and (has_fallback_loader(tree) or find_loader(tree))
+            for tree in trees
+        ):
+            return ""
+        return (
+            "The saved machine has no loader for UEFI, which started this computer: it will not "
+            "start here unless the firmware is set to BIOS (legacy, CSM)."
+        )
+    tables = [PartitionTable.from_description(disk.table) for disk in machine.disks]
+    if not machine.disks or any(_has_bios_loader(table) for table in tables):
+        return ""
+    return (
+        "The saved machine has no loader for a BIOS, which started this computer: it will not "
+        "start here unless the firmware is set to UEFI."
+    )
+
+
+def _has_bios_loader(table: PartitionTable) -> bool:
+    """Tell whether a BIOS may find a loader on a disk, by its table alone."""
+    return table.scheme != "gpt" or any(
+        entry.type == BIOS_BOOT_TYPE or entry.is_active for entry in table.entries
+    )
 
 
 def hard_drive_node(number: int, start_lba: int, length_sectors: int, guid: uuid.UUID) -> bytes:

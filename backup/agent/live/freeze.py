@@ -15,7 +15,7 @@ import fcntl
 import os
 import select
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 FIFREEZE = 0xC0045877  # linux/fs.h: _IOWR('X', 119, int)
 FITHAW = 0xC0045878
@@ -30,14 +30,16 @@ def frozen(root: bytes, limit_s: float) -> Iterator[bool]:
 
     Args:
         root: path of the root directory.
-        limit_s: seconds after which it is thawed, done or not.
+        limit_s: seconds after which it is thawed, done or not.  Freezing itself takes as long as
+            writing everything out does.
     """
     with contextlib.ExitStack() as stack:
         try:
             descriptor = os.open(root + b"/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, descriptor)
-            stack.enter_context(_thawed_at_last(descriptor, limit_s))
+            tell_frozen = stack.enter_context(_thawed_at_last(descriptor, limit_s))
             fcntl.ioctl(descriptor, FIFREEZE, 0)
+            tell_frozen()
         except OSError:
             yield False
             return
@@ -49,8 +51,9 @@ def frozen(root: bytes, limit_s: float) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def _thawed_at_last(descriptor: int, limit_s: float) -> Iterator[None]:
-    """Have a child thaw a filesystem when this process ends, or after some seconds."""
+def _thawed_at_last(descriptor: int, limit_s: float) -> Iterator[Callable[[], None]]:
+    """Have a child thaw a filesystem when this process ends, or seconds after it is told that it
+    is frozen, which what is yielded does."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
     if not child:
@@ -58,16 +61,17 @@ def _thawed_at_last(descriptor: int, limit_s: float) -> Iterator[None]:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
             os.close(writing)
-            ended, _, _ = select.select([reading], [], [], limit_s)
+            is_frozen = os.read(reading, 1)
+            ended, _, _ = select.select([reading], [], [], limit_s if is_frozen else 0)
             if not ended or not os.read(reading, 1):
                 fcntl.ioctl(descriptor, FITHAW, 0)
         os._exit(0)
     os.close(reading)
     try:
-        yield
+        yield lambda: (os.write(writing, b"f"), None)[1]
     finally:
         with contextlib.suppress(OSError):
-            os.write(writing, b"x")
+            os.write(writing, b"ff")
         os.close(writing)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(child, 0)

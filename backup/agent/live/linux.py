@@ -191,6 +191,19 @@ def _birth_time_ns(descriptor: int, path: bytes, flags: int) -> int | None:
     return int(seconds * 1_000_000_000 + nanoseconds)
 
 
+def is_written_to(descriptor: int) -> bool:
+    """Return whether somebody has a file open for writing that is open for reading here.
+
+    The kernel grants a read lease only on a file that nobody has.
+    """
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
+
+
 def inode_flags(descriptor: int) -> int:
     """Return the ext-style inode flags of an open file or directory; 0 where there are none."""
     try:

@@ -37,6 +37,11 @@ GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)  # not where it 
 PATH_LIMIT = 4000  # bytes; PATH_MAX is 4096
 KEPT_FLAGS = int(RESTORED_INODE_FLAGS)
 CHANGED = "changed while it was read; what was read last is kept"
+DATABASE = (
+    "is a database that was in use: its files may be of different moments; stop it for the backup, "
+    "or have it copied before"
+)
+SQLITE_MAGIC = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html 1.3.1
 _STEP_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -101,10 +106,25 @@ class LiveReader:
         descriptor = self.open(obj)
         try:
             if ranges is not None:
-                return _load_ranges(descriptor, obj, ranges)
-            return self.load_all(descriptor, obj)
+                loaded = _load_ranges(descriptor, obj, ranges)
+            else:
+                loaded = self.load_all(descriptor, obj)
         finally:
             os.close(descriptor)
+        if self._is_database_in_use(loaded):
+            return loaded._replace(warning=DATABASE)
+        return loaded
+
+    def _is_database_in_use(self, loaded: Loaded) -> bool:
+        """Return whether content is that of a database that has changed lately.
+
+        One state of it is not enough: it belongs to that of its journal.
+        """
+        return (
+            loaded.facts is not None
+            and latest_ns(loaded.facts.changed_ns or 0) >= self.since_ns
+            and any(not at and data.startswith(SQLITE_MAGIC) for at, data in loaded.chunks)
+        )
 
     def open(self, obj: NodeObject) -> int:
         """Open the file that an object stands for, or the one that has taken its place.

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from backup.agent.exclusions import IsExcluded
+from backup.agent.live.databases import DATABASE_FILES, find_database_in_use
 from backup.agent.live.linux import (
     birth_time_ns,
     birth_time_ns_of,
@@ -46,6 +47,8 @@ SWAP_HEADER_SIZE = 4096  # bytes kept of a swap file: its header with UUID and l
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
+_NOTED_FILES = PLACED_FILES.union(DATABASE_FILES)
+WRITE_AHEAD_LOG = b"-wal"  # what SQLite puts behind the name of the database
 HiddenFacts = Callable[[int, int], tuple[int, int]]  # see `LiveVolume`
 
 
@@ -60,6 +63,7 @@ class LiveScan:
         is_excluded: tells which absolute paths, as users see them, to leave out.
         swap_files: (device, inode) of files whose content is of no use.
         since_ns: see `LiveReader`.
+        left_out: what directories are, by (device, inode), that are kept without what is in them.
         hidden_facts: tells of a link or special file what Linux does not, see `LiveVolume`.
     """
 
@@ -73,6 +77,7 @@ class LiveScan:
         swap_files: frozenset[tuple[int, int]] = frozenset(),
         hidden_facts: HiddenFacts | None = None,
         since_ns: int | None = None,
+        left_out: Mapping[tuple[int, int], str] | None = None,
     ) -> None:
         self.local = local
         self.reader = LiveReader(base, local.lookup, since_ns)
@@ -82,11 +87,14 @@ class LiveScan:
         self.is_excluded = is_excluded
         self.swap_files = swap_files
         self.hidden_facts = hidden_facts
+        self.left_out = left_out or {}
         self.blank_files: list[int] = []
         self.placed_files: dict[int, list[Plain]] = {}  # extents by object number
         self.device = 0
         self.directories: list[int] = []  # object numbers of those walked
         self.large: list[int] = []  # object numbers of files that are read in parts
+        self.logs: list[int] = []  # of write-ahead logs of databases that are new or changed
+        self.databases: list[int] = []  # of files by which databases in use are known
         self.doubtful: set[int] = set()  # of those that must be looked at again
         features = volume.description.get("feature_ro_compat")
         self._has_projects = isinstance(features, int) and bool(features & RoCompat.PROJECT)
@@ -160,10 +168,23 @@ class LiveScan:
                     self._note_failure(number, shown + b"/" + name, error)
                     continue
                 if child and stat.S_ISDIR(status.st_mode) and not is_mount_point:
+                    if self.left_out and self.is_left_out(child):
+                        continue
                     below.append((child, path + b"/" + name, shown + b"/" + name))
         finally:
             os.close(descriptor)
         return below
+
+    def is_left_out(self, number: int) -> bool:
+        """Return whether what is in a directory is left out; say so, and sign the directory."""
+        obj = self.local.lookup(number)
+        assert isinstance(obj, NodeObject), "directories are nodes"
+        what = self.left_out.get((self.device, obj.source_number))
+        if what is None:
+            return False
+        self.local.notes.append(f"{self.local.path_of(number - 1)}: {what}: left out")
+        self._finish_directory(number, None)
+        return True
 
     def add(
         self, parent: int, name: bytes, status: os.stat_result, path: bytes, is_mount_point: bool
@@ -195,8 +216,11 @@ class LiveScan:
             number = self._add_new(parent, name, status, path, source, old)
         if is_shared:
             scan.seen[source] = number
-        if name in PLACED_FILES and kind is Kind.FILE:
-            self._note_place(number, path, status.st_size)
+        if name in _NOTED_FILES and kind is Kind.FILE:
+            if name in PLACED_FILES:
+                self._note_place(number, path, status.st_size)
+            elif find_database_in_use(name, path, status.st_size):
+                self.databases.append(number)
         return number
 
     def _note_place(self, number: int, path: bytes, size: int) -> None:
@@ -254,6 +278,8 @@ class LiveScan:
             self.scan.add_new(obj, old, None)
             if node.size > SLICE_SIZE:
                 self.large.append(obj.number)
+            if name.endswith(WRITE_AHEAD_LOG):
+                self.logs.append(obj.number)
         if not is_settled:
             local.unsettled[obj.number - 1] = CHANGED
         return obj.number

@@ -15,17 +15,19 @@ Source: EP1168174A1 claim 3: lock, copy, unlock, and sign the copy.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
-from contextlib import nullcontext
 from typing import NamedTuple
 
+from backup.agent.live.databases import DATABASE_FILES
 from backup.agent.live.freeze import frozen
 from backup.agent.live.linux import birth_time_ns_of, inode_flags
 from backup.agent.live.nodes import node_of
 from backup.agent.live.reader import (
     CHANGED,
+    DATABASE,
     GONE,
     KEPT_FLAGS,
     PATH_LIMIT,
@@ -34,7 +36,7 @@ from backup.agent.live.reader import (
     is_same,
     open_unread,
 )
-from backup.agent.live.scan import DIRECTORY_FLAGS, LiveScan
+from backup.agent.live.scan import DIRECTORY_FLAGS, WRITE_AHEAD_LOG, LiveScan
 from backup.agent.local_set import (
     KINDS,
     RACY_NS,
@@ -45,11 +47,15 @@ from backup.agent.local_set import (
     Xattrs,
     latest_ns,
 )
+from backup.agent.result import Snapshot
 from backup.objects.model import NodeObject, ObjectKind
 from fsdrivers.errors import FilesystemError
 from fsdrivers.volume import Node, copy_attributes
 
+JOURNALS = (WRITE_AHEAD_LOG, b"-journal", b"-shm")  # of SQLite, behind the database's name
 PASSES = 3  # over the directories each time, while any has changed
+MOST_NS = 1_100_000_000  # to wait for a clock: inodes of 128 bytes count in seconds
+MANY_PASSES = 100  # while nothing new can change
 ATTEMPTS = 3  # to list a directory and read its attributes in one state
 COPY_LIMIT = 256 << 20  # bytes copied to memory while a filesystem is frozen
 FREEZE_LIMIT_S = 5.0  # seconds
@@ -66,12 +72,15 @@ class _Reading(NamedTuple):
 class Settler:
     """One mounted volume.  `scan` has walked it, or will have when `settle` is called."""
 
-    def __init__(self, scan: LiveScan, *, may_freeze: bool = True) -> None:
+    def __init__(
+        self, scan: LiveScan, snapshot: Snapshot = Snapshot.AUTO, *, has_hooks: bool = False
+    ) -> None:
         self._scan = scan
         self._local = scan.local
         self._reader = scan.reader
         self._volume = scan.scan.volume
-        self._may_freeze = may_freeze
+        self._snapshot = snapshot
+        self._has_hooks = has_hooks
         self._started_ns = time.time_ns()
         # Change time of directories listed again, and when that was.
         self._listed: dict[int, tuple[int, int]] = {}
@@ -85,32 +94,67 @@ class Settler:
         self._settled: set[int] = set()  # numbers of large files read twice
         self._known: set[int] = set()  # numbers of directories that were listed, or are to be
         self._found: list[int] = []  # of those that are to be listed
-        self._is_frozen = False
+        self._twins: list[tuple[NodeObject, NodeObject]] = []  # directories walked in two places
+        self._frozen_ns = self._doubtful_until_ns = 0
+        self._is_stable = False  # whether no directory had changed when all were looked at last
+        self._is_frozen = self._was_frozen = self._is_last = False
         self._is_done = False
 
     def settle(self, *, is_last: bool) -> bool:
         """Look at everything again; return whether something was found, and may have to be read."""
         if self._is_done:
             return False
-        context = frozen(self._scan.base, FREEZE_LIMIT_S) if is_last and self._may_freeze else None
-        with context or nullcontext(False) as self._is_frozen:
+        self._is_last = is_last
+        is_wanted = self._snapshot is Snapshot.ALWAYS or (
+            is_last and self._snapshot is Snapshot.AUTO
+        )
+        context = frozen(self._scan.base, FREEZE_LIMIT_S) if is_wanted else None
+        with context or contextlib.nullcontext(False) as self._is_frozen:
+            self._frozen_ns = time.time_ns()
             deadline = time.monotonic() + FREEZE_LIMIT_S / 2
             was_changed = self._look_again()
+            if time.monotonic() > deadline:
+                self._is_frozen = False  # or soon: too much to look at
+            if is_last or self._is_stable:
+                self._leave_out(is_sure=self._is_frozen or self._is_stable)
             self._note_large()
-            pending = [place for place in self._local.unsettled if self._is_ours(place)]
-            self._again.update(place + 1 for place in pending)
-            is_busy = was_changed or bool(self._again)
+            self._note_databases()
+            unsettled = self._local.unsettled
+            pending = [place for place in unsettled if self._is_ours(place)]
+            is_busy = was_changed or bool(self._again) or bool(pending)
+            # Of a database that is in use nothing but a frozen state is of use.
+            self._again.update(
+                place + 1 for place in pending if unsettled[place] != DATABASE or self._is_frozen
+            )
             if self._is_frozen:
+                self._take_back_work()
+                self._add_journals()
                 self._copy_all(deadline)
             self._read_again()
-        self._is_frozen = False
+            was_frozen, self._is_frozen = self._is_frozen, False
+        self._note_freeze(was_frozen=was_frozen, is_wanted=is_wanted)
         if is_busy:
             self._scan.scan.is_changed = True
         if is_last or not is_busy:
             self._is_done = True
-            self._leave_out()
+            self._name_databases()
         self._scan.add_markers()
         return is_busy
+
+    def _note_freeze(self, *, was_frozen: bool, is_wanted: bool) -> None:
+        """Say that the volume was frozen, or that it was to be and could not."""
+        name, local = self._local.path_of(self._volume_root() - 1), self._local
+        if was_frozen and not self._was_frozen:
+            self._was_frozen = True
+            local.notes.append(f"{name}: was frozen for a moment, as its files kept changing")
+        elif is_wanted and not was_frozen and self._snapshot is Snapshot.ALWAYS:
+            local.warnings.append(f"{name}: cannot be frozen, as --snapshot always wants")
+            local.mixed += 1
+            self._snapshot = Snapshot.NEVER
+
+    def _volume_root(self) -> int:
+        """Return the number of the root directory's object."""
+        return self._scan.directories[0]
 
     def _is_ours(self, place: int) -> bool:
         """Return whether an object is of this volume."""
@@ -120,14 +164,21 @@ class Settler:
 
     def _look_again(self) -> bool:
         """List changed directories again until none has changed; return whether any had."""
-        for count in range(PASSES):
+        former: list[int] = []
+        for count in range(MANY_PASSES if self._is_frozen else PASSES):
             changed = self._find_changed()
+            self._is_stable = not changed
             if not changed:
                 return count > 0
+            if self._is_frozen and changed == former:
+                break  # they cannot be listed
+            former = changed.copy()
             if not count:
                 self._start_index()
             elif not self._is_frozen:
-                time.sleep(RACY_NS / 1e9)  # two changes within one tick of the clock look the same
+                # Two changes within one tick of the clock look the same.
+                wait_ns = self._doubtful_until_ns - time.time_ns()
+                time.sleep(min(max(wait_ns, RACY_NS), MOST_NS) / 1e9)
             while changed:
                 self._list_again(changed.pop())
                 changed += self._found
@@ -171,7 +222,11 @@ class Settler:
         known, listed_ns = self._listed.get(obj.number, (obj.changed_ns, self._started_ns))
         if status.st_ctime_ns != known:
             return True
-        return latest_ns(status.st_ctime_ns) >= listed_ns and not self._is_frozen
+        until_ns = latest_ns(status.st_ctime_ns)
+        if until_ns < listed_ns or (self._is_frozen and listed_ns >= self._frozen_ns):
+            return False
+        self._doubtful_until_ns = max(self._doubtful_until_ns, until_ns)
+        return True
 
     def _list_again(self, number: int) -> None:
         """List a directory, and put everything where it is now."""
@@ -194,7 +249,10 @@ class Settler:
             self._scan.doubtful.discard(number)
             entries = self._read_directory(obj, descriptor)
             names = self._children.setdefault(number, {})
-            for name, child in list(names.items()):
+            for name in list(names):
+                child = names.get(name)
+                if child is None:
+                    continue  # a further name that stands for the object now
                 entry = entries.get(name)
                 if entry is None or (child.source_number and entry.inode() != child.source_number):
                     self._detach(child)
@@ -249,7 +307,7 @@ class Settler:
             is_mount_point = status.st_dev != self._scan.device
             known = None if is_mount_point else self._by_source.get(status.st_ino)
             if known is not None and KINDS[node_of(status).kind] is not known.kind:
-                self._drop(known)  # its number is another object's now
+                self._drop(known, everywhere=True)  # its number is another object's now
                 known = None
             if known is None:
                 self._scan.add(directory.number, name, status, reach, is_mount_point)
@@ -285,78 +343,142 @@ class Settler:
 
     def _move(self, obj: NodeObject, directory: NodeObject, name: bytes) -> None:
         """Give an object another name."""
-        if self._children.get(obj.parent, {}).get(obj.name) is obj:
-            del self._children[obj.parent][obj.name]
+        self._forget_name(obj)
         self._detached.pop(obj.number, None)
         obj.parent, obj.name = directory.number, name
+        if name.endswith(WRITE_AHEAD_LOG):
+            self._scan.logs.append(obj.number)
         self._children.setdefault(directory.number, {})[name] = obj
         self._local.is_ordered = False
         self._reader.forget_paths()
 
+    def _forget_name(self, obj: NodeObject) -> None:
+        """Take an object out of the directory it is in, if it is in one."""
+        names = self._children.get(obj.parent, {})
+        if names.get(obj.name) is obj:
+            del names[obj.name]
+
     def _detach(self, obj: NodeObject) -> None:
         """Take the name of an object away, in favour of a further name if it has one."""
-        del self._children[obj.parent][obj.name]
         if obj.kind is ObjectKind.HARD_LINK:
-            self._links[obj.target_number].remove(obj)
-            self._local.drop(obj)
+            self._drop_link(obj)
             return
         links = self._links.get(obj.number)
         if links:
-            link = links.pop()
-            self._local.drop(link)
-            obj.parent, obj.name = link.parent, link.name
-            self._children[obj.parent][obj.name] = obj
-            self._local.is_ordered = False
-            self._again.add(obj.number)
+            self._rename_to(obj, links[-1])
         else:
+            self._forget_name(obj)
             self._detached[obj.number] = obj
 
-    def _drop(self, obj: NodeObject) -> None:
-        """Leave out an object with all its names and all that is below it."""
-        waiting = [obj]
+    def _drop_link(self, link: NodeObject) -> None:
+        """Leave out a further name."""
+        self._forget_name(link)
+        links = self._links[link.target_number]
+        self._links[link.target_number] = [other for other in links if other is not link]
+        self._local.drop(link)
+
+    def _rename_to(self, obj: NodeObject, link: NodeObject) -> None:
+        """Let a further name of an object be its own."""
+        self._drop_link(link)
+        self._forget_name(obj)
+        obj.parent, obj.name = link.parent, link.name
+        self._children.setdefault(obj.parent, {})[obj.name] = obj
+        self._local.is_ordered = False
+        self._reader.forget_paths()
+        self._again.add(obj.number)
+
+    def _drop(self, obj: NodeObject, *, everywhere: bool = False) -> None:
+        """Leave out an object with all that is below it.
+
+        What has a further name elsewhere stays under that, unless it is to go `everywhere`.
+        """
+        waiting, gone = [obj], []
         while waiting:
-            gone = waiting.pop()
-            waiting += self._children.get(gone.number, {}).values()
-            for link in self._links.pop(gone.number, []):
-                self._children[link.parent].pop(link.name, None)
-                self._local.drop(link)
-            if gone.kind is ObjectKind.HARD_LINK and gone in self._links.get(
-                gone.target_number, ()
-            ):
-                self._links[gone.target_number].remove(gone)
-            self._children.get(gone.parent, {}).pop(gone.name, None)
-            self._detached.pop(gone.number, None)
-            self._again.discard(gone.number)
-            if self._by_source.get(gone.source_number) is gone:
-                del self._by_source[gone.source_number]
-            self._local.drop(gone)
+            item = waiting.pop()
+            gone.append(item)
+            waiting += self._children.get(item.number, {}).values()
+        numbers = {item.number for item in gone}
+        for item in gone:
+            if item.number in self._local.lost:
+                continue
+            if item.kind is ObjectKind.HARD_LINK:
+                self._drop_link(item)
+                continue
+            links = self._links.get(item.number, [])
+            elsewhere = [link for link in links if link.number not in numbers]
+            if elsewhere and not everywhere:
+                self._rename_to(item, elsewhere[0])
+                continue
+            for link in links:
+                self._drop_link(link)
+            self._forget_name(item)
+            self._detached.pop(item.number, None)
+            self._again.discard(item.number)
+            if self._by_source.get(item.source_number) is item:
+                del self._by_source[item.source_number]
+            self._local.drop(item)
 
     def _start_index(self) -> None:
         """Note all nodes of the volume."""
         self._children, self._links, self._by_source = {}, {}, {}
         self._known, self._found, self._indexed = set(self._scan.directories), [], 0
         self._index()
+        for first, second in self._twins:
+            self._merge(first, second)
+        self._twins = []
 
     def _index(self) -> None:
         """Note the nodes that have been added since this was last called."""
-        objects, left_out = self._local.objects, self._local.lost | set(self._detached)
+        objects, lost = self._local.objects, self._local.lost
         for place in range(self._indexed, len(objects)):
             obj = objects[place]
             if not isinstance(obj, NodeObject) or obj.volume != self._volume:
                 continue
-            if obj.number in left_out:
+            if obj.number in lost:
                 continue
-            if obj.parent:
+            if obj.parent and obj.number not in self._detached:
                 self._children.setdefault(obj.parent, {})[obj.name] = obj
             if obj.kind is ObjectKind.HARD_LINK:
                 self._links.setdefault(obj.target_number, []).append(obj)
             elif obj.source_number:
-                self._by_source[obj.source_number] = obj
+                known = self._by_source.setdefault(obj.source_number, obj)
+                if known is not obj:
+                    if obj.kind is known.kind is ObjectKind.DIRECTORY:
+                        self._twins.append((known, obj))
+                    self._by_source[obj.source_number] = obj
                 if obj.kind is ObjectKind.DIRECTORY and obj.number not in self._known:
                     self._known.add(obj.number)
+                    if self._scan.left_out and self._scan.is_left_out(obj.number):
+                        continue
                     self._scan.directories.append(obj.number)
                     self._found.append(obj.number)
         self._indexed = len(objects)
+
+    def _merge(self, first: NodeObject, second: NodeObject) -> None:
+        """Make one of two objects for a directory that was walked in two places, as it moved.
+
+        What is in it may have been found in either.  Twins below it are merged in their turn.
+        """
+        mine = self._children.setdefault(second.number, {})
+        for name, child in self._children.pop(first.number, {}).items():
+            other = mine.get(name)
+            if other is None:
+                child.parent = second.number
+                mine[name] = child
+                self._local.is_ordered = False
+            elif child.kind is ObjectKind.HARD_LINK:
+                self._drop_link(child)
+            elif child.kind is other.kind is ObjectKind.DIRECTORY and (
+                child.source_number == other.source_number
+            ):
+                continue
+            else:
+                self._detached[child.number] = child
+        self._forget_name(first)
+        self._detached.pop(first.number, None)
+        self._local.drop(first)
+        self._scan.doubtful.update((first.parent, second.parent, second.number))
+        self._reader.forget_paths()
 
     def _path_of(self, obj: NodeObject) -> bytes:
         """Return the path by which this process reaches a node, wherever that is now."""
@@ -392,6 +514,47 @@ class Settler:
             else:
                 self._large[number] = reading
                 local.unsettled[number - 1] = CHANGED
+
+    def _note_databases(self) -> None:
+        """Note the databases that were written from their logs since they were read."""
+        local = self._local
+        for number in self._scan.logs:
+            log = local.lookup(number)
+            assert isinstance(log, NodeObject), "logs are files"
+            if number in local.lost or number in self._reader.copies:
+                continue
+            if not log.name.endswith(WRITE_AHEAD_LOG):
+                continue  # it has moved since
+            for obj in self._named(log.parent, log.name.removesuffix(WRITE_AHEAD_LOG)):
+                with contextlib.suppress(OSError):
+                    status = os.lstat(self._path_of(obj))
+                    if (status.st_ino, status.st_ctime_ns) != (obj.source_number, obj.changed_ns):
+                        local.unsettled[obj.number - 1] = DATABASE
+
+    def _add_journals(self) -> None:
+        """Have the journals of databases read with them."""
+        for place, reason in list(self._local.unsettled.items()):
+            obj = self._local.objects[place]
+            if reason == DATABASE and isinstance(obj, NodeObject) and self._is_ours(place):
+                for suffix in JOURNALS:
+                    found = self._named(obj.parent, obj.name + suffix)
+                    self._again.update(journal.number for journal in found)
+
+    def _named(self, directory: int, name: bytes) -> list[NodeObject]:
+        """Return the file of that name in a directory, if there is one."""
+        if not self._indexed:
+            self._start_index()
+        obj = self._children.get(directory, {}).get(name)
+        return [obj] if obj is not None and obj.kind is ObjectKind.FILE else []
+
+    def _take_back_work(self) -> None:
+        """Have what was found while nothing changes read now, and not later."""
+        local = self._local
+        ours = [work.place for work in local.work if self._is_ours(work.place)]
+        local.work = [work for work in local.work if not self._is_ours(work.place)]
+        for place in ours:
+            local.parts.pop(place, None)
+        self._again.update(place + 1 for place in ours)
 
     def _read_again(self) -> None:
         """Have everything read again that is not settled, as far as it is still there."""
@@ -445,8 +608,11 @@ class Settler:
         obj.source_number = status.st_ino
         if obj.kind is ObjectKind.FILE and obj.size:
             local.add_content(obj, self._scan.scan.reader, None)
-            if obj.size > SLICE_SIZE and obj.number not in self._scan.large:
-                self._scan.large.append(obj.number)
+            if obj.size > SLICE_SIZE:
+                if obj.number not in self._scan.large:
+                    self._scan.large.append(obj.number)
+                if self._is_last:
+                    local.unsettled[obj.number - 1] = CHANGED  # nobody will read it twice
             return
         local.sign(obj)
         if not is_settled:
@@ -495,9 +661,31 @@ class Settler:
         else:
             local.sign(obj)
 
-    def _leave_out(self) -> None:
-        """Leave out what has no name any more, with all that is below it."""
+    def _name_databases(self) -> None:
+        """Name the databases in use that are spread over many files."""
+        local = self._local
+        for number in self._scan.databases:
+            obj = local.lookup(number)
+            if number in local.lost or not isinstance(obj, NodeObject):
+                continue
+            directory = local.path_of(obj.parent - 1)
+            said = f"{directory}: is {DATABASE_FILES[obj.name]} in use, its files of many moments"
+            if self._has_hooks:
+                local.notes.append(f"{said}; what runs before the backup must see to it")
+            else:
+                local.warnings.append(f"{said}; stop it with --stop-unit, or dump it with --before")
+                local.mixed += 1
+
+    def _leave_out(self, *, is_sure: bool) -> None:
+        """Leave out what has no name any more, with all that is below it.
+
+        Args:
+            is_sure: nothing has moved meanwhile; else it may be where nobody has looked.
+        """
         for obj in list(self._detached.values()):
-            if self._local.unsettled.get(obj.number - 1) == VANISHED:
+            if not is_sure:
+                reason = "it is not where it was, and directories kept changing"
+                self._local.lose(obj.number - 1, reason)
+            elif self._local.unsettled.get(obj.number - 1) == VANISHED:
                 self._local.lose(obj.number - 1, "")
             self._drop(obj)

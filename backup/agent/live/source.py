@@ -16,38 +16,72 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import islice
+from pathlib import Path
 from typing import cast
 
 from backup.agent.errors import NoSourceError, NotRecoverableError, Problem
 from backup.agent.exclusions import IsExcluded
 from backup.agent.inspection import InspectedDisk, Partition, inspect_disk
 from backup.agent.live.linux import mount_again, open_tree
+from backup.agent.live.reader import open_unread
 from backup.agent.live.scan import LiveScan
 from backup.agent.live.settle import Settler
 from backup.agent.local_set import LocalSet
 from backup.agent.machine import KernelDisk, KernelPartition, Machine, read_machine
+from backup.agent.result import Snapshot
 from backup.agent.sources import add_disk, scan_partition
-from backup.objects.model import VolumeObject
+from backup.objects.model import RAW, VolumeObject
+from backup.shared.hardware_names import (
+    DIRECTORIES,
+    FILES,
+    MAXIMUM_SIZE,
+    HardwareName,
+    find_hardware_names,
+    is_wanted,
+)
 from fsdrivers import Can, driver_of, find_driver, open_volume, probe
 from fsdrivers.device import Device, FileDevice
-from fsdrivers.errors import CorruptError, DeviceError
+from fsdrivers.errors import CorruptError, DeviceError, FilesystemError
 from fsdrivers.partitions import PartitionTable, open_partition
-from fsdrivers.volume import LiveVolume, Volume
+from fsdrivers.volume import Entry, LiveVolume, Volume
 
+MOST_NAMES = 10_000  # of a volume that is compared with what it was: an ESP has fewer
 ATTEMPTS = 3  # to read the frame of a volume that the kernel may be writing
 
 
 class LiveSource:
-    """All disks of the running machine.  `machine`: what it says of itself, read by default."""
+    """All disks of the running machine.
 
-    def __init__(self, machine: Machine | None = None) -> None:
+    Args:
+        machine: what it says of itself, read by default.
+        left_out: directories that are kept without what is in them, and what they are: where the
+            backups go must not grow by each of them.
+        snapshot: when filesystems are frozen.
+        has_hooks: whether commands run before, which see to databases.
+    """
+
+    def __init__(
+        self,
+        machine: Machine | None = None,
+        left_out: Mapping[Path, str] | None = None,
+        snapshot: Snapshot = Snapshot.AUTO,
+        *,
+        has_hooks: bool = False,
+    ) -> None:
         self.machine = machine or read_machine()
+        self._left_out = left_out or {}
+        self._snapshot = snapshot
+        self._has_hooks = has_hooks
         self._disks: list[tuple[KernelDisk, InspectedDisk]] = []
         self._opened: list[FileDevice] = []
         self._descriptors: list[int] = []
         self._settlers: list[Settler] = []
+        # Mounted volumes that are read from their devices, and the names on them.
+        self._watched: list[tuple[Device, VolumeObject, list[Entry] | None]] = []
+        self._bases: list[tuple[bytes, bytes]] = []  # of mounted volumes, and where users see them
         self._synced_ns = 0  # when the kernel was last told to write everything out
         self._swap_files: frozenset[tuple[int, int]] = frozenset()
 
@@ -104,11 +138,38 @@ class LiveSource:
                 self._scan_tree(local, partition, obj, device, is_excluded)
 
             add_disk(local, inspected, scan_tree, model=disk.model, serial=disk.serial)
+            for partition in inspected.partitions:
+                _note_raw_in_use(local, partition)
+        for base, point in self._bases:
+            prefix = os.fsdecode(point).rstrip("/") + "/"
+            local.notes += [name.sentence(prefix) for name in _hardware_names_on(base)]
 
     def settle(self, local: LocalSet, *, is_last: bool) -> bool:
         """Look again at what changed on the mounted volumes since it was listed or read."""
+        for device, obj, names in self._watched:
+            self._compare(local, device, obj, names)
+        self._watched = []
         found = [settler.settle(is_last=is_last) for settler in self._settlers]
         return any(found)
+
+    def _compare(
+        self, local: LocalSet, device: Device, obj: VolumeObject, before: list[Entry] | None
+    ) -> None:
+        """Say of a volume that was read from its device while it is mounted that it changed."""
+        if before is None or not isinstance(device, FileDevice):
+            return
+        os.sync()
+        os.posix_fadvise(device.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            if _names_on(self._open_volume(device)) == before:
+                return
+        except (FilesystemError, DeviceError):
+            pass  # something is being written
+        local.warnings.append(
+            f"{name_of(device, obj)}: its {obj.type} changed while it was read: its files may be "
+            "of different moments; back up again when nobody writes to it"
+        )
+        local.mixed += 1
 
     def system(self) -> dict[str, str]:
         """Return what runs."""
@@ -190,6 +251,9 @@ class LiveSource:
                 f"{name_of(partition.device, obj)}: its {obj.type} is mounted and was read as it "
                 "is on the disk: files written meanwhile may be of different moments"
             )
+        if is_mounted and partition.volume is not None:
+            with contextlib.suppress(FilesystemError, DeviceError):  # which its scan will name
+                self._watched.append((partition.device, obj, _names_on(partition.volume)))
         scan_partition(local, partition, obj, is_excluded, obj.mount_point.rstrip(b"/"))
 
     def _scan_mount(
@@ -225,12 +289,23 @@ class LiveSource:
                 self._swap_files,
                 cast(LiveVolume, partition.volume).hidden_facts,
                 self._synced_ns,
+                self._find_left_out(),
             )
-            self._settlers.append(Settler(scan))
+            self._bases.append((base, obj.mount_point))
+            self._settlers.append(Settler(scan, self._snapshot, has_hooks=self._has_hooks))
             scan.run()
         except OSError as error:
             name = name_of(partition.device, obj)
             local.note_loss(f"{name}: {os.strerror(error.errno or 0)}")
+
+    def _find_left_out(self) -> dict[tuple[int, int], str]:
+        """Return what directories are that are left out, as far as they are there."""
+        found = {}
+        for path, what in self._left_out.items():
+            with contextlib.suppress(OSError):
+                status = os.stat(path)
+                found[status.st_dev, status.st_ino] = what
+        return found
 
     def _reach(self, opened: Device, obj: VolumeObject, device: tuple[int, int]) -> bytes | None:
         """Return a path to the root of a mounted volume, None if there is none.
@@ -259,6 +334,39 @@ class LiveSource:
 def name_of(device: Device, obj: VolumeObject) -> str:
     """Return what to call a volume: where it is mounted, else its device."""
     return os.fsdecode(obj.mount_point) or device.name
+
+
+def _names_on(volume: Volume) -> list[Entry] | None:
+    """Return the names on a volume with what they lead to, None if there are many."""
+    found = [*islice(volume.walk(lambda *_: None), MOST_NAMES + 1)]
+    return found if len(found) <= MOST_NAMES else None
+
+
+def _note_raw_in_use(local: LocalSet, partition: Partition) -> None:
+    """Say of a raw image that it was made of something that others use."""
+    device = partition.device
+    if partition.type == RAW and isinstance(device, FileDevice) and (use := device.find_use()):
+        local.warnings.append(
+            f"{device.name}: is kept as a raw image, and is in use ({use}): the image may be of "
+            "several moments; unmount it for the backup"
+        )
+        local.mixed += 1
+
+
+def _hardware_names_on(base: bytes) -> list[HardwareName]:
+    """Return what on a volume leads to disks by names that only the same hardware has."""
+    root = os.fsdecode(base)
+    paths = [*FILES]
+    for directory in DIRECTORIES:
+        with contextlib.suppress(OSError):
+            paths += [f"{directory}/{name}" for name in sorted(os.listdir(f"{root}/{directory}"))]
+    found = []
+    for path in filter(is_wanted, paths):
+        with contextlib.suppress(OSError):
+            descriptor = open_unread(os.fsencode(f"{root}/{path}"), os.O_RDONLY | os.O_NOFOLLOW)
+            with open(descriptor, "rb") as stream:
+                found += find_hardware_names(path, stream.read(MAXIMUM_SIZE))
+    return sorted(found, key=lambda name: not name.is_needed)
 
 
 def _identities(paths: tuple[bytes, ...]) -> list[tuple[int, int]]:

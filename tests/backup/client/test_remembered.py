@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from backup.client.remembered import STATE_FILE, check_and_remember
-from backup.repository import DataSetInfo, RolledBackError
+from backup.client.remembered import STATE_FILE, alone, check_and_remember
+from backup.repository import ConflictError, DataSetInfo, RolledBackError
 
 
 def info(generation: int, machine: str = "desk") -> DataSetInfo:
@@ -47,3 +49,31 @@ def test_a_state_that_cannot_be_used_does_not_stop_anything(tmp_path: Path) -> N
     blocked = tmp_path / "file"
     blocked.write_text("")
     check_and_remember("place", "anna", info(3), blocked / "state")
+
+
+def test_one_backup_of_a_machine_at_a_time(tmp_path: Path) -> None:
+    """A second one is told which process is at it, until that has ended, however it ended."""
+    program = (
+        "import sys;from pathlib import Path;from backup.client.remembered import alone\n"
+        "with alone('place', 'anna', 'desk', Path(sys.argv[1])): print(flush=True); input()\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"\n"
+        with (
+            pytest.raises(ConflictError, match=rf"process {first.pid}\)"),
+            alone("place", "anna", "desk", tmp_path),
+        ):
+            raise AssertionError("it ran")
+        with alone("place", "anna", "lamp", tmp_path), alone("other", "anna", "desk", tmp_path):
+            pass
+    finally:
+        first.kill()
+        first.communicate()
+    with alone("place", "anna", "desk", tmp_path):
+        pass
+    (tmp_path / "file").touch()
+    with alone("place", "anna", "desk", tmp_path / "file" / "nothing can be here"):
+        pass

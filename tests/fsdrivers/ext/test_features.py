@@ -280,6 +280,12 @@ def test_what_could_not_be_made_again_is_refused(
 
     with pytest.raises(UnsupportedError, match=reason):
         list(open_image(path).walk())
+    with pytest.raises(UnsupportedError, match=rf"/file, .*{reason}"):
+        open_image(path).check_restorable()
+    debugfs(path, "mkdir below", f"write {tmp_path / 'file'} below/other")
+    debugfs(path, f"sif below/other flags {0x80000 | flag:#x}", "rm file")
+    with pytest.raises(UnsupportedError, match=rf"/below/other, .*{reason}"):
+        open_image(path).check_restorable()
 
 
 def test_kinds_of_a_restored_file_survive(tmp_path: Path) -> None:

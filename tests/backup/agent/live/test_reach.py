@@ -12,15 +12,23 @@ from pathlib import Path
 
 import pytest
 
+from backup.agent.backup import run_backup
 from backup.agent.errors import NotRecoverableError
 from backup.agent.live import source
-from backup.agent.machine import Machine, read_mounts
+from backup.agent.local_set import LocalSet
+from backup.agent.machine import KernelDisk, KernelPartition, Machine, Mount, read_mounts
+from backup.agent.result import BackupOptions
 from tests.backup.agent.machines import (
+    MACHINE,
+    MASTER,
     MIB,
     back_up_live,
     live_volume,
+    loop_device,
+    make_disk,
     make_ext4,
     make_repository,
+    numbers_of,
     read_data_set,
 )
 
@@ -137,3 +145,70 @@ def test_other_namespace(image: Path) -> None:
             subprocess.run(["mount", machine.disks[0].path, str(root)], check=True)
     assert found == EXPECTED
     assert any(mount.point == os.fsencode(root) for mount in mounts)
+
+
+def test_raw_image_of_something_in_use(tmp_path: Path) -> None:
+    """What is kept as a raw image while others use it is named, and the set is partial."""
+    volume = tmp_path / "volume"
+    volume.write_bytes(os.urandom(4 * MIB))
+    disk = make_disk(tmp_path / "disk", ("83", volume))
+    with (
+        make_repository(tmp_path / "store") as repository,
+        loop_device(disk) as whole,
+        loop_device(disk, MIB) as part,
+    ):
+        size = disk.stat().st_size
+        partition = KernelPartition(os.path.basename(part), 1, numbers_of(part), MIB, 4 * MIB)
+        kernel = KernelDisk("sda", whole, numbers_of(whole), size, False, "", "", (partition,))
+        machine = Machine((kernel,), (), ())
+        (quiet,) = back_up_live(repository, machine)
+        user = os.open(part, os.O_RDONLY | os.O_EXCL)
+        try:
+            (used,) = back_up_live(repository, machine)
+        finally:
+            os.close(user)
+    assert not quiet.is_partial
+    assert used.mixed == 1
+    assert used.warnings[0].startswith(f"{part}: is kept as a raw image, and is in use")
+
+
+@pytest.mark.parametrize("change", ["", "a new file", "other content"])
+def test_fat_that_changes_while_it_is_read(tmp_path: Path, change: str) -> None:
+    """A mounted FAT volume, read from its device, is named if anything on it changed meanwhile."""
+    volume = tmp_path / "volume"
+    with volume.open("wb") as stream:
+        stream.truncate(8 * MIB)
+    subprocess.run(["mkfs.vfat", str(volume)], check=True, capture_output=True)
+    disk = make_disk(tmp_path / "disk", ("ef", volume))
+    source_file = tmp_path / "file"
+
+    def copy(name: str, content: bytes) -> None:
+        source_file.write_bytes(content)
+        target = ["-i", f"{disk}@@{MIB}", str(source_file), f"::{name}"]
+        subprocess.run(["mcopy", "-o", *target], check=True)
+
+    copy("loader", b"first" * 1000)
+    with (
+        make_repository(tmp_path / "store") as repository,
+        loop_device(disk) as whole,
+        loop_device(disk, MIB) as part,
+    ):
+        partition = KernelPartition(os.path.basename(part), 1, numbers_of(part), MIB, 8 * MIB)
+        mount = Mount(numbers_of(part), b"/", b"/boot/efi", "vfat", os.fsencode(part))
+        size = disk.stat().st_size
+        kernel = KernelDisk("sda", whole, numbers_of(whole), size, False, "", "", (partition,))
+
+        class Changing(source.LiveSource):
+            def settle(self, local: LocalSet, *, is_last: bool) -> bool:
+                if change == "a new file":
+                    copy("other", b"new")
+                elif change:
+                    copy("loader", b"second" * 1000)
+                return super().settle(local, is_last=is_last)
+
+        machine = Machine((kernel,), (mount,), ())
+        options = BackupOptions(workers=2)
+        result = run_backup(repository, MASTER, MACHINE, [Changing(machine)], options)
+    assert result.is_partial == bool(change)
+    said = [warning for warning in result.warnings if "changed while it was read" in warning]
+    assert len(said) == result.mixed == bool(change)

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
-import threading
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 
 from backup.agent.backup import run_backup
 from backup.agent.exclusions import IsExcluded
+from backup.agent.live.scan import LiveScan
+from backup.agent.live.settle import Settler
 from backup.agent.live.source import LiveSource
 from backup.agent.local_set import LocalSet
 from backup.agent.machine import Machine
-from backup.agent.result import BackupOptions, BackupResult
+from backup.agent.result import BackupOptions, BackupResult, Snapshot
 from backup.objects.content import xattrs_of
 from backup.objects.model import NodeObject, ObjectKind, SecurityObject
 from tests.backup.agent.machines import (
@@ -37,8 +40,14 @@ pytestmark = [pytest.mark.root, pytest.mark.tools]
 class ChangingSource(LiveSource):
     """A machine on which something happens between walk and reading, and at every later look."""
 
-    def __init__(self, machine: Machine, change: Callable[[], None], again: Callable[[], None]):
-        super().__init__(machine)
+    def __init__(
+        self,
+        machine: Machine,
+        change: Callable[[], None],
+        again: Callable[[], None],
+        snapshot: Snapshot,
+    ) -> None:
+        super().__init__(machine, snapshot=snapshot)
         self.change, self.again = change, again
 
     def scan(self, local: LocalSet, is_excluded: IsExcluded | None) -> None:
@@ -60,11 +69,14 @@ class Busy:
         self.root, self.machine, self.store = root, machine, store
 
     def back_up(
-        self, change: Callable[[], None], again: Callable[[], None] = lambda: None
+        self,
+        change: Callable[[], None],
+        again: Callable[[], None] = lambda: None,
+        snapshot: Snapshot = Snapshot.AUTO,
     ) -> Changed:
         """Back up, `change` being called when the walk is over, `again` before each later look."""
         with make_repository(self.store) as repository:
-            source = ChangingSource(self.machine, change, again)
+            source = ChangingSource(self.machine, change, again, snapshot)
             options = BackupOptions(workers=2)
             result = run_backup(repository, MASTER, MACHINE, [source], options)
             return result, read_data_set(repository)
@@ -255,21 +267,23 @@ def test_file_replaced_at_every_look(busy: Busy) -> None:
 
 
 @contextmanager
-def writing(target: Callable[[], None]) -> Iterator[None]:
-    """Have something done over and over for the time of the block, by another thread."""
-    is_over = threading.Event()
-
-    def repeat() -> None:
-        while not is_over.is_set():
-            target()
-
-    thread = threading.Thread(target=repeat)
-    thread.start()
+def mapped(path: Path) -> Iterator[None]:
+    """Have a process change the first and last byte of a file through a mapping, over and over."""
+    program = (
+        "import mmap,sys\n"
+        "f=open(sys.argv[1],'r+b');m=mmap.mmap(f.fileno(),0);n=0;print('ready',flush=True)\n"
+        "while True:\n"
+        " n=(n+1)%250;b=bytes((n,));m[0:1]=b;m[len(m)-1:len(m)]=b\n"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"ready\n"
         yield
     finally:
-        is_over.set()
-        thread.join()
+        writer.kill()
+        writer.communicate()
 
 
 @pytest.mark.parametrize("size", [64 << 10, 12 * MIB])
@@ -278,21 +292,139 @@ def test_mapped_file_is_one_state(busy: Busy, size: int) -> None:
     one state: the filesystem is frozen when nothing else helps."""
     path = busy.root / "mapped"
     path.write_bytes(bytes(size))
-    program = (
-        "import mmap,sys\n"
-        "f=open(sys.argv[1],'r+b');m=mmap.mmap(f.fileno(),0);n=0;print('ready',flush=True)\n"
-        "while True:\n"
-        " n=(n+1)%250;b=bytes((n,));m[0:1]=b;m[len(m)-1:len(m)]=b\n"
-    )
-    writer = subprocess.Popen(["python3", "-c", program, str(path)], stdout=subprocess.PIPE)
-    try:
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == b"ready\n"
+    with mapped(path):
         result, data_set = busy.back_up(lambda: None)
-    finally:
-        writer.kill()
-        writer.communicate()
     content = data_set.files[b"/mapped"]
     assert len(content) == size
     assert not result.is_partial
     assert (content[0] - content[-1]) % 250 <= 1  # the writer may be between its two bytes
+    # A small file may hold still for as long as it takes to read it twice.
+    assert size < MIB or [note for note in result.notes if "was frozen" in note]
+
+
+def test_what_may_not_be_frozen_is_named(busy: Busy) -> None:
+    """Without freezing, a file that does not hold still is named once, and the set is partial."""
+    path, size, count = busy.root / "large", 12 * MIB, 0
+
+    def change() -> None:
+        nonlocal count
+        count += 1
+        path.write_bytes(bytes((count,)) * size)
+
+    change()
+    result, data_set = busy.back_up(change, change, Snapshot.NEVER)
+    assert len(data_set.files[b"/large"]) == size
+    assert result.is_partial
+    assert result.mixed == 1
+    assert [warning for warning in result.warnings if warning.startswith(f"{path}: changed")]
+    assert not result.notes
+
+
+def test_freezing_always(busy: Busy) -> None:
+    """A volume is frozen for every look if that is asked for, and everything goes on."""
+    result, data_set = busy.back_up(
+        lambda: replace_file(busy.root / "etc" / "shadow", b"new"), snapshot=Snapshot.ALWAYS
+    )
+    check(result, data_set, busy.root)
+    assert len([note for note in result.notes if "was frozen" in note]) == 1
+    (busy.root / "etc" / "shadow").write_bytes(b"can be written")
+
+
+@pytest.mark.parametrize("way", ["time is over", "killed"])
+def test_nothing_stays_frozen(busy: Busy, way: str) -> None:
+    """A filesystem is thawed when the time is over, and when who froze it is killed."""
+    program = (
+        "import os,signal,sys,time;from backup.agent.live.freeze import frozen\n"
+        "with frozen(os.fsencode(sys.argv[1]), 0.3) as is_frozen:\n"
+        " print(is_frozen, flush=True)\n"
+        " if sys.argv[2] == 'killed': os.kill(os.getpid(), signal.SIGKILL)\n"
+        " open(sys.argv[1] + '/written', 'w').close()\n"
+    )
+    command = [sys.executable, "-c", program, str(busy.root), way]
+    freezer = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=False)
+    assert freezer.stdout == b"True\n"
+    (busy.root / "afterwards").write_bytes(b"can be written")
+    assert (busy.root / "written").exists() == (way == "time is over")
+
+
+def test_databases_in_use_are_named(busy: Busy) -> None:
+    """A database that is spread over many files is named with its directory, if it runs."""
+    for kind in ("postgresql", "mariadb", "mongodb", "stopped"):
+        (busy.root / kind).mkdir()
+    (busy.root / "postgresql" / "postmaster.pid").write_text("123\n")
+    (busy.root / "mongodb" / "mongod.lock").write_text("123\n")
+    (busy.root / "stopped" / "mongod.lock").write_text("")
+    (busy.root / "stopped" / "ibdata1").write_bytes(bytes(4096))
+    with (busy.root / "mariadb" / "ibdata1").open("wb") as stream:
+        stream.write(bytes(4096))
+        stream.flush()
+        result, _ = busy.back_up(lambda: None)
+    assert result.mixed == len(result.warnings) == 3
+    assert {warning.partition(":")[0] for warning in result.warnings} == {
+        f"{busy.root}/{kind}" for kind in ("postgresql", "mariadb", "mongodb")
+    }
+
+
+def test_names_of_hardware_are_noted(busy: Busy) -> None:
+    """What a system needs of this hardware to start is said at the backup, not found out later."""
+    (busy.root / "etc" / "fstab").write_text("/dev/vda2 / ext4 defaults 0 1\n")
+    result, _ = busy.back_up(lambda: None)
+    assert not result.is_partial
+    (note,) = result.notes
+    assert note.startswith(f"{busy.root}/etc/fstab mounts / by /dev/vda2: it does not start where")
+
+
+def test_other_names_outlive_a_removed_tree(busy: Busy) -> None:
+    """What is removed with its directory stays under the names that it has elsewhere."""
+    root = busy.root
+    (root / "removed" / "below").mkdir(parents=True)
+    for number in range(3):
+        (root / "removed" / "below" / f"{number}").write_bytes(b"%d" % number)
+        os.link(root / "removed" / "below" / f"{number}", root / "etc" / f"kept-{number}")
+    result, data_set = busy.back_up(lambda: shutil.rmtree(root / "removed"))
+    check(result, data_set, root)
+
+
+def test_a_tree_that_moves_during_the_walk(busy: Busy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tree that is walked in two places, as it moves from one to the other, is there once."""
+    root = busy.root
+    (root / "first" / "moves" / "below").mkdir(parents=True)
+    (root / "first" / "moves" / "below" / "stays").write_bytes(b"stays")
+    (root / "second").mkdir()
+    (root / "third").mkdir()
+    places = [root / "first", root / "second", root / "third"]
+    add_directory = LiveScan._add_directory
+    seen: list[bytes] = []
+
+    def add_and_move(
+        self: LiveScan, number: int, path: bytes, shown: bytes
+    ) -> list[tuple[int, bytes, bytes]]:
+        below = add_directory(self, number, path, shown)
+        name = os.path.basename(path)
+        if name in (b"first", b"second", b"third"):
+            seen.append(name)
+            here = next(place for place in places if (place / "moves").exists())
+            others = [place for place in places if os.fsencode(place.name) not in seen]
+            if others:
+                (here / "moves").rename(others[0] / "moves")
+        return below
+
+    monkeypatch.setattr(LiveScan, "_add_directory", add_and_move)
+    result, data_set = busy.back_up(lambda: None)
+    check(result, data_set, root)
+    assert sorted(seen) == [b"first", b"second", b"third"]
+
+
+def test_what_may_have_moved_is_named(busy: Busy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without freezing, what is gone while directories keep changing is named: it may be there."""
+    find_changed = Settler._find_changed
+
+    def change_and_find(self: Settler) -> list[int]:
+        (busy.root / "etc").chmod(0o700)
+        return find_changed(self)
+
+    monkeypatch.setattr(Settler, "_find_changed", change_and_find)
+    result, data_set = busy.back_up((busy.root / "etc" / "other").unlink, snapshot=Snapshot.NEVER)
+    assert result.missing == len(result.warnings) == 1
+    assert result.warnings[0].startswith(f"{busy.root}/etc/other: left out: it is not where it was")
+    assert b"/etc/shadow" in data_set.files
