@@ -37,6 +37,7 @@ from fsdrivers.ext.nodes import FAST_SYMLINK_SIZE, FORMAT_MASK, KINDS
 from fsdrivers.ext.quota import QuotaKind, Usage
 from fsdrivers.ext.volume import ExtVolume, open_volume
 from fsdrivers.findings import Finding, Findings
+from fsdrivers.marks import Marks
 from fsdrivers.volume import Kind
 
 # Plain integers: an operation of an enumeration costs a microsecond.
@@ -97,7 +98,7 @@ class _Checker:
         self.report = report
         self.inodes: dict[int, FoundInode] = {}
         ratio = self.geometry.cluster_blocks
-        self.used = bytearray(-(-self.geometry.blocks_count // ratio) + 1)
+        self.used = Marks(-(-self.geometry.blocks_count // ratio) + 1)
         self._xattr_references: dict[int, int] = {}
         self._value_counts: dict[int, int] = {}  # values in inodes of their own, by owner
         self.inline_links: Counter[tuple[QuotaKind, int]] = Counter()  # by owner
@@ -207,13 +208,12 @@ class _Checker:
         ratio, first = self.geometry.cluster_blocks, self.geometry.first_data_block
         start, end = (block - first) // ratio, (block + count - 1 - first) // ratio + 1
         start = max(start, 0)  # block 0 of 1 KiB volumes is in no group
-        taken = self.used.find(1, start, end)
+        taken = self.used.take(start, end)
         if taken >= 0 and not (is_shared and ratio > 1):
             position = (taken * ratio + first) * self.geometry.block_size
             self.report.add(
                 "shared", f"{what} uses block {taken * ratio + first}, which is used", position
             )
-        self.used[start:end] = b"\1" * (end - start)
         return end - start
 
     def check_inodes(self) -> None:
@@ -439,7 +439,7 @@ class _Checker:
         geometry, descriptor = self.geometry, self.metadata.descriptors[group]
         first = group * geometry.clusters_per_group
         count = -(-geometry.group_blocks(group) // geometry.cluster_blocks)
-        flags = self.used[first : first + count]
+        flags = self.used.part(first, first + count)
         free = flags.count(0)
         what = f"free clusters of group {group}"
         self.report.expect("counts", what, None, free, descriptor.free_blocks)

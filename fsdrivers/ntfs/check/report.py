@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fsdrivers.findings import Findings
+from fsdrivers.marks import Marks
 from fsdrivers.ntfs.format.records import SystemRecord
 from fsdrivers.ntfs.mft import FileRecord
 from fsdrivers.ntfs.upcase import UpCase
@@ -20,7 +21,7 @@ class Check(Findings):
 
     volume: NtfsVolume
     upcase: UpCase
-    claimed: bytearray = field(default_factory=bytearray)  # one byte per cluster
+    claimed: Marks = field(default_factory=lambda: Marks(0))  # clusters
     names: set[NameKey] = field(default_factory=set)  # in records and not yet in an index
     sizes: dict[int, int] = field(default_factory=dict)  # content by record, of files
     security_ids: set[int] = field(default_factory=set)

@@ -18,6 +18,7 @@ from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, FilesystemError
 from fsdrivers.findings import Finding, Findings
 from fsdrivers.losses import DAMAGE
+from fsdrivers.marks import Marks
 from fsdrivers.ntfs.attributes import Attribute, unpack_attribute_list, unpack_attributes
 from fsdrivers.ntfs.check.index import check_indexes
 from fsdrivers.ntfs.check.report import Check
@@ -60,7 +61,7 @@ def check_volume(device: Device) -> list[Finding]:
         found = Findings()
         found.add_error("frame", error)
         return found.findings
-    check = Check(volume, upcase, claimed=bytearray(volume.geometry.cluster_count))
+    check = Check(volume, upcase, claimed=Marks(volume.geometry.cluster_count))
     check.run(lambda: _check_boot(check), lambda: _check_mirror(check))
     for number in sorted(volume.mft.mirrored):
         position = volume.mft.record_position(number)
@@ -260,9 +261,8 @@ def _check_clusters(check: Check, number: int, parts: list[Attribute], position:
     what = f"attribute {parts[0].type:#x} of MFT record {number}"
     for _, length, start in mapped:
         first, count = start // geometry.cluster_size, length // geometry.cluster_size
-        if check.claimed.find(1, first, first + count) >= 0:
+        if check.claimed.take(first, first + count) >= 0:
             check.add("shared", f"{what} has clusters that something else has too", start)
-        check.claimed[first : first + count] = b"\1" * count
     head = NonResidentHead.unpack(parts[0].record, parts[0].start)
     is_sparse = parts[0].flags & (AttributeFlag.SPARSE | AttributeFlag.COMPRESSED).value
     if head.allocated_size != clusters * geometry.cluster_size:
@@ -289,7 +289,7 @@ def _check_bitmap(check: Check) -> None:
         check.add("bitmap", "$Bitmap is resident or too short")
         return
     for first in range(0, clusters, _BITS_AT_ONCE):
-        part = check.claimed[first : first + _BITS_AT_ONCE]
+        part = check.claimed.part(first, first + _BITS_AT_ONCE)
         claimed = int(part[::-1].translate(_DIGITS), 2)
         data = read_content(volume.device, content, first // 8, _BITS_AT_ONCE // 8)
         marked = int.from_bytes(data, "little") & ((1 << len(part)) - 1)
