@@ -524,7 +524,7 @@ def _translated() -> Iterator[None]:
         yield
     except IntegrityError:
         raise
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, UnicodeDecodeError) as error:  # the latter of a damaged name
         reason = " ".join(str(getattr(error, "orig", error)).split())
         raise StoreDamagedError(f"the catalogue cannot be used: {reason}") from error
 

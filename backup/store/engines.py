@@ -72,7 +72,7 @@ def is_whole_sqlite(path: Path) -> bool:
     try:
         found = connection.execute("PRAGMA integrity_check").fetchone()
         return found == ("ok",) and not connection.execute("PRAGMA foreign_key_check").fetchall()
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):  # the latter of a damaged name in a message
         return False
     finally:
         connection.close()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rebuild the catalogue of a store in a directory: from what is left of it, and from the records.
 
-1.  The base is the catalogue if it is whole, else its daily copy if that is whole, else nothing.
+1.  The base is the catalogue if it is whole; else nothing if every record is there and whole; else
+    the daily copy if that is whole.
 2.  Into a copy of the base goes what only the records know: settings, users, data sets.
 3.  Rows whose table and record are both gone are dropped: such a data set was deleted later.
 4.  The new catalogue takes the place of the old one, which is kept as
@@ -29,6 +30,7 @@ from backup.store.engines import copy_sqlite, is_whole_sqlite
 from backup.store.files import translated_errors
 from backup.store.local import CATALOGUE, COPY, USERS, assemble, has_backups, lock_store
 from backup.store.store import Store
+from backup.store.upgrade import NewerCatalogueError
 
 REPLACED = "catalogue-replaced-{}.db"
 _SUFFIXES = ("", "-wal", "-shm")  # of the catalogue, its log, and the index of that
@@ -70,6 +72,7 @@ def repair_store(directory: Path, *, is_applied: bool) -> RepairPlan:
 
     Raises:
         StoreDamagedError: there is nothing to rebuild from, or somebody uses the store.
+        NewerCatalogueError: the catalogue is whole, and of a later release.
         StoreFullError: there is no room for the new catalogue.
     """
     if not has_backups(directory) and not (directory / CATALOGUE).exists():
@@ -77,15 +80,41 @@ def repair_store(directory: Path, *, is_applied: bool) -> RepairPlan:
     refusal = "is in use: stop the server and what else uses it, then repair it"
     release = lock_store(directory, fcntl.LOCK_EX, refusal)
     try:
-        with _scratch(directory) as made:
-            base = _find_base(directory, made)
-            with assemble(directory, made, lambda: None) as store:
-                plan = _complete(store, directory, base)
-            if is_applied:
-                _replace(directory, made)
-        return plan
+        # A copy is older than the records, and only of use if some of them are damaged.
+        for base in (CATALOGUE,) if _are_complete(directory) else (CATALOGUE, COPY):
+            with contextlib.suppress(_UnusableBaseError):
+                return _repair_from(base, directory, is_applied=is_applied)
+        return _repair_from("", directory, is_applied=is_applied)
     finally:
         release()
+
+
+class _UnusableBaseError(Exception):
+    """A catalogue that is missing, or damaged in one way or another."""
+
+
+def _repair_from(base: str, directory: Path, *, is_applied: bool) -> RepairPlan:
+    """Rebuild the catalogue from the file called `base`, "" for none, and the records.
+
+    Raises:
+        _UnusableBaseError: the file will not do.
+    """
+    with _scratch(directory) as made:
+        try:
+            if base and not is_whole_sqlite(directory / base):
+                raise _UnusableBaseError
+            if base:
+                copy_sqlite(directory / base, made)
+            with assemble(directory, made, lambda: None) as store:
+                plan = _complete(store, directory, base)
+        except StoreDamagedError as error:
+            # Pages may be in order, and say nonsense.
+            if base and not isinstance(error, NewerCatalogueError):
+                raise _UnusableBaseError from error
+            raise
+        if is_applied:
+            _replace(directory, made)
+    return plan
 
 
 @contextlib.contextmanager
@@ -98,16 +127,6 @@ def _scratch(directory: Path) -> Iterator[Path]:
         path = Path(scratch) / CATALOGUE
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         yield path
-
-
-def _find_base(directory: Path, made: Path) -> str:
-    """Copy the best catalogue that is left to `made`; return its name."""
-    for name in (CATALOGUE, COPY):
-        with contextlib.suppress(StoreDamagedError):
-            if is_whole_sqlite(directory / name):
-                copy_sqlite(directory / name, made)
-                return name
-    return ""
 
 
 def _complete(store: Store, directory: Path, base: str) -> RepairPlan:
@@ -128,6 +147,18 @@ def _complete(store: Store, directory: Path, base: str) -> RepairPlan:
         adopted_data_sets=adopted,
         dropped_data_sets=dropped,
         unreadable=tuple(unreadable),
+    )
+
+
+def _are_complete(directory: Path) -> bool:
+    """Tell whether every user and every table has its record, and all are whole."""
+    if any(unreadable_records(directory)):
+        return False
+    users = [path for path in (directory / USERS).iterdir() if path.is_dir()]
+    return (directory / USERS / "store.record").exists() and all(
+        (user / "records" / name).exists()
+        for user in users
+        for name in (records.USER, *(path.name for path in user.glob("tables/*")))
     )
 
 

@@ -45,6 +45,10 @@ _version = Table(
 )
 
 
+class NewerCatalogueError(StoreDamagedError):
+    """The catalogue is of a later release; nothing is wrong with it."""
+
+
 def revision_of(connection: Connection) -> str | None:
     """Return the revision of a catalogue's tables, None if there are no tables yet."""
     inspector = inspect(connection)
@@ -58,10 +62,10 @@ def is_current(revision: str | None) -> bool:
     """Tell whether tables of this revision are what this release works with.
 
     Raises:
-        StoreDamagedError: they are of a later release.
+        NewerCatalogueError: they are of a later release.
     """
     if revision is not None and revision not in REVISIONS:
-        raise StoreDamagedError(
+        raise NewerCatalogueError(
             f"the catalogue was written by a newer release (its tables are revision {revision}, "
             f"and this release knows up to {REVISIONS[-1]}): update rebuildkit"
         )
@@ -76,7 +80,7 @@ def prepare(connection: Connection, keep_copy: Callable[[str], None]) -> None:
         keep_copy: gets the present revision, and has a copy of the catalogue safe when it returns.
 
     Raises:
-        StoreDamagedError: the catalogue is of a later release.
+        NewerCatalogueError: the catalogue is of a later release.
     """
     revision = revision_of(connection)
     if is_current(revision):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
@@ -135,6 +136,30 @@ def test_damaged_catalogue_is_rebuilt(made: Made) -> None:
 
     assert (made.path / "catalogue-replaced-1.db").read_bytes() == damaged
     made.check()
+
+
+def test_catalogue_that_says_nonsense_is_rebuilt(made: Made) -> None:
+    """A changed byte in the tables' own description leaves every page in order."""
+    catalogue = made.path / "catalogue.db"
+    data = catalogue.read_bytes()
+    assert b"table_digest BLOB" in data
+    catalogue.write_bytes(data.replace(b"table_digest BLOB", b"table_dhgest BLOB"))
+    repair_store(made.path, is_applied=True)
+
+    made.check()
+
+
+def test_newer_catalogue_is_not_repaired(made: Made) -> None:
+    """One of a later release is whole, and stays."""
+    catalogue = made.path / "catalogue.db"
+    connection = sqlite3.connect(catalogue)
+    with connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    with pytest.raises(StoreDamagedError, match="newer release"):
+        repair_store(made.path, is_applied=True)
+
+    assert not list(made.path.glob("catalogue-replaced*"))
 
 
 def test_plan_changes_nothing(made: Made) -> None:
