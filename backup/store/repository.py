@@ -51,7 +51,7 @@ from backup.repository import (
     normalise_name,
 )
 from backup.retention import Policies, Policy
-from backup.store import credentials, deletion, key_files, policies
+from backup.store import credentials, deletion, key_files, policies, records
 from backup.store.accounts import check_key_file, new_login_hash
 from backup.store.catalogue import Catalogue, UserRecord
 from backup.store.commit import Committed, NewDataSet
@@ -446,7 +446,14 @@ class StoredRepository:
         Raises:
             InvalidRequestError: the user has no old key file of this number.
         """
-        self._change(key_files.put_back, number)
+
+        def change(connection: Connection, user_id: int) -> None:
+            key_files.put_back(connection, user_id, number)
+            # Before the row counts: of two logins that differ the record's is taken.
+            self._records.keep_user(records.user_body(connection, user_id))
+
+        with self._locks.shared():
+            self._catalogue.change(change, self._user_id)
 
     def _purge(self) -> bool:
         """Drop for good what was deleted before the days of grace; tell whether the user is left.
