@@ -88,6 +88,7 @@ class LiveScan:
         self.swap_files = swap_files
         self.hidden_facts = hidden_facts
         self.left_out = left_out or {}
+        self._said: set[int] = set()  # object numbers of those that are left out
         self.blank_files: list[int] = []
         self.placed_files: dict[int, list[Plain]] = {}  # extents by object number
         self.device = 0
@@ -182,8 +183,10 @@ class LiveScan:
         what = self.left_out.get((self.device, obj.source_number))
         if what is None:
             return False
-        self.local.notes.append(f"{self.local.path_of(number - 1)}: {what}: left out")
-        self._finish_directory(number, None)
+        if number not in self._said:
+            self._said.add(number)
+            self.local.notes.append(f"{self.local.path_of(number - 1)}: {what}: left out")
+            self._finish_directory(number, None)
         return True
 
     def add(
