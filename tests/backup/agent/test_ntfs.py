@@ -348,7 +348,7 @@ def test_lost_packs_with_streams(disk: Path, repository: StoredRepository, tmp_p
         result = back_up(repository, disk)
         found = read_data_set(repository)
 
-        assert any("has lost 1 packs" in note for note in result.notes)
+        assert any("healed 1 damaged pack:" in note for note in result.notes)
         assert result.unchanged == result.objects
         assert found.contents == expected.contents
         assert found.streams == expected.streams

@@ -562,7 +562,8 @@ def test_failing_store_is_reported(tmp_path: Path) -> None:
     lines = log.read_text().splitlines()
 
     assert len(lines) == 1
-    assert lines[0].startswith("error: POST /v1/machines/host/packs: receiving a file: ")
+    about = "error: POST /v1/machines/host/packs: receiving a file in "
+    assert lines[0].startswith(f"{about}{data / 'users' / '1'}: ")
 
 
 @pytest.mark.root
