@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands of the backup side: register, backup, snapshots, ls, key."""
+"""Commands of the backup side: register, backup, snapshots, key."""
 
 from __future__ import annotations
 
@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from backup.shared.text import (
     missing_text,
-    name_text,
     plural,
-    printable,
     second_text,
     size_text,
 )
 from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
-    OTHER_DATA_SET,
     MachinePlace,
     Place,
     Session,
@@ -34,14 +31,12 @@ from imagebuilder.cli.common import (
     read_new_password,
     read_password,
     report_error,
-    warn_of_missing,
 )
 from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from backup.agent.hooks import Hooks
     from backup.agent.sources import Source
-    from backup.objects.model import NodeObject
     from backup.retention import Policy
 
 # What every backup uses; the drivers of ext are those most machines need.
@@ -105,14 +100,6 @@ class Snapshots(MachinePlace):
     machine: str | None = option("--machine NAME", "only those of this machine")
     deleted: bool = flag("--deleted", "only what is deleted and can be brought back")
     json: bool = json_flag()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listing(MachinePlace):
-    machine: str | None = option("--machine NAME", "machine to list")
-    data_set: str | None = option("--data-set ID", OTHER_DATA_SET)
-    json: bool = flag("--json", "print one JSON object per line")
-    path: str = option("PATH", "list only what is at or below this path", "/", nargs="?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +187,8 @@ def run_backup(options: Backup) -> int:
             f"{result.duration_s:.1f} s"
         )
         without = f", without {missing_text(result.missing)}" if result.missing else ""
-        print(f"data set {result.data_set.id} of machine {machine}{without}")
+        info = result.data_set
+        print(f"data set {info.id}, number {info.generation} of {info.machine}{without}")
     for note in result.notes:
         print(f"note: {note}", file=sys.stderr)
     for warning in result.warnings:
@@ -311,7 +299,7 @@ def _print_rows(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         files, stored = size_text(row["content_size"]), size_text(row["stored_size"])
         print(
-            f"{str(row['id'])[:10]:<10} {str(row['machine'])[:20]:<20} {row['generation']:>5} "
+            f"{str(row['id'])[:10]:<10} {row['machine']:<20} {row['generation']:>5} "
             f"{row['created']:<20} "
             f"{row['objects']:>10,} {files:>12} {stored:>12} {row['missing'] or '':>9}"
         )
@@ -343,53 +331,8 @@ def _list_deleted(options: Snapshots) -> int:
         times = (second_text(ns // 10**9) for ns in (item.deleted_ns, item.expires_ns))
         when = " ".join(f"{time:<20}" for time in times)
         info = item.info
-        print(
-            f"{info.id[:10]:<10} {info.machine[:20]:<20} {info.generation:>5} {when} {item.reason}"
-        )
+        print(f"{info.id[:10]:<10} {info.machine:<20} {info.generation:>5} {when} {item.reason}")
     return ExitCode.DONE
-
-
-def run_ls(options: Listing) -> int:
-    """List what is in a data set."""
-    import json
-
-    from backup.objects.model import NodeObject, ObjectKind, VolumeObject
-    from backup.objects.table import TableReader
-
-    prefix = "/" + options.path.strip("/")
-    volumes: dict[int, VolumeObject] = {}
-    paths: dict[int, bytes] = {}
-    found = False
-    with open_session(options) as session:
-        info = session.choose(options.machine, options.data_set)
-        with session.repository.open_table(info.id) as stream:
-            reader = TableReader(session.key, stream)
-            for item in reader:
-                if isinstance(item, VolumeObject):
-                    volumes[item.number] = item
-                if not isinstance(item, NodeObject):
-                    continue
-                parent = paths.get(item.parent, b"")
-                path = parent.rstrip(b"/") + b"/" + item.name if item.parent else b"/"
-                if item.kind == ObjectKind.DIRECTORY:
-                    paths[item.number] = path
-                text = path.decode("utf-8", "surrogateescape")
-                if prefix != "/" and text != prefix and not text.startswith(prefix + "/"):
-                    continue
-                found = True
-                volume = volumes[item.volume]
-                if options.json:
-                    print(
-                        json.dumps(
-                            _listed(item, name_text(path), volume.partition), ensure_ascii=False
-                        )
-                    )
-                else:
-                    print(_ls_line(item, path, volume.partition))
-            missing = reader.summary.missing
-    if not found and prefix != "/":
-        raise FileNotFoundError(2, "not in the data set", options.path)
-    return warn_of_missing(missing)
 
 
 def run_key_export(options: Place) -> int:
@@ -431,36 +374,10 @@ def run_key_revoke(options: Place) -> int:
     return ExitCode.DONE
 
 
-def _listed(item: NodeObject, path: str, partition: int) -> dict[str, object]:
-    return {
-        "path": path,
-        "partition": partition,
-        "type": item.kind.name.lower(),
-        "size": item.size,
-        "mode": item.mode,
-        "uid": item.uid,
-        "gid": item.gid,
-        "modified_ns": item.modified_ns,
-        "signature": item.signature.hex(),
-    }
-
-
-def _ls_line(item: NodeObject, path: bytes, partition: int) -> str:
-    letter = {1: "d", 3: "l", 4: "c", 5: "b", 6: "p", 7: "s", 8: "h"}.get(item.kind, "-")
-    name = printable(name_text(path))
-    if item.target:
-        name += " -> " + printable(name_text(item.target))
-    return (
-        f"{partition}: {letter}{item.mode:04o} {item.uid:>6} {item.gid:>6} {item.size:>12} "
-        f"{second_text(item.modified_ns // 10**9)} {name}"
-    )
-
-
 COMMANDS: Sequence[Command | Group] = (
     command("register", Register, run_register),
     command("backup", Backup, run_backup),
     command("snapshots", Snapshots, run_snapshots),
-    command("ls", Listing, run_ls),
     Group(
         "key",
         "Manage recovery keys and passwords.",

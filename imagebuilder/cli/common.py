@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from backup.repository import DataSetInfo, Repository, RepositoryHost
     from backup.retention import Policy
 
-SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?", re.IGNORECASE)
+SIZE = re.compile(
+    r"(\d+|\d{1,3}(?:,\d{3})+)(\.\d+)?\s*(?:([KMGT]?)(?:iB|B)?|bytes?)", re.IGNORECASE
+)
 SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)", re.IGNORECASE)
 DURATION_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -108,7 +110,7 @@ def _plain(value: object) -> object:
 
 
 def size_of_text(text: str) -> int:
-    """Return bytes for "4G", "512MiB", "1000000"; for argparse.
+    """Return bytes for "4G", "512MiB", "1000000", and what sizes are printed as; for argparse.
 
     Raises:
         argparse.ArgumentTypeError: it is not a size, or it is 0.
@@ -116,7 +118,8 @@ def size_of_text(text: str) -> int:
     match = SIZE.fullmatch(text.strip())
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size (expected 4G, 512M or bytes)")
-    size = int(float(match[1]) * SIZE_UNITS[match[2].upper()])
+    unit = SIZE_UNITS[(match[3] or "").upper()]
+    size = int(match[1].replace(",", "")) * unit + int(float(match[2] or 0) * unit)
     if not size:
         raise argparse.ArgumentTypeError(f"the size must be larger than 0, not {text!r}")
     return size
@@ -524,21 +527,42 @@ def choose_data_set(
 
     Raises:
         NoSuchDataSetError: none fits.
-        UsageError: no machine was named and there are several.
+        UsageError: no machine was named and there are several, or several ids begin so.
     """
     from backup.repository import NoSuchDataSetError
 
     found = repository.data_sets(machine)
+    about = f"of machine {machine}" if machine else f"of {repository.user}"
     if data_set:
-        found = [info for info in found if info.id.startswith(data_set.lower())]
+        return choose_by_id(found, data_set, about)
     if not found:
-        about = f"of machine {machine}" if machine else f"of {repository.user}"
-        wanted = f"data set {data_set}" if data_set else "a data set"
-        raise NoSuchDataSetError(f"cannot find {wanted} {about}")
+        raise NoSuchDataSetError(f"cannot find a data set {about}")
     machines = {info.machine for info in found}
     if len(machines) > 1:
         raise UsageError(f"choose a machine with --machine: {', '.join(sorted(machines))}")
     return found[-1]
+
+
+def choose_by_id(found: Sequence[DataSetInfo], text: str, about: str = "") -> DataSetInfo:
+    """Return the one data set whose id begins with `text`.
+
+    Args:
+        found: the data sets to choose from.
+        text: the beginning of an id, as every command prints it.
+        about: of what they are, for the message: "of machine desk".
+
+    Raises:
+        NoSuchDataSetError: there is none.
+        UsageError: there are several.
+    """
+    from backup.repository import NoSuchDataSetError
+
+    fitting = [info for info in found if info.id.startswith(text.strip().lower())]
+    if not fitting:
+        raise NoSuchDataSetError(f"cannot find data set {text} {about}".rstrip())
+    if len(fitting) > 1:
+        raise UsageError(f"{text} is the beginning of {len(fitting)} ids: type more of it")
+    return fitting[0]
 
 
 class StatusLine:

@@ -21,6 +21,7 @@ from imagebuilder.cli.common import (
     RefusedError,
     UsageError,
     canonical_fingerprint,
+    choose_by_id,
     confirm,
     json_flag,
     open_session,
@@ -229,7 +230,7 @@ def run_undelete(options: Undelete) -> int:
         if options.machine:
             found = [info for info in deleted if info.machine == options.machine]
         else:
-            found = [_choose(deleted, text) for text in options.data_set]
+            found = [choose_by_id(deleted, text) for text in options.data_set]
         _bring_back(session.repository, found, options.machine)
     print("\n".join(_info_line(info) for info in found))
     print(f"Brought back {plural(len(found), 'data set')}.")
@@ -274,7 +275,7 @@ def run_credentials_list(options: CredentialsList) -> int:
     print(f"{'number':>6} {'machine':<20} {'enrolled':<20} {'key':<10}")
     for c in found:
         enrolled = second_text(c.created_ns // 10**9)
-        print(f"{c.id:>6} {c.machine[:20]:<20} {enrolled:<20} {c.key_id.hex()[:10]:<10}")
+        print(f"{c.id:>6} {c.machine:<20} {enrolled:<20} {c.key_id.hex()[:10]:<10}")
     return ExitCode.DONE
 
 
@@ -298,7 +299,7 @@ def _plan(
 
     found = repository.data_sets(machine)
     if wanted:
-        return [Verdict(_choose(found, text), ()) for text in wanted]
+        return [Verdict(choose_by_id(found, text), ()) for text in wanted]
     policies = repository.policies()
     now_ns = time.time_ns()
     verdicts = []
@@ -308,23 +309,6 @@ def _plan(
         latest_ns = max(now_ns, mine[-1].created_ns)
         verdicts += judge(mine, policies.of(name), latest_ns, policies.held)
     return verdicts
-
-
-def _choose(found: Sequence[DataSetInfo], text: str) -> DataSetInfo:
-    """Return the one data set whose id begins with `text`.
-
-    Raises:
-        NoSuchDataSetError: there is none.
-        UsageError: there are several.
-    """
-    from backup.repository import NoSuchDataSetError
-
-    fitting = [info for info in found if info.id.startswith(text.lower())]
-    if not fitting:
-        raise NoSuchDataSetError(f"cannot find data set {text}")
-    if len(fitting) > 1:
-        raise UsageError(f"{text} is the beginning of {len(fitting)} ids: type more of it")
-    return fitting[0]
 
 
 def _delete(repository: Repository, going: Sequence[DataSetInfo]) -> None:
@@ -368,7 +352,7 @@ def _line(verdict: Verdict[DataSetInfo]) -> str:
 
 def _info_line(info: DataSetInfo) -> str:
     received = second_text(info.created_ns // 10**9)
-    return f"{info.id[:10]} {info.machine[:20]:<20} {info.generation:>5} {received}"
+    return f"{info.id[:10]} {info.machine:<20} {info.generation:>5} {received}"
 
 
 COMMANDS: Sequence[Command | Group] = (

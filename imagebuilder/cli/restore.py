@@ -217,6 +217,8 @@ def run_restore(options: Restore) -> int:
         chosen = {"data_set": header.data_set_id.hex(), "generation": header.generation}
         print_json({**chosen, **report.to_dict()})
     else:
+        if options.yes:  # else it was said before the question
+            print("\n".join(unlocked.summary()))
         print("\n".join(line for line in report.lines(names_shown=None) if line))
     return ExitCode.DONE if report.is_complete else ExitCode.PARTIAL
 
