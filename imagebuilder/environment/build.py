@@ -12,7 +12,6 @@ Source: EP1168174A1 [0058].
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -20,17 +19,15 @@ import platform
 import shutil
 import stat
 import sys
-import tempfile
-import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagebuilder.environment import modules, python_runtime
+from imagebuilder.environment.cache import Lease, appearing, lease, locked, remove_unused
 from imagebuilder.environment.initramfs import Archive, Compression, compress
-from imagebuilder.environment.packages import Package, download_package, find_packages
+from imagebuilder.environment.packages import Package, find_packages, unpacked_packages
 from imagebuilder.errors import BuildHostError
 from rebuild.boot import first_stage
 
@@ -53,7 +50,6 @@ ABOUT = "about.json"  # written last: a directory without it is not whole
 BASE = "base.zst"
 FIRST = "first.img"
 FIRST_SUMS = "first.sums"
-UNUSED_DAYS = 14.0  # then what is in the cache goes
 RECIPE = 4  # raise it when this builder makes something else of the same inputs
 _MODULE_LEVELS: Mapping[Compression, int] = {"zstd-fast": 15}
 _BEST_MODULE_LEVEL = 19
@@ -86,6 +82,8 @@ class BootEnvironment:
     directory: Path
     kernel_release: str
     versions: Mapping[str, str]  # Debian package -> version
+    # On the directory in the cache: nobody removes it while this object is there.
+    lease: Lease | None = field(default=None, compare=False, repr=False)
 
     @property
     def kernel(self) -> Path:
@@ -149,20 +147,33 @@ def prepare_boot_environment(
     base_key = environment_key(packages, third_party, compression)
     key = hashlib.sha256(f"{base_key} {_digest_of_files(own)} {INIT}".encode()).hexdigest()
     base, target = cache / "base" / base_key, cache / "boot" / key[:32]
-    with _locked(cache):
+    with locked(cache):
         if not (base / ABOUT).is_file():
-            with _appearing(base) as work:
-                _build_base(work, cache / "packages", packages, third_party, compression, progress)
-        if not (target / ABOUT).is_file():
-            progress("adding rebuildkit's own code")
-            with _appearing(target) as work:
-                _build_environment(work, base, own, compression)
-        for directory in (base, target):
-            os.utime(directory / ABOUT)
-            _remove_unused(directory.parent)
-        _remove_unused(cache / "packages")
-    about = json.loads((target / ABOUT).read_text())
-    return BootEnvironment(target, about["kernel"], about["packages"])
+            with (
+                unpacked_packages(packages, cache / "packages", progress) as trees,
+                appearing(base) as work,
+            ):
+                _build_base(work, trees, packages, third_party, compression, progress)
+        with _lease(base):
+            if not (target / ABOUT).is_file():
+                progress("adding rebuildkit's own code")
+                with appearing(target) as work:
+                    _build_environment(work, base, own, compression)
+            about = json.loads((target / ABOUT).read_text())
+            versions = about["packages"]
+            environment = BootEnvironment(target, about["kernel"], versions, _lease(target))
+            for directory in (base.parent, target.parent):
+                remove_unused(directory)
+        with locked(cache / "packages"):
+            remove_unused(cache / "packages")
+    return environment
+
+
+def _lease(entry: Path) -> Lease:
+    """Return a lease on what is there: the caller holds the lock."""
+    taken = lease(entry)
+    assert taken is not None, "nobody removes it meanwhile"
+    return taken
 
 
 def find_boot_packages() -> list[Package]:
@@ -218,54 +229,15 @@ def _digest_of_files(files: Mapping[str, Path]) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def _locked(cache: Path) -> Iterator[None]:
-    """Hold the cache's lock."""
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _appearing(target: Path) -> Iterator[Path]:
-    """Give a new directory that takes the name `target` when the block ends well."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
-    try:
-        yield work
-        work.chmod(0o755)
-        shutil.rmtree(target, ignore_errors=True)
-        work.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _remove_unused(directory: Path) -> None:
-    """Remove what nobody has used for `UNUSED_DAYS`, and what interrupted builds left."""
-    if not directory.is_dir():
-        return
-    limit = time.time() - UNUSED_DAYS * 86400
-    for entry in directory.iterdir():
-        about = entry / ABOUT
-        used = about.stat().st_mtime if about.is_file() else entry.stat().st_mtime
-        if used < limit:
-            shutil.rmtree(entry, ignore_errors=True)
-
-
 def _build_base(
     work: Path,
-    package_cache: Path,
+    trees: Mapping[str, Path],
     packages: Sequence[Package],
     third_party: Mapping[str, Path],
     compression: Compression,
     progress: Progress,
 ) -> None:
     """Fill `work` with what does not depend on our own code."""
-    trees = {}
-    for package in packages:
-        progress(f"package {package.name} {package.version}")
-        trees[package.name] = download_package(package, package_cache)
     kernel_tree = trees[packages[0].name]
     release = _kernel_release(kernel_tree)
     shutil.copyfile(kernel_tree / "boot" / f"vmlinuz-{release}", work / "vmlinuz")

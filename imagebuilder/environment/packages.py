@@ -16,10 +16,12 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagebuilder.environment.cache import Lease, appearing, lease, locked
 from imagebuilder.errors import BuildHostError
 
 TOOLS = ("apt-get", "apt-cache", "dpkg-deb")
@@ -85,23 +87,45 @@ def parse_stanza(text: str) -> Package:
         ) from error
 
 
-def download_package(package: Package, directory: Path) -> Path:
-    """Return the unpacked tree of `package` below `directory`, fetching it when absent.
+@contextmanager
+def unpacked_packages(
+    packages: Sequence[Package],
+    directory: Path,
+    progress: Callable[[str], None] = lambda _line: None,
+) -> Iterator[dict[str, Path]]:
+    """Give the unpacked trees of `packages` by name, fetching what is absent.
 
-    A tree appears under its final name only when it is whole.
+    They lie below `directory`, which many processes may use at the same time, and stay as long as
+    the block runs.
 
     Raises:
-        BuildHostError: the download failed or its digest is not the listed one.
+        BuildHostError: a download failed or its digest is not the listed one.
     """
-    target = directory / package.file_name
-    if target.is_dir():
-        os.utime(target)  # used now: see boot_environment's cache
-        return target
-    directory.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".new-", dir=directory))
-    try:
-        _run("apt-get", "download", "-q", f"{package.name}={package.version}", directory=work)
-        archives = list(work.glob("*.deb"))
+    with ExitStack() as stack:
+        trees = {}
+        for package in packages:
+            progress(f"package {package.name} {package.version}")
+            trees[package.name] = directory / package.file_name
+            stack.enter_context(_leased(package, trees[package.name]))
+        yield trees
+
+
+def _leased(package: Package, entry: Path) -> Lease:
+    """Return a lease on the unpacked tree of a package."""
+    taken = lease(entry)
+    while taken is None:
+        with locked(entry.parent):
+            if not entry.is_dir():
+                _unpack(package, entry)
+            taken = lease(entry)
+    return taken
+
+
+def _unpack(package: Package, entry: Path) -> None:
+    """Fetch a package and unpack it; the tree appears under its name only when it is whole."""
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=entry.parent) as work:
+        _run("apt-get", "download", "-q", f"{package.name}={package.version}", directory=Path(work))
+        archives = list(Path(work).glob("*.deb"))
         if len(archives) != 1:
             raise BuildHostError(f"apt-get download did not fetch {package.name}")
         digest = hashlib.sha256(archives[0].read_bytes()).hexdigest()
@@ -110,13 +134,8 @@ def download_package(package: Package, directory: Path) -> Path:
                 f"{package.name} {package.version} has sha256 {digest}, "
                 f"the package index says {package.sha256}"
             )
-        tree = work / "tree"
-        _run("dpkg-deb", "-x", str(archives[0]), str(tree))
-        if not target.is_dir():
-            tree.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return target
+        with appearing(entry) as tree:
+            _run("dpkg-deb", "-x", str(archives[0]), str(tree))
 
 
 def _output(*command: str) -> str:

@@ -22,7 +22,7 @@ from imagebuilder.environment import python_runtime
 from imagebuilder.environment.build import cache_directory as boot_cache
 from imagebuilder.environment.build import find_boot_packages
 from imagebuilder.environment.initramfs import Archive, compress
-from imagebuilder.environment.packages import download_package
+from imagebuilder.environment.packages import unpacked_packages
 from tests.vm.debian_kernel import newer_kernel
 
 INIT = Path(__file__).with_name("kernel_guest_init.py")
@@ -155,13 +155,10 @@ def _jobs(mounts: Sequence[Mount]) -> bytes:
 @cache
 def _system() -> bytes:
     """Return the guest's initial root filesystem: Python, the modules, the program."""
-    trees = {
-        package.name: download_package(package, boot_cache() / "packages")
-        for package in find_boot_packages()
-    }
     archive = Archive()
     archive.add_base()
-    python_runtime.add_interpreter(archive, trees)
+    with unpacked_packages(find_boot_packages(), boot_cache() / "packages") as trees:
+        python_runtime.add_interpreter(archive, trees)
     for module in newer_kernel().modules:
         archive.add_file(f"modules/{module.name}", module.read_bytes())
     program = INIT.read_text().replace("# SPDX", f"#!/{python_runtime.INTERPRETER} -ISs\n# SPDX", 1)

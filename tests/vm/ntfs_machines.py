@@ -19,7 +19,7 @@ from pathlib import Path
 from fsdrivers.ntfs.format.records import BootSector
 from imagebuilder.environment.build import cache_directory as boot_cache
 from imagebuilder.environment.initramfs import Archive
-from imagebuilder.environment.packages import download_package, find_packages
+from imagebuilder.environment.packages import find_packages, unpacked_packages
 from tests.fsdrivers.ntfs.volumes import (
     get_xattr,
     make_image,
@@ -173,8 +173,11 @@ def mark_program() -> bytes:
 def efi_loader() -> bytes:
     """Return a GRUB for UEFI that starts the kernel it finds on the volume "Windows"."""
     (package,) = find_packages(["grub-efi-amd64-bin"])
-    modules = download_package(package, boot_cache() / "packages") / "usr/lib/grub/x86_64-efi"
-    with tempfile.TemporaryDirectory() as directory:
+    with (
+        unpacked_packages([package], boot_cache() / "packages") as trees,
+        tempfile.TemporaryDirectory() as directory,
+    ):
+        modules = trees[package.name] / "usr/lib/grub/x86_64-efi"
         config, image = Path(directory, "config"), Path(directory, "image")
         config.write_text(
             "search --no-floppy --label Windows --set root\n"

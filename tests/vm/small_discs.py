@@ -19,7 +19,7 @@ from imagebuilder.environment.build import (
     prepare_boot_environment,
 )
 from imagebuilder.environment.initramfs import Archive, compress
-from imagebuilder.environment.packages import download_package
+from imagebuilder.environment.packages import unpacked_packages
 from tests.imagebuilder.small_repository import SmallRepository
 from vm import marks
 from vm.machine import Machine
@@ -54,14 +54,11 @@ def make_disc(
 
 def bare_environment(environment: BootEnvironment, directory: Path) -> BootEnvironment:
     """Return an environment of the same kernel and Python that does nothing but ask."""
-    trees = {
-        package.name: download_package(package, cache_directory() / "packages")
-        for package in find_boot_packages()
-    }
     archive = Archive()
     archive.add_base()
     archive.add_character_device("dev/ttyS0", _TTY_S0)
-    python_runtime.add_interpreter(archive, trees)
+    with unpacked_packages(find_boot_packages(), cache_directory() / "packages") as trees:
+        python_runtime.add_interpreter(archive, trees)
     init = f"""#!/{python_runtime.INTERPRETER} -ISs
 import os, time
 os.write(os.open("/dev/ttyS0", os.O_RDWR), b"{BARE_PROMPT}")

@@ -73,13 +73,13 @@ def make_disk(path: Path, kind: str) -> Path:
     code = 7 if kind == "ntfs" else 83
     script = f"label: dos\nstart={START // SECTOR}, size={SIZE // SECTOR}, type={code}, bootable\n"
     run("sfdisk", "-q", path, text=script)
-    kernel = prepare_boot_environment(compression="zstd-fast").kernel
+    environment = prepare_boot_environment(compression="zstd-fast")
     with mounted(path, kind) as root:
         (root / "before").mkdir()
         for index in range(100):
             (root / "before" / f"{index}").write_bytes(b"b" * 32768)
         run("sync", "-f", root)
-        add_kernel(root / "boot", kernel)
+        add_kernel(root / "boot", environment.kernel)
         (root / "boot" / "extlinux.conf").write_text(CONFIGURATION)
         run("sync", "-f", root)
         run("extlinux", "--install", root / "boot")

@@ -170,7 +170,8 @@ def assert_same_bootmgr(disk: Path, image: Path) -> None:
 def grub(scenario: Scenario) -> tuple[Path, Path]:
     """A machine with GRUB on NTFS, and its recovery disc."""
     disk, disc = scenario.directory / "grub.img", scenario.directory / "grub.iso"
-    make_grub_disk(disk, prepare_boot_environment(compression="zstd-fast").kernel)
+    environment = prepare_boot_environment(compression="zstd-fast")
+    make_grub_disk(disk, environment.kernel)
     assert MARK in start_linux(disk)
     must(scenario.backup("grub", disk))
     must(scenario.build("grub", disc))
@@ -228,7 +229,8 @@ def test_windows_11_layout_starts(scenario: Scenario, size_mib: int) -> None:
     """A recovery disc restores that layout on an empty UEFI machine, which then starts from it."""
     disk, disc = scenario.directory / "uefi.img", scenario.directory / "uefi.iso"
     if not disc.exists():
-        make_windows_11_disk(disk, prepare_boot_environment(compression="zstd-fast").kernel)
+        environment = prepare_boot_environment(compression="zstd-fast")
+        make_windows_11_disk(disk, environment.kernel)
         must(scenario.backup("uefi", disk))
         must(scenario.build("uefi", disc))
     options = ("--firmware", "uefi", "--disk-size", f"{size_mib}M", "--expect", MARK)

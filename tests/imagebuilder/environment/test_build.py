@@ -7,13 +7,11 @@ import os
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import zstandard
 
-from imagebuilder.environment import build as boot_environment
 from imagebuilder.environment import python_runtime
 from imagebuilder.environment.build import (
     BootEnvironment,
@@ -98,22 +96,6 @@ def test_own_code_is_what_the_disc_needs() -> None:
     assert {"rebuild/__main__.py", "fsdrivers/device.py", "backup/objects/keys.py"} <= found
     assert "backup/__init__.py" in found
     assert not [path for path in found if path.startswith(("imagebuilder", "vm", "backup/agent"))]
-
-
-def test_unused_environments_are_removed(tmp_path: Path) -> None:
-    """What was not used for two weeks goes, what was used stays."""
-    for name, age_days in (("old", 15), ("new", 13), (".new-interrupted", 15)):
-        directory = tmp_path / name
-        directory.mkdir()
-        about = directory / "about.json"
-        about.write_text("{}")
-        past = time.time() - age_days * 86400
-        os.utime(about, (past, past))
-        os.utime(directory, (past, past))
-
-    boot_environment._remove_unused(tmp_path)
-
-    assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 @pytest.mark.tools
