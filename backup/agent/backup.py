@@ -26,7 +26,13 @@ from backup.agent.errors import NoSourceError, NotRecoverableError, Problem
 from backup.agent.exclusions import compile_exclusions
 from backup.agent.local_set import LocalSet
 from backup.agent.minimum import set_minimum_sizes
-from backup.agent.previous import PreviousSet, give_up_packs, no_previous, thin_packs
+from backup.agent.previous import (
+    PreviousSet,
+    give_up_packs,
+    no_previous,
+    note_another_machine,
+    thin_packs,
+)
 from backup.agent.progress import NoProgress, Progress
 from backup.agent.remote import load_previous, read_pending
 from backup.agent.result import BackupOptions, BackupResult
@@ -190,6 +196,7 @@ class _Run:
             )
             former, previous = previous, no_previous()
             previous.id, previous.started_ns = former.id, former.started_ns
+            previous.system = former.system
         damaged = set(self.repository.damage().packs)
         lost = {i for i, pack in enumerate(previous.packs) if pack.digest in damaged}
         if lost:
@@ -252,9 +259,11 @@ class _Run:
         self.progress.start("commit", len(local.objects), 0)
         objects = list(local.iter_kept())
         packs = self.listed = _compact_packs(objects, sent.packs)
-        for obj in objects:
-            if not isinstance(obj, NodeObject | SecurityObject):
-                local.sign(obj)
+        others = [obj for obj in objects if not isinstance(obj, NodeObject | SecurityObject)]
+        for obj in others:
+            local.sign(obj)
+        volumes = [obj for obj in others if isinstance(obj, VolumeObject)]
+        self.result.notes += note_another_machine(self.machine, previous, system, volumes)
         self._count(local, objects, previous)
         in_memory = len(objects) <= TABLE_IN_MEMORY
         with contextlib.ExitStack() as stack:

@@ -2,14 +2,15 @@
 """What the running Linux machine says of itself: disks, partitions, mounts, swap areas.
 
 Source: linux v6.1 Documentation/filesystems/proc.rst (mountinfo), ABI/stable/sysfs-block,
-os-release(5).  Reads /sys, /proc and /etc only, below a root that tests can replace; opens no
-disk.  Skipped as no part of a recoverable machine: loop, RAM, compressed RAM, network block and
-optical devices, read-only disks, and removable disks that hold nothing mounted.
+os-release(5), machine-id(5).  Reads /sys, /proc and /etc only, below a root that tests can
+replace; opens no disk.  Skipped as no part of a recoverable machine: loop, RAM, compressed RAM,
+network block and optical devices, read-only disks, and removable disks that hold nothing mounted.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hmac
 import os
 import platform
 import re
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+IDENTITY = "identity"  # the key, in what is known of a system, of what tells it from others
 SECTOR_SIZE = 512  # the unit of sizes and starts in sysfs, whatever the disk's own
 SKIPPED_DISKS = re.compile(r"(loop|ram|zram|sr|fd|nbd|dm-|md|mtdblock|drbd)\d|mmcblk\d+(boot|rpmb)")
 _OCTAL = re.compile(rb"\\([0-7]{3})")
@@ -124,6 +126,7 @@ def read_system(root: str = "/") -> dict[str, str]:
         "firmware": "uefi" if os.path.isdir(os.path.join(root, "sys/firmware/efi")) else "bios",
     }
     system.update(parse_os_release(_read(os.path.join(root, "etc/os-release"))))
+    system.update(parse_machine_id(_read(os.path.join(root, "etc/machine-id"))))
     return system
 
 
@@ -136,6 +139,18 @@ def parse_os_release(data: bytes) -> dict[str, str]:
         if separator and key in wanted:
             found[wanted[key]] = value.strip("\"'")
     return found
+
+
+def parse_machine_id(data: bytes) -> dict[str, str]:
+    """Return what tells an installation from all others, nothing if it has no id yet.
+
+    Source: machine-id(5): 32 hexadecimal digits, which are confidential; who keeps them derives
+    a value of his own from them.
+    """
+    text = data.strip().lower()
+    if not re.fullmatch(rb"[0-9a-f]{32}", text):
+        return {}
+    return {IDENTITY: hmac.new(bytes.fromhex(text.decode()), b"rebuildkit", "sha256").hexdigest()}
 
 
 def iter_mounts(data: bytes) -> Iterator[Mount]:

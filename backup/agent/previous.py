@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from backup.agent.machine import IDENTITY
 from backup.objects.content import iter_pieces, shared_xattrs
 from backup.objects.data_keys import DataKey
 from backup.objects.identification import identification
@@ -54,6 +55,7 @@ class PreviousSet:
     id: str = ""
     key: DataKey | None = None  # what it is sealed with
     started_ns: int = 0  # when its scan began: what changed since may look unchanged
+    system: Mapping[str, object] = field(default_factory=dict)  # what ran on the machine
     packs: list[PackInfo] = field(default_factory=list)
     volumes: dict[VolumeKey, PreviousVolume] = field(default_factory=dict)
     directories: dict[int, int] = field(default_factory=dict)
@@ -93,6 +95,38 @@ def volume_key(volume: VolumeObject, disk: DiskObject) -> VolumeKey:
     """
     place = f"{disk.model}/{disk.serial}" if disk.serial else disk.name
     return (place, volume.type, volume.uuid, volume.partition)
+
+
+def note_another_machine(
+    machine: str,
+    previous: PreviousSet,
+    system: Mapping[str, object],
+    volumes: Iterable[VolumeObject],
+) -> list[str]:
+    """Return a note if a data set is of another computer than the one before it, else nothing.
+
+    Installations are told by their identity; where one has none, or the previous data set does not
+    say it, by their volumes, of which none is the same.
+
+    Args:
+        machine: the name that both have.
+        previous: the data set before.
+        system: what is known of the one that is backed up now.
+        volumes: its volumes.
+    """
+    before, now = previous.system.get(IDENTITY), system.get(IDENTITY)
+    if before and now:
+        is_other = before != now
+    else:
+        known = {uuid for _, _, uuid, _ in previous.volumes if uuid}
+        found = {volume.uuid for volume in volumes if volume.uuid}
+        is_other = bool(known and found) and known.isdisjoint(found)
+    if not is_other:
+        return []
+    return [
+        f"the data set before this one is of another computer, or of another installation: if two "
+        f"computers back up under the name {machine}, give each its own with --machine"
+    ]
 
 
 def index_objects(

@@ -79,13 +79,15 @@ def _load(repository: Repository, master: DataKey, info: DataSetInfo) -> Previou
         objects = list(reader)
         summary = reader.summary
     check_sealed(info, summary.data_set_id, summary.machine, summary.generation)
-    return index_objects(
+    previous = index_objects(
         objects,
         set_id=info.id,
         key=reader.key,
         started_ns=summary.created_ns,
         packs=summary.packs,
     )
+    previous.system = summary.system
+    return previous
 
 
 def read_pending(repository: Repository, master: DataKey, machine: str, first: int) -> PendingPacks:

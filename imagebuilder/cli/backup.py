@@ -25,6 +25,7 @@ from imagebuilder.cli.common import (
     UsageError,
     check_new_password,
     json_flag,
+    machine_option,
     open_session,
     policy_of,
     print_json,
@@ -57,8 +58,8 @@ class Register(Place):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backup(MachinePlace):
-    machine: str | None = option(
-        "--machine NAME", "name of the machine in the backups; --credential says it by itself"
+    machine: str | None = machine_option(
+        "name of the machine in the backups; --credential says it by itself"
     )
     disk: tuple[Path, ...] = option("--disk PATH", "disk or image; may be repeated", (), type=Path)
     allow_raw: bool = flag("--allow-raw", "keep unknown partitions as compressed raw images")
@@ -97,7 +98,7 @@ class Backup(MachinePlace):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshots(MachinePlace):
-    machine: str | None = option("--machine NAME", "only those of this machine")
+    machine: str | None = machine_option("only those of this machine")
     deleted: bool = flag("--deleted", "only what is deleted and can be brought back")
     json: bool = json_flag()
 

@@ -22,6 +22,8 @@ from imagebuilder.cli.common import (
     UsageError,
     import_during,
     json_flag,
+    machine_option,
+    name_of_text,
     open_session,
     print_json,
     read_password,
@@ -60,7 +62,9 @@ class Check:
         nargs="+",
     )
     user: str | None = option(
-        "--user ID", "the id; without it, discs and stores are checked without a key"
+        "--user ID",
+        "the id; without it, discs and stores are checked without a key",
+        type=name_of_text,
     )
     password_file: str | None = option(
         "--password-file FILE",
@@ -71,7 +75,7 @@ class Check:
         "--fingerprint FP", "fingerprint of the server's certificate, as the server prints it"
     )
     retry_for: float | None = retry_option()
-    machine: str | None = option("--machine NAME", "only data sets of this machine")
+    machine: str | None = machine_option("only data sets of this machine")
     data_set: str | None = option("--data-set ID", "only this data set")
     read_data_subset: Subset | None = option(
         "--read-data-subset PART",

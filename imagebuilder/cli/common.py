@@ -33,6 +33,8 @@ SIZE = re.compile(
     r"(\d+|\d{1,3}(?:,\d{3})+)(\.\d+)?\s*(?:([KMGT]?)(?:iB|B)?|bytes?)", re.IGNORECASE
 )
 SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+MAXIMUM_SIZE = (1 << 63) - 1  # bytes: off_t
+MAXIMUM_SIZE_LENGTH = 40  # characters
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)", re.IGNORECASE)
 DURATION_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 PATIENCE_S = 3600.0  # with a server that is away, when nobody waits
@@ -113,16 +115,37 @@ def size_of_text(text: str) -> int:
     """Return bytes for "4G", "512MiB", "1000000", and what sizes are printed as; for argparse.
 
     Raises:
-        argparse.ArgumentTypeError: it is not a size, or it is 0.
+        argparse.ArgumentTypeError: it is not a size, it is 0, or no file can be so large.
     """
-    match = SIZE.fullmatch(text.strip())
+    match = SIZE.fullmatch(text.strip()) if len(text) <= MAXIMUM_SIZE_LENGTH else None
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size (expected 4G, 512M or bytes)")
     unit = SIZE_UNITS[(match[3] or "").upper()]
     size = int(match[1].replace(",", "")) * unit + int(float(match[2] or 0) * unit)
     if not size:
         raise argparse.ArgumentTypeError(f"the size must be larger than 0, not {text!r}")
+    if size > MAXIMUM_SIZE:
+        raise argparse.ArgumentTypeError(f"{text} is more than any disk or file can have (8 EiB)")
     return size
+
+
+def name_of_text(text: str) -> str:
+    """Return the name of an id or a machine in its normal form; for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: it cannot be a name.
+    """
+    from backup.repository import InvalidRequestError, normalise_name
+
+    try:
+        return normalise_name(text, "valid")
+    except InvalidRequestError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def machine_option(text: str, usage: str = "--machine NAME", **settings: Any) -> Any:
+    """Return the option that names a machine."""
+    return option(usage, text, type=name_of_text, **settings)
 
 
 def seconds_of_text(text: str) -> float:
@@ -151,7 +174,7 @@ def retry_option() -> Any:
 class Credentials:
     """Options for id and password."""
 
-    user: str = option("--user ID", "the id", required=True)
+    user: str = option("--user ID", "the id", type=name_of_text, required=True)
     password_file: str | None = option(
         "--password-file FILE",
         "its first line is the password; else REBUILDKIT_PASSWORD_FILE, "
@@ -177,7 +200,12 @@ class Place(Credentials):
 class MachinePlace(Place):
     """Likewise, of commands that an enrolled machine can give too."""
 
-    user: str = option("--user ID", "the id, where there is no --credential", "")
+    user: str = option(
+        "--user ID",
+        "the id, where there is no --credential",
+        "",
+        type=lambda text: text and name_of_text(text),
+    )
     credential: Path | None = option(
         "--credential FILE",
         "what `rebuildkit enroll` has written: it says where, who and which machine",

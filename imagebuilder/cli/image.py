@@ -17,6 +17,7 @@ from imagebuilder.cli.common import (
     StatusLine,
     UsageError,
     json_flag,
+    machine_option,
     open_session,
     print_json,
     warn_of_missing,
@@ -41,7 +42,7 @@ def _fast_flag() -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Build(Place):
-    machine: str | None = option("--machine NAME", "machine that the disc restores")
+    machine: str | None = machine_option("machine that the disc restores")
     data_set: str | None = option("--data-set ID", OTHER_DATA_SET)
     output: Path = option("-o --output ISO", "image to write", type=Path, required=True)
     keymap: str = option("--keymap NAME", "keyboard layout offered first", "")

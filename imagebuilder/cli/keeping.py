@@ -24,6 +24,7 @@ from imagebuilder.cli.common import (
     choose_by_id,
     confirm,
     json_flag,
+    machine_option,
     open_session,
     policy_of,
     print_json,
@@ -67,8 +68,8 @@ class PolicyShow(Place):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicySet(Place):
-    machine: str | None = option(
-        "--machine NAME", "of this machine alone (default: of all that have none of their own)"
+    machine: str | None = machine_option(
+        "of this machine alone (default: of all that have none of their own)"
     )
     last: int | None = option(
         "--keep-last N", "keep the N newest; 1 is what the patent does", type=_count
@@ -86,7 +87,7 @@ class PolicySet(Place):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forget(Place):
-    machine: str | None = option("--machine NAME", "only data sets of this machine")
+    machine: str | None = machine_option("only data sets of this machine")
     dry_run: bool = flag("-n --dry-run", "print what would be deleted, and delete nothing")
     yes: bool = flag("--yes", "do not ask")
     json: bool = json_flag()
@@ -101,7 +102,7 @@ class Forget(Place):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteMachine(Place):
     yes: bool = flag("--yes", "do not ask")
-    name: str = option("NAME", "name of the machine")
+    name: str = machine_option("name of the machine", "NAME")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +112,7 @@ class DeleteId(Place):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Undelete(Place):
-    machine: str | None = option("--machine NAME", "all that is deleted of this machine")
+    machine: str | None = machine_option("all that is deleted of this machine")
     data_set: tuple[str, ...] = option(
         "DATA_SET", "what `snapshots --deleted` lists, by the beginning of its id", (), nargs="*"
     )
@@ -119,7 +120,7 @@ class Undelete(Place):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enroll(Place):
-    machine: str = option("--machine NAME", "name of the machine in the backups", required=True)
+    machine: str = machine_option("name of the machine in the backups", required=True)
     output: Path = option(
         "--output FILE", "where to write the credential; no other file is replaced", type=Path,
         required=True,

@@ -15,6 +15,7 @@ from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
     OTHER_DATA_SET,
     MachinePlace,
+    machine_option,
     open_session,
     warn_of_missing,
 )
@@ -32,7 +33,7 @@ _PLACES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing(MachinePlace):
-    machine: str | None = option("--machine NAME", "machine to list")
+    machine: str | None = machine_option("machine to list")
     data_set: str | None = option("--data-set ID", OTHER_DATA_SET)
     json: bool = flag("--json", "print one JSON object per line")
     path: str = option(

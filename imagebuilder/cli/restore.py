@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backup.shared.text import plural, size_text
 from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
     OTHER_DATA_SET,
@@ -22,6 +24,7 @@ from imagebuilder.cli.common import (
     confirm,
     import_during,
     json_flag,
+    machine_option,
     open_session,
     print_json,
     read_password,
@@ -52,7 +55,7 @@ class Source(Credentials):
         "--fingerprint FP", "fingerprint of the server's certificate, as the server prints it"
     )
     retry_for: float | None = retry_option()
-    machine: str | None = option("--machine NAME", "machine, if the source is a server or a store")
+    machine: str | None = machine_option("machine, if the source is a server or a store")
     data_set: str | None = option("--data-set ID", OTHER_DATA_SET)
     json: bool = json_flag()
 
@@ -176,6 +179,7 @@ def run_restore(options: Restore) -> int:
         from rebuild.restore import apply_plan, make_plan, missing_content, verify
 
         _check_targets(options.disk, len(unlocked.machine.disks))
+        _check_size(options.disk, options.disk_size)
         targets = [
             _target_of(path, disk, options)
             for path, disk in zip(options.disk, unlocked.machine.disks, strict=False)
@@ -230,8 +234,6 @@ def _check_targets(paths: Sequence[str | Path], disks: int) -> None:
         UsageError: it is one of these.
     """
     if len(paths) > disks:
-        from backup.shared.text import plural
-
         raise UsageError(f"the data set has {plural(disks, 'disk')}, but --disk names {len(paths)}")
     seen: dict[object, str | Path] = {}
     for path in paths:
@@ -245,6 +247,31 @@ def _check_targets(paths: Sequence[str | Path], disks: int) -> None:
         seen[identity] = path
 
 
+def _check_size(paths: Sequence[str], size: int | None) -> None:
+    """Refuse a size for targets that have one: it is for new images.
+
+    Raises:
+        UsageError: an image has another size, or all targets are disks.
+    """
+    if size is None:
+        return
+    disks = []
+    for path in paths:
+        try:
+            found = os.stat(path)
+        except OSError:
+            continue  # an image to be made, or refused later
+        if stat.S_ISBLK(found.st_mode):
+            disks.append(path)
+        elif stat.S_ISREG(found.st_mode) and found.st_size not in (0, size):
+            raise UsageError(
+                f"{path} exists and has {found.st_size:,} bytes: --disk-size is for new images; "
+                "leave it out, or name a new file"
+            )
+    if len(disks) == len(paths):
+        raise UsageError(f"{disks[0]} is a disk: --disk-size is for new images; leave it out")
+
+
 @contextmanager
 def _made(images: Sequence[TargetDisk]) -> Iterator[None]:
     """Make images, and remove them if the block fails: they look like disks, but hold nothing."""
@@ -252,7 +279,15 @@ def _made(images: Sequence[TargetDisk]) -> Iterator[None]:
         for image in images:
             failure.callback(Path(image.path).unlink, missing_ok=True)
             Path(image.path).touch()
-            os.truncate(image.path, image.size)
+            try:
+                os.truncate(image.path, image.size)
+            except OSError as error:
+                if error.errno != errno.EFBIG:
+                    raise
+                raise UsageError(
+                    f"the filesystem of {image.path} takes no file of {size_text(image.size)}: "
+                    "choose a smaller --disk-size or another place"
+                ) from error
         yield
         failure.pop_all()
 
@@ -305,7 +340,6 @@ def run_compare(options: Compare) -> int:
 
 
 def _compare(unlocked: Unlocked, paths: Sequence[str | Path], status: StatusLine) -> Comparison:
-    from backup.shared.text import plural
     from fsdrivers.device import FileDevice
     from rebuild.compare.disks import compare_machine
 

@@ -15,6 +15,7 @@ from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
     UsageError,
     json_flag,
+    name_of_text,
     print_json,
     seconds_of_text,
     size_of_text,
@@ -95,7 +96,9 @@ class Invite:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
     data: Path = option("--data DIR", "the server's directory", type=Path, required=True)
-    user: str | None = option("--user ID", "set it for this id (default: for all that have none)")
+    user: str | None = option(
+        "--user ID", "set it for this id (default: for all that have none)", type=name_of_text
+    )
     unset: bool = flag("--unset", "back to the default; without --user: no bound")
     json: bool = json_flag()
     size: int | None = option(
@@ -127,7 +130,7 @@ class Keys:
     data: Path = option(
         "--data DIR", "the directory of a server or a store", type=Path, required=True
     )
-    user: str = option("--user ID", "whose", required=True)
+    user: str = option("--user ID", "whose", type=name_of_text, required=True)
     put_back: int | None = option("--put-back NUMBER", "make this one the present one", type=int)
 
 

@@ -110,7 +110,7 @@ class LiveSource:
                     open_volume=self._open_volume,
                 )
             except DeviceError as error:
-                if isinstance(error.__cause__, PermissionError):
+                if isinstance(error.__cause__, PermissionError) and os.geteuid():
                     raise NoSourceError(
                         f"{disk.path} cannot be read without permission: run the agent as root"
                     ) from error

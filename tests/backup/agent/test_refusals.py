@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import subprocess
 from collections.abc import Iterator
@@ -11,9 +13,13 @@ from pathlib import Path
 import pytest
 
 from backup.agent.errors import NoSourceError, NotRecoverableError
+from backup.agent.live.source import LiveSource
+from backup.agent.machine import KernelDisk, Machine
 from backup.agent.result import BackupOptions
 from backup.objects.model import DiskObject, VolumeObject
 from backup.store.repository import StoredRepository
+from fsdrivers.device import FileDevice
+from fsdrivers.errors import DeviceError
 from tests.backup.agent.machines import (
     MACHINE,
     MIB,
@@ -289,3 +295,27 @@ def test_disk_without_table(tmp_path: Path, repository: StoredRepository) -> Non
 
     assert [(volume.partition, volume.type) for volume in data_set.volumes] == [(0, "ext4")]
     assert data_set.files == {b"/file": b"content"}
+
+
+@pytest.mark.parametrize(("user", "is_told"), [(1000, True), (0, False)])
+def test_root_is_not_told_to_be_root(
+    monkeypatch: pytest.MonkeyPatch, user: int, is_told: bool
+) -> None:
+    """Who is root and may not read a disk all the same hears the reason, not what he is already."""
+
+    def refuse(path: str) -> FileDevice:
+        error = DeviceError("open", 0, 0, errno.EPERM, path)
+        raise error from PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(FileDevice, "open", refuse)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    source = LiveSource(
+        Machine((KernelDisk("sda", "/dev/sda", (8, 0), 1 << 20, is_removable=False),), (), (), {})
+    )
+    if is_told:
+        with pytest.raises(NoSourceError, match="run the agent as root"):
+            source.inspect(allow_raw=False)
+        return
+    (problem,) = source.inspect(allow_raw=False)
+    assert "Operation not permitted" in problem.reason
+    assert "root" not in problem.reason

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -173,3 +174,117 @@ def test_counts_are_never_below_zero(tmp_path: Path, password: Path) -> None:
         assert min(result[key] for key in ("new", "changed", "unchanged", "removed")) >= 0
         total = result["new"] + result["changed"] + result["unchanged"]
         assert total == result["objects"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("backup", "--machine", "a/b", "--disk", "x"),
+        ("backup", "--machine", "", "--disk", "x"),
+        ("snapshots", "--machine", "x" * 129),
+        ("forget", "--machine", "a\nb"),
+        ("undelete", "--machine", ".."),
+        ("delete", "machine", "a\\b"),
+        ("enroll", "--output", "x", "--machine", "\udcff"),
+    ],
+)
+def test_names_that_cannot_be_are_usage_errors(
+    tmp_path: Path, password: Path, arguments: tuple[str, ...]
+) -> None:
+    """No password is asked for, and nothing is made."""
+    count = 2 if arguments[0] == "delete" else 1
+    words, rest = arguments[:count], arguments[count:]
+    store = ("--store", tmp_path / "store", "--password-file", password)
+    for user, more in (("anna", rest), ("a/b", ("--machine", "desk"))):
+        outcome = rebuildkit(*words, *store, "--user", user, *more)
+        assert outcome.code == 2
+        assert "Traceback" not in outcome.err
+        if user == "anna":
+            assert "name" in outcome.err.splitlines()[-1]
+    assert not (tmp_path / "store").exists()
+
+
+def test_machine_is_found_by_its_name_in_every_form(tmp_path: Path, password: Path) -> None:
+    """Composed or decomposed, with spaces around it: the same machine, for every command."""
+    must(register(tmp_path, password))
+    place = ("--store", tmp_path / "store", "--user", "anna", "--password-file", password)
+    disk = make_disk(tmp_path)
+    name = "b\u00fcro"
+    forms = (name, unicodedata.normalize("NFD", name), f" {name} ")
+    for name in forms:
+        must(rebuildkit("backup", *place, "--machine", name, "--disk", disk))
+    for name in forms:
+        listed = must(rebuildkit("snapshots", *place, "--machine", name, "--json")).json
+        assert [(row["machine"], row["generation"]) for row in listed] == [
+            (forms[0], number) for number in (1, 2, 3)
+        ]
+    first = must(rebuildkit("snapshots", *place, "--json")).json[0]["id"]
+    must(rebuildkit("forget", *place, "--yes", first))
+    deleted = must(
+        rebuildkit("snapshots", *place, "--deleted", "--machine", forms[1], "--json")
+    ).json
+    assert [row["id"] for row in deleted] == [first]
+    must(rebuildkit("undelete", *place, "--machine", forms[1]))
+
+
+def test_size_for_an_image_that_has_one_is_refused(tmp_path: Path, password: Path) -> None:
+    """An image is neither shrunk nor grown, nor is the size ignored; nor are impossible sizes."""
+    must(register(tmp_path, password))
+    store = tmp_path / "store"
+    secret = ("--user", "anna", "--password-file", password)
+    disk = make_disk(tmp_path)
+    must(rebuildkit("backup", "--store", store, *secret, "--machine", "desk", "--disk", disk))
+
+    def restore(image: Path, size: str) -> Outcome:
+        words = ("--disk", image, "--disk-size", size, "--yes")
+        return rebuildkit("restore", "--from", store, *secret, *words)
+
+    there, new = tmp_path / "there.img", tmp_path / "new.img"
+    there.write_bytes(bytes(48 << 20))
+    for image, size, words in (
+        (there, "64M", "there.img exists and has 50,331,648 bytes"),
+        (new, "9E", "is not a size"),
+        (new, "9999999T", "more than any disk or file can have"),
+        (new, "9" * 5000, "is not a size"),
+        (new, "7000000T", "takes no file of 7,000,000.0 TiB"),
+    ):
+        outcome = restore(image, size)
+        assert outcome.code == 2, outcome.err
+        assert words in outcome.err.splitlines()[-1]
+        assert "Traceback" not in outcome.err
+    assert there.read_bytes() == bytes(48 << 20)
+    assert not new.exists()
+    must(restore(there, "48M"))
+
+
+@pytest.mark.parametrize(
+    "module", ["argparse", "imagebuilder.cli.main", "imagebuilder.cli.backup", "backup.repository"]
+)
+def test_interruption_at_the_start_is_one(tmp_path: Path, module: str) -> None:
+    """Ctrl-C while modules are imported ends the command as it does later."""
+    program = tmp_path / "early.py"
+    program.write_text(
+        f"""import os, runpy, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["rebuildkit", "snapshots", "--store", "none", "--user", "a", "--machine", "b"]
+runpy.run_module("imagebuilder.cli", run_name="__main__", alter_sys=True)
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "rebuildkit: interrupted\n"
+
+
+def test_interruption_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    """What a shell starts in the background ignores Ctrl-C, which is meant for others."""
+    command = f"trap '' INT; kill -INT $$; {sys.executable} -m imagebuilder.cli --version"
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
