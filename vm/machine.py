@@ -19,6 +19,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -28,6 +29,7 @@ from typing import Self
 
 from qemu.qmp import QMPClient, QMPError
 
+from vm import screen
 from vm.errors import MachineError
 from vm.qemu import MachineConfig, arguments_of
 
@@ -37,6 +39,8 @@ LOST_TIMER = re.compile(r"end Kernel panic - not syncing: IO-APIC \+ timer doesn
 LINE = 300  # characters at most
 REST_S = 0.3  # a screen that stays as it is for so long is at rest
 MOST_RESTARTS = 3  # of a machine that lost its timer
+PNG_SIZE = slice(16, 24)  # of a PNG file: width and height, in IHDR
+TEXT_SIZES = {struct.pack(">II", width, 400) for width in (640, 720)}  # of cells of 8 or 9 by 16
 PR_SET_PDEATHSIG = 1  # Source: linux/prctl.h
 
 
@@ -120,6 +124,20 @@ class Machine:
         Raises:
             MachineError: the time is over, or the machine has ended, with what it said last.
         """
+        match = self.look_for(pattern, timeout_s)
+        if match is None:
+            raise MachineError(
+                f"waited {timeout_s:.0f} s for {what or repr(pattern)}; the machine said last: "
+                f"{self.text[-TAIL:]!r}"
+            )
+        return match
+
+    def look_for(self, pattern: str, timeout_s: float) -> re.Match[str] | None:
+        """Do the same; return None when the time is over.
+
+        Raises:
+            MachineError: the machine has ended.
+        """
         expression = re.compile(pattern)
         deadline = time.monotonic() + timeout_s
         while True:
@@ -128,10 +146,7 @@ class Machine:
                 self._seen = match.end()
                 return match
             if not self._receive(deadline):
-                raise MachineError(
-                    f"waited {timeout_s:.0f} s for {what or repr(pattern)}; the machine said last: "
-                    f"{self.text[-TAIL:]!r}"
-                )
+                return None
 
     def wait_until_off(self, timeout_s: float) -> None:
         """Wait until the machine has powered off or, since it starts only once, restarted.
@@ -184,6 +199,17 @@ class Machine:
         """Write what the screen shows to `path` as PNG, which QEMU can since 7.1."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.execute("screendump", {"filename": str(path.absolute()), "format": "png"})
+
+    def screen(self) -> tuple[bytes, str | None]:
+        """Return what the screen shows, as PNG and, if it is a text screen, as text."""
+        picture, memory = self._directory / "screen.png", self._directory / "screen"
+        self.screenshot(picture)
+        shown = picture.read_bytes()
+        if shown[PNG_SIZE] not in TEXT_SIZES:
+            return shown, None
+        place: dict[str, object] = {"val": screen.TEXT_ADDRESS, "size": screen.TEXT_SIZE}
+        self.execute("pmemsave", {**place, "filename": str(memory)})
+        return shown, screen.text_of(memory.read_bytes())
 
     def screenshot_at_rest(self, path: Path, timeout_s: float = 3.0) -> None:
         """Do the same once the screen has changed no more for a moment.

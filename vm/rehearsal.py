@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vm import marks
+from vm import marks, screen
 from vm.errors import MachineError
 from vm.machine import Machine
 from vm.qemu import Disk, MachineConfig, variables_template
 
+LOOK_S = 2.0  # between two looks at the screen of a restored machine
 STEP_TIMEOUT_S = 120.0  # from the result to the last question, and until the machine is off
 ANSWERS = {"ask-keymap": "\r", "ask-page": "q\r"}
 REFUSALS = ("refused", "stopped", "ask-incomplete")
@@ -39,11 +40,13 @@ class RehearsalConfig:
     medium: str = "cd"
     memory_mib: int = 512
     expect: str = r"login: "  # what the restored machine says when it is up
+    is_prompt_enough: bool = True  # or what waits for a person on its screen
     screenshots: Path | None = None  # directory for PNG pictures
     work_directory: Path | None = None  # keeps disks and logs; None for a temporary one
     prompt_timeout_s: float = 300.0
     restore_timeout_s: float = 3600.0
     start_timeout_s: float = 600.0
+    rest_timeout_s: float = 180.0  # of a machine that says nothing and shows nothing new
     sector_size: int = 512
     missing: int = 0  # objects of the machine that the disc's backup does not hold
 
@@ -68,6 +71,9 @@ class RehearsalReport:
     pictures: list[str] = field(default_factory=list)
     result: str = ""  # the disc's own last word
     comparison: dict[str, object] = field(default_factory=dict)
+    looked_for: str = ""  # in the restored machine
+    seen: str = ""  # where and what
+    screen: str = ""  # its text at the end, if it is a text screen
     missing: int = 0  # objects of the machine that the disc's backup does not hold
     failure: str = ""  # empty when the disc is proven
 
@@ -89,6 +95,9 @@ class RehearsalReport:
                 for p in self.phases
             ],
             "result": self.result,
+            "looked_for": self.looked_for,
+            "seen": self.seen,
+            "screen": self.screen,
             "missing": self.missing,
             "comparison": self.comparison,
             "screenshots": list(self.pictures),
@@ -105,6 +114,10 @@ class RehearsalReport:
         ]
         if self.result:
             lines.append(f"  the disc said: {self.result}")
+        if self.looked_for:
+            lines.append(f"  looked for {self.looked_for}; seen {self.seen or 'nothing of it'}")
+        if self.pictures:
+            lines.append(f"  picture: {self.pictures[-1]}")
         proven = "PROVEN"
         if self.missing:
             proven += f", except for {self.missing:,} objects that the backup does not hold"
@@ -142,6 +155,47 @@ def rehearse(
         if config.work_directory is None:
             shutil.rmtree(directory, ignore_errors=True)
     return report
+
+
+def watch(machine: Machine, config: RehearsalConfig, report: RehearsalReport) -> None:
+    """Wait until a restored machine is up, by its serial line or its screen; report what was seen.
+
+    Raises:
+        MachineError: it says that it does not start, comes to rest, or takes too long.
+    """
+    report.looked_for = f"{config.expect!r} on the serial line"
+    if config.is_prompt_enough:
+        report.looked_for += ", a prompt on the screen"
+    before: bytes | str | None = None
+    changed = time.monotonic()
+    deadline = changed + config.start_timeout_s
+    while (left_s := deadline - time.monotonic()) > 0:
+        if match := machine.look_for(config.expect, min(left_s, LOOK_S)):
+            report.seen = f"{match[0]!r} on the serial line"
+            return
+        shown, text = machine.screen()
+        report.screen = text or ""
+        now = shown if text is None else text  # a cursor blinks
+        is_still = now == before  # else it may scroll on
+        if not is_still:
+            before, changed = now, time.monotonic()
+        at_rest_s = time.monotonic() - changed
+        line = screen.last_line(report.screen)
+        places = [("serial line", machine.text[-screen.TEXT_SIZE :]), ("screen", report.screen)]
+        for place, said in places:
+            if (failure := screen.FAILURE.search(said)) and is_still:
+                report.seen = f"{failure[0]!r} on the {place}"
+                raise MachineError(f"the restored machine does not start: {report.seen}")
+        if is_still and config.is_prompt_enough and screen.PROMPT.search(report.screen):
+            report.seen = f"{line!r} on the screen"
+            return
+        if at_rest_s > config.rest_timeout_s and not machine.text:
+            report.seen = f"{line!r} on the screen" if text is not None else "a picture that stays"
+            raise MachineError(
+                f"the restored machine says nothing on its serial line, and its screen has not "
+                f"changed for {at_rest_s:.0f} s: {report.seen}; look at it with --screenshots"
+            )
+    machine.wait_for(config.expect, 0.0)
 
 
 @dataclass
@@ -263,7 +317,7 @@ class _Rehearsal:
         )
         self._phase_start = (0.0, 0.0)
         with self._running(machine_config, "start.log") as machine:
-            machine.wait_for(config.expect, config.start_timeout_s)
+            watch(machine, config, self.report)
             self._phase(machine, "power-on of the restored machine until up")
             self._picture(machine, "restored")
 

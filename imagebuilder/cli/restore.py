@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 # What every restore uses; the drivers of ext are those most machines need.
 RESTORE_MODULES = ("rebuild.restore", "imagebuilder.repository_medium", "fsdrivers.ext.mkfs.plan")
+LOGIN = "login: "
 SOURCES = "a disc's image, a server, a store, or a mounted disc"
 
 
@@ -109,8 +110,9 @@ class Rehearse(Credentials):
     memory: int = option("--memory MIB", "its memory in MiB (default: 512)", 512, type=int)
     expect: str = option(
         "--expect TEXT",
-        "what the restored machine says on its serial line",
-        "login: ",
+        "what the restored machine says on its serial line (default: `login: `, or a prompt on its "
+        "screen)",
+        LOGIN,
         group="expect",
     )
     expect_pattern: str | None = option(
@@ -364,7 +366,7 @@ def _expected_pattern(options: Rehearse) -> str:
     Raises:
         UsageError: the one given is not an expression.
     """
-    pattern = options.expect_pattern or re.escape(options.expect)
+    pattern = options.expect_pattern or re.escape(options.expect).replace("\\ ", " ")
     try:
         re.compile(pattern)
     except re.error as error:
@@ -397,6 +399,7 @@ def run_rehearse(options: Rehearse) -> int:
             medium=options.medium,
             memory_mib=options.memory,
             expect=_expected_pattern(options),
+            is_prompt_enough=options.expect == LOGIN and not options.expect_pattern,
             screenshots=options.screenshots,
             work_directory=options.work,
             restore_timeout_s=options.timeout,
