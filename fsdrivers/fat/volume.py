@@ -217,8 +217,14 @@ class FatVolume(Volume):
             _raise_placed(error, "file", node.number)
         extents, offset, cluster_size = [], 0, geometry.cluster_size
         for start, count in runs:
-            extents.append(Extent(offset, count * cluster_size, geometry.cluster_position(start)))
-            offset += count * cluster_size
+            position, length = geometry.cluster_position(start), count * cluster_size
+            end = position + min(length, node.size - offset)
+            if end > self.device.size:
+                raise CorruptError(
+                    "file behind the end of the device", position, self.device.size, end
+                )
+            extents.append(Extent(offset, length, position))
+            offset += length
         return extents
 
     def iter_segments(

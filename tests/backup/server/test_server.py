@@ -600,6 +600,7 @@ def test_every_error_has_a_status() -> None:
         "ConnectionFailedError",
         "CertificateError",
         "ServerStartError",
+        "NewerCatalogueError",
     }
 
     def tree(error: type[RepositoryError]) -> set[type[RepositoryError]]:
