@@ -426,6 +426,16 @@ class Catalogue:
             if newer is not None:
                 records.adopt_login(connection, user_id, newer)
 
+    def adopt_access(self, user_id: int, body: Row) -> None:
+        """See `backup.store.records`."""
+        with self._writing(user_id) as connection:
+            records.adopt_access(connection, user_id, body)
+
+    def adopt_choices(self, user_id: int, body: Row) -> None:
+        """See `backup.store.records`."""
+        with self._writing(user_id) as connection:
+            records.adopt_choices(connection, user_id, body)
+
     def data_set_record(self, user_id: int, name: str) -> tuple[Row | None, list[bytes]]:
         """Return what the record of a data set is to hold."""
         with self._reading() as connection:

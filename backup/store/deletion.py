@@ -260,10 +260,14 @@ def _drop_empty_machines(connection: Connection, user_id: int) -> None:
 
 
 def _drop_old_key_files(connection: Connection, user_id: int) -> None:
-    """Drop the key files that open no data set which is still here."""
-    opened = select(data_sets.c.id).where(
-        data_sets.c.user_id == user_id, data_sets.c.id <= old_key_files.c.last_data_set
+    """Drop the key files that open no data set which is still here.
+
+    Numbers are given anew when a catalogue is rebuilt: a data set that is older counts as well.
+    """
+    was_there = (data_sets.c.id <= old_key_files.c.last_data_set) | (
+        data_sets.c.created_ns <= old_key_files.c.replaced_ns
     )
+    opened = select(data_sets.c.id).where(data_sets.c.user_id == user_id, was_there)
     mine = old_key_files.c.user_id == user_id
     connection.execute(delete(old_key_files).where(mine, ~opened.exists()))
 

@@ -5,7 +5,9 @@ A record is written before its row counts, and removed before the row is.  So wh
 
 - a data set without a record is of an older release: its record is written;
 - a record without a data set is what an older copy of the catalogue does not know: it is adopted;
-- a login that differs was changed after such a copy was made: the record's counts.
+- a login that differs was changed after such a copy was made: the record's counts;
+- so it does for who may log in: a credential that it does not list was revoked since, and an old
+  key file that it lists was replaced since.
 """
 
 from __future__ import annotations
@@ -49,8 +51,10 @@ class UserRecords:
             How many data sets were adopted.
         """
         kept = set(self._files.names(Kind.RECORD))
-        if USER in kept and self._login_of(self._catalogue.user_body(self._user_id)):
+        record = self._outdated_record()
+        if record is not None:
             self._catalogue.exchange_user(self._user_id, self._login_of)
+            self._catalogue.adopt_access(self._user_id, record.body)
         listed = self._catalogue.known_tables(self._user_id)
         return sum(self._adopt(name) for name in sorted(kept - listed - {USER}))
 
@@ -79,6 +83,8 @@ class UserRecords:
         record = read_user(self._files)
         if record is not None and not _agrees(record, self._catalogue.user_body(self._user_id)):
             self._catalogue.exchange_user(self._user_id, lambda body: record.body)
+        if record is not None and record.body != self._catalogue.user_body(self._user_id):
+            self._catalogue.adopt_choices(self._user_id, record.body)
         self._catalogue.drop_data_sets(self._user_id, found)
         for name in found:
             self._adopt(name)
@@ -133,6 +139,14 @@ class UserRecords:
             return True
         # One of them has another name: `check` says so, and nobody can know here which is right.
         return record.body != body and _name_in(record.body) == _name_in(body)
+
+    def _outdated_record(self) -> Record | None:
+        """Return the record of the user if the catalogue says something else of the same user."""
+        record = read_user(self._files)
+        body = self._catalogue.user_body(self._user_id)
+        if record is None or record.body == body or _name_in(record.body) != _name_in(body):
+            return None
+        return record
 
     def _login_of(self, body: Row) -> Row | None:
         """Return the record of the user if its key file or login is not the one in `body`."""

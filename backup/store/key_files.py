@@ -74,10 +74,11 @@ def put_back(connection: Connection, user_id: int, number: int) -> None:
     Raises:
         InvalidRequestError: the user has no old key file of this number.
     """
+    numbers = {old.id for old in old_key_files_of(connection, user_id)}
+    if number not in numbers:
+        raise InvalidRequestError(f"there is no old key file {number}")
     columns = (old_key_files.c.key_file, old_key_files.c.login_salt, old_key_files.c.login_hash)
     mine = (old_key_files.c.user_id == user_id) & (old_key_files.c.id == number)
-    row = connection.execute(select(*columns).where(mine)).one_or_none()
-    if row is None:
-        raise InvalidRequestError(f"there is no old key file {number}")
+    row = connection.execute(select(*columns).where(mine)).one()
     keep_old(connection, user_id, row.key_file)
     connection.execute(update(users).where(users.c.id == user_id).values(**row._mapping))

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, Protocol
 
-from sqlalchemy import ColumnElement, Connection, Table, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, delete, insert, select, update
 
 from backup.objects.encoding import pack_plain, unpack_plain
 from backup.objects.errors import DamagedError
@@ -198,6 +198,31 @@ def adopt_login(connection: Connection, user_id: int, body: Row) -> None:
     """Put what a record says of a user, key file and login, in the place of the catalogue's."""
     row = _known(users, _map_of(body, USER))
     connection.execute(update(users).where(users.c.id == user_id).values(**row))
+
+
+def adopt_access(connection: Connection, user_id: int, body: Row) -> None:
+    """Revoke what a record does not list, and add the old key files that it lists.
+
+    So no machine logs in again that an older catalogue still lets in, and no key file is lost.
+    """
+    mine = credentials.c.user_id == user_id
+    listed = body.get(credentials.name)
+    if isinstance(listed, list):  # else the record is of an earlier release
+        tokens = [row["digest"] for row in listed]
+        connection.execute(delete(credentials).where(mine, credentials.c.digest.not_in(tokens)))
+    rows = _rows(connection, old_key_files, old_key_files.c.user_id == user_id)
+    there = {(row["key_file"], row["replaced_ns"]) for row in rows}
+    replaced = body.get(old_key_files.name, ())
+    more = [row for row in replaced if (row["key_file"], row["replaced_ns"]) not in there]
+    _insert_rows(connection, old_key_files, {old_key_files.name: more}, {"user_id": user_id})
+
+
+def adopt_choices(connection: Connection, user_id: int, body: Row) -> None:
+    """Put what a record says of policies, quota and access in the place of the catalogue's."""
+    for table in OF_USER:
+        if table is not machines and isinstance(body.get(table.name), list):
+            connection.execute(delete(table).where(table.c.user_id == user_id))
+            _insert_rows(connection, table, body, {"user_id": user_id})
 
 
 def adopt_data_set(

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from backup.objects.errors import ObjectsError
 from backup.repository import StoreDamagedError
+from backup.shared.text import plural
 from backup.store import records
 from backup.store.catalogue import Counts
 from backup.store.engines import copy_sqlite, is_whole_sqlite
@@ -50,9 +51,10 @@ class RepairPlan:
     def lines(self) -> list[str]:
         """Return the plan in words."""
         source = f"{self.base} and the records" if self.base else "the records alone"
+        counts = self.counts
+        found = f"{plural(counts.users, 'user')}, {plural(counts.machines, 'machine')}"
         lines = [
-            f"The catalogue is made from {source}: {self.counts.users} users, "
-            f"{self.counts.machines} machines, {self.counts.data_sets} data sets."
+            f"The catalogue is made from {source}: {found}, {plural(counts.data_sets, 'data set')}."
         ]
         if self.base and (self.adopted_users or self.adopted_data_sets):
             lines.append(

@@ -447,13 +447,7 @@ class StoredRepository:
             InvalidRequestError: the user has no old key file of this number.
         """
 
-        def change(connection: Connection, user_id: int) -> None:
-            key_files.put_back(connection, user_id, number)
-            # Before the row counts: of two logins that differ the record's is taken.
-            self._records.keep_user(records.user_body(connection, user_id))
-
-        with self._locks.shared():
-            self._catalogue.change(change, self._user_id)
+        self._change(key_files.put_back, number)
 
     def _purge(self) -> bool:
         """Drop for good what was deleted before the days of grace; tell whether the user is left.
@@ -475,6 +469,7 @@ class StoredRepository:
     def _purge_rows(self, connection: Connection, user_id: int) -> Purged:
         gone = deletion.purge(connection, user_id)
         self._records.forget(gone.tables)
+        self._records.keep_user(records.user_body(connection, user_id))
         return gone
 
     def _change(
@@ -484,10 +479,15 @@ class StoredRepository:
         **kwargs: P.kwargs,
     ) -> None:
         """Have the catalogue changed, and the records with it; `change` says of which data sets."""
+
+        def kept(connection: Connection, user_id: int) -> list[str]:
+            changed = change(connection, user_id, *args, **kwargs)
+            # Before the rows count: where the two differ on access, the record is the newer one.
+            self._records.keep_user(records.user_body(connection, user_id))
+            return changed or []
+
         with self._locks.shared():
-            changed = self._catalogue.change(change, self._user_id, *args, **kwargs)
-            self._records.renew(changed or ())
-            self._records.complete_user()
+            self._records.renew(self._catalogue.change(kept, self._user_id))
 
     def _forget(self, gone: Purged) -> None:
         """Delete the files of rows that were dropped."""

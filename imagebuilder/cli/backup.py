@@ -277,7 +277,8 @@ def run_snapshots(options: Snapshots) -> int:
             rollback = error  # what there is, is listed all the same
     if unreadable:
         sets = plural(unreadable, "data set")
-        report_error(f"{sets} of this machine open with the password only, and are not listed")
+        verbs = "opens" if unreadable == 1 else "open"
+        report_error(f"not listed: {sets} of this machine {verbs} with the password only")
     if options.machine and not (rows or damaged or unreadable):
         raise NoSuchDataSetError(f"cannot find a data set of machine {options.machine}")
     if options.json:

@@ -37,6 +37,7 @@ MAXIMUM_SIZE = (1 << 63) - 1  # bytes: off_t
 MAXIMUM_SIZE_LENGTH = 40  # characters
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)", re.IGNORECASE)
 DURATION_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+LONGEST_S = 36_525 * 86400.0  # 100 years: longer times do not fit into the store's nanoseconds
 PATIENCE_S = 3600.0  # with a server that is away, when nobody waits
 PATIENCE_AT_TERMINAL_S = 300.0
 OTHER_DATA_SET = "use this data set instead of the newest"
@@ -152,12 +153,15 @@ def seconds_of_text(text: str) -> float:
     """Return seconds for "90", "30s", "5m", "2h", "1d"; for argparse.
 
     Raises:
-        argparse.ArgumentTypeError: it is not a length of time.
+        argparse.ArgumentTypeError: it is not a length of time, or it is more than 100 years.
     """
     match = DURATION.fullmatch(text.strip())
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a length of time; write 90s, 5m or 2h")
-    return float(match[1]) * DURATION_UNITS_S[match[2].lower()]
+    seconds = float(match[1]) * DURATION_UNITS_S[match[2].lower()]
+    if seconds > LONGEST_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is too long: 100 years are the most")
+    return seconds
 
 
 def retry_option() -> Any:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from backup.server.places import Network
     from backup.store.store import Store
 
+MOST_USES = 1_000_000  # of an invitation
+
 
 def _address(text: str) -> tuple[str, int]:
     """Return host and port to listen on, for argparse."""
@@ -158,8 +160,8 @@ def run_server(options: Server) -> int:
 
 def run_invite(options: Invite) -> int:
     """Print an invitation, with which an id can be registered. The server may be running."""
-    if options.uses < 1:
-        raise UsageError("--uses must be 1 or more")
+    if not 1 <= options.uses <= MOST_USES:
+        raise UsageError(f"--uses must be 1 to {MOST_USES:,}")
     with _opened(options.data) as store:
         print(store.invite(options.uses, options.valid_for, options.quota))
     return ExitCode.DONE
@@ -193,7 +195,7 @@ def run_repair(options: Repair) -> int:
     else:
         print("\n".join(plan.lines()))
         if not options.plan:
-            print("The one before it is kept beside it.")
+            print("A catalogue that was there before is kept beside it.")
     return ExitCode.PARTIAL if plan.unreadable else ExitCode.DONE
 
 

@@ -200,6 +200,69 @@ def test_older_copy_is_brought_up_to_date(made: Made) -> None:
             assert carl.read_pack(digest, 0, len(data)) == data
 
 
+def test_older_catalogue_lets_in_nobody_who_was_shut_out(made: Made) -> None:
+    """What was revoked stays revoked, and a key file that was replaced since can be put back."""
+    tokens = bytes(32), bytes([1] * 32)
+    with open_store(made.path) as store:
+        store.set_grace(10**6)
+        anna = store.login("anna", SECRET)
+        for token in tokens:
+            anna.enroll("one", token, bytes(32))
+    older = made.path / "older"
+    copy_sqlite(made.path / "catalogue.db", older)
+    with open_store(made.path) as store:
+        anna = store.login("anna", SECRET)
+        anna.revoke(anna.credentials()[0].id)
+        anna.replace_key_file(other_key_file(), new_login_secret=OTHER_SECRET)
+    shutil.copyfile(older, made.path / "catalogue.db")
+
+    with open_store(made.path) as store:
+        store.sweep()  # as a server does when it starts
+        with pytest.raises(NotAuthorisedError):
+            store.login_machine(tokens[0])
+        assert store.login_machine(tokens[1]).machine == "one"
+        assert [old.key_file for old in store.old_key_files("anna")] == [key_file()]
+        store.login("anna", OTHER_SECRET)
+
+
+def test_repair_of_an_older_catalogue_takes_what_the_records_say(made: Made) -> None:
+    """Policies and machines that were enrolled since: `_change` writes the record first."""
+    older = made.path / "older"
+    copy_sqlite(made.path / "catalogue.db", older)
+    with open_store(made.path) as store:
+        anna = store.login("anna", SECRET)
+        anna.set_policy("one", Policy(daily=3))
+        anna.enroll("one", bytes(32), bytes(32))
+        store.set_quota("anna", 77)
+        expected = _state_of(store, anna)
+    shutil.copyfile(older, made.path / "catalogue.db")
+    repair_store(made.path, is_applied=True)
+
+    with open_store(made.path) as store:
+        assert _state_of(store, store.find_repository("anna")) == expected
+
+
+def test_old_key_files_stay_with_their_data_sets_after_a_repair(made: Made) -> None:
+    """Numbers of data sets are given anew: times tell which were there, too."""
+    with open_store(made.path) as store:
+        store.set_grace(0)
+        anna = store.login("anna", SECRET)
+        held = anna.data_sets()[0]
+        anna.set_policy("two", Policy(last=1))
+        anna.replace_key_file(other_key_file(), new_login_secret=OTHER_SECRET)
+    made.lose_catalogue()
+    repair_store(made.path, is_applied=True)
+    with sqlite3.connect(made.path / "catalogue.db") as connection:
+        # As if the data sets that stay had come last when the numbers were given.
+        connection.execute("update old_key_files set last_data_set = 0")
+    with open_store(made.path) as store:
+        anna = store.login("anna", OTHER_SECRET)
+        anna.commit("two", make_table(), [], 0)
+        anna.sweep()
+        assert held in anna.data_sets()
+        assert [old.key_file for old in store.old_key_files("anna")] == [key_file()]
+
+
 def test_numbers_of_unknown_users_are_not_given_away(made: Made) -> None:
     """Who registers where a directory of somebody unknown lies gets another one."""
     shutil.copytree(made.path / "users" / "2", made.path / "users" / "3")

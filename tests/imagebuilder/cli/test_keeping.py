@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from backup.store.local import open_store
 from tests.backup.server_process import ServerProcess
 from tests.imagebuilder.small_disk import make_disk
 from tests.scenario import PASSWORD, Outcome, must, rebuildkit
@@ -191,6 +192,38 @@ def test_rules_that_cannot_be_meant_are_usage_errors(place: Place) -> None:
         assert refused.code == 2
         assert refused.err.count("\n") == 1
     assert place.run("policy", "set", "--keep-daily", "0").code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("grace", "99999999d"), "too long"),
+        (("invite", "--valid-for", "99999999d"), "too long"),
+        (("quota", "99999999999T"), "8 EiB"),
+        (("invite", "--quota", "99999999999T"), "8 EiB"),
+        (("invite", "--uses", str(10**20)), "1,000,000"),
+    ],
+)
+def test_numbers_that_the_store_cannot_hold_are_usage_errors(
+    tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    """They are refused before they count: such days of grace would close the store to everybody."""
+    command, *rest = arguments
+    open_store(tmp_path / "data", create=True).close()
+    refused = rebuildkit("server", command, "--data", tmp_path / "data", *rest)
+
+    assert refused.code == 2
+    assert said in refused.err
+    assert must(rebuildkit("server", "grace", "--data", tmp_path / "data")).out == "7 days\n"
+
+
+def test_a_key_file_that_was_never_there_is_not_put_back(place: Place) -> None:
+    """Whatever its number; a number beyond those of the catalogue, too."""
+    for number in ("1", str(10**20)):
+        data = ("--data", place.directory / "data", "--user", "anna")
+        refused = rebuildkit("server", "keys", *data, "--put-back", number)
+
+        assert refused.err == f"rebuildkit: there is no old key file {number}\n"
 
 
 def test_operator_sets_the_days_of_grace_and_puts_key_files_back(place: Place) -> None:
