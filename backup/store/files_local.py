@@ -118,10 +118,10 @@ class DirectoryLocks:
 
     @contextmanager
     def _locked(self, operation: int) -> Iterator[None]:
-        with translated_errors("locking the store"):
+        with translated_errors(f"locking {self.path}"):
             descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            with translated_errors("locking the store"):
+            with translated_errors(f"locking {self.path}"):
                 fcntl.flock(descriptor, operation)
             yield
         finally:

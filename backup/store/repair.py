@@ -24,7 +24,6 @@ from pathlib import Path
 
 from backup.objects.errors import ObjectsError
 from backup.repository import StoreDamagedError
-from backup.shared.text import plural
 from backup.store import records
 from backup.store.catalogue import Counts
 from backup.store.engines import copy_sqlite, is_whole_sqlite
@@ -51,10 +50,9 @@ class RepairPlan:
     def lines(self) -> list[str]:
         """Return the plan in words."""
         source = f"{self.base} and the records" if self.base else "the records alone"
-        counts = self.counts
-        found = f"{plural(counts.users, 'user')}, {plural(counts.machines, 'machine')}"
         lines = [
-            f"The catalogue is made from {source}: {found}, {plural(counts.data_sets, 'data set')}."
+            f"The catalogue is made from {source}: {self.counts.users} users, "
+            f"{self.counts.machines} machines, {self.counts.data_sets} data sets."
         ]
         if self.base and (self.adopted_users or self.adopted_data_sets):
             lines.append(
@@ -137,6 +135,11 @@ def _complete(store: Store, directory: Path, base: str) -> RepairPlan:
     if not base:
         store.adopt_settings()
     adopted_users = store.adopt()
+    if not store.counts().users and has_backups(directory):
+        raise StoreDamagedError(
+            f"no record in {directory} says whose backups these are: put its {CATALOGUE} back, "
+            "or a copy of it"
+        )
     adopted = dropped = 0
     for repository in store.repositories():
         more, less = repository.rebuild()

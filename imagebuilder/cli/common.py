@@ -303,8 +303,10 @@ def _read_password_file(path: str) -> str:
     try:
         with open(path, encoding="utf-8-sig") as file:  # editors write byte order marks
             return file.readline().rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the password file {path}: {error}") from error
+    except OSError as error:
+        raise UsageError(f"cannot read the password file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"cannot read the password file {path}: it is not UTF-8") from error
 
 
 def _ask_password(prompt: str, *, confirm: bool) -> str:

@@ -292,6 +292,17 @@ def test_copy_serves_where_a_record_is_damaged(made: Made) -> None:
     made.check()
 
 
+def test_store_of_nobody_known_is_not_repaired(made: Made) -> None:
+    """With the catalogue and all users' records gone it stays as it is, and is no empty store."""
+    made.lose_catalogue()
+    for path in made.path.glob("users/*/records/user"):
+        path.unlink()
+    before = sorted(made.path.rglob("*"))
+    with pytest.raises(StoreDamagedError, match=r"whose backups these are: put its catalogue\.db"):
+        repair_store(made.path, is_applied=True)
+    assert sorted(made.path.rglob("*")) == before
+
+
 def test_store_in_use_is_not_repaired(made: Made) -> None:
     """Who has it open would go on with the catalogue of before."""
     with (

@@ -226,6 +226,21 @@ def test_a_key_file_that_was_never_there_is_not_put_back(place: Place) -> None:
         assert refused.err == f"rebuildkit: there is no old key file {number}\n"
 
 
+@pytest.mark.parametrize(
+    ("data", "said"), [(None, "No such file or directory"), (b"\xff\xfe", "it is not UTF-8")]
+)
+def test_password_file_that_cannot_be_read(tmp_path: Path, data: bytes | None, said: str) -> None:
+    """The path and the reason, once each."""
+    path = tmp_path / "password"
+    if data is not None:
+        path.write_bytes(data)
+    where = ("--store", tmp_path / "store", "--user", "anna", "--password-file", path)
+
+    assert rebuildkit("snapshots", *where).err == (
+        f"rebuildkit: cannot read the password file {path}: {said}\n"
+    )
+
+
 def test_operator_sets_the_days_of_grace_and_puts_key_files_back(place: Place) -> None:
     """After a password was stolen and changed, the operator makes the old one count again."""
     data = ("--data", place.directory / "data")
