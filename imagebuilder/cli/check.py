@@ -120,9 +120,15 @@ def _check(source: str, options: Check, status: StatusLine) -> Report:
     is_server = source.startswith(("https://", "http://"))
     if is_server and options.user is None:
         raise UsageError("a server is checked by its users: say who you are with --user")
-    if not is_server and not os.path.isdir(source):
+    is_image = not is_server and not os.path.isdir(source)
+    is_disc = is_image or os.path.exists(os.path.join(source, "hash.dat"))
+    if is_disc and (options.machine or options.data_set):
+        raise UsageError(
+            f"{source} is a disc and has one data set: leave out --machine and --data-set"
+        )
+    if is_image:
         return _check_disc(source, options, status)
-    if not is_server and os.path.exists(os.path.join(source, "hash.dat")):
+    if is_disc:
         return _check_directory(source, options, status)
     if options.user is None:
         return _check_store(Path(source), options, status)
@@ -224,6 +230,10 @@ def _check_session(session: Session, source: str, options: Check, status: Status
     report = check_data_sets(
         sets, read_packs, options.subset, partial(_shown, status), random.SystemRandom()
     )
+    report.findings += [
+        Finding("machine", name, str(error))
+        for name, error in session.rollbacks(options.machine).items()
+    ]
     known = {finding.name for finding in report.findings}
     for start in range(0, len(infos), TABLES_AT_ONCE):
         there = {info.id for info in repository.data_sets()}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from backup.objects.data_keys import DataKey
     from backup.objects.keys import MasterKey
     from backup.objects.table import Summary
-    from backup.repository import DataSetInfo, Repository, RepositoryHost
+    from backup.repository import DataSetInfo, Repository, RepositoryHost, RolledBackError
     from backup.retention import Policy
 
 SIZE = re.compile(
@@ -344,11 +344,22 @@ class Session:
 
     def check_newest(self, machine: str | None = None) -> None:
         """Raise RolledBackError if a machine's newest data set is older than one seen before."""
-        from backup.client.remembered import check_and_remember
+        for rollback in self.rollbacks(machine).values():
+            raise rollback
 
+    def rollbacks(self, machine: str | None = None) -> dict[str, RolledBackError]:
+        """Return the machines whose newest data set is older than one seen before."""
+        from backup.client.remembered import check_and_remember
+        from backup.repository import RolledBackError
+
+        found = {}
         newest = {info.machine: info for info in self.repository.data_sets(machine)}
         for info in newest.values():
-            check_and_remember(self.place, self.repository.user, info)
+            try:
+                check_and_remember(self.place, self.repository.user, info)
+            except RolledBackError as error:
+                found[info.machine] = error
+        return found
 
     def choose(self, machine: str | None = None, data_set: str | None = None) -> DataSetInfo:
         """Return the data set asked for, by id or the newest of the machine, once it is proven.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,20 @@ def test_catalogue_and_records(machine: Machine, capsys: Output) -> None:
     assert checked(capsys, machine.store, *machine.who)[0] == 0
 
 
+def test_a_store_that_was_set_back(tmp_path: Path, machine: Machine, capsys: Output) -> None:
+    """Each file of an older copy is whole, and yet the newest data set is gone."""
+    older = tmp_path / "older"
+    shutil.copytree(machine.store, older)
+    assert machine.back_up() == 0
+    shutil.rmtree(machine.store)
+    older.rename(machine.store)
+    code, found = checked(capsys, machine.store, *machine.who)
+
+    assert code == DAMAGED
+    assert [(f["kind"], f["name"]) for f in found["findings"]] == [("machine", "pc")]
+    assert found["losses"] == []
+
+
 def test_server(tmp_path: Path, machine: Machine, capsys: Output) -> None:
     """A server reads its own files; who asks it names the files that are lost."""
     with Server(machine.store) as server:
@@ -273,6 +288,8 @@ def test_disc(
         assert found["files"] > 5
         part = checked(capsys, disc, *words, "--read-data-subset", "50%")[1]
         assert part["packs"] == max(1, round(found["packs"] / 2))
+        assert main(["check", str(disc), *words, "--data-set", "ffff"]) == 2
+        assert "has one data set" in capsys.readouterr().err
     with IsoImage.open(disc) as image:
         largest = max((p for p in image.files if p.startswith("objects/")), key=image.size_of)
         pack, table = image.extent_of(largest), image.extent_of("objtab.dat")
