@@ -220,9 +220,7 @@ class FatVolume(Volume):
             position, length = geometry.cluster_position(start), count * cluster_size
             end = position + min(length, node.size - offset)
             if end > self.device.size:
-                raise CorruptError(
-                    "file behind the end of the device", position, self.device.size, end
-                )
+                raise self._behind_the_end("file", position, end)
             extents.append(Extent(offset, length, position))
             offset += length
         return extents
@@ -248,11 +246,19 @@ class FatVolume(Volume):
     ) -> Iterator[tuple[int, bytes]]:
         """Yield (position, data) of the sectors that the medium gives of a directory."""
         losses = losses or Losses()
-        for at, data in read_units(self.device.read, position, size, self.geometry.sector_size):
-            if isinstance(data, DeviceError):
-                losses.add(number, data)
-            else:
+        unit = self.geometry.sector_size
+        for at, data in read_units(self.device.read, position, size, unit):
+            if not isinstance(data, DeviceError):
                 yield at, data
+            elif at + unit > self.device.size:
+                losses.add(number, self._behind_the_end("directory", at, at + unit))
+            else:
+                losses.add(number, data)
+
+    def _behind_the_end(self, what: str, position: int, end: int) -> CorruptError:
+        """Return the error for content that a device cut short has not: its fault, no medium's."""
+        about = f"{what} behind the end of the device"
+        return CorruptError(about, position, f"at most {self.device.size}", end)
 
     def _read_reserved(self) -> dict[int, bytes]:
         """Return the reserved sectors that are not all zeros, trailing zeros cut."""
