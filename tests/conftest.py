@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-MEMORY_LIMIT = 3 << 29  # bytes, of each process that runs tests
-
 # The same examples in every run; `make matrix` loads the other one and names a seed.
 settings.register_profile("fixed", derandomize=True, database=None, print_blob=True)
 settings.register_profile("drawn", derandomize=False, database=None, print_blob=True)
@@ -36,13 +34,12 @@ def remembered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def peak_memory(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Hold a test to what one process may take; the report of --junitxml has how much it was."""
+    """Note what memory this process held at most during a test; the report of --junitxml has it."""
     # Sets the peak back to what is held now.  Source: linux Documentation/filesystems/proc.rst
     Path("/proc/self/clear_refs").write_text("5")
     yield
     peak = _memory("VmHWM")
     request.node.user_properties.append(("peak_mib", peak >> 20))
-    assert peak < MEMORY_LIMIT, f"the test took {peak >> 20} MiB"
 
 
 def _memory(field: str) -> int:
