@@ -34,10 +34,10 @@ class Fault:
     at: int = 0
     shift_s: int = 0
 
-    def environment(self, library: Path, counter: Path) -> dict[str, str]:
+    def environment(self, shim: Path, counter: Path) -> dict[str, str]:
         """Return the variables a process needs for it."""
         variables = {
-            "LD_PRELOAD": str(library),
+            "LD_PRELOAD": str(shim),
             "FAULT_COUNTER": str(counter),
             "FAULT_KIND": self.kind,
             "FAULT_AT": str(self.at),
@@ -69,14 +69,14 @@ class Injector:
     """Runs commands with faults.
 
     Args:
-        directory: where the compiled library and the counter go.
+        directory: where the compiled shim and the counter go.
     """
 
     def __init__(self, directory: Path) -> None:
-        self.library = directory / "inject.so"
+        self.shim = directory / "inject.so"
         self._counter = directory / "calls"
         source = Path(__file__).with_suffix(".c")
-        run("cc", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", self.library, source, "-ldl")
+        run("cc", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", self.shim, source, "-ldl")
 
     def reset(self) -> Path:
         """Set the counts to zero; return the file that holds them."""
@@ -90,7 +90,7 @@ class Injector:
 
     def run(self, fault: Fault, *arguments: object, timeout_s: float = 120.0) -> Result:
         """Run a `rebuildkit` command with a fault."""
-        environment = fault.environment(self.library, self.reset())
+        environment = fault.environment(self.shim, self.reset())
         process = subprocess.Popen(
             [sys.executable, "-m", "imagebuilder.cli", *map(str, arguments)],
             stdin=subprocess.DEVNULL,

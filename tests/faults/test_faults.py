@@ -180,7 +180,7 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Past:
 
 @pytest.fixture(scope="module")
 def injector(tmp_path_factory: pytest.TempPathFactory) -> Injector:
-    """The compiled library."""
+    """The compiled shim."""
     return Injector(tmp_path_factory.mktemp("inject"))
 
 
@@ -256,7 +256,7 @@ def test_server(served: tuple[Patient, Server], where: str, kind: str, count: in
     patient, server = served
     under = patient.store if where == "files" else None
     injector = patient.injector
-    server.restart(Fault("", under).environment(injector.library, injector.reset()))
+    server.restart(Fault("", under).environment(injector.shim, injector.reset()))
     patient.complete(patient.past.versions[1])
     server.restart()
     calls, _ = injector.counts()
@@ -265,7 +265,7 @@ def test_server(served: tuple[Patient, Server], where: str, kind: str, count: in
         fault = patient.draw(under, kind, calls)
         server.log.write_bytes(b"")
         with contextlib.suppress(ServerDidNotStartError):
-            server.restart(fault.environment(injector.library, injector.reset()))
+            server.restart(fault.environment(injector.shim, injector.reset()))
         done = rebuildkit(*patient.backup(image), "--retry-for", "3s")
         _, struck = injector.counts()
         said = server.log.read_text()

@@ -14,6 +14,7 @@ from fsdrivers.device import FileDevice
 from rebuild import disks
 from rebuild.disc_image import holds_disc
 from rebuild.errors import UnsafeTargetError
+from tests.judges import mounted
 from tests.rebuild.machines import SmallMachine
 
 VOLUME_DESCRIPTOR = b"\x01CD001\x01\0" + b"LINUX".ljust(32) + b"REBUILDKIT_0011".ljust(32)
@@ -167,12 +168,14 @@ def test_label_of_every_filesystem_is_told(tmp_path: Path) -> None:
     assert disks.content_of(str(disk)) == 'mbr: 1 ntfs "Büro" 8.0 MiB, 2 fat12 "BÜRO" 8.0 MiB'
 
 
-def test_mounted_disk_is_in_use() -> None:
-    """The disk below the root directory of this machine is refused, where it has one."""
-    with open("/proc/self/mounts") as file:
-        devices = [line.split()[0] for line in file if line.startswith("/dev/")]
-    if not devices:
-        pytest.skip("nothing here is mounted from a disk")
-
-    with pytest.raises(UnsafeTargetError, match="in use"):
-        disks.refuse_in_use(devices[0])
+@pytest.mark.root
+def test_mounted_disk_is_in_use(tmp_path: Path) -> None:
+    """A disk below a mounted directory is refused."""
+    image = tmp_path / "image"
+    subprocess.run(["mke2fs", "-q", "-t", "ext2", image, "1M"], check=True)
+    with mounted(image) as root:
+        point = os.fsencode(root)
+        rows = [line.split() for line in Path("/proc/self/mounts").read_bytes().splitlines()]
+        (device,) = [os.fsdecode(row[0]) for row in rows if row[1] == point]
+        with pytest.raises(UnsafeTargetError, match="in use"):
+            disks.refuse_in_use(device)
