@@ -143,10 +143,12 @@ def _shown(status: StatusLine, what: str, done: int, whole: int) -> None:
 
 def _lines(source: str, report: Report, options: Check) -> Iterator[str]:
     """Yield a report in words."""
-    part = "" if report.packs == report.listed_packs else f" of {report.listed_packs:,}"
+    packs = plural(report.listed_packs, "pack")
+    if report.packs != report.listed_packs:
+        packs = f"{report.packs:,} of {packs}"
     counts = [plural(report.data_sets, "data set")] if report.data_sets else []
     if report.listed_packs:
-        counts.append(f"{report.packs:,}{part} packs ({size_text(report.size)})")
+        counts.append(f"{packs} ({size_text(report.size)})")
     if report.files:
         counts.append(plural(report.files, "file"))
     yield f"{source}: checked {', '.join(counts) or 'nothing: there is no data set'}"
