@@ -14,7 +14,7 @@ from backup.agent.errors import NoSourceError, Problem
 from backup.agent.exclusions import IsExcluded
 from backup.agent.inspection import InspectedDisk, Partition, inspect_disk, is_all_zeros
 from backup.agent.local_set import LocalSet
-from backup.agent.operating_system import find_system
+from backup.agent.operating_system import find_names, find_system, read_system_files
 from backup.agent.readers import DeviceReader, StreamVolumeReader, VolumeReader
 from backup.agent.regions import iter_pieces
 from backup.agent.volume_scan import VolumeScan, walk_ahead
@@ -121,7 +121,9 @@ class DiskSource:
             scan_partition(local, partition, obj, is_excluded)
 
         add_disk(local, self._disk, scan_tree)
-        self._system = find_system(local, self._disk)
+        files = read_system_files(local, self._disk)
+        self._system = find_system(files, self._disk)
+        local.notes += find_names(files, self._disk)
 
     def settle(self, local: LocalSet, *, is_last: bool) -> bool:
         """Return that there is nothing: nobody writes to the disk."""

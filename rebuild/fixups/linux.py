@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from backup.objects.model import ObjectKind
-from backup.shared.hardware_names import MAXIMUM_SIZE, find_hardware_names, is_wanted
+from backup.objects.known_files import find_known_files
+from backup.shared.hardware_names import (
+    MAXIMUM_SIZE,
+    find_hardware_names,
+    is_on_the_way,
+    is_wanted,
+)
 from backup.shared.text import printable
 from rebuild.fixups.protocol import Edits, Fixup, RestoredFile, VolumeChange
 from rebuild.machine import Machine, VolumeTree
 from rebuild.sites import Site
-
-_DEPTH = 4  # names in the longest path that is wanted
 
 
 class HardwareNames(Fixup):
@@ -59,22 +62,8 @@ class NamesOfVolume(VolumeChange):
 
 def _find(tree: VolumeTree) -> dict[int, str]:
     """Return the paths of the wanted files of a volume by number."""
-    directories: dict[int, tuple[str, ...]] = {}
-    found: dict[int, str] = {}
-    for item in tree.nodes:
-        above = directories.get(item.parent)
-        if not item.parent:
-            directories[item.number] = ()
-        elif above is not None and len(above) < _DEPTH:
-            path = (*above, item.name.decode("utf-8", "replace"))
-            if item.kind == ObjectKind.DIRECTORY:
-                if path[0] in _TOP:
-                    directories[item.number] = path
-            elif item.kind == ObjectKind.FILE and 0 < item.size <= MAXIMUM_SIZE:
-                text = "/".join(path)
-                if is_wanted(text):
-                    found[item.number] = text
-    return found
-
-
-_TOP = ("etc", "boot", "grub", "grub2", "loader")  # directories of the root that are looked into
+    return {
+        node.number: path
+        for path, node in find_known_files(tree.nodes, is_wanted, is_on_the_way)
+        if 0 < node.size <= MAXIMUM_SIZE
+    }

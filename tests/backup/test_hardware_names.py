@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from backup.shared.hardware_names import find_hardware_names, is_wanted
+from backup.shared.hardware_names import find_hardware_names, is_on_the_way, is_wanted
 
 BY_ID = "/dev/disk/by-id/virtio-disk0-part2"
 
@@ -25,6 +25,9 @@ BY_ID = "/dev/disk/by-id/virtio-disk0-part2"
         ("etc/kernel/cmdline", "ro root=/dev/hda1 quiet", "asks for root=", "/dev/hda1", True),
         ("etc/initramfs-tools/conf.d/resume", "RESUME=/dev/sdb5", "asks for RESUME=", "/dev/sdb5",
          False),
+        ("grub2/device.map", f"(hd1)\t{BY_ID}", "finds hd1 by", BY_ID, False),
+        ("etc/initramfs-tools/initramfs.conf", "MODULES=dep", "leaves drivers out of the initramfs "
+         "by", "MODULES=dep", True),
         ("loader/entries/a.conf", f"options root={BY_ID} ro", "asks for root=", BY_ID, True),
         ("boot/grub/grub.cfg", "\tlinux /vmlinuz root=/dev/sda1 ro", "asks for root=", "/dev/sda1",
          True),
@@ -51,6 +54,8 @@ def test_found(path: str, line: str, use: str, name: str, is_needed: bool) -> No
         ("etc/kernel/cmdline", "root=UUID=0a0b ro nfsroot=/dev/sda1"),
         ("etc/kernel/cmdline", "root=PARTUUID=0a0b-01 ro"),
         ("etc/crypttab", "home UUID=0a0b none luks"),
+        ("etc/initramfs-tools/initramfs.conf", "MODULES=most"),
+        ("boot/grub/device.map", "(fd0) /dev/fd0"),
     ],
 )
 def test_not_found(path: str, line: str) -> None:
@@ -63,3 +68,5 @@ def test_wanted() -> None:
     assert is_wanted("boot/loader/entries/debian-6.1.conf")
     assert not is_wanted("loader/entries/below/debian.conf")
     assert not is_wanted("home/fstab")
+    assert all(map(is_on_the_way, ("boot", "boot/grub", "boot/loader/entries", "etc/default")))
+    assert not any(map(is_on_the_way, ("home", "etc/X11", "boot/grub/i386-pc")))
