@@ -189,6 +189,7 @@ class Store:
         password.write_text(PASSWORD)
         self.place = directory / "store"
         self.credentials = ("--user", USER, "--password-file", password)
+        must(rebuildkit("register", "--store", self.place, *self.credentials))
 
     def backup(self, disk: Path) -> None:
         """Back up a disk as a machine of its name."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands of the backup side: register, backup, snapshots, key."""
+"""Commands of the backup side: backup, snapshots."""
 
 from __future__ import annotations
 
@@ -19,18 +19,14 @@ from backup.shared.text import (
 from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
     MachinePlace,
-    Place,
     Session,
     StatusLine,
     UsageError,
-    check_new_password,
     json_flag,
     machine_option,
     open_session,
     policy_of,
     print_json,
-    read_new_password,
-    read_password,
     report_error,
 )
 from rebuild.exit_codes import ExitCode
@@ -47,13 +43,6 @@ AGENT_MODULES = (
     "fsdrivers.ext.volume",
     "fsdrivers.ext.mkfs.plan",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Register(Place):
-    invitation: str | None = option(
-        "--invitation TOKEN", "what the server's operator gave you, if registration is closed"
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,31 +92,6 @@ class Snapshots(MachinePlace):
     json: bool = json_flag()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewPassword(Place):
-    new_password_file: str | None = option(
-        "--new-password-file FILE", "its first line is the new one"
-    )
-
-
-def run_register(options: Register) -> int:
-    """Register an id on a server, with a new master key."""
-    from backup.objects.keys import create_key_file
-    from imagebuilder.cli.common import open_host
-
-    password = read_password(options, confirm=True)
-    check_new_password(password)
-    made = create_key_file(options.user, password)
-    host = open_host(options, create=True)
-    try:
-        host.register(options.user, made.data, made.login_secret, options.invitation)
-    finally:
-        host.close()
-    print(f"Registered {options.user}. Nobody, not even the server, can read the backups without")
-    print("the password or a recovery key (rebuildkit key export makes one).")
-    return ExitCode.DONE
-
-
 def run_backup(options: Backup) -> int:
     """Back up a machine or its disks. Without --disk it backs up this machine."""
     if options.machine is None and options.credential is None:
@@ -145,8 +109,7 @@ def run_backup(options: Backup) -> int:
                 if isinstance(source, DiskSource):
                     source.prepare(allow_raw=options.allow_raw, is_waiting=is_waiting)
 
-    create = bool(options.store)
-    with open_session(options, create=create, needed=AGENT_MODULES, prepare=prepare) as session:
+    with open_session(options, needed=AGENT_MODULES, prepare=prepare) as session:
         from backup.agent.backup import run_backup as back_up
         from backup.agent.result import BackupOptions, Snapshot
         from backup.client.remembered import alone
@@ -337,56 +300,7 @@ def _list_deleted(options: Snapshots) -> int:
     return ExitCode.DONE
 
 
-def run_key_export(options: Place) -> int:
-    """Print a new recovery key, which opens what the password opens."""
-    from backup.objects.keys import add_recovery_key
-
-    with open_session(options) as session:
-        old = session.repository.key_file()
-        data, text = add_recovery_key(old, session.master)
-        session.repository.replace_key_file(data, expected=old)
-    print("Recovery key. Whoever has it can open the backups and every disc built from now on.")
-    print("Print it, keep it in a safe place, and do not keep it on this machine.")
-    print()
-    print(f"    {text}")
-    return ExitCode.DONE
-
-
-def run_key_passwd(options: NewPassword) -> int:
-    """Change the password; existing discs keep the old one."""
-    from backup.objects.keys import change_password
-
-    with open_session(options) as session:
-        old = session.repository.key_file()
-        password = read_new_password(options.new_password_file)
-        data, login_secret = change_password(old, session.master, options.user, password)
-        session.repository.replace_key_file(data, new_login_secret=login_secret, expected=old)
-    print("The password is changed. Existing discs still open with the old one.")
-    return ExitCode.DONE
-
-
-def run_key_revoke(options: Place) -> int:
-    """Make all recovery keys void for new discs."""
-    from backup.objects.keys import remove_recovery_keys
-
-    with open_session(options) as session:
-        old = session.repository.key_file()
-        session.repository.replace_key_file(remove_recovery_keys(old, session.master), expected=old)
-    print("New discs do not open with the old recovery keys. Existing discs still do.")
-    return ExitCode.DONE
-
-
 COMMANDS: Sequence[Command | Group] = (
-    command("register", Register, run_register),
     command("backup", Backup, run_backup),
     command("snapshots", Snapshots, run_snapshots),
-    Group(
-        "key",
-        "Manage recovery keys and passwords.",
-        (
-            command("export", Place, run_key_export),
-            command("passwd", NewPassword, run_key_passwd),
-            command("revoke", Place, run_key_revoke),
-        ),
-    ),
 )

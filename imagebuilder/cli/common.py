@@ -238,8 +238,10 @@ def json_flag() -> bool:
     return printed
 
 
-def read_password(credentials: Credentials, *, confirm: bool = False) -> str:
+def read_password(credentials: Credentials, *, is_new: bool = False) -> str:
     """Return the password from the first of its sources that is set.
+
+    `is_new`: it is chosen now, so one that is typed is typed twice.
 
     Raises:
         UsageError: no source is set, and nobody can be asked.
@@ -257,31 +259,39 @@ def read_password(credentials: Credentials, *, confirm: bool = False) -> str:
         if done.returncode:
             raise UsageError(f"REBUILDKIT_PASSWORD_COMMAND ended with exit code {done.returncode}")
         return done.stdout.splitlines()[0] if done.stdout else ""
-    return _ask_password("Password: ", confirm=confirm)
+    return _ask_password("New password: " if is_new else "Password: ", is_new=is_new)
 
 
-def read_new_password(path: str | None) -> str:
-    """Return a new password, from a file or typed twice.
+def read_new_password(path: str | None, user: str) -> str:
+    """Return a new password of `user`, from a file or typed twice.
 
     Raises:
         UsageError: no file is named and nobody can be asked, the two differ, or nobody can type
             it.
     """
-    password = _read_password_file(path) if path else _ask_password("New password: ", confirm=True)
-    check_new_password(password)
+    password = _read_password_file(path) if path else _ask_password("New password: ", is_new=True)
+    check_new_password(password, user)
     return password
 
 
-def check_new_password(password: str) -> None:
-    """Refuse a password that cannot be typed at all; warn of one that a disc cannot take.
+def check_new_password(password: str, user: str) -> None:
+    """Refuse a password that cannot be typed at all; warn of one that is weak or no disc can take.
+
+    A weak one that is chosen on a terminal has to be confirmed.
 
     Raises:
-        UsageError: it is empty, or has a control character.
+        UsageError: it is empty, has a control character, or is weak and was not confirmed.
     """
+    from imagebuilder.cli.strength import weakness_of
+
     if not password:
         raise UsageError("the password is empty: choose one of at least 8 characters")
     if any(unicodedata.category(character) == "Cc" for character in password):
         raise UsageError("the password has a control character (such as a tab): nobody can type it")
+    if weakness := weakness_of(password, user):
+        report_error(f"warning: {weakness}")
+        if sys.stdin.isatty() and not confirm("Take it all the same?"):
+            raise UsageError("nothing was changed: choose another password")
     if password != password.strip():
         report_error("warning: the password begins or ends with a blank, which is easily forgotten")
     from rebuild.boot.keymaps import layouts_for
@@ -309,13 +319,13 @@ def _read_password_file(path: str) -> str:
         raise UsageError(f"cannot read the password file {path}: it is not UTF-8") from error
 
 
-def _ask_password(prompt: str, *, confirm: bool) -> str:
+def _ask_password(prompt: str, *, is_new: bool) -> str:
     if not sys.stdin.isatty():
         raise UsageError("the password is missing: use --password-file, or run this on a terminal")
     import getpass
 
     password = getpass.getpass(prompt)
-    if confirm and getpass.getpass("Again: ") != password:
+    if is_new and getpass.getpass("Again: ") != password:
         raise UsageError("the two passwords differ")
     return password
 
@@ -417,7 +427,7 @@ def open_host(place: Place, *, create: bool = False) -> RepositoryHost:
 
     assert place.store is not None, "one of the two is required"
     if not create and not place.store.is_dir():
-        raise UsageError(f"{place.store} is not a store (`rebuildkit backup --store` makes one)")
+        raise UsageError(f"{place.store} is not a store (`rebuildkit register --store` makes one)")
     return open_store(place.store, create=create)
 
 
@@ -443,7 +453,6 @@ def _show_outage(text: str) -> None:
 def open_session(
     options: Place,
     *,
-    create: bool = False,
     needed: Sequence[str] = (),
     prepare: Callable[[Callable[[], bool]], None] | None = None,
 ) -> Session:
@@ -451,14 +460,13 @@ def open_session(
 
     Args:
         options: say where, and who.
-        create: register the id in a local store that does not know it yet.
         needed: modules that the command uses; imported while the password is hashed.
         prepare: called then, with what tells whether there is still time.
 
     Raises:
         NotAuthorisedError, WrongPasswordError: the id or the password is wrong.
     """
-    from backup.objects.keys import create_key_file, password_keys, unlock_with
+    from backup.objects.keys import password_keys, unlock_with
 
     if isinstance(options, MachinePlace):
         if options.credential is not None:
@@ -466,14 +474,10 @@ def open_session(
         if not options.user:
             raise UsageError("say which id with --user, or which machine with --credential")
     password = read_password(options)
-    host = open_host(options, create=create)
+    host = open_host(options)
     place = _place_of(options)
     try:
-        if create and not options.server and not _is_registered(host, options.user):
-            check_new_password(password)
-            made = create_key_file(options.user, password)
-            host.register(options.user, made.data, made.login_secret)
-            return Session(host.login(options.user, made.login_secret), made.master, host, place)
+        _check_registered(host, options)
         parameters = host.login_parameters(options.user)
         keys = import_during(
             lambda: password_keys(parameters, options.user, password), needed, prepare
@@ -523,11 +527,21 @@ def _place_of(options: Place) -> str:
     )
 
 
-def _is_registered(host: RepositoryHost, user: str) -> bool:
+def _check_registered(host: RepositoryHost, options: Place) -> None:
+    """Refuse an id that a local store does not know; a server does not tell.
+
+    Raises:
+        NotAuthorisedError: it does not know it.
+    """
+    from backup.repository import NotAuthorisedError
     from backup.store.store import Store
 
-    assert isinstance(host, Store), "servers do not tell"
-    return host.is_registered(user)
+    if isinstance(host, Store) and not host.is_registered(options.user):
+        raise NotAuthorisedError(
+            f"the store {options.store} does not know the id {options.user}: check how it is "
+            f"spelt, or make it with `rebuildkit register --store {options.store} "
+            f"--user {options.user}`"
+        )
 
 
 def import_during(

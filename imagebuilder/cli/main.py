@@ -17,7 +17,8 @@ from rebuild.exit_codes import ExitCode, describe
 # Which module has which commands, so that only those are imported that are needed.
 MODULES = {
     "imagebuilder.cli.server": {"server"},
-    "imagebuilder.cli.backup": {"register", "backup", "snapshots", "key"},
+    "imagebuilder.cli.keys": {"register", "key"},
+    "imagebuilder.cli.backup": {"backup", "snapshots"},
     "imagebuilder.cli.listing": {"ls"},
     "imagebuilder.cli.check": {"check"},
     "imagebuilder.cli.keeping": {

@@ -106,13 +106,12 @@ class Ours:
         }
         self._command: list[str | Path] = [sys.executable, "-m", "imagebuilder.cli"]
         self._server = Server(self._command, self._store, self._environment) if is_served else None
-        if self._server is not None:
-            subprocess.run(
-                [*self._command, "register", *self._place(), *self._credentials()],
-                check=True,
-                stdout=subprocess.DEVNULL,
-                env={**os.environ, **self._environment},
-            )
+        subprocess.run(
+            [*self._command, "register", *self._place(), *self._credentials()],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, **self._environment},
+        )
 
     def _place(self) -> list[str | Path]:
         server = self._server

@@ -173,6 +173,7 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Past:
     password = directory / "password"
     password.write_text(PASSWORD)
     place = ("--store", store, "--user", USER, "--password-file", password)
+    must(rebuildkit("register", *place))
     must(rebuildkit("backup", *place, "--machine", MACHINE, "--disk", versions[0]))
     with open_repository(store, USER) as repository:
         return Past(versions, password, store, unlock(repository.key_file(), USER, PASSWORD))

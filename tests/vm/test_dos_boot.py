@@ -72,6 +72,7 @@ def store(scattered: Path, sound: Path) -> tuple[str | Path, ...]:
     password.write_text(PASSWORD)
     credentials = ("--user", USER, "--password-file", password)
     place = scattered.with_name("store")
+    must(rebuildkit("register", "--store", place, *credentials))
     for disk in (scattered, sound):
         made = rebuildkit(
             "backup", "--store", place, *credentials, "--machine", disk.stem, "--disk", disk
@@ -272,6 +273,7 @@ def test_syslinux(bits: int, size: str, tmp_path: Path) -> None:
     password.write_text(PASSWORD)
     credentials = ("--user", USER, "--password-file", password)
     place = tmp_path / "store"
+    must(rebuildkit("register", "--store", place, *credentials))
     must(rebuildkit("backup", "--store", place, *credentials, "--machine", "s", "--disk", disk))
     restore(("--from", place, *credentials), "s", new, *(("--disk-size", size) if size else ()))
 

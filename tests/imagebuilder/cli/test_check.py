@@ -77,6 +77,7 @@ def machine(tmp_path: Path, capsys: Output) -> Machine:
     password = tmp_path / "password"
     password.write_text(PASSWORD + "\n")
     machine = Machine(tmp_path / "store", password, make_disk(tmp_path))
+    assert main(["register", "--store", str(machine.store), *machine.who]) == 0
     assert machine.back_up() == 0
     assert machine.back_up() == 0
     capsys.readouterr()

@@ -229,6 +229,7 @@ def test_second_backup_sends_no_content(scenario: Scenario, disk: Path) -> None:
 def test_stand_alone_store_needs_no_server(scenario: Scenario, disk: Path, tmp_path: Path) -> None:
     """Backup, listing and restore work on a directory with no server running."""
     store = ("--store", str(tmp_path / "store"), *scenario.credentials)
+    must(rebuildkit("register", *store))
     must(rebuildkit("backup", *store, "--machine", "alone", "--disk", disk))
     listed = must(rebuildkit("ls", *store, "--machine", "alone", "--json"))
     paths = [json.loads(line)["path"] for line in listed.out.splitlines()]
@@ -254,6 +255,7 @@ def test_recovery_key_opens_what_the_password_opens(
 ) -> None:
     """The key that is printed opens the key file that goes onto every later disc."""
     store = ("--store", str(tmp_path / "store"), *scenario.credentials)
+    must(rebuildkit("register", *store))
     must(rebuildkit("backup", *store, "--machine", "alone", "--disk", disk))
     text = must(rebuildkit("key", "export", *store)).out
 

@@ -21,6 +21,7 @@ def where(tmp_path: Path) -> list[object]:
     password.write_text("hunter22 horses\n")
     where = ["--store", tmp_path / "store", "--user", "anna", "--password-file", password]
     disk = make_disk(tmp_path / "disk.img")
+    must(rebuildkit("register", *where))
     must(rebuildkit("backup", *where, "--machine", "pc", "--disk", disk))
     return where
 

@@ -38,6 +38,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("flips")
     (directory / "password").write_text(PASSWORD + "\n")
     make_disk(directory)
+    assert main(["register", "--store", str(directory / "store"), *who(directory)]) == 0
     for _ in range(2):
         assert back_up(directory, directory / "store") == 0
     return directory

@@ -183,6 +183,7 @@ def test_bad_sectors_of_metadata(
         return code, captured.out, captured.err
 
     backup = ("backup", *store, "--machine", "box", "--disk", disk, "--json")
+    assert run("register", *store)[0] == 0
     assert run(*backup)[0] == 0
     with monkeypatch.context() as patch:
         bad = tuple(START + position for position in PLACES[kind][what].find(volume, directory))

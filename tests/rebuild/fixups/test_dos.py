@@ -172,6 +172,7 @@ def test_swap_file_through_backups(tmp_path: Path) -> None:
     (tmp_path / "password").write_text(PASSWORD)
     credentials = ("--user", USER, "--password-file", tmp_path / "password")
     backup = ("backup", "--store", tmp_path / "store", *credentials, "--machine", "m")
+    must(rebuildkit("register", "--store", tmp_path / "store", *credentials))
     must(rebuildkit(*backup, "--disk", image))
     again = must(rebuildkit(*backup, "--disk", image, "--json")).json
     source = ("--from", tmp_path / "store", *credentials, "--machine", "m")

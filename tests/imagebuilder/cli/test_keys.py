@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ids are made on purpose; passwords are typed twice and judged; recovery keys are offered."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from imagebuilder.cli.main import main
+from imagebuilder.cli.strength import weakness_of
+
+STRONG = "wolke gitarre tisch"
+WEAK = "hunter22"
+RECOVERY_KEY = re.compile(r"\b(?:[0-9A-Z]{5}-){7}[0-9A-Z]{5}\b")
+Output = pytest.CaptureFixture[str]
+Typing = Callable[..., None]
+
+
+class Terminal(io.StringIO):
+    """Standard input with somebody at it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def typing(monkeypatch: pytest.MonkeyPatch) -> Typing:
+    """Have somebody type secrets, and answers to questions."""
+
+    def type_in(secrets: Sequence[str], *answers: str) -> None:
+        left = list(secrets)
+        monkeypatch.setattr("getpass.getpass", lambda _: left.pop(0))
+        monkeypatch.setattr("sys.stdin", Terminal("".join(f"{answer}\n" for answer in answers)))
+
+    return type_in
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> list[str]:
+    """The options for a store that is not there yet."""
+    return ["--store", str(tmp_path / "store"), "--user", "anna"]
+
+
+def test_a_backup_makes_no_id(tmp_path: Path, store: list[str], capsys: Output) -> None:
+    """A slip in the directory or the id is refused, says what makes one, and leaves nothing."""
+    password = tmp_path / "password"
+    password.write_text(STRONG)
+    secret = ["--password-file", str(password)]
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(1 << 20))
+    backup = ["backup", *secret, "--machine", "pc", "--disk", str(disk)]
+
+    assert main([*backup, *store]) == 2
+    assert "rebuildkit register --store" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+    assert main(["register", *store, *secret]) == 0
+    for command in (backup, ["snapshots", *secret]):
+        capsys.readouterr()
+        assert main([*command, *store[:2], "--user", "anan"]) == 12
+        said = capsys.readouterr().err
+        assert "does not know the id anan" in said
+        assert "rebuildkit register" in said
+        assert said.count("\n") == 1
+
+
+def test_a_new_password_is_typed_twice(
+    tmp_path: Path, store: list[str], typing: Typing, capsys: Output
+) -> None:
+    """If the two differ no id is made."""
+    typing([STRONG, STRONG + "x"])
+
+    assert main(["register", *store]) == 2
+    assert "the two passwords differ" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_recovery_key_is_offered(store: list[str], typing: Typing, capsys: Output) -> None:
+    """At once, and with the words that say where it is kept; no is an answer."""
+    typing([STRONG, STRONG], "yes")
+    assert main(["register", *store]) == 0
+    said = capsys.readouterr().out
+    assert RECOVERY_KEY.search(said)
+    assert "do not keep it on this machine" in said
+
+    typing([STRONG, STRONG], "no")
+    assert main(["register", *store[:2], "--user", "bert"]) == 0
+    said = capsys.readouterr().out
+    assert not RECOVERY_KEY.search(said)
+    assert "rebuildkit key export" in said
+
+
+def test_a_recovery_key_is_made_when_scripts_ask(
+    tmp_path: Path, store: list[str], capsys: Output
+) -> None:
+    """With --recovery-key, and without it none is."""
+    password = tmp_path / "password"
+    password.write_text(STRONG)
+    secret = ["--password-file", str(password)]
+    assert main(["register", *store, *secret]) == 0
+    assert not RECOVERY_KEY.search(capsys.readouterr().out)
+    assert main(["register", *store[:2], "--user", "bert", *secret, "--recovery-key"]) == 0
+
+    assert RECOVERY_KEY.search(capsys.readouterr().out)
+
+
+def test_a_weak_password_is_confirmed(store: list[str], typing: Typing, capsys: Output) -> None:
+    """The sentence says why, how long it holds, and how to do better."""
+    typing([WEAK, WEAK], "no")
+    assert main(["register", *store]) == 2
+    said = capsys.readouterr().err
+    assert "weak (this is similar to a commonly used password)" in said
+    assert "Add another word or two." in said
+
+    typing([WEAK, WEAK], "yes", "no")
+    assert main(["register", *store]) == 0
+    typing([WEAK, "12345678", "12345678"], "no")
+    assert main(["key", "passwd", *store]) == 2
+    typing([WEAK])
+    assert main(["snapshots", *store]) == 0
+
+
+@pytest.mark.parametrize(
+    ("password", "is_weak"),
+    [
+        (STRONG, False),
+        (STRONG * 20, False),
+        ("Tr3pp3nhaus-Lampe-9", False),
+        ("anna1985", True),
+        ("AnnaAnna", True),
+        ("x" * 200, True),
+    ],
+)
+def test_strength_is_what_a_guesser_needs(password: str, is_weak: bool) -> None:
+    """Not how many kinds of characters there are; the id is guessed first; length is no trap."""
+    assert bool(weakness_of(password, "anna")) == is_weak
