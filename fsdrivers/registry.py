@@ -126,6 +126,7 @@ class Driver:
         can: what it offers.
         names: what names are like.
         starts: what may start from its volumes.
+        mounted_as: types that fstab gives its volumes on Linux, besides `types`.
         has_files: whether there are any; else a volume is an identity and a size.
         has_streams: nodes may have streams: its volumes are `StreamVolume`, its layouts
             `StreamLayout`, its editors `StreamEditor`.
@@ -152,6 +153,7 @@ class Driver:
     can: Can
     names: Names = Names()
     starts: Starts = NOTHING
+    mounted_as: tuple[str, ...] = ()
     has_files: bool = True
     has_streams: bool = False
     has_holes: bool = False
@@ -205,6 +207,7 @@ DRIVERS: tuple[Driver, ...] = (
         can=Can.READ | Can.PLAN | Can.GROW | Can.CREATE | Can.CHECK | Can.EDIT | Can.LINK,
         names=Names(is_utf16=True, forbidden=WINDOWS_FORBIDDEN, is_trimmed=True, ignores_case=True),
         starts=Starts.WINDOWS | Starts.SYSLINUX,
+        mounted_as=("ntfs-3g", "ntfs3"),
         has_streams=True,
         has_holes=True,
         has_hard_links=True,
@@ -226,6 +229,7 @@ DRIVERS: tuple[Driver, ...] = (
             ignores_case=True,
         ),
         starts=Starts.UEFI | Starts.DOS | Starts.WINDOWS,
+        mounted_as=("vfat", "msdos"),
         has_code_page=True,
         file_flags=DOS_ARCHIVE,
         largest_file=(1 << 32) - 1,

@@ -27,7 +27,7 @@ from fsdrivers.device import Device, Window
 from fsdrivers.partitions import plan_table
 from fsdrivers.partitions.chs import Geometry
 from fsdrivers.volume import Layout, StreamLayout
-from rebuild.edits import edit_volume, write_blank_files
+from rebuild.edits import edit_volume, write_blank_files, write_files
 from rebuild.fixups.protocol import DiskChange, VolumeChanges
 from rebuild.layouts import lay_out
 from rebuild.machine import Machine, VolumeTree, printable_path
@@ -93,7 +93,7 @@ def apply_plan(
     """
     started = time.monotonic()
     shown = Progress(progress)
-    report = RestoreReport(object_count=plan.object_count)
+    report = RestoreReport(object_count=plan.object_count, obstacles=plan.changes.obstacles())
     works = [
         _DiskWork(disk, devices[disk.disk.number], plan.changes.of_disk(disk.disk.number))
         for disk in plan.disks
@@ -260,6 +260,7 @@ def _collect_volume(volume: _VolumeWork, targets: list[PieceTarget], names: _Nam
         targets += stream_targets(tree, layout, writer, volume.resident)
         return
     write_blank_files(volume.changes.blank(), volume.layout, volume.window)
+    write_files(volume.changes.rewrites(), volume.layout, volume.window)
     targets += content_targets(tree, volume.layout, writer)
 
 

@@ -51,6 +51,7 @@ def list_disks(boot_disk: str | None = None, sys_block: str = SYS_BLOCK) -> list
                 serial=_serial(base),
                 content=content_of(path),
                 refusal=_refusal(path, name == boot_disk, base),
+                name=name,
             )
         )
     return disks

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 
 from fsdrivers.device import Device
@@ -23,6 +23,18 @@ def write_blank_files(numbers: Iterable[int], layout: Layout, window: Device) ->
     for number in sorted(numbers):
         for extent in layout.placements(number):
             window.zero(extent.position, extent.length)
+
+
+def write_files(contents: Mapping[int, bytes], layout: Layout, window: Device) -> None:
+    """Write whole files to the places that they have in a layout; `window` is the volume.
+
+    What a device held before does not show behind their ends.
+    """
+    for number, content in contents.items():
+        for extent in layout.placements(number):
+            length = -(-extent.length // layout.block_size) * layout.block_size
+            data = content[extent.offset : extent.offset + extent.length]
+            window.write(extent.position, data.ljust(length, b"\0"))
 
 
 def _written_file(number: int, size: int, layout: Layout, window: Device) -> RestoredFile:

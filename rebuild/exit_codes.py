@@ -41,6 +41,7 @@ class ExitCode(IntEnum):
     LAYOUT = 23, "layout not supported"
     UNSAFE = 24, "refused for safety"
     NOT_PROVEN = 25, "rehearsal failed"
+    NOT_STARTING = 26, "restored, but it will not start as it is: the result says why"
     INTERRUPTED = 130, "interrupted"
 
 

@@ -108,6 +108,8 @@ class Machine:
     security: dict[int, SecurityObject] = field(default_factory=dict)
     labels: list[LabelObject] = field(default_factory=list)
     object_count: int = 0
+    # By number of the file, what fix-ups look at before anything is written, if it can be read.
+    contents: dict[int, bytes] = field(default_factory=dict)
 
     def volumes_of(self, disk: DiskObject) -> list[VolumeTree]:
         """Return the volumes of one disk in the order of their partition numbers."""

@@ -48,6 +48,7 @@ class TargetDisk:
     serial: str = ""
     content: str = ""  # what is on it now, in a few words; empty for nothing
     refusal: str = ""  # why it must not be written; empty for a disk that may be
+    name: str = ""  # that the kernel gives it where the machine will start; empty if not known
 
     @property
     def about(self) -> str:
@@ -95,7 +96,9 @@ class DiskPlan:
     @property
     def site(self) -> Site:
         """Where its partitions were, and where they will be."""
-        return Site(self.disk, self.target.size, self.target.sector_size, self.partitions)
+        target = self.target
+        names = (target.name, target.serial if target.name else "")
+        return Site(self.disk, target.size, target.sector_size, self.partitions, *names)
 
     @property
     def free_size(self) -> int:
@@ -120,12 +123,19 @@ class RestorePlan:
         """Whether a partition gets larger than it was."""
         return any(part.new_size > part.old_size for disk in self.disks for part in disk.partitions)
 
+    @property
+    def rewrites(self) -> bool:
+        """Whether names of disks in files are replaced."""
+        return any(change.rewrites for change in self.changes.volumes)
+
     def lines(self) -> list[str]:
         """Return the plan as text, no line of the tables wider than 79 columns."""
         lines: list[str] = []
         for plan in self.disks:
             lines += _disk_lines(plan)
         lines += [f"Disk {name} is left out." for name in self.left_out]
+        lines += self.changes.plan_notes()
+        lines += [f"It will not start {text}." for text in self.changes.obstacles()]
         lines.append(
             f"{plural(self.object_count, 'object')}, {size_text(self.content_size)} of content "
             "will be restored."
@@ -140,6 +150,7 @@ def plan_restore(
     minimum_sizes: Mapping[int, int] | None = None,
     grow: int | None = None,
     blank_boot_code: Collection[int] = (),
+    keeps_names: bool = False,
 ) -> RestorePlan:
     """Plan the restore of every disk of `machine` that has a target.
 
@@ -151,6 +162,7 @@ def plan_restore(
         grow: number of the partition that takes the room of a larger disk; None for the last
             volume that can grow, 0 for none.
         blank_boot_code: numbers of the disks whose boot code is all zeros, so that it is none.
+        keeps_names: replace no names of disks in files.
 
     Raises:
         TargetTooSmallError: a target cannot hold its disk's data.
@@ -200,6 +212,8 @@ def plan_restore(
     )
     left_out = tuple(disk.name for disk in machine.disks if disk.number not in targets)
     changes = families.plan_changes(machine, [plan.site for plan in plans])
+    if keeps_names:
+        changes = changes.without_rewrites()
     return RestorePlan(tuple(plans), count, content, changes, left_out)
 
 

@@ -6,7 +6,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from backup.shared.text import missing_text, plural, printable, size_text
+from rebuild.exit_codes import ExitCode
 
+_RESULTS = {
+    ExitCode.DONE: "complete",
+    ExitCode.PARTIAL: "partial",
+    ExitCode.NOT_STARTING: "restored",  # but it will not start
+}
 NAMES_SHOWN = 12  # as many as leave room for the rest of the report on one screen
 
 
@@ -41,6 +47,8 @@ class RestoreReport:
     differences: list[str] = field(default_factory=list)  # what reading back found
     missing: int = 0  # objects of the machine that the data set does not hold
     losses: tuple[str, ...] = ()  # sentences that name them
+    # Why it will not start: what follows on "It will not start ".
+    obstacles: list[str] = field(default_factory=list)
 
     @property
     def is_restored(self) -> bool:
@@ -51,6 +59,13 @@ class RestoreReport:
     def is_complete(self) -> bool:
         """Whether, besides, the data set holds every object of the machine."""
         return self.is_restored and not self.missing
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the command or the shell ends with."""
+        if not self.is_complete:
+            return ExitCode.PARTIAL
+        return ExitCode.NOT_STARTING if self.obstacles else ExitCode.DONE
 
     def lines(self, names_shown: int | None = NAMES_SHOWN) -> list[str]:
         """Return the report as text; `names_shown` None names everything that failed."""
@@ -77,16 +92,26 @@ class RestoreReport:
         )
         lines += _named([f"DIFFERS {text}" for text in self.differences], names_shown)
         lines += _named([f"NOT IN THE BACKUP {text}" for text in self.losses], names_shown)
+        lines += [f"WILL NOT START {text}" for text in self.obstacles if len(self.obstacles) > 1]
         lines.append(f"Result: {self.result}.")
         return [printable(line) for line in lines]
 
     @property
     def result(self) -> str:
-        """In a few words: complete, or partial with the number of objects."""
+        """In a few words: complete, or partial with the number of objects; and if it starts."""
+        if not self.obstacles:
+            return self._result_of_objects("complete")
+        others = len(self.obstacles) - 1
+        more = f" (and {plural(others, 'more reason')}, named above)" if others else ""
+        words = self._result_of_objects("restored")
+        return f"{words}; will not start {self.obstacles[0]}{more}"
+
+    def _result_of_objects(self, word: str) -> str:
+        """Return what came of the objects; `word`, if all is well with them."""
         if self.is_complete:
-            return "complete"
+            return word
         if self.is_restored:
-            return f"complete except for {missing_text(self.missing)}"
+            return f"{word} except for {missing_text(self.missing)}"
         words = []
         if self.failures:
             words.append(f"{plural(len(self.failures), 'object')} failed")
@@ -99,11 +124,12 @@ class RestoreReport:
     def to_dict(self) -> dict[str, object]:
         """Return the report as plain data for JSON."""
         return {
-            "result": "complete" if self.is_complete else "partial",
+            "result": _RESULTS[self.exit_code],
             "objects": self.object_count,
             "restored": self.object_count - len(self.failures),
             "missing": self.missing,
             "losses": list(self.losses),
+            "obstacles": list(self.obstacles),
             "verified": self.verified_count,
             "content_size": self.content_size,
             "elapsed_s": round(self.elapsed_s, 3),

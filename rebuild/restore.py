@@ -48,6 +48,7 @@ from rebuild.errors import (
     UnsafeTargetError,
 )
 from rebuild.exit_codes import ExitCode
+from rebuild.fixups.families import files_to_read
 from rebuild.layouts import check_layouts
 from rebuild.machine import Machine
 from rebuild.medium import ChecksPacks
@@ -55,6 +56,7 @@ from rebuild.memory import check_memory, check_memory_for_password
 from rebuild.plan import BOOT_CODE_SIZE, RestorePlan, TargetDisk, plan_restore
 from rebuild.report import RestoreReport
 from rebuild.streaming.opener import PieceOpener
+from rebuild.streaming.small import read_contents
 
 # What the documented exit codes stand for; the first class that fits decides.
 EXIT_CODES: dict[type[BaseException], ExitCode] = {
@@ -179,6 +181,8 @@ def unlock(
             verify_binding(medium.read_key_file(), master, reader.data_set_id)
             check_memory(reader.summary)
             machine = Machine.load(reader)
+            opener = PieceOpener(reader.key, reader.summary.packs)
+            machine.contents = read_contents(machine, files_to_read(machine), medium, opener)
     except OSError as error:
         reason = error.strerror or str(error)
         raise MediumError(f"{medium.name} cannot be read: {reason}") from error
@@ -206,9 +210,15 @@ def missing_content(unlocked: Unlocked, medium: Medium) -> str:
 
 @paused_collector()
 def make_plan(
-    unlocked: Unlocked, targets: Mapping[int, TargetDisk], *, grow: int | None = None
+    unlocked: Unlocked,
+    targets: Mapping[int, TargetDisk],
+    *,
+    grow: int | None = None,
+    keeps_names: bool = False,
 ) -> RestorePlan:
     """Plan the restore onto `targets`, by number of the disk object.  Pure but for memory.
+
+    `grow` and `keeps_names`: as for `plan_restore`.
 
     Raises:
         TargetTooSmallError, LayoutUnsupportedError: with the numbers or the reason.
@@ -237,6 +247,7 @@ def make_plan(
         minimum_sizes=minimum_sizes,
         grow=grow,
         blank_boot_code=_blank_boot_code(unlocked),
+        keeps_names=keeps_names,
     )
     check_layouts(machine, plan)
     return plan

@@ -33,6 +33,8 @@ class Site:
     size: int  # bytes of the new one
     sector_size: int  # bytes of a sector of the new one
     partitions: tuple[Partition, ...]
+    name: str = ""  # that the kernel of its computer gives the new one; empty if nobody knows
+    serial: str = ""  # of the new one, if it is known
 
     @property
     def solid(self) -> tuple[Partition, ...]:

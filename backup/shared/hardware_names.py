@@ -45,11 +45,26 @@ _DISK = (
     r"|disk/by-(?:id|path)/[^\s\"',]+)"
 )
 _IS_DISK = re.compile(_DISK)
+_PARTITION = re.compile(r"(/dev/(?:sd|hd|vd|xvd)[a-z]+)(\d+)|(.*\d)p(\d+)|(/dev/disk/.*)-part(\d+)")
 _MAPPED = re.compile(rf"\s*\((\w+)\)\s+({_DISK})\s*")
 _MODULES = re.compile(r"\s*MODULES=[\"']?dep\b")
 _PARAMETER = re.compile(rf"(?<![\w.-])(root|resume|cryptdevice|RESUME)=(?:\"|')?({_DISK})(?![\w-])")
 _OPTIONAL = {"noauto", "nofail"}
 _CONF = re.compile(r"(?:boot/)?loader/entries/[^/]+\.conf")
+
+
+class Mount(NamedTuple):
+    """A line of fstab."""
+
+    device: str  # whatever it is called by
+    point: str  # where it is mounted; "none" of swap
+    type: str
+    options: frozenset[str]
+
+    @property
+    def is_by_hardware(self) -> bool:
+        """Whether it names a disk that only the same hardware has."""
+        return _IS_DISK.fullmatch(self.device) is not None
 
 
 class HardwareName(NamedTuple):
@@ -92,6 +107,25 @@ _WAYS = {
 }
 
 
+def parse_mount(line: str) -> Mount | None:
+    """Return what a line of fstab says; None for a comment, and for less than two fields."""
+    fields = line.split("#")[0].split()
+    if len(fields) < 2:
+        return None
+    kind = fields[2] if len(fields) > 2 else "auto"
+    options = fields[3].split(",") if len(fields) > 3 else []
+    return Mount(fields[0], fields[1], kind, frozenset(options))
+
+
+def split_partition(name: str) -> tuple[str, int]:
+    """Return the name of a disk and the number of its partition; 0 for the whole disk."""
+    found = _PARTITION.fullmatch(name)
+    if found is None:
+        return name, 0
+    base, number = [group for group in found.groups() if group is not None]
+    return base, int(number)
+
+
 def find_hardware_names(path: str, content: bytes) -> list[HardwareName]:
     """Return the names in one of the files that `is_wanted`, each use once."""
     find = _FINDERS.get(path) or _FINDERS.get(path.rpartition("/")[2], _of_parameters)
@@ -103,13 +137,12 @@ def find_hardware_names(path: str, content: bytes) -> list[HardwareName]:
 
 def _of_mount(path: str, line: str) -> Iterator[HardwareName]:
     """Yield the name in a line of fstab."""
-    fields = line.split()
-    if len(fields) < 2 or not _IS_DISK.fullmatch(fields[0]):
+    mount = parse_mount(line)
+    if mount is None or not mount.is_by_hardware:
         return
-    options = set(fields[3].split(",")) if len(fields) > 3 else set()
-    is_swap = not fields[1].startswith("/")  # it is "none", mostly
-    use = "swaps to" if is_swap else f"mounts {fields[1]} by"
-    yield HardwareName(path, use, fields[0], not is_swap and not options & _OPTIONAL)
+    is_swap = not mount.point.startswith("/")
+    use = "swaps to" if is_swap else f"mounts {mount.point} by"
+    yield HardwareName(path, use, mount.device, not is_swap and not mount.options & _OPTIONAL)
 
 
 def _of_mapping(path: str, line: str) -> Iterator[HardwareName]:

@@ -80,6 +80,9 @@ class Restore(Source):
     grow: int | None = option(
         "--grow N", "number of the partition that takes new room; 0: none", type=int
     )
+    keep_names: bool = flag(
+        "--keep-names", "leave names of disks in fstab as they are, even if they mean nothing there"
+    )
     yes: bool = flag("--yes", "erase the target without asking")
     incomplete: bool = flag("--incomplete", "restore the rest when the medium lacks a part")
     plan: bool = flag("--plan", "print the plan and stop")
@@ -192,6 +195,7 @@ def run_restore(options: Restore) -> int:
             unlocked,
             match_disks(unlocked.machine.disks, [target for target, _ in targets]),
             grow=options.grow,
+            keeps_names=options.keep_names,
         )
         status.clear()
         lines = [*unlocked.summary(), *plan.lines()]  # first of all, which backup it is
@@ -226,7 +230,7 @@ def run_restore(options: Restore) -> int:
         if options.yes:  # else it was said before the question
             print("\n".join(unlocked.summary()))
         print("\n".join(line for line in report.lines(names_shown=None) if line))
-    return ExitCode.DONE if report.is_complete else ExitCode.PARTIAL
+    return report.exit_code
 
 
 def _check_targets(paths: Sequence[str | Path], disks: int) -> None:

@@ -54,7 +54,8 @@ def compare_machine(
         for disk in machine.disks
         if disk.number in devices
     ]
-    changes = plan_changes(machine, [there.site for there in disks])
+    # What files were before they were rewritten, the change that may have done it knows.
+    changes = plan_changes(machine, [there.site for there in disks]).without_rewrites()
     case = Case(machine, master, changes, Progress(progress), Comparison())
     for there in disks:
         _compare_disk(case, there)

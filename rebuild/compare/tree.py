@@ -38,6 +38,7 @@ NODE_FIELDS = (
 )
 SHOWN_WIDTH: Final = 200  # columns of a value
 READ_SIZE: Final = 1 << 20  # bytes looked through at a time
+LARGEST_REWRITTEN: Final = 4 << 20  # bytes; fix-ups rewrite smaller files only
 
 
 class TreeComparison:
@@ -62,6 +63,7 @@ class TreeComparison:
         self._by_number = {item.number: item for item in tree.nodes}
         self._blank = changes.blank()
         self._editors = changes.editors()
+        self._resizes = changes.resizes()
         driver = driver_of(volume.type)
         self._has_streams, self._has_holes = driver.has_streams, driver.has_holes
         self.edited_files: dict[int, RestoredFile] = {}  # what fix-ups may have changed; from `run`
@@ -105,6 +107,9 @@ class TreeComparison:
     def _compare_node(self, item: NodeObject, there: Entry) -> None:
         want = node_of(item, self._case.machine.security)
         have = there.node
+        before = self._content_before(item, have)
+        if before is not None and len(before) == item.size:
+            want.size = have.size
         for name in NODE_FIELDS:
             expected, actual = getattr(want, name), getattr(have, name)
             if name.endswith("_ns") and expected is None:
@@ -112,16 +117,16 @@ class TreeComparison:
             if expected != actual:
                 self._differs(item, f"{name} is {_shown(actual)}, not {_shown(expected)}")
         if self._has_streams:
-            self._compare_streams(item, there)
+            self._compare_streams(item, there, before)
             return
         if item.short_name and item.short_name != there.short_name:
             self._differs(item, f"short name is {there.short_name!r}, not {item.short_name!r}")
         if item.name_flags != there.name_flags:
             self._differs(item, f"case bits are {there.name_flags}, not {item.name_flags}")
         if want.kind == Kind.FILE:
-            self._compare_content(item, have)
+            self._compare_content(item, have, before)
 
-    def _compare_streams(self, item: NodeObject, there: Entry) -> None:
+    def _compare_streams(self, item: NodeObject, there: Entry, changed: bytes | None) -> None:
         for text in name_differences(item, there):
             self._differs(item, text)
         if tuple(stream[:2] for stream in there.node.streams) != tuple(
@@ -129,16 +134,16 @@ class TreeComparison:
         ):
             return  # reported already, and there is nothing to read
         volume = cast(StreamVolume, self._volume)
-        changed = self._content_before(item, there.node)
         for text in content_differences(item, there.node, volume, self._case.master, changed):
             self._differs(item, text)
         size = content_size(item)
         self._case.result.content_size += size
         self._case.shown.advance(size, 1)
 
-    def _compare_content(self, item: NodeObject, have: Node) -> None:
+    def _compare_content(self, item: NodeObject, have: Node, changed: bytes | None) -> None:
         if self._has_holes:
-            expected = _expected_regions(item)
+            is_rewritten = changed is not None and have.size != item.size
+            expected = [(0, have.size, False)] if is_rewritten else _expected_regions(item)
             actual = _actual_regions(self._volume, have)
             if expected != actual:
                 self._differs(item, f"allocated parts are {actual}, not {expected}")
@@ -147,7 +152,6 @@ class TreeComparison:
             if position is not None:
                 self._differs(item, f"is not blank at byte {position}")
         size = 0
-        changed = self._content_before(item, have)
         for piece in item.pieces:
             if changed is not None:
                 data = changed[piece.offset : piece.offset + piece.length]
@@ -162,7 +166,10 @@ class TreeComparison:
     def _content_before(self, item: NodeObject, there: Node) -> bytes | None:
         """Return the content of a file that a fix-up may have changed, as it was before."""
         editor = self._editors.get(item.number)
-        if editor is None or there.size != item.size:
+        if editor is None or there.kind != Kind.FILE:
+            return None
+        may_differ = item.number in self._resizes and there.size < LARGEST_REWRITTEN
+        if there.size != item.size and not may_differ:
             return None
         volume = self._volume  # read anew each time: content may be large
         file = RestoredFile(lambda: volume.read(there, 0, there.size), volume.extents(there))

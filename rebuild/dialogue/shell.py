@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 TERMINALS = ("/dev/tty1", "/dev/ttyS0")
 TRIES = 3
-AGREED, KEEP = "agreed", "keep"  # what confirming the plan may end with; nothing stops
+# What confirming the plan may end with; nothing stops.
+AGREED, KEEP, NAMES = "agreed", "keep", "names"
 FIRST_DELAY_S = 3.0  # doubles with every failure
 
 
@@ -145,7 +146,7 @@ class _Shell:
         except Exception as error:
             return self._fail(error, _state_after(error))
         self._finish(_conclusion(report), report, lambda: self._verify(unlocked, plan, report))
-        return ExitCode.DONE if report.is_complete else ExitCode.PARTIAL
+        return report.exit_code
 
     def _greet(self) -> None:
         answers = self._around.answers
@@ -250,10 +251,14 @@ class _Shell:
                 continue  # another disk may do
             if self._around.answers.targets:
                 return plan
-            answer = self._confirm(list(chosen.values()), free, can_keep=plan.grows)
-            if answer == KEEP:
-                plan = self._plan(unlocked, chosen, has_choice=False, grow=0)
-                answer = self._confirm(list(chosen.values()), free)
+            grow, keeps_names = self._around.answers.grow, False
+            while (answer := self._confirm(list(chosen.values()), free, plan)) in (KEEP, NAMES):
+                if answer == KEEP:
+                    grow = 0
+                keeps_names = keeps_names or answer == NAMES
+                again = self._plan(unlocked, chosen, False, grow=grow, keeps_names=keeps_names)
+                assert again is not None, "without a choice a plan that cannot be made is an error"
+                plan = again
             return plan if answer else None
 
     def _accepts_incomplete(self, missing: str) -> bool:
@@ -345,6 +350,7 @@ class _Shell:
         has_choice: bool,
         *,
         grow: int | None = None,
+        keeps_names: bool = False,
     ) -> RestorePlan | None:
         """Make and show the plan; None when it cannot be made but another disk may do."""
         grow = self._around.answers.grow if grow is None else grow
@@ -354,7 +360,7 @@ class _Shell:
         screen = self._screen
         screen.status("Planning")
         try:
-            plan = make_plan(unlocked, chosen, grow=grow)
+            plan = make_plan(unlocked, chosen, grow=grow, keeps_names=keeps_names)
         except RebuildError as error:
             if not has_choice or self._around.answers.targets:
                 raise
@@ -363,7 +369,7 @@ class _Shell:
         screen.line()
         lines = plan.lines()
         if problem := self._around.find_problem(unlocked):
-            lines += ["", problem]
+            lines += ["", f"It will not start {problem}."]
         if len(lines) > PAGE - 3:
             screen.page(lines)
         else:
@@ -371,12 +377,21 @@ class _Shell:
         return plan
 
     def _confirm(
-        self, targets: Sequence[TargetDisk], free: Sequence[TargetDisk], *, can_keep: bool = False
+        self, targets: Sequence[TargetDisk], free: Sequence[TargetDisk], plan: RestorePlan
     ) -> str:
-        """Have every target typed by hand; return nothing to stop, `KEEP` to let nothing grow."""
-        if can_keep:
+        """Have every target typed by hand.
+
+        Returns nothing to stop, `KEEP` to let nothing grow, `NAMES` to leave names as they are.
+        """
+        choices = {}
+        if plan.grows:
+            choices[KEEP] = "to leave every partition as large as it was"
+        if plan.rewrites:
+            choices[NAMES] = "to leave names of disks in fstab as they are"
+        if choices:
             self._screen.line()
-            self._screen.line(f"Type {KEEP} below to leave every partition as large as it was.")
+        for word, effect in choices.items():
+            self._screen.line(f"Type {word} below {effect}.")
         for target in targets:
             self._screen.line()
             self._screen.line(f"Everything on {target.path}, {target.about}, will be erased.")
@@ -384,12 +399,12 @@ class _Shell:
             what = "serial number or name" if target.serial in names else "name"
             while True:
                 prompt = f"To go on, type its {what} [stop]: "
-                known = (*names, "stop", "no", KEEP)
+                known = (*names, "stop", "no", *choices)
                 answer = self._screen.ask(prompt, "confirm", names[1], known=known).strip()
                 if answer in ("", "stop", "no"):
                     return ""
-                if answer == KEEP and can_keep:
-                    return KEEP
+                if answer in choices:
+                    return answer
                 if answer in names:
                     break
                 self._screen.line("That is not this disk. Nothing was written.")
@@ -402,7 +417,7 @@ class _Shell:
         if self._around.fix_firmware is not None:
             report.notes += self._around.fix_firmware(unlocked, plan)
         if problem := self._around.find_problem(unlocked):
-            report.notes.append(f"Restored, but: {problem}")
+            report.obstacles.append(problem)
         if self._around.answers.verify:
             self._verify(unlocked, plan, report)
         self._show_report(report)
@@ -451,7 +466,7 @@ class _Shell:
         """
         screen, after = self._screen, self._around.answers.after
         screen.lines(conclusion)
-        if after and report is not None and report.is_complete:
+        if after and report is not None and report.exit_code == ExitCode.DONE:
             screen.line(f"Next: {after}.")
             screen.mark("next", after)
             self._end(after)
@@ -473,6 +488,11 @@ class _Shell:
 
 
 def _conclusion(report: RestoreReport) -> list[str]:
+    if report.is_restored and report.obstacles:
+        return [
+            "All is there, but it will not start like this: put right what the result names.",
+            "Take this disc out before you restart.",
+        ]
     if report.is_complete:
         return ["Take this disc out, then restart."]
     if report.is_restored:

@@ -27,6 +27,12 @@ FIXUPS: tuple[Fixup, ...] = (
 )
 
 
+def files_to_read(machine: Machine) -> set[int]:
+    """Return the numbers of the files that fix-ups look at before anything is written."""
+    trees = machine.trees.values()
+    return {number for tree in trees for fixup in FIXUPS for number in fixup.reads(tree)}
+
+
 def plan_changes(machine: Machine, sites: Sequence[Site]) -> Changes:
     """Plan what all fix-ups change when a machine comes to these sites.  Pure."""
     found = [change for fixup in FIXUPS for change in fixup.changes(machine, sites)]

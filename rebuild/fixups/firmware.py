@@ -96,7 +96,9 @@ def started_by_uefi(directory: str = EFI_DIRECTORY) -> bool:
 
 
 def firmware_problem(machine: Machine, *, is_uefi: bool) -> str:
-    """Return why firmware of a kind cannot start the machine, as a sentence; empty if it may.
+    """Return why firmware of a kind cannot start the machine, empty if it may.
+
+    It is what follows on "It will not start ".
 
     Args:
         machine: the loaded data set.
@@ -110,15 +112,14 @@ def firmware_problem(machine: Machine, *, is_uefi: bool) -> str:
         ):
             return ""
         return (
-            "The saved machine has no loader for UEFI, which started this computer: it will not "
-            "start here unless the firmware is set to BIOS (legacy, CSM)."
+            "because it has no loader for UEFI, which started this computer: set the firmware to "
+            "BIOS (legacy, CSM)"
         )
     tables = [PartitionTable.from_description(disk.table) for disk in machine.disks]
     if not machine.disks or any(_has_bios_loader(table) for table in tables):
         return ""
     return (
-        "The saved machine has no loader for a BIOS, which started this computer: it will not "
-        "start here unless the firmware is set to UEFI."
+        "because it has no loader for a BIOS, which started this computer: set the firmware to UEFI"
     )
 
 

@@ -13,7 +13,7 @@ machine and its sites it plans changes, which are data and pure functions:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -54,6 +54,16 @@ class VolumeChange:
     place: Place = ANYWHERE  # what the driver is told
     blank: frozenset[int] = frozenset()  # files of which nothing was kept, and that are all zeros
     files: frozenset[int] = frozenset()  # whose content `edits` may change, and no other change
+    # By number, new content of any size, which takes the place of what was kept.  A person may
+    # refuse it.
+    rewrites: Mapping[int, bytes] = field(default_factory=dict)
+    resizes: frozenset[int] = frozenset()  # of `files`, those that may be found rewritten
+    plan_notes: tuple[str, ...] = ()  # sentences that a person should read before agreeing
+    obstacles: tuple[str, ...] = ()  # why it will not start: what follows on "It will not start "
+
+    def without_rewrites(self) -> VolumeChange:
+        """Return the change that leaves files as they were, with what that means."""
+        return self
 
     def edits(self, boot_code: bytes, files: Mapping[int, RestoredFile]) -> Edits:
         """Return what to change once content and metadata have been written.
@@ -116,6 +126,18 @@ class Changes:
     volumes: tuple[VolumeChange, ...] = ()
     disks: tuple[DiskChange, ...] = ()
 
+    def without_rewrites(self) -> Changes:
+        """Return the changes that leave files as they were."""
+        return Changes(tuple(item.without_rewrites() for item in self.volumes), self.disks)
+
+    def plan_notes(self) -> list[str]:
+        """Return sentences that a person should read before agreeing."""
+        return [note for item in self.volumes for note in item.plan_notes]
+
+    def obstacles(self) -> list[str]:
+        """Return why the machine will not start, each what follows on "It will not start "."""
+        return [text for item in self.volumes for text in item.obstacles]
+
     def of_volume(self, number: int) -> VolumeChanges:
         """Return what is changed on a volume."""
         return VolumeChanges(tuple(item for item in self.volumes if item.volume == number))
@@ -134,6 +156,13 @@ class VolumeChanges:
     def tree(self, tree: VolumeTree) -> VolumeTree:
         """Return the volume with everything that comes to be on it; `tree` stays as it is."""
         nodes = list(tree.nodes)
+        if rewrites := self.rewrites():
+            nodes = [
+                item
+                if (content := rewrites.get(item.number)) is None
+                else replace(item, size=len(content), pieces=(), regions=None)
+                for item in nodes
+            ]
         free = ADDED_NUMBERS_START + tree.volume.number * MOST_ADDED
         for change in self.all:
             base = free + len(nodes) - len(tree.nodes) - 1  # of its node -1
@@ -153,6 +182,14 @@ class VolumeChanges:
     def blank(self) -> frozenset[int]:
         """Return the numbers of the files that are all zeros."""
         return frozenset().union(*(change.blank for change in self.all))
+
+    def rewrites(self) -> dict[int, bytes]:
+        """Return by number the files that get new content."""
+        return {number: data for change in self.all for number, data in change.rewrites.items()}
+
+    def resizes(self) -> frozenset[int]:
+        """Return the numbers of the files that may be found rewritten."""
+        return frozenset().union(*(change.resizes for change in self.all))
 
     def editors(self) -> dict[int, VolumeChange]:
         """Return, by number of the file, what changes content."""
@@ -186,6 +223,10 @@ class Fixup(Protocol):
             site: what is planned.
             could_grow: the disk is larger, and nobody named the partition that takes the room.
         """
+        return ()
+
+    def reads(self, tree: VolumeTree) -> Iterable[int]:
+        """Return the numbers of the small files that it wants to find in `Machine.contents`."""
         return ()
 
     def changes(

@@ -35,6 +35,18 @@ def test_complete_report_reads_so() -> None:
     ]
 
 
+def test_what_will_not_start_is_not_complete() -> None:
+    """Everything is there, and the result says all the same what is wrong."""
+    report = make_report()
+    report.obstacles = ["because it has no loader"]
+    assert report.lines()[-1] == "Result: restored; will not start because it has no loader."
+    assert (report.exit_code, report.is_complete) == (26, True)
+    assert report.to_dict()["obstacles"] == report.obstacles
+    report.failures = make_report(1).failures
+    assert report.result == "partial, 1 object failed; will not start because it has no loader"
+    assert report.exit_code == 3
+
+
 def test_partial_report_names_what_failed() -> None:
     """Names with their reasons, no control characters; the screen gets as many as it holds."""
     report = make_report(NAMES_SHOWN + 3)

@@ -35,7 +35,11 @@ def test_report(tmp_path: Path) -> None:
     device = MemoryDevice(recorded.size)
     report = apply_plan(
         unlocked.machine,
-        make_plan(unlocked, {recorded.number: TargetDisk("memory", device.size, 512)}),
+        make_plan(
+            unlocked,
+            {recorded.number: TargetDisk("memory", device.size, 512)},
+            keeps_names=True,
+        ),
         {recorded.number: device},
         machine.medium(),
         PieceOpener(unlocked.key, unlocked.header.packs),
@@ -47,6 +51,12 @@ def test_report(tmp_path: Path) -> None:
     ]
     assert said[2:] == ["/etc/fstab swaps to /dev/vdb1"]
     assert report.is_complete
+    assert len(report.obstacles) == 2
+    assert report.lines()[-3:] == [
+        f"WILL NOT START {report.obstacles[0]}",
+        f"WILL NOT START {report.obstacles[1]}",
+        f"Result: restored; will not start {report.obstacles[0]} (and 1 more reason, named above).",
+    ]
     comparison = compare_machine(unlocked.machine, {recorded.number: device}, unlocked.key)
     assert comparison.differences == []
 
