@@ -29,6 +29,7 @@ from backup.objects.key_file import unpack_key_file
 from backup.objects.keys import MasterKey, unlock_with_recovery_key, verify_binding
 from backup.objects.keys import unlock as unlock_with_password
 from backup.objects.medium import Medium
+from backup.objects.recovery import typing_error
 from backup.objects.table import Summary, TableReader
 from backup.shared.collector import paused_collector
 from backup.shared.text import missing_text, plural, second_text, size_text
@@ -90,7 +91,6 @@ NEXT_STEPS: dict[type[BaseException], str] = {
     MissingPackError: "Use another copy of this disc.",
     MediumError: "Clean this disc, try another drive, or use another copy of it.",
 }
-RECOVERY_KEY_LENGTH = 40  # letters and digits; text of this length was probably meant as one
 NO_PROGRESS: Callable[[str], None] = lambda text: None  # noqa: E731
 
 
@@ -128,13 +128,12 @@ def open_master(medium: Medium, user: str, secret: str) -> MasterKey:
         MediumError: there is no key file.
     """
     data = medium.read_key_file()
-    hints = []
+    hints: list[str] = []
     for text in (secret, user):
         try:
             return unlock_with_recovery_key(data, text)
-        except InvalidRecoveryKeyError as error:
-            if error.group is not None and sum(map(str.isalnum, text)) == RECOVERY_KEY_LENGTH:
-                hints.append(f"group {error.group} of the recovery key is mistyped")
+        except InvalidRecoveryKeyError:
+            hints += filter(None, [typing_error(text)])
         except WrongPasswordError:
             continue
     try:

@@ -26,6 +26,7 @@ from backup.objects.preamble import PREAMBLE_SIZE, Buffer, check_preamble, make_
 
 KEY_FILE_MAGIC: Final = b"RKHASH"
 LOGIN_MAGIC: Final = b"RKLOGN"
+LOGINS_MINOR: Final = 1  # minor version of a key file with `recovery_logins`
 KEY_SIZE: Final = 32
 SALT_SIZE: Final = 16
 DATA_SET_ID_SIZE: Final = 16
@@ -39,7 +40,8 @@ LANES_RANGE: Final = range(1, 17)
 MAX_RECOVERY_SLOTS: Final = 16
 
 MAC_SIZE: Final = 32
-_WRAPPED_SIZE = KEY_SIZE + 16  # the tag
+TAG_SIZE: Final = 16
+_WRAPPED_SIZE = KEY_SIZE + TAG_SIZE
 _CHECKSUM_SIZE = 32
 _BODY_LENGTH = struct.Struct("<I")
 KEY_FILE: Final = "the key file (hash.dat)"
@@ -61,6 +63,7 @@ class RecoverySlot(NamedTuple):
 
     salt: bytes
     wrapped: bytes
+    login: bytes = b""  # SHA-256 of the recovery key's login secret; empty: it logs in nowhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,26 +106,12 @@ def unpack_key_file(data: Buffer) -> KeyFile:
     if hashlib.sha256(data[:-_CHECKSUM_SIZE]).digest() != data[-_CHECKSUM_SIZE:]:
         raise DamagedError(KEY_FILE)
     fields = _unpackb(data[head : head + length], KEY_FILE)
-    slots = fields.get("recovery", [])
-    if not isinstance(slots, list) or len(slots) > MAX_RECOVERY_SLOTS:
-        raise DamagedError(KEY_FILE, "has a wrong field (recovery)")
-    recovery = []
-    for slot in slots:
-        if not isinstance(slot, list) or len(slot) != 2:
-            raise DamagedError(KEY_FILE, "has a wrong field (recovery)")
-        salt, wrapped = slot
-        recovery.append(
-            RecoverySlot(
-                _exactly(salt, SALT_SIZE, "recovery", KEY_FILE),
-                _exactly(wrapped, _WRAPPED_SIZE, "recovery", KEY_FILE),
-            )
-        )
     bound = fields.get("data_set")
     return KeyFile(
         parameters=_parameters_of(fields.get("kdf"), KEY_FILE),
         verifier=_exactly(fields.get("verifier"), KEY_SIZE, "verifier", KEY_FILE),
         wrapped=_exactly(fields.get("wrapped"), _WRAPPED_SIZE, "wrapped", KEY_FILE),
-        recovery=tuple(recovery),
+        recovery=_recovery_of(fields),
         data_set_id=bound
         if bound is None
         else _exactly(bound, DATA_SET_ID_SIZE, "data_set", KEY_FILE),
@@ -135,12 +124,16 @@ def pack_key_file(file: KeyFile, mac: Callable[[bytes], bytes]) -> bytes:
         "kdf": _parameters_fields(file.parameters),
         "verifier": file.verifier,
         "wrapped": file.wrapped,
-        "recovery": [tuple(slot) for slot in file.recovery],
+        "recovery": [(slot.salt, slot.wrapped) for slot in file.recovery],
     }
+    minor = 0
+    if any(slot.login for slot in file.recovery):
+        fields["recovery_logins"] = [slot.login for slot in file.recovery]
+        minor = LOGINS_MINOR
     if file.data_set_id is not None:
         fields["data_set"] = file.data_set_id
     body = _packb(fields)
-    data = make_preamble(KEY_FILE_MAGIC) + _BODY_LENGTH.pack(len(body)) + body
+    data = make_preamble(KEY_FILE_MAGIC, minor) + _BODY_LENGTH.pack(len(body)) + body
     data += mac(data)
     return data + hashlib.sha256(data).digest()
 
@@ -161,6 +154,34 @@ def unpack_login_parameters(data: bytes) -> KdfParameters:
     """Decode what `login_parameters` made."""
     check_preamble(data, LOGIN_MAGIC, LOGIN)
     return _parameters_of(_unpackb(data[PREAMBLE_SIZE:], LOGIN), LOGIN)
+
+
+def recovery_logins(data: Buffer) -> list[bytes]:
+    """Return the SHA-256 of the login secrets that recovery keys of a key file log in with."""
+    return [slot.login for slot in unpack_key_file(data).recovery if slot.login]
+
+
+def _recovery_of(fields: dict[object, object]) -> tuple[RecoverySlot, ...]:
+    """Check and decode the recovery slots of a body."""
+    slots = fields.get("recovery", [])
+    if not isinstance(slots, list) or len(slots) > MAX_RECOVERY_SLOTS:
+        raise DamagedError(KEY_FILE, "has a wrong field (recovery)")
+    logins = fields.get("recovery_logins", [b""] * len(slots))
+    if not isinstance(logins, list) or len(logins) != len(slots):
+        raise DamagedError(KEY_FILE, "has a wrong field (recovery_logins)")
+    recovery = []
+    for slot, login in zip(slots, logins, strict=True):
+        if not isinstance(slot, list) or len(slot) != 2:
+            raise DamagedError(KEY_FILE, "has a wrong field (recovery)")
+        salt, wrapped = slot
+        recovery.append(
+            RecoverySlot(
+                _exactly(salt, SALT_SIZE, "recovery", KEY_FILE),
+                _exactly(wrapped, _WRAPPED_SIZE, "recovery", KEY_FILE),
+                login if login == b"" else _exactly(login, KEY_SIZE, "recovery_logins", KEY_FILE),
+            )
+        )
+    return tuple(recovery)
 
 
 def _parameters_fields(parameters: KdfParameters) -> dict[str, object]:

@@ -2,7 +2,7 @@
 """The key hierarchy and the key file, `hash.dat`.
 
     id + password --Argon2id--> root --HKDF--> kek, verifier, login secret
-    recovery key ---HKDF--> kek
+    recovery key ---HKDF--> kek, login secret
     kek --AES-256-GCM--> master key (random) --HKDF--> everything else, machines' keys among it
 
 The key file holds the parameters, the salt, the verifier and the wrapped master key.  Checking
@@ -15,6 +15,7 @@ Python does not allow it.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import os
 import unicodedata
@@ -235,7 +236,8 @@ def add_recovery_key(data: Buffer, master: MasterKey) -> tuple[bytes, str]:
     file = _authentic(data, master)
     secret, salt = os.urandom(SECRET_SIZE), os.urandom(SALT_SIZE)
     kek = derive(secret, b"recovery", salt)
-    slot = RecoverySlot(salt, master.wrapped_by(kek, _RECOVERY_AAD))
+    login = hashlib.sha256(_recovery_login(secret)).digest()
+    slot = RecoverySlot(salt, master.wrapped_by(kek, _RECOVERY_AAD), login)
     slots = (*file.recovery, slot)[-MAX_RECOVERY_SLOTS:]
     data = pack_key_file(replace(file, recovery=slots), master.key_file_mac)
     return data, recovery_text(secret)
@@ -247,12 +249,16 @@ def remove_recovery_keys(data: Buffer, master: MasterKey) -> bytes:
 
 
 def bind(data: Buffer, master: MasterKey, data_set_id: bytes) -> bytes:
-    """Return the key file for a disc that carries this one data set.  `data_set_id`: 16 bytes."""
+    """Return the key file for a disc that carries this one data set.  `data_set_id`: 16 bytes.
+
+    What recovery keys log in with stays at the server.
+    """
     if len(data_set_id) != DATA_SET_ID_SIZE:
         raise ValueError(f"a data set id has {DATA_SET_ID_SIZE} bytes, not {len(data_set_id)}")
-    return pack_key_file(
-        replace(_authentic(data, master), data_set_id=data_set_id), master.key_file_mac
-    )
+    file = _authentic(data, master)
+    recovery = tuple(slot._replace(login=b"") for slot in file.recovery)
+    bound = replace(file, recovery=recovery, data_set_id=data_set_id)
+    return pack_key_file(bound, master.key_file_mac)
 
 
 def verify_binding(data: Buffer, master: MasterKey, data_set_id: bytes) -> None:
@@ -280,6 +286,15 @@ def login_secret(data: Buffer, user: str, password: str) -> bytes:
     return password_keys(data, user, password).login_secret
 
 
+def recovery_login_secret(text: str) -> bytes:
+    """Return the 32 bytes that prove to a server who has a recovery key.
+
+    Raises:
+        InvalidRecoveryKeyError: `text` is mistyped.
+    """
+    return _recovery_login(recovery_secret(text))
+
+
 def user_id(text: str) -> str:
     """Return the id in the form that keys derive from: stripped, Unicode NFC.
 
@@ -289,6 +304,10 @@ def user_id(text: str) -> str:
     normal = unicodedata.normalize("NFC", text.strip())
     _utf8(normal, "the id")
     return normal
+
+
+def _recovery_login(secret: bytes) -> bytes:
+    return derive(secret, b"recovery login")
 
 
 def _new_password(

@@ -81,6 +81,16 @@ def is_recovery_key(text: str) -> bool:
     return True
 
 
+def typing_error(text: str) -> str:
+    """Return which group is mistyped in what has the length of a recovery key; "" elsewhere."""
+    try:
+        recovery_secret(text)
+    except InvalidRecoveryKeyError as error:
+        if error.group is not None and sum(map(str.isalnum, text)) == _GROUPS * _GROUP_LENGTH:
+            return f"group {error.group} of the recovery key is mistyped"
+    return ""
+
+
 def resembles_recovery_key(text: str) -> bool:
     """Tell whether `text` may be a recovery key, mistyped or in part: then nothing shows it."""
     return sum(map(str.isalnum, text)) >= _GROUPS * _GROUP_LENGTH // 2

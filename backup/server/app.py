@@ -315,8 +315,8 @@ class Api:
             # The answer to the same request was lost; since then the new secret counts.
             secret = new_secret
         await self._check_login(request, repository.user, secret)
-        await self._run(user_id, repository.replace_key_file_of, key_file, new_secret, expected)
-        if new_secret is not None:
+        replace = repository.replace_key_file_of
+        if await self._run(user_id, replace, key_file, new_secret, expected):
             self._sessions.revoke_others(user_id, token)
         return json_response({})
 

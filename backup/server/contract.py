@@ -20,8 +20,12 @@ class ServedRepository(Repository, Protocol):
 
     def replace_key_file_of(
         self, data: bytes, new_login_secret: bytes | None, expected_digest: bytes | None
-    ) -> None:
-        """Replace the key file if the SHA-256 of the present one is `expected_digest`."""
+    ) -> bool:
+        """Replace the key file if the SHA-256 of the present one is `expected_digest`.
+
+        Returns:
+            Whether a password or recovery key that logged in before may do so no more.
+        """
 
     def reserve(self, size: int, kind: Kind) -> AbstractContextManager[None]:
         """Return a context in which so many bytes may be stored."""

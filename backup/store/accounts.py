@@ -8,7 +8,18 @@ import hmac
 import secrets
 
 from backup.objects.errors import ObjectsError
-from backup.objects.key_file import login_parameters
+from backup.objects.key_file import (
+    KEY_SIZE,
+    MAX_RECOVERY_SLOTS,
+    SALT_SIZE,
+    TAG_SIZE,
+    KdfParameters,
+    KeyFile,
+    RecoverySlot,
+    login_parameters,
+    pack_key_file,
+    recovery_logins,
+)
 from backup.repository import (
     MAXIMUM_KEY_FILE_SIZE,
     InvalidRequestError,
@@ -18,6 +29,17 @@ from backup.repository import (
 from backup.store.catalogue import UserRecord
 
 _SALT_SIZE = 16
+_NOTHING = bytes(hashlib.sha256().digest_size)  # the hash of no secret
+# The key file of who is not here, to take as long to read.
+_NOBODY = pack_key_file(
+    KeyFile(
+        KdfParameters(bytes(SALT_SIZE)),
+        _NOTHING,
+        bytes(KEY_SIZE + TAG_SIZE),
+        (RecoverySlot(bytes(SALT_SIZE), bytes(KEY_SIZE + TAG_SIZE), _NOTHING),),
+    ),
+    lambda _: _NOTHING,
+)
 
 
 def check_key_file(data: bytes) -> None:
@@ -37,10 +59,18 @@ def new_login_hash(login_secret: bytes) -> tuple[bytes, bytes]:
 
 
 def knows_secret(record: UserRecord | None, login_secret: bytes) -> bool:
-    """Return whether this is the user's login secret; takes the same time without a user."""
+    """Return whether this is the login secret of the user's password, or of a recovery key.
+
+    Takes the same time without a user.
+    """
     salt = bytes(_SALT_SIZE) if record is None else record.login_salt
-    kept = bytes(hashlib.sha256().digest_size) if record is None else record.login_hash
-    return hmac.compare_digest(_login_hash(salt, login_secret), kept)
+    kept = _NOTHING if record is None else record.login_hash
+    is_known = hmac.compare_digest(_login_hash(salt, login_secret), kept)
+    digest = hashlib.sha256(login_secret).digest()
+    logins = recovery_logins(_NOBODY if record is None else record.key_file)
+    for login in (*logins, *[_NOTHING] * (MAX_RECOVERY_SLOTS - len(logins))):
+        is_known |= hmac.compare_digest(digest, login)
+    return is_known
 
 
 def _login_hash(salt: bytes, login_secret: bytes) -> bytes:

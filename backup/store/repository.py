@@ -22,7 +22,7 @@ from typing import BinaryIO, Concatenate, ParamSpec, Self
 
 from sqlalchemy import Connection
 
-from backup.objects.key_file import login_parameters
+from backup.objects.key_file import login_parameters, recovery_logins
 from backup.repository import (
     CREDENTIAL_SIZE,
     KEY_ID_SIZE,
@@ -133,12 +133,18 @@ class StoredRepository:
 
     def replace_key_file_of(
         self, data: bytes, new_login_secret: bytes | None, expected_digest: bytes | None
-    ) -> None:
-        """Replace the key file if the SHA-256 of the present one is `expected_digest`."""
+    ) -> bool:
+        """Replace the key file if the SHA-256 of the present one is `expected_digest`.
+
+        Returns:
+            Whether a password or recovery key that logged in before may do so no more.
+        """
         check_key_file(data)
         login = None if new_login_secret is None else new_login_hash(new_login_secret)
+        lost: set[bytes] = set()
 
         def check(present: bytes) -> None:
+            lost.update(set(recovery_logins(present)).difference(recovery_logins(data)))
             if present == data:
                 return  # a client that lost the answer asks again
             if expected_digest not in (None, hashlib.sha256(present).digest()):
@@ -151,6 +157,7 @@ class StoredRepository:
         with self._locks.shared():
             keep = self._records.keep_user
             self._catalogue.replace_key_file(self._user_id, data, login, check, keep)
+        return login is not None or bool(lost)
 
     def rebuild(self) -> tuple[int, int]:
         """Make the catalogue know what the records know, and forget what has no files left.

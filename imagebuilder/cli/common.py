@@ -91,6 +91,8 @@ def sentence_of(error: BaseException) -> str:
         name = os.fsdecode(error.filename) if not isinstance(error.filename, int) else "file"
         return f"{name}: {error.strerror}"
     text, kind = " ".join(str(error).split()), type(error)
+    if exit_code_of(error) == ExitCode.WRONG_PASSWORD:
+        text = "; ".join((text, *(f"perhaps {note}" for note in getattr(error, "__notes__", ()))))
     is_foreseen = isinstance(error, OSError) or kind.__module__.partition(".")[0] in OWN_PACKAGES
     if not text or is_foreseen:
         return text or kind.__name__
@@ -176,12 +178,12 @@ def retry_option() -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """Options for id and password."""
+    """Options for id and password; a recovery key does all that the password does."""
 
     user: str = option("--user ID", "the id", type=name_of_text, required=True)
     password_file: str | None = option(
         "--password-file FILE",
-        "its first line is the password; else REBUILDKIT_PASSWORD_FILE, "
+        "its first line is the password or a recovery key; else REBUILDKIT_PASSWORD_FILE, "
         "REBUILDKIT_PASSWORD_COMMAND, or a prompt",
     )
 
@@ -259,7 +261,8 @@ def read_password(credentials: Credentials, *, is_new: bool = False) -> str:
         if done.returncode:
             raise UsageError(f"REBUILDKIT_PASSWORD_COMMAND ended with exit code {done.returncode}")
         return done.stdout.splitlines()[0] if done.stdout else ""
-    return _ask_password("New password: " if is_new else "Password: ", is_new=is_new)
+    prompt = "New password: " if is_new else "Password or recovery key: "
+    return _ask_password(prompt, is_new=is_new)
 
 
 def read_new_password(path: str | None, user: str) -> str:
@@ -275,19 +278,23 @@ def read_new_password(path: str | None, user: str) -> str:
 
 
 def check_new_password(password: str, user: str) -> None:
-    """Refuse a password that cannot be typed at all; warn of one that is weak or no disc can take.
+    """Refuse what nobody can type or is another secret; warn of what is weak or no disc can take.
 
     A weak one that is chosen on a terminal has to be confirmed.
 
     Raises:
-        UsageError: it is empty, has a control character, or is weak and was not confirmed.
+        UsageError: it is empty, has a control character, is a recovery key, or is weak and was
+            not confirmed.
     """
+    from backup.objects.recovery import is_recovery_key
     from imagebuilder.cli.strength import weakness_of
 
     if not password:
         raise UsageError("the password is empty: choose one of at least 8 characters")
     if any(unicodedata.category(character) == "Cc" for character in password):
         raise UsageError("the password has a control character (such as a tab): nobody can type it")
+    if is_recovery_key(password):
+        raise UsageError("this is a recovery key: the password must be another one")
     if weakness := weakness_of(password, user):
         report_error(f"warning: {weakness}")
         if sys.stdin.isatty() and not confirm("Take it all the same?"):
@@ -338,6 +345,7 @@ class Session:
     key: DataKey  # the master key, or that of an enrolled machine
     host: RepositoryHost
     place: str  # which repository, for what this computer remembers of it
+    is_recovered: bool = False  # opened with a recovery key
 
     @property
     def master(self) -> MasterKey:
@@ -466,7 +474,10 @@ def open_session(
     Raises:
         NotAuthorisedError, WrongPasswordError: the id or the password is wrong.
     """
+    from backup.objects.errors import WrongPasswordError
     from backup.objects.keys import password_keys, unlock_with
+    from backup.objects.recovery import is_recovery_key, typing_error
+    from backup.repository import NotAuthorisedError
 
     if isinstance(options, MachinePlace):
         if options.credential is not None:
@@ -478,14 +489,25 @@ def open_session(
     place = _place_of(options)
     try:
         _check_registered(host, options)
+        if is_recovery_key(password):
+            from imagebuilder.cli.recovered import open_recovered
+
+            recovered = import_during(
+                lambda: open_recovered(host, options.user, password), needed, prepare
+            )
+            return Session(*recovered, host, place, is_recovered=True)
         parameters = host.login_parameters(options.user)
         keys = import_during(
             lambda: password_keys(parameters, options.user, password), needed, prepare
         )
         repository = host.login(options.user, keys.login_secret)
         return Session(repository, unlock_with(repository.key_file(), keys), host, place)
-    except BaseException:
+    except BaseException as error:
         host.close()
+        if isinstance(error, NotAuthorisedError | WrongPasswordError) and (
+            hint := typing_error(password)
+        ):
+            error.add_note(hint)
         raise
 
 

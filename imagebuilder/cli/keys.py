@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
     Place,
+    RefusedError,
     check_new_password,
     confirm,
     open_host,
@@ -93,7 +94,7 @@ def run_key_export(options: Place) -> int:
 
 
 def run_key_passwd(options: NewPassword) -> int:
-    """Change the password; existing discs keep the old one."""
+    """Change the password, with it or a recovery key; existing discs keep the old one."""
     from backup.objects.keys import change_password
 
     with open_session(options) as session:
@@ -106,13 +107,19 @@ def run_key_passwd(options: NewPassword) -> int:
 
 
 def run_key_revoke(options: Place) -> int:
-    """Make all recovery keys void for new discs."""
+    """Make all recovery keys void, for the repository and for new discs."""
     from backup.objects.keys import remove_recovery_keys
 
     with open_session(options) as session:
+        if session.is_recovered:
+            raise RefusedError(
+                "nothing was changed: this needs the password, for without it and without a "
+                "recovery key nobody could open the backups; `rebuildkit key passwd` sets a new one"
+            )
         old = session.repository.key_file()
         session.repository.replace_key_file(remove_recovery_keys(old, session.master), expected=old)
-    print("New discs do not open with the old recovery keys. Existing discs still do.")
+    print("The old recovery keys open neither the backups nor new discs. Existing discs still open")
+    print("with them.")
     return ExitCode.DONE
 
 

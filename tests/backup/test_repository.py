@@ -6,6 +6,7 @@ A directory, a server over TLS, and a store over a back end that has neither fil
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import unicodedata
@@ -103,6 +104,28 @@ def test_one_argon2id_run_logs_in_and_unlocks(host: RepositoryHost) -> None:
     repository = host.login(user, derived.login_secret)
 
     assert keys.unlock_with(repository.key_file(), derived) == made.master
+
+
+def test_recovery_keys_log_in(host: RepositoryHost) -> None:
+    """Each that the key file has now, for all that the password is for; no other secret does."""
+    user = new_user()
+    made = keys.create_key_file(user, "pass word")
+    data, text = keys.add_recovery_key(made.data, made.master)
+    secret = keys.recovery_login_secret(text)
+    host.register(user, data, made.login_secret)
+    repository = host.login(user, secret)
+    assert keys.unlock_with_recovery_key(repository.key_file(), text) == made.master
+    changed, login_secret = keys.change_password(data, made.master, user, "new word")
+    repository.replace_key_file(changed, new_login_secret=login_secret, expected=data)
+    with pytest.raises(NotAuthorisedError):
+        host.login(user, made.login_secret)
+    host.login(user, secret)
+    repository = host.login(user, login_secret)
+    repository.replace_key_file(keys.remove_recovery_keys(changed, made.master), expected=changed)
+
+    for wrong in (secret, bytes(32), hashlib.sha256(secret).digest()):
+        with pytest.raises(NotAuthorisedError):
+            host.login(user, wrong)
 
 
 def test_ids_are_compared_in_nfc(host: RepositoryHost) -> None:

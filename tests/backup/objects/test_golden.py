@@ -31,6 +31,7 @@ from backup.objects.key_file import login_parameters
 from backup.objects.keys import MasterKey
 from backup.objects.model import BackupObject, NodeObject, ObjectKind, Piece, StreamContent
 from backup.objects.pack import PackReader, PackWriter
+from backup.objects.recovery import recovery_secret
 from backup.objects.table import TableReader
 from tests.backup.objects.samples import lookup_in, machine, sample
 from tests.backup.repositories import read_index
@@ -188,6 +189,24 @@ def test_the_document_describes_the_key_file() -> None:
         AESGCM(recovery_kek).decrypt(bytes(12), wrapped, b"rebuildkit/1/wrapped by recovery key")
         == MASTER
     )
+
+
+def test_the_document_describes_what_recovery_keys_log_in_with() -> None:
+    """At a server only: the file that is bound to a disc is as it was before there were any."""
+    master = MasterKey(MASTER)
+    unbound = keys.remove_recovery_keys(HASH_DAT, master)
+    data, text = keys.add_recovery_key(unbound, master)
+    (length,) = struct.unpack_from("<I", data, 8)
+    body = msgpack.unpackb(data[12 : 12 + length])
+    secret = hkdf(recovery_secret(text), b"recovery login")
+
+    assert data[:8] == b"RKHASH\x01\x01"
+    assert body["recovery_logins"] == [hashlib.sha256(secret).digest()]
+    assert keys.recovery_login_secret(text) == secret
+    bound = keys.bind(data, master, DATA_SET_ID)
+    assert bound[:8] == b"RKHASH\x01\x00"
+    assert b"recovery_logins" not in bound
+    assert keys.unlock_with_recovery_key(bound, text) == master
 
 
 def test_the_pack_is_still_written_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,8 +213,11 @@ def test_hostile_parameters_are_refused(parameters: KdfParameters) -> None:
         msgpack.packb({"kdf": {"name": "scrypt"}, "verifier": bytes(32), "wrapped": bytes(48)}),
         msgpack.packb({"recovery": [[bytes(16)]]}),
         msgpack.packb({"recovery": [[]] * 99}),
+        msgpack.packb({"recovery_logins": [bytes(32)]}),
+        msgpack.packb({"recovery": [[bytes(16), bytes(48)]], "recovery_logins": [bytes(31)]}),
+        msgpack.packb({"recovery": [[bytes(16), bytes(48)]], "recovery_logins": [7]}),
     ],
-    ids=range(11),
+    ids=range(14),
 )
 def test_nonsense_in_a_key_file_is_damage(body: bytes) -> None:
     """A body that decodes to anything unexpected is damaged, no other error."""
@@ -244,6 +247,23 @@ def test_recovery_keys_add_up_and_go_away(made: NewKeyFile) -> None:
         keys.unlock_with_recovery_key(data, recovery_text(bytes(20)))
     with pytest.raises(WrongPasswordError, match="no recovery key"):
         keys.unlock_with_recovery_key(keys.remove_recovery_keys(data, made.master), first)
+
+
+def test_recovery_keys_of_older_releases_stay_beside_new_ones(made: NewKeyFile) -> None:
+    """They have nothing to log in with; each key keeps its own, whatever else changes."""
+    data, old = keys.add_recovery_key(made.data, made.master)
+    file = unpack_key_file(data)
+    silent = replace(file, recovery=tuple(slot._replace(login=b"") for slot in file.recovery))
+    data = pack_key_file(silent, made.master.key_file_mac)
+    assert key_file.recovery_logins(data) == []
+    data, new = keys.add_recovery_key(data, made.master)
+    data, _ = keys.change_password(data, made.master, USER, "other")
+
+    assert keys.unlock_with_recovery_key(data, old) == made.master
+    assert keys.unlock_with_recovery_key(data, new) == made.master
+    logins = key_file.recovery_logins(data)
+    assert logins == [hashlib.sha256(keys.recovery_login_secret(new)).digest()]
+    assert key_file.recovery_logins(keys.remove_recovery_keys(data, made.master)) == []
 
 
 def test_every_typing_error_in_a_recovery_key_is_found_and_located() -> None:

@@ -23,6 +23,7 @@ import pytest
 
 from backup import wire
 from backup.client.repository import HttpServer
+from backup.objects import keys
 from backup.repository import (
     MAXIMUM_PACK_SIZE,
     InvalidRequestError,
@@ -391,6 +392,30 @@ def test_wrong_password_takes_its_time(tmp_path: Path) -> None:
             times.append(time.monotonic() - start)
 
         assert times[0] > 0.4 > times[1]
+
+
+def test_what_a_revoked_recovery_key_opened_is_shut(tmp_path: Path) -> None:
+    """Tokens of a login with it are void; a key that is added ends none."""
+    made = keys.create_key_file("user", "pass word")
+    data, text = keys.add_recovery_key(made.data, made.master)
+    with (
+        ServerProcess.start(tmp_path) as server,
+        HttpServer(server.url, server.fingerprint) as host,
+        HttpServer(server.url, server.fingerprint) as other,
+    ):
+        host.register("user", data, made.login_secret)
+        stolen = other.login("user", keys.recovery_login_secret(text))
+        repository = host.login("user", made.login_secret)
+        more, _ = keys.add_recovery_key(data, made.master)
+        repository.replace_key_file(more)
+        token = stolen._token
+        assert stolen.machines() == []
+        assert stolen._token == token
+        repository.replace_key_file(keys.remove_recovery_keys(more, made.master))
+
+        with pytest.raises(NotAuthorisedError):
+            stolen.machines()
+        assert repository.machines() == []
 
 
 def test_secrets_are_not_stored(tmp_path: Path) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from imagebuilder.cli.main import main
 from imagebuilder.cli.strength import weakness_of
+from tests.backup.server_process import ServerProcess
+from tests.imagebuilder.small_disk import make_disk
 
 STRONG = "wolke gitarre tisch"
 WEAK = "hunter22"
@@ -137,3 +139,64 @@ def test_a_weak_password_is_confirmed(store: list[str], typing: Typing, capsys: 
 def test_strength_is_what_a_guesser_needs(password: str, is_weak: bool) -> None:
     """Not how many kinds of characters there are; the id is guessed first; length is no trap."""
     assert bool(weakness_of(password, "anna")) == is_weak
+
+
+@pytest.fixture(params=["server", "store"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[str]]:
+    """The options for a server, and for a store without one."""
+    if request.param == "store":
+        yield ["--store", str(tmp_path / "store"), "--user", "anna"]
+        return
+    with ServerProcess.start(tmp_path / "data", log=tmp_path / "log") as server:
+        assert server.fingerprint is not None
+        yield ["--server", server.url, "--fingerprint", server.fingerprint, "--user", "anna"]
+
+
+def test_a_forgotten_password_is_replaced_with_the_recovery_key(
+    tmp_path: Path, place: list[str], capsys: Output
+) -> None:
+    """It does all that the password does, until it is revoked; a typing error is located."""
+
+    def secret(name: str, text: str) -> str:
+        (tmp_path / name).write_text(text + "\n")
+        return str(tmp_path / name)
+
+    first, second = secret("first", STRONG), secret("second", "kanne insel funken")
+    assert main(["register", *place, "--password-file", first, "--recovery-key"]) == 0
+    found = RECOVERY_KEY.search(capsys.readouterr().out)
+    assert found is not None
+    key = secret("key", found[0])
+    disk = str(make_disk(tmp_path))
+    backup = ["backup", *place, "--machine", "pc", "--disk", disk]
+    assert main([*backup, "--password-file", key]) == 0
+    passwd = ["key", "passwd", *place, "--password-file", key, "--new-password-file"]
+    assert main([*passwd, key]) == 2
+    assert "this is a recovery key" in capsys.readouterr().err
+    assert main([*passwd, second]) == 0
+    snapshots = ["snapshots", *place, "--password-file"]
+    assert [main([*snapshots, file]) for file in (first, second, key)] == [12, 0, 0]
+    assert main(["forget", *place, "--yes", "--password-file", key]) == 0
+    assert main(["policy", "set", *place, "--keep-last", "1", "--password-file", key]) == 0
+    mistyped = secret("mistyped", found[0][:-1] + ("0" if found[0][-1] != "0" else "1"))
+    capsys.readouterr()
+    assert main([*snapshots, mistyped]) == 12
+    assert "; perhaps group 8 of the recovery key is mistyped\n" in capsys.readouterr().err
+
+    assert main(["key", "revoke", *place, "--password-file", key]) == 24
+    assert main(["key", "revoke", *place, "--password-file", second]) == 0
+    capsys.readouterr()
+    assert [main([*snapshots, file]) for file in (second, key)] == [0, 12]
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_prompts_say_that_a_recovery_key_will_do(
+    store: list[str], monkeypatch: pytest.MonkeyPatch, typing: Typing
+) -> None:
+    """Every prompt but those for a new password."""
+    typing([STRONG, STRONG], "no")
+    assert main(["register", *store]) == 0
+    asked: list[str] = []
+    monkeypatch.setattr("getpass.getpass", lambda prompt: asked.append(prompt) or STRONG)
+    assert main(["snapshots", *store]) == 0
+
+    assert asked == ["Password or recovery key: "]
