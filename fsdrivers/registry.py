@@ -70,7 +70,7 @@ class Starts(Flag):
     UEFI = auto()  # firmware reads it
     DOS = auto()  # DOS and Windows 9x, which find files by their places
     WINDOWS = auto()  # Windows NT and its successors
-    SYSLINUX = auto()  # extlinux, whose file may lie anywhere but is found by its sectors
+    SYSLINUX = auto()  # syslinux, whose file may lie anywhere but is found by its sectors
 
 
 NOTHING: Final = Starts(0)
@@ -221,14 +221,14 @@ DRIVERS: tuple[Driver, ...] = (
         types=("fat12", "fat16", "fat32"),
         package="fsdrivers.fat",
         probe=probe_fat,
-        can=Can.READ | Can.PLAN | Can.CHECK | Can.EDIT,
+        can=Can.READ | Can.PLAN | Can.GROW | Can.CHECK | Can.EDIT,
         names=Names(
             is_utf16=True,
             forbidden=WINDOWS_FORBIDDEN + b"\x7f",
             is_trimmed=True,
             ignores_case=True,
         ),
-        starts=Starts.UEFI | Starts.DOS | Starts.WINDOWS,
+        starts=Starts.UEFI | Starts.DOS | Starts.WINDOWS | Starts.SYSLINUX,
         mounted_as=("vfat", "msdos"),
         has_code_page=True,
         file_flags=DOS_ARCHIVE,

@@ -12,6 +12,7 @@ from rebuild.fixups.protocol import RestoredFile, VolumeChanges
 from rebuild.machine import VolumeTree
 
 SECTOR_SIZE = 512  # bytes, in which loaders count
+RESERVED_SECTORS = 32  # that FAT32 has in front of its tables
 
 
 def write_blank_files(numbers: Iterable[int], layout: Layout, window: Device) -> None:
@@ -57,6 +58,20 @@ def _parts(extents: Iterable[Extent], size: int) -> Iterator[tuple[int, slice]]:
             yield position, slice(offset, min(offset + length, size))
 
 
+def _copies(window: Device, code: bytes) -> Iterator[int]:
+    """Yield where a volume has copies of its first sector.
+
+    NTFS has one at the end, FAT32 one among its reserved sectors.
+    """
+    size = len(code)
+    end = min(RESERVED_SECTORS * size, window.size // size * size)
+    head = window.read(0, end)
+    for position in (*range(size, end, size), window.size - size):
+        found = head[position : position + size] if position < end else b""
+        if (found or window.read(position, size)) == code:
+            yield position
+
+
 def edit_volume(
     tree: VolumeTree, changes: VolumeChanges, layout: Layout, window: Device
 ) -> list[str]:
@@ -94,9 +109,8 @@ def edit_volume(
         code = edits.boot_code
         notes += edits.notes
     if code != written:
-        last = window.size - len(code)  # NTFS has a copy there
-        if window.read(last, len(code)) == written:
-            window.write(last, code)
+        for position in _copies(window, written):
+            window.write(position, code)
         window.write(0, code)
     window.flush()
     return notes

@@ -14,6 +14,8 @@ RebuildError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class RebuildError(Exception):
     """Base of everything the engine refuses to do, each in one sentence."""
@@ -31,12 +33,16 @@ class TargetTooSmallError(RebuildError):
         available: bytes it has.
     """
 
-    def __init__(self, target: str, needed: int, available: int) -> None:
+    def __init__(
+        self, target: str, needed: int, available: int, shares: Sequence[str] = ()
+    ) -> None:
+        """`shares` say in a few words each which partition needs how much of it."""
         self.needed = needed
         self.available = available
+        listed = f"; {', '.join(shares)}" if shares else ""
         super().__init__(
-            f"{target} is too small: the machine's data needs {needed:,} bytes, "
-            f"the target has {available:,}"
+            f"{target} is too small: the machine needs {needed:,} bytes, "
+            f"the target has {available:,}{listed}"
         )
 
 

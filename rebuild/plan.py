@@ -7,7 +7,7 @@ dataclasses that print as text.  `rebuild.apply` executes a plan and nothing els
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from backup.objects.model import EMPTY, DiskObject
@@ -34,6 +34,8 @@ RECOVERY_TYPES = ("DE94BBA4-06D1-4D40-A16A-BFD50179D6AC", "27")
 WHOLE_DISK_UNIT = 4096  # bytes that the size of a volume on a whole disk is a multiple of
 SHRINK_MARGIN = ALIGNMENT  # bytes left free on a volume shrunk to its data
 FREE_SIZE_SHOWN = 16 << 20  # bytes; less free room at a disk's end is not worth a line
+_MOST_SHARES = 4  # partitions that a message about sizes names
+_MOST_TRIES = 8  # to find the size of the smallest disk
 BOOT_CODE_SIZE = 440  # bytes of an MBR before the disk signature
 
 
@@ -237,22 +239,29 @@ def _plan_disk(
     for tree in trees.values():
         _check_sector_size(tree, disk, target)
     if disk.scheme == "none":
-        whole = _whole_disk(disk, trees, target, minimum_sizes)
+        whole = _whole_disk(disk, trees, target, minimum_sizes, grow)
         return DiskPlan(disk, target, (replace(whole, place=f"{prefix}0"),))
     table = PartitionTable.from_description(disk.table)
     notes = () if has_blank_boot_code else _check_boot_code(disk, table, target)
-    old = [_old_partition(entry, trees.get(entry.number), minimum_sizes) for entry in table.entries]
+    old = [
+        _old_partition(entry, trees.get(entry.number), minimum_sizes, grow)
+        for entry in table.entries
+    ]
     keepers = [fixup for fixup in families.FIXUPS if fixup.keeps_places(machine)]
-    places = place_partitions(
-        old,
-        usable_end=table.usable_end(target.size, target.sector_size),
-        target_name=target.path,
-        target_size=target.size,
-        is_larger=target.size > disk.size,
-        sector_size=target.sector_size,
-        grow=grow,
-        keeps_places=bool(keepers),
-    )
+
+    def placed(size: int) -> dict[int, NewPlace]:
+        return place_partitions(
+            old,
+            usable_end=table.usable_end(size, target.sector_size),
+            target_name=target.path,
+            target_size=size,
+            is_larger=size > disk.size,
+            sector_size=target.sector_size,
+            grow=grow,
+            keeps_places=bool(keepers),
+        )
+
+    places = _placed(placed, target, _shares(old, trees))
     _check_table(disk, target, places)
     partitions = []
     for entry in table.entries:
@@ -279,6 +288,43 @@ def _plan_disk(
     for fixup in keepers:
         notes += fixup.plan_notes(plan.site, could_grow)
     return replace(plan, notes=(*notes, *_size_notes(plan, trees, old, grow)))
+
+
+def _placed(
+    placed: Callable[[int], dict[int, NewPlace]], target: TargetDisk, shares: Sequence[str]
+) -> dict[int, NewPlace]:
+    """Return the places on a target, from a function that gives those on a disk of a size.
+
+    Raises:
+        TargetTooSmallError: with the size of the smallest disk on which there are places.
+    """
+    try:
+        return placed(target.size)
+    except TargetTooSmallError as error:
+        needed = error.needed
+    for _ in range(_MOST_TRIES):
+        try:
+            placed(needed)
+        except TargetTooSmallError as error:  # what a disk of that size keeps for itself is more
+            needed = error.needed
+        else:
+            break
+    raise TargetTooSmallError(target.path, needed, target.size, shares)
+
+
+def _shares(old: Sequence[OldPartition], trees: Mapping[int, VolumeTree]) -> list[str]:
+    """Return what each partition needs, the largest first, in a few words each."""
+    solid = [partition for partition in old if not partition.is_container]
+    shares = []
+    for partition in sorted(solid, key=lambda it: -it.minimum)[:_MOST_SHARES]:
+        tree = trees.get(partition.number)
+        kind = f" ({tree.volume.type})" if tree is not None else ""
+        can_shrink = partition.is_growable or partition.is_shrunk_last
+        needs = partition.minimum if can_shrink else partition.size
+        shares.append(f"partition {partition.number}{kind} needs {needs:,}")
+    if len(solid) > _MOST_SHARES:
+        shares.append(f"{plural(len(solid) - _MOST_SHARES, 'other')} need less")
+    return shares
 
 
 def _size_notes(
@@ -345,21 +391,24 @@ def _check_boot_code(
 
 
 def _old_partition(
-    entry: PartitionEntry, tree: VolumeTree | None, minimum_sizes: Mapping[int, int]
+    entry: PartitionEntry,
+    tree: VolumeTree | None,
+    minimum_sizes: Mapping[int, int],
+    grow: int | None,
 ) -> OldPartition:
-    is_fixed = entry.is_efi_system or entry.type in RECOVERY_TYPES
+    is_fixed = (entry.is_efi_system or entry.type in RECOVERY_TYPES) and grow != entry.number
     made = OldPartition(entry.number, entry.start, entry.size, entry.size, False, entry.is_extended)
     if tree is None:
         return made
     volume, driver = tree.volume, tree.driver
     if volume.type == EMPTY:
         return replace(made, minimum=0)
-    if driver is not None and Can.GROW in driver.can and not is_fixed:
+    if driver is not None and Can.GROW in driver.can:
         needed = minimum_sizes.get(volume.number, volume.minimum_size) or volume.size
         return replace(
             made,
             minimum=min(entry.size, needed + SHRINK_MARGIN),
-            is_growable=True,
+            is_growable=not is_fixed,
             maximum=driver.largest_size(volume.description).size,
         )
     if driver is not None and Can.SHRINK in driver.can:
@@ -373,6 +422,7 @@ def _whole_disk(
     trees: Mapping[int, VolumeTree],
     target: TargetDisk,
     minimum_sizes: Mapping[int, int],
+    grow: int | None,
 ) -> PartitionPlan:
     """Plan a disk that is one volume from its first byte."""
     tree = trees.get(0)
@@ -383,7 +433,9 @@ def _whole_disk(
         if size < needed:
             needed = -(-needed // WHOLE_DISK_UNIT) * WHOLE_DISK_UNIT
             raise TargetTooSmallError(target.path, needed, target.size)
-        if size > disk.size and tree.driver is not None:
+        if target.size == disk.size or (size > disk.size and grow == 0):
+            size = disk.size
+        elif size > disk.size and tree.driver is not None:
             size = min(size, tree.driver.largest_size(tree.volume.description).size)
     elif target.size < size:
         raise TargetTooSmallError(target.path, size, target.size)

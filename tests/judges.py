@@ -99,7 +99,7 @@ def compare_disks(first: Path, second: Path, *, changed: Sequence[bytes] = ()) -
             ):
                 compare_trees(left, right, changed)
         elif one.type == "vfat":
-            assert _fat_files(first, one) == _fat_files(second, other)
+            assert fat_files(first, one) == fat_files(second, other)
 
 
 def compare_trees(left: Path, right: Path, changed: Sequence[bytes] = ()) -> int:
@@ -196,7 +196,7 @@ def mounted(image: Path, start: int = 0, size: int = 0, kind: str = "ext4") -> I
             run("umount", point)
 
 
-def _fat_files(image: Path, part: Part) -> dict[str, str]:
+def fat_files(image: Path, part: Part) -> dict[str, str]:
     """Return path -> digest of the files on a FAT volume, as mtools read them."""
     with tempfile.TemporaryDirectory() as copied:
         run("mcopy", "-s", "-Q", "-m", "-i", f"{image}@@{part.start}", "::/", f"{copied}/all")

@@ -12,14 +12,17 @@ Two deviations from the specification, both on the side of reading more:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from fsdrivers.errors import CorruptError, NoSpaceError
 from fsdrivers.fat import format as fat
 
 SECTOR_SIZES = (512, 1024, 2048, 4096)
-LARGEST_CLUSTER_SIZE = 64 * 1024  # bytes; of volumes planned here, unless they had larger ones
+LARGEST_CLUSTER_SIZE = 32 * 1024  # bytes; DOS reads no larger ones.  Unless they were larger
+MOST_SECTORS = 0xFFFFFFFF  # of a volume
+# Windows 9x checks no FAT32 volume with more.  Source: Microsoft KB 184006.
+COMFORTABLE_CLUSTERS = 4_177_920
 EDGE_MARGIN = 16  # clusters kept from the type thresholds: drivers differ by one there
 
 
@@ -235,29 +238,64 @@ def with_clusters(base: Geometry, cluster_count: int) -> Geometry:
     )
 
 
-def resized(base: Geometry, *, size: int, sector_size: int) -> Geometry:
+def resized(
+    base: Geometry,
+    *,
+    size: int,
+    sector_size: int,
+    has_room: Callable[[Geometry], bool] = lambda geometry: True,
+) -> Geometry:
     """Return the geometry of a volume like `base` in `size` bytes on `sector_size` sectors.
 
     Type, reserved sectors, number of FATs and root entries stay.  The cluster size stays if the
-    type allows it, else it is the smallest that the type allows.  Sectors of the volume are
-    never smaller than those of the device.  A volume larger than its type can span leaves the
-    rest of `size` unused.
+    type allows it and the content fits, else it is the smallest with which that is so; smallest
+    clusters do not count where they are too many for Windows 9x.  Sectors of the volume are never
+    smaller than those of the device.  A volume larger than its type can span leaves the rest of
+    `size` unused.
+
+    Args:
+        base: the volume that there was.
+        size: bytes of the new place.
+        sector_size: of the new device, in bytes.
+        has_room: tells whether the content fits on a volume.  If it fits on none, the first
+            volume that the type allows is returned.
 
     Raises:
         NoSpaceError: `size` is too small for this type of FAT.
     """
     bases = list(iter_bases(base, sector_size))
-    for candidate in bases:
-        geometry = _in_size(candidate, size)
-        low, high = legal_clusters(base)
-        if geometry is not None and low <= geometry.cluster_count <= high:
+    low, high = legal_clusters(base)
+    made = [_in_size(candidate, size) for candidate in bases]
+    legal = [found for found in made if found is not None and low <= found.cluster_count <= high]
+    comfortable = max(COMFORTABLE_CLUSTERS, base.cluster_count)
+    legal.sort(key=lambda found: max(0, found.cluster_count - comfortable))
+    spanned = [with_clusters(candidate, high) for candidate in bases]
+    partial = [found for found in spanned if found.size <= size and is_writable(found)]
+    partial.sort(key=lambda found: -found.size)
+    for geometry in (*legal, *partial):
+        if has_room(geometry):
             return geometry
-    largest = max(bases, key=lambda candidate: candidate.cluster_size)
-    geometry = with_clusters(largest, legal_clusters(base)[1])
-    if geometry.size <= size:
-        return geometry
-    smallest = min(with_clusters(candidate, legal_clusters(base)[0]).size for candidate in bases)
+    if legal or partial:
+        return (legal or partial)[0]
+    smallest = min(with_clusters(candidate, low).size for candidate in bases)
     raise NoSpaceError(f"volume of type {base.type}", smallest, size)
+
+
+def largest(base: Geometry) -> Geometry:
+    """Return the geometry of the largest volume like `base`."""
+    high = legal_clusters(base)[1]
+    bases = list(iter_bases(base, base.sector_size))
+    spanned = [with_clusters(item, high) for item in bases]
+    whole = [_in_size(item, MOST_SECTORS * base.sector_size) for item in bases]
+    legal = [found for found in whole if found is not None and found.cluster_count <= high]
+    return max(filter(is_writable, (*spanned, *legal)), key=lambda found: found.size)
+
+
+def is_writable(geometry: Geometry) -> bool:
+    """Tell whether the fields of a boot sector are wide enough for it."""
+    return geometry.total_sectors <= MOST_SECTORS and (
+        geometry.bits == 32 or geometry.fat_sectors <= 0xFFFF
+    )
 
 
 def iter_bases(base: Geometry, sector_size: int) -> Iterator[Geometry]:
@@ -292,7 +330,7 @@ def legal_clusters(base: Geometry) -> tuple[int, int]:
 
 def _in_size(base: Geometry, size: int) -> Geometry | None:
     """Return `base` grown to all of `size`, or None if not one cluster fits."""
-    total_sectors = min(size // base.sector_size, 0xFFFFFFFF)
+    total_sectors = min(size // base.sector_size, MOST_SECTORS)
     data_sectors = total_sectors - base.reserved_sectors
     data_sectors -= root_sectors(base.root_entries, base.sector_size)
     if data_sectors < base.fat_count + base.sectors_per_cluster:
@@ -304,9 +342,8 @@ def _in_size(base: Geometry, size: int) -> Geometry | None:
         fat_count=base.fat_count,
         data_sectors=data_sectors,
     )
-    if base.bits != 32 and fat_sectors > 0xFFFF:
-        return None
-    return replace(base, fat_sectors=fat_sectors, total_sectors=total_sectors)
+    made = replace(base, fat_sectors=fat_sectors, total_sectors=total_sectors)
+    return made if is_writable(made) else None
 
 
 def _require(boot: fat.BootSector, field: str, is_right: bool, expected: str) -> None:

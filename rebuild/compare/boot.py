@@ -39,14 +39,14 @@ def kept_differences(kept: Iterable[Kept], expected: Expected) -> Iterator[str]:
         kept: what its driver says must be as it was.
         expected: what fix-ups did.
     """
-    is_first = True  # of the boot codes: only what the volume begins with is what fix-ups change
+    first: bytes | None = None  # of the boot codes: it and its copies are what fix-ups change
     for name, want, have, kind in kept:
         if kind is KeptKind.BOOT_CODE:
             code = _bytes_of(want)
+            first = code if first is None else first
             yield from _code_differences(
-                expected.code(code) if is_first else code, _bytes_of(have), name
+                expected.code(code) if code == first else code, _bytes_of(have), name
             )
-            is_first = False
             continue
         is_field = kind is KeptKind.BOOT_FIELD
         if want != have and not (is_field and expected.changes.accepts(name, have)):

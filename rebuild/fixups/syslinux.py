@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Syslinux on ext and NTFS, where its file lies in other sectors after a restore.
+"""Syslinux on FAT, ext and NTFS, where its file lies in other sectors after a restore.
 
 The boot sector names the first sector of ldlinux.sys; that file lists its other sectors, and the
 last two, which hold variables.  All count 512 bytes from the start of the volume, so the partition
 may move, but not the file in it.  The backup records where the file was.  If the file has the list
 that the installer would have made for that place, it gets a list and a checksum for the new place,
 and the boot sector names the new first sector.  Anything else stays as it was, and the report says
-that extlinux must be run again.
+that the installer must be run again.
 
-On FAT the file is put back where it was instead (`rebuild.fixups.dos`).
+On FAT the file is put back where it was (`rebuild.fixups.dos`) unless the volume gets another size.
 
 Source: syslinux 6.04, what `libinstaller/syslxint.h` and `syslxmod.c` say of the patch area, of
 its extension and of the list of extents.  Measured: files of Debian's extlinux 6.04 on ext4 and
@@ -223,7 +223,7 @@ class Syslinux(Fixup):
     """Lets syslinux find its file in the place where the restore put it."""
 
     def changes(self, machine: Machine, sites: Sequence[Site]) -> Iterator[VolumeChange]:
-        """Plan to look at every volume from which extlinux may start."""
+        """Plan to look at every volume from which syslinux may start."""
         for site in sites:
             for tree, part in site.volumes(machine):
                 if not tree.may_start(Starts.SYSLINUX):
@@ -278,6 +278,7 @@ class FollowedSectors(VolumeChange):
         parts: dict[int, bytes] = {}
         notes: list[str] = []
         followed: list[_Followed] = []
+        stays = False  # whatever the file and the boot sector say, it is as true as it was
         problem = "ldlinux.sys is not where it says"
         for number, (path, size, extents) in self.placed.items():
             try:
@@ -287,6 +288,9 @@ class FollowedSectors(VolumeChange):
                     raise ValueError("has a strange size")
                 data, old = files[number].read(), sectors_of(extents)
                 new = sectors_of(_places(files[number].extents))
+                if new == old:
+                    stays = True
+                    continue
                 if patched_file(data, old) != data:
                     raise ValueError("has another list of sectors than extlinux would write")
                 made = patched_file(data, new)
@@ -300,7 +304,8 @@ class FollowedSectors(VolumeChange):
                     f"{path} (syslinux) lies in other sectors; its list of them and the boot "
                     "sector changed with it."
                 )
-        if starts and not any(first_sector_in(boot_code, f.area) == f.old_first for f in followed):
+        named = any(first_sector_in(boot_code, f.area) == f.old_first for f in followed)
+        if starts and not stays and not named:
             notes.append(
                 f"The {self.type} volume has the boot sector of extlinux, but {problem}: "
                 "run extlinux --install again, or it does not start."

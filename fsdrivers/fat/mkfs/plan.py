@@ -25,7 +25,15 @@ from fsdrivers.fat import format as fat
 from fsdrivers.fat.codepage import code_page
 from fsdrivers.fat.description import Template, boot_sector_bytes, unpack_description
 from fsdrivers.fat.directory import pack_dots, pack_slots
-from fsdrivers.fat.geometry import Geometry, iter_bases, legal_clusters, resized, with_clusters
+from fsdrivers.fat.geometry import (
+    MOST_SECTORS,
+    Geometry,
+    iter_bases,
+    largest,
+    legal_clusters,
+    resized,
+    with_clusters,
+)
 from fsdrivers.fat.mkfs.allocation import Allocation, allocate
 from fsdrivers.fat.mkfs.tree import Directory, Tree, build_tree
 from fsdrivers.fat.system import arrange
@@ -35,10 +43,12 @@ from fsdrivers.volume import (
     Description,
     Entry,
     Extent,
+    Limit,
     Place,
     SystemFiles,
 )
 
+FIXED_DISK_MEDIA = 0xF8
 _CHUNK_SIZE = 1 << 20  # bytes of directories and reserved sectors yielded at a time
 
 
@@ -210,7 +220,7 @@ def plan_volume(
     """
     template = unpack_description(description)
     tree = _tree_of(template, entries)
-    geometry = plan_geometry(template, size=size, sector_size=sector_size)
+    geometry = plan_geometry(template, size=size, sector_size=sector_size, tree=tree)
     _check_space(geometry, tree)
     system, fixed = place.system or SystemFiles(), place.fixed
     old = template.geometry
@@ -246,7 +256,7 @@ def _clusters_of(
     return runs_of
 
 
-def plan_geometry(template: Template, *, size: int, sector_size: int) -> Geometry:
+def plan_geometry(template: Template, *, size: int, sector_size: int, tree: Tree) -> Geometry:
     """Return the geometry for a place of `size` bytes: that of the template, if it fits there.
 
     Raises:
@@ -255,15 +265,27 @@ def plan_geometry(template: Template, *, size: int, sector_size: int) -> Geometr
     base = template.geometry
     if sector_size <= base.sector_size and size in (template.device_size, base.size):
         return replace(base, root_cluster=fat.ROOT_CLUSTER if base.bits == 32 else 0)
-    return resized(base, size=size, sector_size=sector_size)
+    needs: dict[int, int] = {}
+
+    def has_room(geometry: Geometry) -> bool:
+        of = geometry.cluster_size
+        if of not in needs:
+            needs[of] = tree.clusters(of, is_root_fixed=geometry.bits != 32)
+        return needs[of] <= geometry.cluster_count
+
+    return resized(base, size=size, sector_size=sector_size, has_room=has_room)
 
 
-def minimum_size(description: Description, entries: Sequence[Entry], **unused: object) -> int:
+def minimum_size(
+    description: Description,
+    entries: Sequence[Entry],
+    *,
+    sector_size: int | None = None,
+    **unused: object,
+) -> int:
     """Return the smallest size in bytes that `plan_volume` accepts for these entries.
 
-    It keeps the type of FAT and counts in sectors of the old volume, whatever those of the
-    device are.  A larger size is not always enough: where a larger cluster size becomes legal
-    again, the slack grows.
+    It keeps the type of FAT.  Every larger size is accepted too.
 
     Raises:
         NoSpaceError: no volume of this type is large enough.
@@ -272,21 +294,41 @@ def minimum_size(description: Description, entries: Sequence[Entry], **unused: o
     template = unpack_description(description)
     tree = _tree_of(template, entries)
     base = template.geometry
+    sector_size = sector_size or base.sector_size
     sizes = {base.size, template.device_size}
     low, high = legal_clusters(base)
-    for candidate in iter_bases(base, base.sector_size):
+    for candidate in iter_bases(base, sector_size):
         needed = tree.clusters(candidate.cluster_size, is_root_fixed=base.bits != 32)
         if needed <= high:
             sizes.add(with_clusters(candidate, max(low, needed)).size)
     error: NoSpaceError | None = None
     for size in sorted(sizes):
         try:
-            _check_space(plan_geometry(template, size=size, sector_size=base.sector_size), tree)
+            geometry = plan_geometry(template, size=size, sector_size=sector_size, tree=tree)
+            _check_space(geometry, tree)
         except NoSpaceError as found:
             error = found
         else:
             return size
     raise error or NoSpaceError(f"volume of type {base.type}", 0, 0)
+
+
+def largest_size(description: Description) -> Limit:
+    """Return the largest volume of the recorded type; see `fsdrivers.volume.LargestSize`."""
+    template = unpack_description(description)
+    base = template.geometry
+    if template.boot.media != FIXED_DISK_MEDIA:
+        return Limit(max(base.size, template.device_size), "it has the format of a floppy disk")
+    geometry = largest(base)
+    bound = (
+        f"{geometry.total_sectors:,} sectors"
+        if geometry.total_sectors == MOST_SECTORS
+        else f"{geometry.cluster_count:,} clusters of {geometry.cluster_size:,} bytes"
+    )
+    return Limit(
+        max(geometry.size, base.size, template.device_size),
+        f"{base.type.upper()} has at most {bound}",
+    )
 
 
 def _tree_of(template: Template, entries: Sequence[Entry]) -> Tree:

@@ -15,6 +15,7 @@ from fsdrivers.fat.geometry import (
     bits_of_count,
     fat_sectors_for,
     geometry_of,
+    largest,
     resized,
     unpack_boot_sector,
     with_clusters,
@@ -132,11 +133,40 @@ def test_smaller_than_type_takes_smaller_clusters() -> None:
 
 
 def test_far_too_large_leaves_a_rest() -> None:
-    """FAT12 in 10 GiB spans what FAT12 can with 64 KiB clusters."""
+    """FAT12 in 10 GiB spans what FAT12 can with 32 KiB clusters, the largest that DOS reads."""
     found = resized(geometry_for(12, 2847), size=10 << 30, sector_size=512)
 
-    assert found.cluster_size == 65536
+    assert found.cluster_size == 32768
     assert found.cluster_count == 4084 - 16
+
+
+def test_clusters_stay_few_enough_for_windows() -> None:
+    """FAT32 on a large disk takes larger clusters before it has more than Windows 9x checks."""
+    geometry = geometry_for(32, 100_000)
+
+    found = [resized(geometry, size=gib << 30, sector_size=512) for gib in (1, 8, 100, 2000)]
+
+    assert [item.cluster_size for item in found] == [512, 4096, 32768, 32768]
+
+
+def test_content_decides_between_cluster_sizes() -> None:
+    """Where the old cluster size has no room for the content, a smaller one is taken."""
+    geometry = geometry_for(16, 20_000, sectors_per_cluster=8)
+
+    found = resized(
+        geometry, size=60 << 20, sector_size=512, has_room=lambda it: it.cluster_size < 4096
+    )
+
+    assert (found.cluster_size, found.size) == (1024, 60 << 20)
+
+
+@pytest.mark.parametrize(("bits", "size"), [(12, 128 << 20), (16, 2 << 30), (32, 0xFFFFFFFF * 512)])
+def test_largest(bits: int, size: int) -> None:
+    """The largest volume of each type that DOS reads, as near as the margins leave it."""
+    made = largest(geometry_for(bits, {12: 2847, 16: 20_000, 32: 70_000}[bits]))
+
+    assert 0 <= size - made.size < 2 << 20
+    assert resized(made, size=made.size, sector_size=512).size == made.size
 
 
 def test_too_small() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""extlinux on ext and NTFS after its file came to lie elsewhere: as its installer would have it."""
+"""Syslinux on FAT, ext and NTFS after its file came to lie elsewhere: as its installer would have it."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ START = MIB
 SIZE = 24 * MIB
 FILLER_SIZE = 32 * 1024
 KINDS = ("ext2", "ext4", "ntfs")
+FAT_KINDS = ("fat12", "fat16", "fat32")
 Installed = tuple[bytes, bytes, list[tuple[int, int]]]  # boot code, ldlinux.sys, its extents
 
 
@@ -348,6 +349,44 @@ def test_machine(kind: str, size: int, tmp_path: Path) -> None:
         assert partition.read_bytes()[-SECTOR_SIZE:] == code
     (tree,) = machine.unlocked().machine.trees.values()
     assert list(recorded_places(tree).values()) == [old[2]]
+
+
+@pytest.mark.parametrize("kind", FAT_KINDS)
+def test_fat_machine(kind: str, tmp_path: Path) -> None:
+    """On FAT the file stays where it is while the volume keeps its size, and else follows."""
+    volume = tmp_path / "volume"
+    with volume.open("wb") as stream:
+        stream.truncate({"fat12": 4, "fat16": 16, "fat32": 48}[kind] * MIB)
+    run("mkfs.fat", "-F", kind[3:], volume)
+    (tmp_path / "filler").write_bytes(b"f" * FILLER_SIZE)
+    run("mcopy", "-i", volume, tmp_path / "filler", "::/")
+    run("syslinux", "--install", volume)
+    run("mdel", "-i", volume, "::/filler")
+    size, old = volume.stat().st_size, installed_on(volume)
+    disk = tmp_path / "sda.img"
+    with disk.open("wb") as stream:
+        stream.truncate(START + size)
+    script = f"label: dos\nstart={START // 512}, size={size // 512}, type=6, bootable\n"
+    run("sfdisk", "-q", disk, text=script)
+    with disk.open("r+b") as stream:
+        stream.seek(START)
+        stream.write(volume.read_bytes())
+    machine = back_up(tmp_path, [disk])
+
+    for larger in (0, 2 * size):
+        image = tmp_path / "new.img"
+        report, differences = restored(machine, image, START + size + larger)
+        partition = tmp_path / "partition"
+        partition.write_bytes(image.read_bytes()[START:])
+        code, data, extents = installed_on(partition)
+
+        assert differences == []
+        assert run("fsck.fat", "-n", partition)
+        assert (data == old[1]) is (extents == old[2]) is (not larger)
+        assert data == patched_file(old[1], sectors_of(extents))
+        assert first_sector_in(code, patch_area_of(data)) == sectors_of(extents)[0]
+        assert any("ldlinux.sys (syslinux)" in note for note in report.notes) is bool(larger)
+        assert not any("run extlinux" in note for note in report.notes)
 
 
 def test_comparison_sees_a_wrong_list(tmp_path: Path) -> None:
