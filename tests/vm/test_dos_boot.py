@@ -104,17 +104,19 @@ def test_recovered_to_the_same_place(
     assert start(restore(store, machine, tmp_path / "new.img")) == STARTED
 
 
-@pytest.mark.parametrize("size", ["200M", "600M"])
+@pytest.mark.parametrize(("size", "grow"), [("200M", 1), ("600M", 1), ("600M", 2)])
 def test_recovered_to_another_disk(
-    store: tuple[str | Path, ...], size: str, tmp_path: Path
+    store: tuple[str | Path, ...], size: str, grow: int, tmp_path: Path
 ) -> None:
-    """On a larger disk DOS lies elsewhere and the BIOS counts other heads; it starts."""
-    image = restore(store, "sound", tmp_path / "new.img", "--disk-size", size)
+    """On a larger disk DOS lies elsewhere or is larger, the BIOS counts other heads; it starts."""
+    options = ("--disk-size", size, "--grow", str(grow))
+    image = restore(store, "sound", tmp_path / "new.img", *options)
     editor, device = open_dos(image)
     boot = editor.template.boot
     device.close()
 
-    assert boot.hidden_sectors > DOS_START
+    assert (boot.hidden_sectors > DOS_START) is (grow == 1)
+    assert (boot.total_sectors > 2 * DOS_SECTORS[editor.geometry.bits]) is (grow == 2)
     assert boot.heads == (16 if size == "200M" else 32)
     assert start(image) == STARTED
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Syslinux on FAT, ext and NTFS after its file came to lie elsewhere: as its installer would have it."""
+"""Syslinux after its file came to lie elsewhere: as its installer would have it."""
 
 from __future__ import annotations
 
