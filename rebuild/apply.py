@@ -15,8 +15,7 @@ Write order on each disk, and why a power cut leaves either nothing or a whole m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -29,9 +28,8 @@ from fsdrivers.partitions.chs import Geometry
 from fsdrivers.volume import Layout, StreamLayout
 from rebuild.edits import edit_volume, write_blank_files, write_files
 from rebuild.fixups.protocol import DiskChange, VolumeChanges
-from rebuild.layouts import lay_out
 from rebuild.machine import Machine, VolumeTree, printable_path
-from rebuild.plan import BOOT_CODE_SIZE, DiskPlan, PartitionPlan, RestorePlan
+from rebuild.plan import BOOT_CODE_SIZE, DiskPlan, PartitionPlan, RestorePlan, VolumePlan
 from rebuild.progress import Part, Progress
 from rebuild.report import Failure, RestoreReport, VolumeResult
 from rebuild.streaming.ahead import Ahead
@@ -69,7 +67,7 @@ def apply_plan(
     medium: Medium,
     opener: PieceOpener,
     *,
-    is_blank: bool = False,
+    ahead: Ahead | None = None,
     processes: int = 1,
     progress: Callable[[str], None] = lambda text: None,
 ) -> RestoreReport:
@@ -77,11 +75,11 @@ def apply_plan(
 
     Args:
         machine: the loaded data set the plan was made from.
-        plan: what to write where.
+        plan: what to write where, whose layouts are used up.
         devices: the opened, writable target by number of the disk object.
         medium: where the packs are read from.
         opener: opens sealed pieces.
-        is_blank: the targets are new images that read as zeros, so nothing has to be wiped.
+        ahead: has opened content already.
         processes: how many share the work, see `stream_pieces`.
         progress: takes one line of text now and then.
 
@@ -89,7 +87,6 @@ def apply_plan(
 
     Raises:
         DeviceError: a target failed.
-        FilesystemError: a layout cannot be made; nothing has been written then.
     """
     started = time.monotonic()
     shown = Progress(progress)
@@ -98,15 +95,13 @@ def apply_plan(
         _DiskWork(disk, devices[disk.disk.number], plan.changes.of_disk(disk.disk.number))
         for disk in plan.disks
     ]
-    shown.begin("Planning the layout")
-    with _ahead(machine, medium, opener, processes) as ahead:
-        for work in works:
-            for part in work.plan.partitions:
-                if part.volume:
-                    tree, changes = machine.trees[part.volume], plan.changes.of_volume(part.volume)
-                    work.volumes.append(_plan_volume(machine, tree, changes, part, work, is_blank))
-                    report.notes += changes.notes()
-    if not is_blank:
+    for work in works:
+        for part in work.plan.partitions:
+            if part.volume:
+                planned = plan.volumes.pop(part.volume)  # a layout takes much memory
+                work.volumes.append(_work_of(planned, part, work.device))
+                report.notes += planned.changes.notes()
+    if not plan.is_blank:
         shown.begin("Wiping old signatures")
         for work in works:
             signatures.wipe(work.device)
@@ -141,38 +136,14 @@ def apply_plan(
     return report
 
 
-@contextmanager
-def _ahead(
-    machine: Machine, medium: Medium, opener: PieceOpener, processes: int
-) -> Iterator[Ahead | None]:
-    """Have another process open content while the body runs; it has finished afterwards.
-
-    Yields None if one process has to do everything, or no other could be started.
-    """
-    ahead: Ahead | None = None
-    if processes > 1:
-        with suppress(OSError):
-            ahead = Ahead(machine.iter_content(), medium, opener)
-    with ahead or nullcontext():
-        yield ahead
-
-
-def _plan_volume(
-    machine: Machine,
-    recorded: VolumeTree,
-    changes: VolumeChanges,
-    part: PartitionPlan,
-    work: _DiskWork,
-    is_blank: bool,
-) -> _VolumeWork:
-    tree = changes.tree(recorded)
-    window = Window(work.device, part.new_start, part.new_size)
-    layout = lay_out(machine, tree, changes, part, work.plan, is_blank=is_blank)
+def _work_of(planned: VolumePlan, part: PartitionPlan, device: Device) -> _VolumeWork:
+    layout, driver = planned.layout, planned.tree.driver
+    window = Window(device, part.new_start, part.new_size)
     writer = CoalescingWriter(window, layout.block_size if layout else 1)
-    volume = _VolumeWork(tree, changes, part, window, layout, writer)
-    if tree.driver and layout and (streams := tree.driver.with_streams(layout)):
-        volume.resident = ResidentWriter(streams.resident)
-    return volume
+    work = _VolumeWork(planned.tree, planned.changes, part, window, layout, writer)
+    if driver and layout and (streams := driver.with_streams(layout)):
+        work.resident = ResidentWriter(streams.resident)
+    return work
 
 
 class _BootArea:

@@ -8,13 +8,14 @@ dataclasses that print as text.  `rebuild.apply` executes a plan and nothing els
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from backup.objects.model import EMPTY, DiskObject
 from backup.shared.text import plural, printable, size_text
 from fsdrivers import Can, types_that
 from fsdrivers.errors import NoSpaceError, UnsupportedError
 from fsdrivers.partitions import PartitionEntry, PartitionTable, plan_table
+from fsdrivers.volume import Layout
 from rebuild.errors import (
     LayoutUnsupportedError,
     NothingToRestoreError,
@@ -22,7 +23,7 @@ from rebuild.errors import (
     UnsafeTargetError,
 )
 from rebuild.fixups import families
-from rebuild.fixups.protocol import Changes
+from rebuild.fixups.protocol import Changes, VolumeChanges
 from rebuild.machine import Machine, VolumeTree
 from rebuild.placement import ALIGNMENT, NewPlace, OldPartition, place_partitions
 from rebuild.sites import Partition, Site
@@ -111,6 +112,15 @@ class DiskPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class VolumePlan:
+    """What comes to be on a volume, and where on it."""
+
+    tree: VolumeTree  # with what fix-ups add
+    changes: VolumeChanges
+    layout: Layout | None  # None for a raw volume
+
+
+@dataclass(frozen=True, slots=True)
 class RestorePlan:
     """Everything that will be written, disk by disk."""
 
@@ -119,6 +129,8 @@ class RestorePlan:
     content_size: int  # bytes of content to restore, before compression
     changes: Changes  # of what was recorded, so that it starts in the new place
     left_out: tuple[str, ...] = ()  # names of recorded disks without a target
+    is_blank: bool = False  # the targets read as zeros, so nothing has to be wiped
+    volumes: dict[int, VolumePlan] = field(default_factory=dict, repr=False)  # until written
 
     @property
     def grows(self) -> bool:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from backup.objects.content import content_id
@@ -50,12 +50,13 @@ from rebuild.errors import (
 )
 from rebuild.exit_codes import ExitCode
 from rebuild.fixups.families import files_to_read
-from rebuild.layouts import check_layouts
+from rebuild.layouts import lay_out_volumes
 from rebuild.machine import Machine
 from rebuild.medium import ChecksPacks
 from rebuild.memory import check_memory, check_memory_for_password
 from rebuild.plan import BOOT_CODE_SIZE, RestorePlan, TargetDisk, plan_restore
 from rebuild.report import RestoreReport
+from rebuild.streaming.ahead import Ahead
 from rebuild.streaming.opener import PieceOpener
 from rebuild.streaming.small import read_contents
 
@@ -214,10 +215,16 @@ def make_plan(
     *,
     grow: int | None = None,
     keeps_names: bool = False,
+    is_blank: bool = False,
 ) -> RestorePlan:
-    """Plan the restore onto `targets`, by number of the disk object.  Pure but for memory.
+    """Plan the restore whole, layouts included.  Pure but for memory.
 
-    `grow` and `keeps_names`: as for `plan_restore`.
+    Args:
+        unlocked: what to restore.
+        targets: where to, by number of the disk object.
+        grow: as for `plan_restore`.
+        keeps_names: likewise.
+        is_blank: the targets are new images that read as zeros.
 
     Raises:
         TargetTooSmallError, LayoutUnsupportedError: with the numbers or the reason.
@@ -248,8 +255,7 @@ def make_plan(
         blank_boot_code=_blank_boot_code(unlocked),
         keeps_names=keeps_names,
     )
-    check_layouts(machine, plan)
-    return plan
+    return lay_out_volumes(machine, replace(plan, is_blank=is_blank))
 
 
 def _blank_boot_code(unlocked: Unlocked) -> frozenset[int]:
@@ -265,19 +271,40 @@ def _blank_boot_code(unlocked: Unlocked) -> frozenset[int]:
     )
 
 
+@contextmanager
+def opened_ahead(unlocked: Unlocked, medium: Medium, processes: int) -> Iterator[Ahead | None]:
+    """Have another process open content while the body runs; it has finished afterwards.
+
+    Yields None if one process has to do everything, or no other could be started.
+    """
+    ahead: Ahead | None = None
+    if processes > 1:
+        with suppress(OSError):
+            opener = PieceOpener(unlocked.key, unlocked.header.packs)
+            ahead = Ahead(unlocked.machine.iter_content(), medium, opener)
+    with ahead or nullcontext():
+        yield ahead
+
+
 @paused_collector()
 def apply_plan(
     unlocked: Unlocked,
     plan: RestorePlan,
     medium: Medium,
     *,
-    is_blank: bool = False,
+    ahead: Ahead | None = None,
     processes: int = 1,
     progress: Callable[[str], None] = NO_PROGRESS,
 ) -> RestoreReport:
     """Open the targets that the plan names and write them.
 
-    `processes`: how many share the work; more than one forks, see `backup.shared.sharing`.
+    Args:
+        unlocked: what the plan was made of.
+        plan: what to write where, whose layouts are used up.
+        medium: where content is read from.
+        ahead: has opened content already, see `opened_ahead`.
+        processes: how many share the work; more than one forks, see `backup.shared.sharing`.
+        progress: takes one line of text now and then.
 
     Raises:
         TargetFailedError, TargetFullError: a target failed; it holds nothing usable then.
@@ -296,7 +323,7 @@ def apply_plan(
                 devices,
                 medium,
                 PieceOpener(unlocked.key, unlocked.header.packs),
-                is_blank=is_blank,
+                ahead=ahead,
                 processes=processes,
                 progress=progress,
             )

@@ -18,17 +18,15 @@ from backup.shared.text import (
 )
 from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
-    MachinePlace,
-    Session,
     StatusLine,
     UsageError,
     json_flag,
     machine_option,
-    open_session,
     policy_of,
     print_json,
     report_error,
 )
+from imagebuilder.cli.session import MachinePlace, Session, open_session
 from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:

@@ -17,18 +17,15 @@ from backup.shared.text import plural, printable, size_text
 from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
     Credentials,
-    Place,
     StatusLine,
     UsageError,
-    import_during,
     json_flag,
     machine_option,
     name_of_text,
-    open_session,
     print_json,
     read_password,
-    retry_option,
 )
+from imagebuilder.cli.session import Place, import_during, open_session, retry_option
 from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -37,7 +34,7 @@ if TYPE_CHECKING:
     from backup.objects.manifest import ManifestFile
     from backup.repository import DataSetInfo, Repository
     from backup.store.repository import StoredRepository
-    from imagebuilder.cli.common import Session
+    from imagebuilder.cli.session import Session
     from rebuild.medium import FileMedium
 
 SHOWN_PATHS = 20

@@ -12,22 +12,20 @@ from typing import TYPE_CHECKING
 from backup.shared.text import printable, second_text, size_text
 from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
-    OTHER_DATA_SET,
-    Place,
     StatusLine,
     UsageError,
     json_flag,
     machine_option,
-    open_session,
     print_json,
     warn_of_missing,
 )
+from imagebuilder.cli.session import OTHER_DATA_SET, Place, open_session
 from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from backup.repository import DataSetInfo
     from imagebuilder.build import DataSource
-    from imagebuilder.cli.common import Session
+    from imagebuilder.cli.session import Session
     from imagebuilder.without_lost import WithoutLost
 
 SHOWN_LOST = 20

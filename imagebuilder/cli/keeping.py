@@ -17,18 +17,15 @@ from typing import TYPE_CHECKING
 from backup.shared.text import plural, second_text
 from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
-    Place,
     RefusedError,
     UsageError,
-    canonical_fingerprint,
-    choose_by_id,
     confirm,
     json_flag,
     machine_option,
-    open_session,
     policy_of,
     print_json,
 )
+from imagebuilder.cli.session import Place, canonical_fingerprint, choose_by_id, open_session
 from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:

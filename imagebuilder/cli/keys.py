@@ -9,15 +9,13 @@ from dataclasses import dataclass
 
 from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
-    Place,
     RefusedError,
     check_new_password,
     confirm,
-    open_host,
-    open_session,
     read_new_password,
     read_password,
 )
+from imagebuilder.cli.session import Place, open_host, open_session
 from rebuild.exit_codes import ExitCode
 
 

@@ -12,13 +12,8 @@ from typing import TYPE_CHECKING
 
 from backup.shared.text import name_text, printable, second_text
 from imagebuilder.cli.commands import Command, Group, command, flag, option
-from imagebuilder.cli.common import (
-    OTHER_DATA_SET,
-    MachinePlace,
-    machine_option,
-    open_session,
-    warn_of_missing,
-)
+from imagebuilder.cli.common import machine_option, warn_of_missing
+from imagebuilder.cli.session import OTHER_DATA_SET, MachinePlace, open_session
 
 if TYPE_CHECKING:
     from backup.objects.model import DiskObject, NodeObject, VolumeObject

@@ -16,20 +16,22 @@ from typing import TYPE_CHECKING
 from backup.shared.text import plural, size_text
 from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import (
-    OTHER_DATA_SET,
     Credentials,
-    Place,
     StatusLine,
     UsageError,
     confirm,
-    import_during,
     json_flag,
     machine_option,
-    open_session,
     print_json,
     read_password,
-    retry_option,
     size_of_text,
+)
+from imagebuilder.cli.session import (
+    OTHER_DATA_SET,
+    Place,
+    import_during,
+    open_session,
+    retry_option,
 )
 from rebuild.exit_codes import ExitCode
 from vm.qemu import BUSES, FIRMWARES, MEDIA, size_on_bus
@@ -181,7 +183,7 @@ def run_restore(options: Restore) -> int:
         from backup.shared.sharing import useful_processes
         from rebuild.errors import MediumError, UnsafeTargetError
         from rebuild.plan import match_disks
-        from rebuild.restore import apply_plan, make_plan, missing_content, verify
+        from rebuild.restore import apply_plan, make_plan, missing_content, opened_ahead, verify
 
         _check_targets(options.disk, len(unlocked.machine.disks))
         _check_size(options.disk, options.disk_size)
@@ -191,12 +193,15 @@ def run_restore(options: Restore) -> int:
         ]
         if len(options.disk) != len(unlocked.machine.disks):
             match_disks(unlocked.machine.disks, [t for t, _ in targets])
-        plan = make_plan(
-            unlocked,
-            match_disks(unlocked.machine.disks, [target for target, _ in targets]),
-            grow=options.grow,
-            keeps_names=options.keep_names,
-        )
+        processes = 1 if options.plan else useful_processes()
+        with opened_ahead(unlocked, medium, processes) as ahead:
+            plan = make_plan(
+                unlocked,
+                match_disks(unlocked.machine.disks, [target for target, _ in targets]),
+                grow=options.grow,
+                keeps_names=options.keep_names,
+                is_blank=all(is_new for _, is_new in targets),
+            )
         status.clear()
         lines = [*unlocked.summary(), *plan.lines()]  # first of all, which backup it is
         if options.plan:
@@ -209,14 +214,13 @@ def run_restore(options: Restore) -> int:
         missing = missing_content(unlocked, medium)
         if missing and not options.incomplete:
             raise MediumError(f"{missing}; use --incomplete to restore the rest")
-        is_blank = all(is_new for _, is_new in targets)
         with _made([target for target, is_new in targets if is_new]):
             report = apply_plan(
                 unlocked,
                 plan,
                 medium,
-                is_blank=is_blank,
-                processes=useful_processes(),
+                ahead=ahead,
+                processes=processes,
                 progress=status.show,
             )
         if options.verify:

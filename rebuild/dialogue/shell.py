@@ -256,6 +256,7 @@ class _Shell:
                 if answer == KEEP:
                     grow = 0
                 keeps_names = keeps_names or answer == NAMES
+                plan.volumes.clear()  # two plans at once would take too much memory
                 again = self._plan(unlocked, chosen, False, grow=grow, keeps_names=keeps_names)
                 assert again is not None, "without a choice a plan that cannot be made is an error"
                 plan = again

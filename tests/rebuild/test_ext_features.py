@@ -77,8 +77,8 @@ def test_everything_comes_back(disk: Path, tmp_path: Path, size: int) -> None:
     with target.open("wb") as file:
         file.truncate(size)
     (recorded,) = unlocked.machine.disks
-    plan = make_plan(unlocked, {recorded.number: TargetDisk(str(target), size, 512)})
-    apply_plan(unlocked, plan, machine.medium(), is_blank=True)
+    plan = make_plan(unlocked, {recorded.number: TargetDisk(str(target), size, 512)}, is_blank=True)
+    apply_plan(unlocked, plan, machine.medium())
 
     with FileDevice.open(target) as device:
         assert compare_machine(unlocked.machine, {recorded.number: device}, unlocked.key).is_equal
@@ -123,8 +123,8 @@ def test_damaged_superblock_is_reported_and_restored(tmp_path: Path) -> None:
     with target.open("wb") as file:
         file.truncate(size)
     (recorded,) = unlocked.machine.disks
-    plan = make_plan(unlocked, {recorded.number: TargetDisk(str(target), size, 512)})
-    apply_plan(unlocked, plan, machine.medium(), is_blank=True)
+    plan = make_plan(unlocked, {recorded.number: TargetDisk(str(target), size, 512)}, is_blank=True)
+    apply_plan(unlocked, plan, machine.medium())
 
     with FileDevice.open(target) as device:
         table = read_table(device)

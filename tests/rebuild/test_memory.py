@@ -52,8 +52,8 @@ unlocked = unlock(medium, "", "", master=master)
 disk = unlocked.machine.disks[0]
 with open(target, "wb") as file:
     file.truncate(disk.size)
-plan = make_plan(unlocked, {disk.number: TargetDisk(target, disk.size, 512)})
-report = apply_plan(unlocked, plan, medium, is_blank=True)
+plan = make_plan(unlocked, {disk.number: TargetDisk(target, disk.size, 512)}, is_blank=True)
+report = apply_plan(unlocked, plan, medium)
 print(json.dumps([report.is_complete, memory_needed(unlocked.header), size("VmHWM") - start]))
 """
 

@@ -71,8 +71,10 @@ def restore(
         for _ in range(size // MIB if was_used else 0):
             file.write(b"\xee" * MIB)
     disk = unlocked.machine.disks[0]
-    plan = make_plan(unlocked, {disk.number: TargetDisk(str(path), size, 512)})
-    report = apply_plan(unlocked, plan, medium, is_blank=not was_used, processes=processes)
+    plan = make_plan(
+        unlocked, {disk.number: TargetDisk(str(path), size, 512)}, is_blank=not was_used
+    )
+    report = apply_plan(unlocked, plan, medium, processes=processes)
     with FileDevice.open(path) as device:
         return report, compare_machine(unlocked.machine, {disk.number: device}, unlocked.key)
 
@@ -258,8 +260,10 @@ def test_sectors_of_4096_bytes(machine: SmallMachine, tmp_path: Path) -> None:
     target = tmp_path / "target.img"
     target.write_bytes(b"")
     os.truncate(target, 90 * MIB)
-    plan = make_plan(unlocked, {disk.number: TargetDisk(str(target), 90 * MIB, 4096)})
-    report = apply_plan(unlocked, plan, whole.medium(), is_blank=True)
+    plan = make_plan(
+        unlocked, {disk.number: TargetDisk(str(target), 90 * MIB, 4096)}, is_blank=True
+    )
+    report = apply_plan(unlocked, plan, whole.medium())
     with FileDevice.open(target, sector_size=4096) as device:
         comparison = compare_machine(unlocked.machine, {disk.number: device}, unlocked.key)
         assert check_volume(device) == []

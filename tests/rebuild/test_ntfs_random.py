@@ -86,8 +86,8 @@ def test_a_damaged_volume_is_backed_up_as_far_as_it_goes(tmp_path: Path) -> None
         os.truncate(target, SIZE)
         unlocked = machine.unlocked()
         disk = unlocked.machine.disks[0]
-        plan = make_plan(unlocked, {disk.number: TargetDisk(str(target), SIZE, 512)})
-        report = apply_plan(unlocked, plan, machine.medium(), is_blank=True)
+        plan = make_plan(unlocked, {disk.number: TargetDisk(str(target), SIZE, 512)}, is_blank=True)
+        report = apply_plan(unlocked, plan, machine.medium())
         assert report.failures == []
         assert report.missing == unlocked.header.missing
         with FileDevice.open(target) as restored:

@@ -59,8 +59,8 @@ def restore(
     with image.open("wb") as stream:
         stream.truncate(size)
     target = TargetDisk(str(image), size, sector_size)
-    plan = make_plan(unlocked, {disk.number: target}, grow=grow)
-    apply_plan(unlocked, plan, machine.medium(), is_blank=True)
+    plan = make_plan(unlocked, {disk.number: target}, grow=grow, is_blank=True)
+    apply_plan(unlocked, plan, machine.medium())
     return plan
 
 

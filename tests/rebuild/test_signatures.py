@@ -158,8 +158,10 @@ def test_comparing_sees_what_is_left(mbr_machine: SmallMachine, tmp_path: Path, 
     image = tmp_path / "new.img"
     with image.open("wb") as stream:
         stream.truncate(TARGET_SIZE)
-    plan = make_plan(unlocked, {recorded.number: TargetDisk(str(image), TARGET_SIZE, 512)})
-    apply_plan(unlocked, plan, mbr_machine.medium(), is_blank=True)
+    plan = make_plan(
+        unlocked, {recorded.number: TargetDisk(str(image), TARGET_SIZE, 512)}, is_blank=True
+    )
+    apply_plan(unlocked, plan, mbr_machine.medium())
     part = plan.disks[0].partitions[1]
     with FileDevice.open(str(image), writable=True) as device:
         position, data = REAL[name][0](part.new_size)

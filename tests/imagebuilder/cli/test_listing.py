@@ -11,8 +11,9 @@ import pytest
 
 from backup.repository import DataSetInfo
 from backup.shared.text import size_text
-from imagebuilder.cli.common import UsageError, choose_by_id, size_of_text
+from imagebuilder.cli.common import UsageError, size_of_text
 from imagebuilder.cli.listing import Wanted
+from imagebuilder.cli.session import choose_by_id
 from tests.imagebuilder.small_disk import make_disk
 from tests.scenario import USER, Outcome, Store, must, rebuildkit
 

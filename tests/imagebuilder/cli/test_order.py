@@ -138,7 +138,7 @@ def test_plan_says_which_backup_it_is(place: Place) -> None:
 
 def test_fingerprint_is_one_however_it_is_typed() -> None:
     """What a computer remembers of a server does not depend on colons and letter case."""
-    from imagebuilder.cli.common import canonical_fingerprint
+    from imagebuilder.cli.session import canonical_fingerprint
 
     digest = bytes(range(32)).hex()
     typed = {digest, digest.upper(), ":".join(digest[i : i + 2] for i in range(0, 64, 2))}

@@ -153,8 +153,10 @@ def restored(
     image = directory / "new.img"
     with image.open("wb") as stream:
         stream.truncate(request.param)
-    plan = make_plan(unlocked, {recorded.number: TargetDisk(str(image), request.param, 512)})
-    apply_plan(unlocked, plan, machine.medium(), is_blank=True)
+    plan = make_plan(
+        unlocked, {recorded.number: TargetDisk(str(image), request.param, 512)}, is_blank=True
+    )
+    apply_plan(unlocked, plan, machine.medium())
     return Restored(machine.unlocked(), image)
 
 

@@ -72,8 +72,8 @@ def restored(directory: Path, disk: Path, size: int) -> Restored:
     image = directory / "new.img"
     with image.open("wb") as stream:
         stream.truncate(size)
-    plan = make_plan(unlocked, {recorded.number: TargetDisk(str(image), size, 512)})
-    apply_plan(unlocked, plan, machine.medium(), is_blank=True)
+    plan = make_plan(unlocked, {recorded.number: TargetDisk(str(image), size, 512)}, is_blank=True)
+    apply_plan(unlocked, plan, machine.medium())
     made = Restored(machine.unlocked(), image)
     assert made.differences(0, image.read_bytes()[:1]) == []
     return made

@@ -144,11 +144,9 @@ def restored(machine: SmallMachine, grow: int | None = None) -> Restored:
     (disk,) = unlocked.machine.disks
     device = MemoryDevice(disk.size + 8 * MIB)
     target = TargetDisk("memory", device.size, 512)
-    plan = make_plan(unlocked, {disk.number: target}, grow=grow)
+    plan = make_plan(unlocked, {disk.number: target}, grow=grow, is_blank=True)
     opener = PieceOpener(unlocked.key, unlocked.header.packs)
-    report = apply_plan(
-        unlocked.machine, plan, {disk.number: device}, machine.medium(), opener, is_blank=True
-    )
+    report = apply_plan(unlocked.machine, plan, {disk.number: device}, machine.medium(), opener)
     return Restored(unlocked, device, plan.lines(), report)
 
 

@@ -306,7 +306,7 @@ def restored(machine: SmallMachine, path: Path, size: int) -> tuple[RestoreRepor
     """Restore onto an image; return also the differences found by reading it."""
     unlocked = machine.unlocked()
     (disk,) = unlocked.machine.disks
-    plan = make_plan(unlocked, {disk.number: TargetDisk(str(path), size, 512)})
+    plan = make_plan(unlocked, {disk.number: TargetDisk(str(path), size, 512)}, is_blank=True)
     with path.open("wb") as stream:
         stream.truncate(size)
     with FileDevice.open(str(path), writable=True) as device:
@@ -317,7 +317,6 @@ def restored(machine: SmallMachine, path: Path, size: int) -> tuple[RestoreRepor
             {disk.number: device},
             machine.medium(),
             opener,
-            is_blank=True,
         )
         again = machine.unlocked().machine
         compared = compare_machine(again, {disk.number: device}, unlocked.key)

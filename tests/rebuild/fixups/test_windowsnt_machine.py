@@ -94,15 +94,15 @@ def restored(
     """Restore onto an image of so many bytes; return also the differences found by reading it."""
     unlocked = machine.unlocked()
     (disk,) = unlocked.machine.disks
-    plan = make_plan(unlocked, {disk.number: TargetDisk(str(path), size, 512)}, grow=grow)
+    plan = make_plan(
+        unlocked, {disk.number: TargetDisk(str(path), size, 512)}, grow=grow, is_blank=True
+    )
     with path.open("wb") as stream:
         stream.truncate(size)
     with FileDevice.open(str(path), writable=True) as device:
         medium = machine.medium()
         opener = PieceOpener(unlocked.key, unlocked.header.packs)
-        report = apply_plan(
-            unlocked.machine, plan, {disk.number: device}, medium, opener, is_blank=True
-        )
+        report = apply_plan(unlocked.machine, plan, {disk.number: device}, medium, opener)
         again = machine.unlocked().machine
         compared = compare_machine(again, {disk.number: device}, unlocked.key)
     return plan, report, compared.differences
