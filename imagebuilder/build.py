@@ -43,6 +43,7 @@ from imagebuilder.environment.build import BootEnvironment
 from imagebuilder.errors import DiscPlanError
 
 _FAR = 10**14  # bytes; no position on a disc has more digits
+_MANIFESTS = (disc_files.MANIFEST, disc.COPY_OF_MANIFEST)
 PACKS_AHEAD = 2  # packs fetched and checked while the one before is written
 
 
@@ -119,47 +120,37 @@ def build_disc(
         summary = read_summary(master, table)
         if summary.data_set_id.hex() != data_set:
             raise DamagedError("the object table", f"is of data set {summary.data_set_id.hex()}")
-        feeder.packs = summary.packs
-        contents: dict[str, Source] = dict(
-            medium_files.make_small_files(data_set, options, environment, created_s)
-        )
+        key_file = bind(source.key_file(), master, summary.data_set_id)
+        content = _Content()
+        content.add_small(medium_files.make_small_files(data_set, options, environment, created_s))
         if options.answers:
             code = master.answers_code(summary.data_set_id, options.answers)
-            contents[disc_files.ANSWERS_CODE] = code
-        key_file = bind(source.key_file(), master, summary.data_set_id)
-        contents[disc_files.KEY_FILE] = contents[disc.COPY_OF_KEY_FILE] = key_file
-        contents[disc.KERNEL] = environment.kernel.read_bytes()
-        contents[disc.INITRD] = environment.initrd.read_bytes()
-        digests = _digests(contents)
-        sizes = {path: len(data) for path, data in contents.items() if isinstance(data, bytes)}
+            content.add_small({disc_files.ANSWERS_CODE: code})
+        content.add_small(
+            {
+                disc_files.KEY_FILE: key_file,
+                disc.COPY_OF_KEY_FILE: key_file,
+                disc.KERNEL: environment.kernel.read_bytes(),
+                disc.INITRD: environment.initrd.read_bytes(),
+            }
+        )
         table_size = table.seek(0, io.SEEK_END)
         for path in (disc_files.TABLE, disc.COPY_OF_TABLE):
-            contents[path], sizes[path], digests[path] = table, table_size, table_digest
+            content.add(path, table, table_size, table_digest)
+        feeder.packs = summary.packs
         for index, pack in enumerate(summary.packs):
-            path = disc_files.pack_file(index)
-            contents[path] = feeder.stream(index)
-            sizes[path], digests[path] = pack.size, pack.digest
-        listed, manifests = [*sizes], (disc_files.MANIFEST, disc.COPY_OF_MANIFEST)
-        manifest_size = len(_manifest(listed, sizes, digests, dict.fromkeys(listed, _FAR)))
-        for path in manifests:
-            contents[path], sizes[path] = bytes(manifest_size), manifest_size
-        paths = [*listed, *manifests]
-        plan = disc.plan_disc(data_set, [DiscFile(path, sizes[path]) for path in paths])
+            content.add(disc_files.pack_file(index), feeder.stream(index), pack.size, pack.digest)
+        content.make_room_for_manifests()
+        plan = disc.plan_disc(data_set, list(map(DiscFile, content.sizes, content.sizes.values())))
         iso.check_room(output.parent, plan.size_limit)
-
-        def finish(made: Mapping[str, bytes], places: Mapping[str, int]) -> Mapping[str, bytes]:
-            digests.update(_digests(made))
-            data = _manifest(listed, sizes, digests, places, manifest_size)
-            return dict.fromkeys(manifests, data)
-
         with iso.replacing(output) as file:
             iso.write_iso(
                 plan,
-                contents,
+                content.sources,
                 file,
                 hybrid_code=environment.loader("isohdpfx.bin").read_bytes(),
                 created_s=created_s,
-                finish=finish,
+                finish=content.manifests,
                 progress=progress,
             )
     return BuiltDisc(
@@ -175,26 +166,52 @@ def build_disc(
     )
 
 
-def _digests(contents: Mapping[str, Source] | Mapping[str, bytes]) -> dict[str, bytes]:
-    return {
-        path: hashlib.sha256(data).digest()
-        for path, data in contents.items()
-        if isinstance(data, bytes)
-    }
+class _Content:
+    """What the files of a disc are made of; those that the manifest lists, then the manifests."""
 
+    def __init__(self) -> None:
+        self.sources: dict[str, Source] = {}
+        self.sizes: dict[str, int] = {}  # in bytes
+        self._digests: dict[str, bytes] = {}
+        self._manifest_size = 0
 
-def _manifest(
-    paths: Sequence[str],
-    sizes: Mapping[str, int],
-    digests: Mapping[str, bytes],
-    places: Mapping[str, int],
-    size: int = 0,
-) -> bytes:
-    """Return manifest.json, filled up to `size`."""
-    return build_manifest(
-        [ManifestFile(path, sizes[path], digests[path], position=places[path]) for path in paths],
-        size=size,
-    )
+    def add(self, path: str, source: Source, size: int, digest: bytes) -> None:
+        """Add a file."""
+        self.sources[path], self.sizes[path], self._digests[path] = source, size, digest
+
+    def add_small(self, files: Mapping[str, bytes]) -> None:
+        """Add files that are in memory."""
+        for path, data in files.items():
+            self.add(path, data, len(data), hashlib.sha256(data).digest())
+
+    def make_room_for_manifests(self) -> None:
+        """Add the manifests, zeros until the place of every other file is known."""
+        self._manifest_size = len(self._manifest(dict.fromkeys(self.sizes, _FAR)))
+        for path in _MANIFESTS:
+            self.sources[path], self.sizes[path] = bytes(self._manifest_size), self._manifest_size
+
+    def manifests(
+        self, made: Mapping[str, bytes], places: Mapping[str, int]
+    ) -> Mapping[str, bytes]:
+        """Return the manifests.
+
+        Args:
+            made: files whose content had to wait for the places of others.
+            places: where each file begins, in bytes from the start of the image.
+        """
+        for path, data in made.items():
+            self._digests[path] = hashlib.sha256(data).digest()
+        return dict.fromkeys(_MANIFESTS, self._manifest(places))
+
+    def _manifest(self, places: Mapping[str, int]) -> bytes:
+        """Return manifest.json, filled up to the size that was kept for it."""
+        return build_manifest(
+            [
+                ManifestFile(path, self.sizes[path], digest, position=places[path])
+                for path, digest in self._digests.items()
+            ],
+            size=self._manifest_size,
+        )
 
 
 def _copy_table(source: DataSource, data_set: str, target: BinaryIO) -> bytes:

@@ -28,7 +28,7 @@ from fsdrivers.partitions.chs import Geometry
 from fsdrivers.volume import Layout, StreamLayout
 from rebuild.edits import edit_volume, write_blank_files, write_files
 from rebuild.fixups.protocol import DiskChange, VolumeChanges
-from rebuild.machine import Machine, VolumeTree, printable_path
+from rebuild.machine import VolumeTree, printable_path
 from rebuild.plan import BOOT_CODE_SIZE, DiskPlan, PartitionPlan, RestorePlan, VolumePlan
 from rebuild.progress import Part, Progress
 from rebuild.report import Failure, RestoreReport, VolumeResult
@@ -61,7 +61,6 @@ class _DiskWork:
 
 
 def apply_plan(
-    machine: Machine,
     plan: RestorePlan,
     devices: Mapping[int, Device],
     medium: Medium,
@@ -74,7 +73,6 @@ def apply_plan(
     """Write the machine to the target disks.
 
     Args:
-        machine: the loaded data set the plan was made from.
         plan: what to write where, whose layouts are used up.
         devices: the opened, writable target by number of the disk object.
         medium: where the packs are read from.
@@ -91,23 +89,12 @@ def apply_plan(
     started = time.monotonic()
     shown = Progress(progress)
     report = RestoreReport(object_count=plan.object_count, obstacles=plan.changes.obstacles())
-    works = [
-        _DiskWork(disk, devices[disk.disk.number], plan.changes.of_disk(disk.disk.number))
-        for disk in plan.disks
-    ]
-    for work in works:
-        for part in work.plan.partitions:
-            if part.volume:
-                planned = plan.volumes.pop(part.volume)  # a layout takes much memory
-                work.volumes.append(_work_of(planned, part, work.device))
-                report.notes += planned.changes.notes()
+    works = [_start(disk, plan, devices[disk.disk.number]) for disk in plan.disks]
+    report.notes += [n for work in works for vol in work.volumes for n in vol.changes.notes()]
     if not plan.is_blank:
         shown.begin("Wiping old signatures")
         for work in works:
-            signatures.wipe(work.device)
-            for volume in work.volumes:
-                signatures.wipe(volume.window)
-            work.device.flush()
+            _wipe(work)
     boot_areas = {work.plan.disk.number: _BootArea(work) for work in works}
     targets, names = _collect_content(works, boot_areas, shown, report)
     failed = stream_pieces(
@@ -121,19 +108,26 @@ def apply_plan(
     for number, loss in sorted(failed.items()):
         report.failures.append(Failure(names.of(number), loss.reason))
     for work in works:
-        for volume in work.volumes:
-            shown.begin(f"Writing metadata of {volume.part.title}")
-            if volume.layout is not None:
-                _write_metadata(volume.layout, volume.window)
-                report.notes += edit_volume(
-                    volume.tree, volume.changes, volume.layout, volume.window
-                )
-        shown.begin("Flushing to the disk")
-        work.device.flush()
-        report.notes += _write_table(work, boot_areas[work.plan.disk.number])
-        work.device.flush()
+        report.notes += _finish(work, boot_areas[work.plan.disk.number], shown)
     report.elapsed_s = time.monotonic() - started
     return report
+
+
+def _start(disk: DiskPlan, plan: RestorePlan, device: Device) -> _DiskWork:
+    work = _DiskWork(disk, device, plan.changes.of_disk(disk.disk.number))
+    for part in disk.partitions:
+        if part.volume:
+            # A layout takes much memory: nothing else keeps it.
+            work.volumes.append(_work_of(plan.volumes.pop(part.volume), part, device))
+    return work
+
+
+def _wipe(work: _DiskWork) -> None:
+    """Remove what pretends to be a table, a volume or an array, on the disk and in new volumes."""
+    signatures.wipe(work.device)
+    for volume in work.volumes:
+        signatures.wipe(volume.window)
+    work.device.flush()
 
 
 def _work_of(planned: VolumePlan, part: PartitionPlan, device: Device) -> _VolumeWork:
@@ -244,6 +238,25 @@ def _part_of(name: str, targets: Sequence[PieceTarget], first: int) -> Part:
             previous = number
             objects += 1
     return Part(name, size, objects)
+
+
+def _finish(work: _DiskWork, area: _BootArea, shown: Progress) -> list[str]:
+    """Write what makes the volumes of a disk exist, then what makes the disk one.
+
+    Returns:
+        Notes on what had to be changed.
+    """
+    notes: list[str] = []
+    for volume in work.volumes:
+        shown.begin(f"Writing metadata of {volume.part.title}")
+        if volume.layout is not None:
+            _write_metadata(volume.layout, volume.window)
+            notes += edit_volume(volume.tree, volume.changes, volume.layout, volume.window)
+    shown.begin("Flushing to the disk")
+    work.device.flush()
+    notes += _write_table(work, area)
+    work.device.flush()
+    return notes
 
 
 def _write_metadata(layout: Layout, window: Device) -> None:

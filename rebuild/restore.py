@@ -318,7 +318,6 @@ def apply_plan(
             devices[disk_plan.disk.number] = device
         try:
             report = apply_to_devices(
-                unlocked.machine,
                 plan,
                 devices,
                 medium,

@@ -149,6 +149,23 @@ def test_parts_of_a_driver_stand_side_by_side() -> None:
     assert crossing == []
 
 
+@pytest.mark.parametrize("module", SOURCES)
+def test_no_inner_function_calls_itself(module: str) -> None:
+    """It would be a cycle with all it refers to, and the collector is off where there is much."""
+    inner = [
+        node
+        for outer in ast.walk(ast.parse(SOURCES[module].read_text()))
+        if isinstance(outer, ast.FunctionDef)
+        for node in ast.walk(outer)
+        if isinstance(node, ast.FunctionDef) and node is not outer
+    ]
+    names = {
+        function.name: {n.id for n in ast.walk(function) if isinstance(n, ast.Name)}
+        for function in inner
+    }
+    assert [name for name, used in names.items() if name in used] == []
+
+
 def test_helpers_of_tests_stand_in_modules_of_their_own() -> None:
     """No test module is imported: what two of them share is where one looks for it."""
     pattern = re.compile(r"^ *(?:from|import) tests\.[\w.]*\btest_\w+", re.MULTILINE)

@@ -5,6 +5,9 @@ A machine has hundreds of thousands of objects, nodes and layouts, all of them n
 end.  The collector would visit every one again each time their number has grown by a quarter.
 Measured: loading and planning 50,000 files take 0.37 s without it and 0.83 s with it; reading a
 table of as many objects takes half the time.
+
+So nothing may leave cycles behind: tests/test_architecture.py looks for functions inside others
+that call themselves.
 """
 
 from __future__ import annotations

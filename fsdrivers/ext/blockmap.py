@@ -7,6 +7,7 @@ Source: [kernel-ext4] "Direct/Indirect Block Addressing".  Map blocks have no ch
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from fsdrivers.errors import CorruptError, DeviceError
 from fsdrivers.ext.extents import Mapped
@@ -67,36 +68,52 @@ def _iter_leaves(
     faults: list[Damage] | None,
 ) -> Iterator[tuple[int, tuple[int, ...], int]]:
     """Yield (first file block, block numbers, position of the map) for all that is mapped."""
-    slots = metadata.geometry.block_size // 4
-    seen: set[int] = set()
-
-    def descend(
-        number: int, level: int, first: int, at: int
-    ) -> Iterator[tuple[int, tuple[int, ...], int]]:
-        if number == 0 or first >= blocks:
-            return
-        if number in seen or not number < metadata.geometry.blocks_count:
-            raise CorruptError("indirect block", at, "an unused block", number)
-        seen.add(number)
-        if visited is not None:
-            visited.append(number)
-        try:
-            numbers = unpack_words(metadata.read_block(number))
-        except DeviceError as error:
-            if faults is None:
-                raise
-            faults.append(error)
-            return
-        here = number * metadata.geometry.block_size
-        if level == 1:
-            yield first, numbers[: blocks - first], here
-            return
-        span = slots ** (level - 1)
-        for slot, child in enumerate(numbers):
-            yield from descend(child, level - 1, first + slot * span, here)
-
     yield 0, root[: min(ext.DIRECT_BLOCKS, blocks)], position
+    descent = _Descent(metadata, blocks, visited, faults)
     first = ext.DIRECT_BLOCKS
     for level in (1, 2, 3):
-        yield from descend(root[ext.DIRECT_BLOCKS - 1 + level], level, first, position)
-        first += slots**level
+        yield from descent.iter_leaves(root[ext.DIRECT_BLOCKS - 1 + level], level, first, position)
+        first += descent.slots**level
+
+
+@dataclass(slots=True)
+class _Descent:
+    """One pass over the indirect blocks of a map; a class for the reason given in `extents`."""
+
+    metadata: Metadata
+    blocks: int
+    visited: list[int] | None
+    faults: list[Damage] | None
+    seen: set[int] = field(default_factory=set)
+
+    @property
+    def slots(self) -> int:
+        """Numbers in a block."""
+        return self.metadata.geometry.block_size // 4
+
+    def iter_leaves(
+        self, number: int, level: int, first: int, at: int
+    ) -> Iterator[tuple[int, tuple[int, ...], int]]:
+        """Yield what a block maps that is so many levels above the content."""
+        if number == 0 or first >= self.blocks:
+            return
+        geometry = self.metadata.geometry
+        if number in self.seen or not number < geometry.blocks_count:
+            raise CorruptError("indirect block", at, "an unused block", number)
+        self.seen.add(number)
+        if self.visited is not None:
+            self.visited.append(number)
+        try:
+            numbers = unpack_words(self.metadata.read_block(number))
+        except DeviceError as error:
+            if self.faults is None:
+                raise
+            self.faults.append(error)
+            return
+        here = number * geometry.block_size
+        if level == 1:
+            yield first, numbers[: self.blocks - first], here
+            return
+        span = self.slots ** (level - 1)
+        for slot, child in enumerate(numbers):
+            yield from self.iter_leaves(child, level - 1, first + slot * span, here)

@@ -8,6 +8,7 @@ Building is pure: block numbers in, bytes out; where tree blocks go is the calle
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fsdrivers.errors import CorruptError, UnsupportedError
@@ -57,40 +58,56 @@ def iter_runs(
     Raises:
         CorruptError: a bad header, order, bound or checksum; with `faults`, in the root alone.
     """
-    seen: set[int] = set()
-    reached = 0  # first file block not below what was yielded
+    walk = _Walk(metadata, seed, visited, is_strict, faults)
+    return walk.iter_runs(root, position, None, 0)
 
-    def walk(node: bytes, at: int, depth: int | None, low: int) -> Iterator[Mapped]:
-        nonlocal reached
+
+@dataclass(slots=True)
+class _Walk:
+    """One pass over a tree.
+
+    A class, as a function inside another that calls itself is a cycle, which lives for ever where
+    the collector is switched off.
+    """
+
+    metadata: Metadata
+    seed: int | None
+    visited: list[int] | None
+    is_strict: bool
+    faults: list[Damage] | None
+    seen: set[int] = field(default_factory=set)
+    reached: int = 0  # first file block not below what was yielded
+
+    def iter_runs(self, node: bytes, at: int, depth: int | None, low: int) -> Iterator[Mapped]:
+        """Yield the runs below a node; the parent makes its depth, and its first block `low`."""
         header = _header(node, at, depth)
-        if is_strict:
+        if self.is_strict:
             _check_strictly(node, header, at, None if depth is None else low)
         end = _HEADER + header.entries * _SLOT
         if header.depth == 0:
             for values in ext.ExtentLeaf.codec().iter_unpack(node[_HEADER:end]):
                 run = _run(values)
-                _check_run(metadata, run, max(reached, low), at)
-                reached = run.logical + run.blocks
+                _check_run(self.metadata, run, max(self.reached, low), at)
+                self.reached = run.logical + run.blocks
                 yield run
             return
+        geometry = self.metadata.geometry
         for index in ext.ExtentIndex.unpack_all(node[_HEADER:end]):
             child = index.child
-            if child in seen or not 0 < child < metadata.geometry.blocks_count:
+            if child in self.seen or not 0 < child < geometry.blocks_count:
                 raise CorruptError("extent tree block", at, "an unused block", child)
-            seen.add(child)
-            if visited is not None:
-                visited.append(child)
+            self.seen.add(child)
+            if self.visited is not None:
+                self.visited.append(child)
             try:
-                data = metadata.read_block(child)
-                child_at = child * metadata.geometry.block_size
-                _verify(data, seed, child_at)
-                yield from walk(data, child_at, header.depth - 1, index.logical_block)
+                data = self.metadata.read_block(child)
+                child_at = child * geometry.block_size
+                _verify(data, self.seed, child_at)
+                yield from self.iter_runs(data, child_at, header.depth - 1, index.logical_block)
             except DAMAGE as error:
-                if faults is None:
+                if self.faults is None:
                     raise
-                faults.append(error)
-
-    yield from walk(root, position, None, 0)
+                self.faults.append(error)
 
 
 def _header(node: bytes, position: int, depth: int | None) -> ext.ExtentHeader:

@@ -24,8 +24,9 @@ from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from backup.repository import DataSetInfo
-    from imagebuilder.build import DataSource
+    from imagebuilder.build import BuiltDisc, DataSource
     from imagebuilder.cli.session import Session
+    from imagebuilder.disc.files import DiscOptions
     from imagebuilder.without_lost import WithoutLost
 
 SHOWN_LOST = 20
@@ -76,24 +77,10 @@ def run_build(options: Build) -> int:
     it is told to leave that out; the disc then says what is missing."""
     from imagebuilder.build import build_disc
     from imagebuilder.cli.progress import BuildProgress
-    from imagebuilder.disc.files import DiscOptions
     from imagebuilder.environment.build import prepare_boot_environment
 
     status = StatusLine()
-    answers = b""
-    if options.answers is not None:
-        try:
-            answers = options.answers.read_bytes()
-        except OSError as error:
-            raise UsageError(
-                f"cannot read the answer file {options.answers}: {error.strerror}"
-            ) from error
-    disc = DiscOptions(
-        keymap=options.keymap,
-        answers=answers,
-        label=options.label,
-        kernel_arguments=tuple(options.argument),
-    )
+    disc = _disc_options(options)
     lost: list[str] = []
     with ExitStack() as stack:
         session = stack.enter_context(open_session(options))
@@ -136,21 +123,42 @@ def run_build(options: Build) -> int:
             }
         )
     else:
-        print(
-            f"{built.path}: {size_text(built.size)}, of them "
-            f"{size_text(built.boot_size)} to boot; machine {built.machine}, "
-            f"backup {built.generation} of {second_text(built.created_ns // 10**9)} UTC, "
-            f"data set {built.data_set[:10]}"
-        )
-        for name in lost[:SHOWN_LOST]:
-            print(f"lost: {printable(name)}")
-        if len(lost) > SHOWN_LOST:
-            print(f"and {len(lost) - SHOWN_LOST:,} more; the report of a restore counts them")
-        print(
-            f"Prove it before you need it: rebuildkit rehearse {built.path} --user {options.user}"
-        )
+        _print_built(built, lost, options.user)
     code = warn_of_missing(built.missing)
     return ExitCode.PARTIAL if lost else code
+
+
+def _disc_options(options: Build) -> DiscOptions:
+    from imagebuilder.disc.files import DiscOptions
+
+    answers = b""
+    if options.answers is not None:
+        try:
+            answers = options.answers.read_bytes()
+        except OSError as error:
+            raise UsageError(
+                f"cannot read the answer file {options.answers}: {error.strerror}"
+            ) from error
+    return DiscOptions(
+        keymap=options.keymap,
+        answers=answers,
+        label=options.label,
+        kernel_arguments=tuple(options.argument),
+    )
+
+
+def _print_built(built: BuiltDisc, lost: Sequence[str], user: str) -> None:
+    print(
+        f"{built.path}: {size_text(built.size)}, of them "
+        f"{size_text(built.boot_size)} to boot; machine {built.machine}, "
+        f"backup {built.generation} of {second_text(built.created_ns // 10**9)} UTC, "
+        f"data set {built.data_set[:10]}"
+    )
+    for name in lost[:SHOWN_LOST]:
+        print(f"lost: {printable(name)}")
+    if len(lost) > SHOWN_LOST:
+        print(f"and {len(lost) - SHOWN_LOST:,} more; the report of a restore counts them")
+    print(f"Prove it before you need it: rebuildkit rehearse {built.path} --user {user}")
 
 
 def _without_lost(session: Session, info: DataSetInfo, status: StatusLine) -> WithoutLost:

@@ -58,7 +58,6 @@ def restore(
         device.write(0, b"\xee" * disk.size)
     plan = make_plan(unlocked, {disk.number: TargetDisk("memory", device.size, 512)})
     report = apply_plan(
-        unlocked.machine,
         plan,
         {disk.number: device},
         medium,  # type: ignore[arg-type]  # a medium with faults has what is used here

@@ -155,7 +155,6 @@ def test_large_sectors_are_used_where_the_format_can(gpt_machine: SmallMachine) 
     plan = make_plan(unlocked, {disk.number: TargetDisk("/dev/sda", device.size, 4096)})
 
     apply_plan(
-        unlocked.machine,
         plan,
         {disk.number: device},
         gpt_machine.medium(),

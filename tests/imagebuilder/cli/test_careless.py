@@ -265,6 +265,7 @@ def test_interruption_at_the_start_is_one(tmp_path: Path, module: str) -> None:
     program = tmp_path / "early.py"
     program.write_text(
         f"""import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for what waits behind
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
         if name == {module!r}:

@@ -318,7 +318,6 @@ def test_bios_boot_partition_that_moves_is_found_again(tmp_path: Path) -> None:
     plan = make_plan(unlocked, {recorded.number: TargetDisk("memory", device.size, 512)})
 
     report = apply_plan(
-        unlocked.machine,
         plan,
         {recorded.number: device},
         machine.medium(),
@@ -343,7 +342,6 @@ def test_swap_is_blank_under_its_old_identity(mbr_machine: SmallMachine, tmp_pat
     device = MemoryDevice(disk.size)
     plan = make_plan(unlocked, {disk.number: TargetDisk("memory", device.size, 512)})
     apply_plan(
-        unlocked.machine,
         plan,
         {disk.number: device},
         mbr_machine.medium(),

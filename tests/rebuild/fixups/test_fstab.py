@@ -152,7 +152,6 @@ class Moved:
         """Restore over what was there; it compares equal, whatever was changed."""
         self.device.write(0, b"\xa5" * self.device.size)
         report = apply_plan(
-            self.unlocked.machine,
             plan,
             {self.disk.number: self.device},
             self.small.medium(),

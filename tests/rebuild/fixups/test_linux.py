@@ -34,7 +34,6 @@ def test_report(tmp_path: Path) -> None:
     recorded = unlocked.machine.disks[0]
     device = MemoryDevice(recorded.size)
     report = apply_plan(
-        unlocked.machine,
         make_plan(
             unlocked,
             {recorded.number: TargetDisk("memory", device.size, 512)},

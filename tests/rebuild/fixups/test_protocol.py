@@ -146,7 +146,7 @@ def restored(machine: SmallMachine, grow: int | None = None) -> Restored:
     target = TargetDisk("memory", device.size, 512)
     plan = make_plan(unlocked, {disk.number: target}, grow=grow, is_blank=True)
     opener = PieceOpener(unlocked.key, unlocked.header.packs)
-    report = apply_plan(unlocked.machine, plan, {disk.number: device}, machine.medium(), opener)
+    report = apply_plan(plan, {disk.number: device}, machine.medium(), opener)
     return Restored(unlocked, device, plan.lines(), report)
 
 

@@ -312,7 +312,6 @@ def restored(machine: SmallMachine, path: Path, size: int) -> tuple[RestoreRepor
     with FileDevice.open(str(path), writable=True) as device:
         opener = PieceOpener(unlocked.key, unlocked.header.packs)
         report = apply_plan(
-            unlocked.machine,
             plan,
             {disk.number: device},
             machine.medium(),

@@ -102,7 +102,7 @@ def restored(
     with FileDevice.open(str(path), writable=True) as device:
         medium = machine.medium()
         opener = PieceOpener(unlocked.key, unlocked.header.packs)
-        report = apply_plan(unlocked.machine, plan, {disk.number: device}, medium, opener)
+        report = apply_plan(plan, {disk.number: device}, medium, opener)
         again = machine.unlocked().machine
         compared = compare_machine(again, {disk.number: device}, unlocked.key)
     return plan, report, compared.differences
