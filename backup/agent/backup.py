@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from backup.agent.errors import NoSourceError, NotRecoverableError, Problem
-from backup.agent.exclusions import compile_exclusions
+from backup.agent.exclusions import Watched, compile_exclusions
 from backup.agent.local_set import LocalSet
 from backup.agent.minimum import set_minimum_sizes
 from backup.agent.previous import (
@@ -227,8 +227,11 @@ class _Run:
         """List all objects."""
         self.progress.start("scan", local.previous.node_count, 0)
         is_excluded = compile_exclusions(self.options.exclude)
+        watched = None if is_excluded is None else Watched(is_excluded)
         for source in sources:
-            source.scan(local, is_excluded)
+            source.scan(local, watched)
+        if watched is not None and (note := watched.note()):
+            self.result.notes.append(note)
         if problems := [*_blank_disks(local.objects), *set_minimum_sizes(local)]:
             raise NotRecoverableError(problems)
         self._end_phase("scan")

@@ -33,6 +33,7 @@ from imagebuilder.cli.session import (
     open_session,
     retry_option,
 )
+from imagebuilder.cli.targets import refuse_missing_device
 from rebuild.exit_codes import ExitCode
 from vm.qemu import BUSES, FIRMWARES, MEDIA, size_on_bus
 
@@ -316,6 +317,7 @@ def _target_of(path: str, disk: DiskObject, options: Restore) -> tuple[TargetDis
     try:
         found = os.stat(path)
     except FileNotFoundError:
+        refuse_missing_device(path)
         found = None
     # A restore that was killed may have left an empty file.
     if found is None or (stat.S_ISREG(found.st_mode) and not found.st_size):

@@ -180,5 +180,5 @@ def test_mkfs_over_an_array_member(tmp_path: Path) -> None:
             position, data = make(16 * MIB)
             stream.seek(position)
             stream.write(data)
-    must(rebuildkit("fs", "mkfs", path, "--type", "ntfs"))
+    must(rebuildkit("fs", "mkfs", path, "--type", "ntfs", "--force"))
     assert "ntfs" in run("blkid", "-p", path)

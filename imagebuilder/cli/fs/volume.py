@@ -17,9 +17,11 @@ import fsdrivers.volume
 from fsdrivers import Can, Driver, driver_of, signatures, types_that
 from fsdrivers.device import Device, FileDevice
 from fsdrivers.volume import Description, Entry, Kind, Node, Plain
-from imagebuilder.cli.commands import option
+from imagebuilder.cli.commands import flag, option
 from imagebuilder.cli.common import UsageError, print_json, size_of_text
+from imagebuilder.cli.fs.made import made_fields, made_line, refuse_content
 from imagebuilder.cli.fs.open import Volume, driver_for, open_tree, open_volume, open_window
+from imagebuilder.cli.targets import refuse_missing_device
 from rebuild.exit_codes import ExitCode
 
 
@@ -43,6 +45,7 @@ class Mkfs(Volume):
         "--size SIZE", "size of a new image file, such as 4G or 512M", type=size_of_text
     )
     source: str | None = option("--from DIRECTORY", "fill it with what is in this directory")
+    force: bool = flag("-f --force", "write even over what holds something")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +128,8 @@ def _new_description(options: Mkfs) -> dict[str, Plain]:
 
 
 def mkfs(options: Mkfs) -> int:
-    """Format a volume; what was there is lost. IMAGE is made if it does not exist."""
+    """Format a volume, with --force over another one. IMAGE is made if it does not exist."""
+    refuse_missing_device(options.image)
     description = _description_of(options)
     kind = str(description["type"])
     driver = driver_of(kind)
@@ -162,16 +166,22 @@ def _make(options: Mkfs, driver: Driver, description: Description, *, is_blank: 
         direct=options.source is not None,
     ) as device:
         window = open_window(options, device)
+        if not is_blank and not options.force:
+            refuse_content(window)
         if options.source is not None:
             from imagebuilder.cli.fs.populate import populate
 
-            return populate(options, options.source, driver, description, window, is_blank=is_blank)
-        _format(driver, description, window)
-        window.flush()
-        if options.json:
-            fields = {"type": str(description["type"]), "size": window.size}
-            print_json({"action": "mkfs", **fields})
-    return ExitCode.DONE
+            code = populate(options, options.source, driver, description, window, is_blank=is_blank)
+        else:
+            _format(driver, description, window)
+            window.flush()
+            code = ExitCode.DONE
+            if options.json:
+                print_json(made_fields(options, window))
+    if not options.json:
+        with FileDevice.open(options.image, sector_size=options.sector_size) as device:
+            print(made_line(options, open_window(options, device)))
+    return code
 
 
 def _format(driver: Driver, description: Description, device: Device) -> None:

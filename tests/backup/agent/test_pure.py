@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from backup.agent.exclusions import compile_exclusions
+from backup.agent.exclusions import Watched, compile_exclusions
 from backup.agent.local_set import Work
 from backup.agent.regions import group_pieces, iter_pieces, regions_of
 from backup.agent.slices import cut_slices
@@ -109,6 +109,29 @@ def test_exclusions(patterns: list[bytes], path: bytes, expected: bool) -> None:
 
     assert is_excluded is not None
     assert is_excluded(path) is expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "paths", "said"),
+    [
+        (b"/usr/**", [b"/usr", b"/usr/bin", b"/usr/lib", b"/usr/share"], "/usr/bin, /usr/lib:"),
+        (b"/boot/*", [b"/boot/vmlinuz-6.1", b"/boot/config-6.1"], "/boot/vmlinuz-6.1:"),
+        (b"/W*", [b"/Windows", b"/WORK"], "/Windows:"),
+        (b"/*", [b"/bin", b"/etc", b"/lib", b"/usr", b"/home"], "/bin, /etc, /lib and 1 more:"),
+        (b"/var/cache/*", [b"/var/cache/apt", b"/usr/bin"], ""),
+        (b"/home/*", [b"/home/usr", b"/home/anna"], ""),
+    ],
+)
+def test_exclusions_of_what_a_start_needs(pattern: bytes, paths: list[bytes], said: str) -> None:
+    """Only what is there and left out is named, the first three."""
+    is_excluded = compile_exclusions([pattern])
+    assert is_excluded is not None
+    watched = Watched(is_excluded)
+    for path in paths:
+        assert watched(path) == is_excluded(path)
+
+    assert bool(watched.note()) == bool(said)
+    assert said in watched.note()
 
 
 def test_no_exclusions() -> None:

@@ -227,6 +227,23 @@ def test_machine_is_found_by_its_name_in_every_form(tmp_path: Path, password: Pa
     must(rebuildkit("undelete", *place, "--machine", forms[1]))
 
 
+def test_a_mistyped_disk_is_no_new_image(tmp_path: Path, password: Path) -> None:
+    """Below /dev nothing is made, also through a link; the sentence says what to do."""
+    must(register(tmp_path, password))
+    secret = ("--user", "anna", "--password-file", password)
+    where = ("--store", tmp_path / "store", *secret, "--machine", "desk")
+    must(rebuildkit("backup", *where, "--disk", make_disk(tmp_path)))
+    link = tmp_path / "link"
+    link.symlink_to("/dev/rebuildkit-test-none")
+    for target in ("/dev/rebuildkit-test-none", link):
+        options = ("--from", tmp_path / "store", *secret, "--disk", target, "--yes")
+        refused = rebuildkit("restore", *options)
+
+        assert refused.code == 2
+        assert f"there is no disk {target}" in refused.err
+        assert not link.exists()
+
+
 def test_size_for_an_image_that_has_one_is_refused(tmp_path: Path, password: Path) -> None:
     """An image is neither shrunk nor grown, nor is the size ignored; nor are impossible sizes."""
     must(register(tmp_path, password))

@@ -120,6 +120,54 @@ def test_mkfs_that_fails_leaves_nothing(ext: Path, tmp_path: Path) -> None:
     assert made.read_bytes() == bytes(20 << 10)
 
 
+def test_mkfs_writes_over_nothing_unasked(
+    ext: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Volumes, partition tables and unknown data are named and stay; --force is asked for once."""
+    table, noise = tmp_path / "table.img", tmp_path / "noise.img"
+    table.write_bytes(bytes(8 << 20))
+    run("sfdisk", "-q", table, text="label: gpt\nsize=2M\nsize=1M\n")
+    noise.write_bytes(b"noise" * (1 << 20))
+    capsys.readouterr()
+    for image, options, said in (
+        (ext, (), "holds ext4:"),
+        (table, ("-p", "0"), "holds a partition table (gpt) with 2 partitions:"),
+        (noise, (), "holds data that no driver knows:"),
+    ):
+        before = image.read_bytes()
+        assert fs("mkfs", image, *options, "--type", "ntfs") == 2
+        err = capsys.readouterr().err
+        assert said in err
+        assert "nothing was written; --force" in err
+        assert image.read_bytes() == before
+        assert fs("mkfs", image, *options, "--type", "ntfs", "--force") == 0
+        capsys.readouterr()
+
+
+def test_mkfs_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Type, size, UUID and label, in words and as JSON."""
+    made = tmp_path / "made.img"
+    assert fs("mkfs", made, "--type", "ntfs", "--size", "20M", "--label", "Neu") == 0
+    uuid = run("blkid", "-p", "-o", "value", "-s", "UUID", made).strip()
+    assert capsys.readouterr().out == (
+        f'Made ntfs on {made}: 20.0 MiB (20,971,520 bytes), UUID {uuid}, label "Neu"\n'
+    )
+    found = shown(capsys, "mkfs", made, "--type", "ntfs", "--force", "--label", "Alt")
+    assert isinstance(found, dict)
+    assert (found["uuid"], found["label"]) == (
+        run("blkid", "-p", "-o", "value", "-s", "UUID", made).strip(),
+        "Alt",
+    )
+
+
+def test_no_image_is_made_below_dev(capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistyped disk is said to be none."""
+    disk = Path("/dev/rebuildkit-test-none")
+    assert fs("mkfs", disk, "--type", "ntfs", "--size", "20M") == 2
+    assert f"there is no disk {disk}" in capsys.readouterr().err
+    assert not disk.exists()
+
+
 def test_mkfs_makes_a_volume_after_no_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,8 +180,9 @@ def test_mkfs_makes_a_volume_after_no_other(
     description = shown(capsys, "describe", made)
     assert isinstance(description, dict)
     assert description["cluster_size"] == 8192
-    assert fs("mkfs", made, "--type", "ntfs", "--label", "x" * 129) == 2
-    assert fs("mkfs", made, "--type", "ntfs", "--cluster-size", "3000") == 6
+    over = ("mkfs", made, "--force", "--type", "ntfs")
+    assert fs(*over, "--label", "x" * 129) == 2
+    assert fs(*over, "--cluster-size", "3000") == 6
     assert fs("mkfs", made, "--like", made, "--label", "x") == 2
     with pytest.raises(SystemExit) as caught:
         fs("mkfs", made, "--like", made, "--type", "ntfs")
@@ -379,7 +428,10 @@ def test_block_devices(
         run("e2fsck", "-fn", device)
         assert fs("describe", device) == 0
         (tmp_path / "description").write_bytes(capfdbinary.readouterr().out)
-        assert fs("mkfs", device, "--description", tmp_path / "description") == 0
+        described = ("--description", tmp_path / "description")
+        assert fs("mkfs", device, *described) == 2
+        assert fs("stat", device, "/file") == 0
+        assert fs("mkfs", device, *described, "--force") == 0
         assert fs("stat", device, "/file") == 8
         run("e2fsck", "-fn", device)
 

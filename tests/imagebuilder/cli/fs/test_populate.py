@@ -198,7 +198,7 @@ def test_an_image_that_was_there_is_made_anew(tree: Path, tmp_path: Path) -> Non
         file.seek(2 * MIB)
         file.write(b"\xff" * (30 * MIB))
 
-    assert fs("mkfs", image, "--description", description, "--from", tree) == 0
+    assert fs("mkfs", image, "--description", description, "--from", tree, "--force") == 0
     renamed = image.rename(tmp_path / "ext4.img")
     assert is_clean(renamed)
     assert fs("extract", renamed, "/", tmp_path / "back") == 0
