@@ -5,6 +5,7 @@ FilesystemError
 ├── NotRecognisedError          the probe said no
 ├── CorruptError                the medium breaks its own format
 ├── UnsupportedError            valid, but not implemented; never reported as corrupt
+│   └── PartlyUnsupportedError  only some objects are, which a walk leaves out
 ├── NoSpaceError                the volume or device is too small; carries the numbers
 ├── InvalidNameError            the name cannot be stored in this filesystem
 ├── NotFoundError               also FileNotFoundError
@@ -64,6 +65,10 @@ class UnsupportedError(FilesystemError):
     def __init__(self, feature: str) -> None:
         self.feature = feature
         super().__init__(f"not supported: {feature}")
+
+
+class PartlyUnsupportedError(UnsupportedError):
+    """Some objects of a volume cannot be made again; a walk tells which and goes past them."""
 
 
 class NoSpaceError(FilesystemError):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a volume cannot be read: named, counted, and gone past; one way for all drivers.
+"""What of a volume cannot be read, or not be made again: named, counted, and gone past; one way
+for all drivers.
 
 A bad sector in the metadata of a filesystem costs what lies below it, never the rest.  A driver
 that meets damage tells it to its `Losses` and goes on; where nobody listens, they raise it.
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fsdrivers.device import Device
-from fsdrivers.errors import CorruptError, DeviceError
+from fsdrivers.errors import CorruptError, DeviceError, UnsupportedError
 
 Damage = CorruptError | DeviceError
 DAMAGE: Final = (CorruptError, DeviceError)  # for `except`
@@ -27,7 +28,7 @@ class Loss:
     """Something on a volume that is lost, or has lost a part of itself."""
 
     directory: int  # number of the directory that it is in
-    error: Damage
+    error: Damage | UnsupportedError
     name: bytes = b""  # in the directory, of what is lost; empty: names in it, and all below them
     count: int = 1  # of objects
     is_kept: bool = False  # the object is there, and has lost something else than its content
@@ -51,7 +52,7 @@ class Losses:
     def add(
         self,
         directory: int,
-        error: Damage,
+        error: Damage | UnsupportedError,
         name: bytes = b"",
         count: int = 1,
         *,
@@ -60,7 +61,7 @@ class Losses:
         """Tell of a loss; see `Loss`.
 
         Raises:
-            CorruptError, DeviceError: `error`, if nobody listens.
+            CorruptError, DeviceError, UnsupportedError: `error`, if nobody listens.
         """
         if self._on_damage is None:
             raise error

@@ -223,7 +223,8 @@ class Volume(Protocol):
         """Look for what is on the volume and could not be made again.
 
         Raises:
-            UnsupportedError: there is such a thing; `feature` names it.
+            PartlyUnsupportedError: there is such a thing, which a walk leaves out and tells.
+            UnsupportedError: the same, and the volume is worth nothing without it.
             CorruptError: what has to be looked at is damaged.
         """
         return
@@ -232,11 +233,12 @@ class Volume(Protocol):
         """Yield every name on the volume, the root first, parents before children.
 
         Args:
-            on_damage: is told what cannot be read; what does not lie below it is yielded.
+            on_damage: is told what cannot be read, or not be made again; what does not lie below
+                it is yielded.
 
         Raises:
-            CorruptError, DeviceError: without `on_damage`, at what cannot be read; what came
-                before stands.
+            CorruptError, DeviceError, UnsupportedError: without `on_damage`, at what it would
+                be told; what came before stands.
         """
         ...
 

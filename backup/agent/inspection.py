@@ -20,7 +20,12 @@ from backup.shared.text import size_text
 from fsdrivers import EMPTY as ZEROS
 from fsdrivers import UNKNOWN, Can, driver_of, find_driver, open_volume, probe
 from fsdrivers.device import Device
-from fsdrivers.errors import DeviceError, FilesystemError, NotRecognisedError
+from fsdrivers.errors import (
+    DeviceError,
+    FilesystemError,
+    NotRecognisedError,
+    PartlyUnsupportedError,
+)
 from fsdrivers.losses import read_where_possible
 from fsdrivers.partitions import (
     PartitionEntry,
@@ -173,7 +178,7 @@ def _decide(
         kind = UNKNOWN
     try:
         # Of what no probe knows the start may be damaged, and have a copy.
-        volume = _open(kind, device, open_volume)
+        volume = _open(kind, device, open_volume, allow_raw)
         return Partition(number, device, volume.type, volume, entry)
     except _RefusedError as refusal:
         reason = refusal.reason
@@ -188,8 +193,10 @@ def _decide(
     raise _RefusedError(f"{reason}; {_HINT} (--allow-raw keeps it as an image)")
 
 
-def _open(kind: str, device: Device, open_volume: OpenVolume) -> Volume:
-    """Return what a driver can read and make again.
+def _open(kind: str, device: Device, open_volume: OpenVolume, allow_raw: bool) -> Volume:
+    """Return what a driver can read and make again, but for what its walk will name.
+
+    If raw images are allowed, all of it: an image has the rest, too.
 
     Raises:
         _RefusedError: there is no such driver.
@@ -204,7 +211,11 @@ def _open(kind: str, device: Device, open_volume: OpenVolume) -> Volume:
             raise _RefusedError(f"it holds {kind}, which can be read but not made again")
     volume = open_volume(device)
     driver_of(volume.type).check_description(volume.describe())
-    volume.check_restorable()
+    try:
+        volume.check_restorable()
+    except PartlyUnsupportedError:
+        if allow_raw:
+            raise
     return volume
 
 

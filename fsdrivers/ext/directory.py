@@ -28,7 +28,12 @@ class Name(NamedTuple):
 
 
 def iter_block(
-    block: bytes, position: int, *, has_file_types: bool, block_size: int
+    block: bytes,
+    position: int,
+    *,
+    has_file_types: bool,
+    block_size: int,
+    is_encrypted: bool = False,
 ) -> Iterator[Name]:
     """Yield the used entries of a directory block, "." and ".." included.
 
@@ -37,6 +42,7 @@ def iter_block(
         position: of `block` on the volume, for messages.
         has_file_types: the volume's feature; else the byte belongs to the name's length.
         block_size: of the volume.
+        is_encrypted: names are any bytes.
 
     Raises:
         CorruptError: an entry breaks the chain, or a name is impossible.
@@ -58,7 +64,7 @@ def iter_block(
                     "directory name length", position + at, f"1 to {length - _HEAD}", name_length
                 )
             name = block[at + _HEAD : name_end]
-            if b"\0" in name or b"/" in name:
+            if (b"\0" in name or b"/" in name) and not is_encrypted:
                 raise CorruptError(f"directory name {printable(name)}", position + at)
             yield Name(inode, name, file_type)
         at = following

@@ -20,7 +20,12 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from fsdrivers.device import Device
-from fsdrivers.errors import CorruptError, DeviceError, UnsupportedError
+from fsdrivers.errors import (
+    CorruptError,
+    DeviceError,
+    PartlyUnsupportedError,
+    UnsupportedError,
+)
 from fsdrivers.ext import contents, description, directory, journal
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import Compat, Incompat, InodeFlags, InodeNumber, RoCompat
@@ -139,7 +144,7 @@ class ExtVolume(Volume):
         """Look at every inode for files that could not be made again, if the volume may have such.
 
         Raises:
-            UnsupportedError: there is one, encrypted or sealed with verity; it says where.
+            PartlyUnsupportedError: there is one, encrypted or sealed; it says where.
         """
         metadata = self.metadata
         superblock = metadata.superblock
@@ -160,7 +165,7 @@ class ExtVolume(Volume):
         if refused:
             place, number = self._find_first(refused)
             more = f", and {len(refused) - 1:,} more" if len(refused) > 1 else ""
-            raise UnsupportedError(f"{place}, {refusal_of(refused[number])}{more}")
+            raise PartlyUnsupportedError(f"{place}, {refusal_of(refused[number])}{more}")
 
     def _find_first(self, numbers: Collection[int]) -> tuple[str, int]:
         """Return the path of one of some inodes, of those nearest to the root, and its number."""
@@ -222,6 +227,11 @@ class ExtVolume(Volume):
                         losses.add(parent, error, name, 0 if number in lost else 1)
                         lost.add(number)
                         continue
+                    except UnsupportedError as error:
+                        count = 0 if number in lost else 1
+                        lost.add(number)
+                        losses.add(parent, error, name, count + self._count_below(number, lost))
+                        continue
                     if faults:
                         losses.add(parent, faults.pop(), name, is_kept=True)
                     reached += 1
@@ -234,6 +244,32 @@ class ExtVolume(Volume):
             pending.extend(reversed(below))
         if losses.count and (counted := self.metadata.count_objects()) is not None:
             losses.add_unreached(root.number, counted - reached)
+
+    def _count_below(self, number: int, lost: set[int]) -> int:
+        """Return how many objects are below what is left out; add them to `lost`."""
+        metadata, size = self.metadata, self.block_size
+        has_types, known = metadata.superblock.has_file_types, len(lost)
+        pending = [number]
+        while pending:
+            parent = pending.pop()
+            try:
+                mode = _MODE.unpack_from(metadata.inode_record(parent))[0]
+                if KINDS.get(mode & FORMAT_MASK) is not Kind.DIRECTORY:
+                    continue
+                for block, position in self.iter_directory_blocks(parent):
+                    for name in directory.iter_block(
+                        block,
+                        position,
+                        has_file_types=has_types,
+                        block_size=size,
+                        is_encrypted=True,
+                    ):
+                        if name.name not in _DOTS and name.inode not in lost:
+                            lost.add(name.inode)
+                            pending.append(name.inode)
+            except DAMAGE:
+                continue
+        return len(lost) - known
 
     def _root(self, losses: Losses) -> tuple[Node, list[Damage]]:
         """Return the node of the root directory, and what of it is lost.

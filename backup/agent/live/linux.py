@@ -34,6 +34,7 @@ MOUNT_ATTR_ATIME, MOUNT_ATTR_NOATIME = 0x70, 0x10  # all that says of access tim
 STATX_BTIME = 0x800  # linux/stat.h
 STATX_SIZE = 256
 STATX_MASK_OFFSET = 0  # stx_mask, u32
+STATX_ATTRIBUTES_OFFSET = 8  # stx_attributes, u64; most bits are those of inode flags
 STATX_BTIME_OFFSET = 80  # stx_btime: i64 seconds, u32 nanoseconds
 FS_IOC_GETFLAGS = 0x80086601  # linux/fs.h: _IOR('f', 1, long), 64-bit
 FS_IOC_FSGETXATTR = 0x801C581F  # linux/fs.h: _IOR('X', 31, struct fsxattr)
@@ -165,6 +166,14 @@ def _leave_no_trace(descriptor: int) -> None:
         ctypes.c_char_p(attributes),
         ctypes.c_size_t(len(attributes)),
     )
+
+
+def attribute_bits(path: bytes) -> int:
+    """Return what statx says of the object at `path` in its bits; 0 where it says nothing."""
+    if _libc.statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, 0, _statx_buffer) != 0:
+        return 0
+    at = STATX_ATTRIBUTES_OFFSET
+    return int.from_bytes(_statx_buffer.raw[at : at + 8], sys.byteorder)
 
 
 def birth_time_ns(path: bytes) -> int | None:

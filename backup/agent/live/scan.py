@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from backup.agent.exclusions import IsExcluded
 from backup.agent.live.databases import DATABASE_FILES, find_database_in_use
 from backup.agent.live.linux import (
+    attribute_bits,
     birth_time_ns,
     birth_time_ns_of,
     inode_flags,
@@ -39,7 +40,8 @@ from backup.agent.local_set import KINDS, SLICE_SIZE, LocalSet, TreeScan, Xattrs
 from backup.agent.special_files import BLANK_FILE, PLACED_FILE, PLACED_FILES
 from backup.objects.content import PIECE_SIZE
 from backup.objects.model import MarkerObject, NodeObject, Plain, Region, VolumeObject
-from fsdrivers.ext.format.flags import RoCompat
+from fsdrivers.ext.format.flags import Incompat, RoCompat
+from fsdrivers.ext.nodes import REFUSED_FLAGS, refusal_of
 from fsdrivers.ext.xattrs import project_xattr
 from fsdrivers.volume import Kind, Node
 
@@ -98,7 +100,12 @@ class LiveScan:
         self.databases: list[int] = []  # of files by which databases in use are known
         self.doubtful: set[int] = set()  # of those that must be looked at again
         features = volume.description.get("feature_ro_compat")
-        self._has_projects = isinstance(features, int) and bool(features & RoCompat.PROJECT)
+        features = features if isinstance(features, int) else 0
+        others = volume.description.get("feature_incompat")
+        is_encrypted = isinstance(others, int) and bool(others & Incompat.ENCRYPT)
+        self._has_projects = bool(features & RoCompat.PROJECT)
+        self._may_be_refused = is_encrypted or bool(features & RoCompat.VERITY)
+        self._refused: set[int] = set()  # inode numbers of what was named
 
     def run(self) -> None:
         """Add all nodes, and markers for files that are blank by design or found by sectors.
@@ -192,11 +199,18 @@ class LiveScan:
     def add(
         self, parent: int, name: bytes, status: os.stat_result, path: bytes, is_mount_point: bool
     ) -> int:
-        """Add a name; return its object number, 0 for a further name of a known object."""
+        """Add a name; return its object number.
+
+        Returns:
+            0 for a further name of a known object, and for what cannot be made again.
+        """
         scan = self.scan
         # A mounted filesystem numbers its inodes itself: only the place is of this volume.
         source = 0 if is_mount_point else status.st_ino
         kind = KIND_OF_FORMAT[stat.S_IFMT(status.st_mode)]
+        may_be = self._may_be_refused and source and parent
+        if may_be and self._is_refused(parent, name, path, status):
+            return 0
         if status.st_nlink > 1 and kind is not Kind.DIRECTORY:
             first = scan.seen.get(source)
             if first is not None:
@@ -225,6 +239,18 @@ class LiveScan:
             elif find_database_in_use(name, path, status.st_size):
                 self.databases.append(number)
         return number
+
+    def _is_refused(self, parent: int, name: bytes, path: bytes, status: os.stat_result) -> bool:
+        """Return whether an object is encrypted or sealed; name it then, with all below it."""
+        flags = attribute_bits(path) & REFUSED_FLAGS
+        if not flags or not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
+            return False
+        if status.st_ino not in self._refused:
+            self._refused.add(status.st_ino)
+            count = 1 + sum(len(below) + len(files) for _, below, files in os.walk(path))
+            place = os.path.join(self.local.path_of(parent - 1), os.fsdecode(name))
+            self.local.note_loss(f"{place}: left out: it is {refusal_of(flags)}", count)
+        return True
 
     def _note_place(self, number: int, path: bytes, size: int) -> None:
         """Note where the content of a file is, if that can be told."""

@@ -16,6 +16,7 @@ from fsdrivers.ext.edit import open_editor
 from fsdrivers.ext.format.flags import Incompat, InodeFlags
 from fsdrivers.ext.mkfs import minimum_size
 from fsdrivers.ext.volume import open_volume
+from fsdrivers.losses import Loss
 from fsdrivers.volume import Kind
 from tests.fsdrivers.ext.editing import clock, complaints, directory_node, dump, file_node
 from tests.fsdrivers.ext.mkfs_images import (
@@ -282,6 +283,9 @@ def test_what_could_not_be_made_again_is_refused(
         list(open_image(path).walk())
     with pytest.raises(UnsupportedError, match=rf"/file, .*{reason}"):
         open_image(path).check_restorable()
+    told: list[Loss] = []
+    assert [entry.name for entry in open_image(path).walk(told.append)] == [b"", b"lost+found"]
+    assert [(loss.name, loss.count) for loss in told] == [(b"file", 1)]
     debugfs(path, "mkdir below", f"write {tmp_path / 'file'} below/other")
     debugfs(path, f"sif below/other flags {0x80000 | flag:#x}", "rm file")
     with pytest.raises(UnsupportedError, match=rf"/below/other, .*{reason}"):
