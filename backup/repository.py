@@ -168,6 +168,7 @@ class DataSetInfo:
     pack_count: int
     size: int  # bytes of all its packs
     missing: int = 0  # objects of the machine that it should hold and does not
+    is_damaged: bool = False  # its table, or a pack that it lists, is known to be lost or damaged
 
 
 @dataclass(frozen=True, slots=True)

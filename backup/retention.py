@@ -10,8 +10,8 @@ and while a rule by periods has not used its number up it keeps the oldest data 
 
 Two things protect what is good:
 
-* A partial data set pushes nothing out.  Each rule is applied to the complete data sets alone, and
-  once more to all of them.
+* A partial data set pushes nothing out, nor does one that is damaged.  Each rule is applied to the
+  whole data sets alone, and once more to all of them.
 * The order is that of the generations.  Times are those at which the store received the data sets,
   never those that an agent claims, and only as many of them are believed as agree with the order
   and with the present: the others come from a clock that jumped.  Rules by time pass over a data
@@ -127,6 +127,8 @@ class DataSet(Protocol):
     def created_ns(self) -> int: ...  # received, by the store's clock; since 1970
     @property
     def missing(self) -> int: ...  # 0: it is complete
+    @property
+    def is_damaged(self) -> bool: ...  # as far as the store knows
 
 
 T = TypeVar("T", bound=DataSet)
@@ -161,9 +163,9 @@ def judge(
     """
     believed = _believed([item.created_ns for item in data_sets], now_ns)
     places = range(len(data_sets))
-    complete = [place for place in places if not data_sets[place].missing]
+    whole = [p for p in places if not data_sets[p].missing and not data_sets[p].is_damaged]
     reasons: list[list[str]] = [[] for _ in places]
-    for group in (complete, list(places)):
+    for group in (whole, list(places)):
         times = [
             (place, datetime.fromtimestamp(data_sets[place].created_ns // 10**9, UTC))
             for place in reversed(group)

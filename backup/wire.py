@@ -20,6 +20,7 @@ from backup.retention import Policies, Policy, PolicyError
 
 API = "/v1"
 DEFAULT_PORT = 8443
+IS_DAMAGED = "is_damaged"  # in a data set; servers may not know it
 MISSING = "missing"  # in a data set, and in the query of a commit; servers may not know it
 DIGEST_HEADER = "Content-Digest"  # RFC 9530, with sha-256 alone
 MAXIMUM_JSON_SIZE = 256 << 10  # a key file in base64 is 88 KiB
@@ -253,6 +254,7 @@ def data_set_of(fields: dict[str, object]) -> r.DataSetInfo:
         pack_count=integer_of(fields, "pack_count"),
         size=integer_of(fields, "size"),
         missing=integer_of(fields, MISSING) if MISSING in fields else 0,
+        is_damaged=fields.get(IS_DAMAGED) is True,
     )
 
 

@@ -263,8 +263,9 @@ class _PackFeeder:
                 self._source.check((pack.digest,), ())
             raise DamagedError(
                 f"pack {pack.digest.hex()}",
-                "is damaged in the repository: back up the machine again, which heals what it "
-                "still has, or build the disc of what is left with --without-lost",
+                "is damaged in the repository: build the disc of what is left of this data set "
+                "with --without-lost, or of another one; the next backup of the machine sends "
+                "again what the machine still has",
             )
         return data
 

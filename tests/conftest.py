@@ -9,11 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
+# No test fails because the computer had other things to do.
+settings.register_profile(
+    "unhurried",
+    database=None,
+    print_blob=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 # The same examples in every run; `make matrix` loads the other one and names a seed.
-settings.register_profile("fixed", derandomize=True, database=None, print_blob=True)
-settings.register_profile("drawn", derandomize=False, database=None, print_blob=True)
+settings.register_profile("fixed", settings.get_profile("unhurried"), derandomize=True)
+settings.register_profile("drawn", settings.get_profile("unhurried"), derandomize=False)
 settings.load_profile("fixed")
 MOST_MEMORY = 3 << 29  # bytes of a worker; two of them leave room on a machine with 4 GiB
 GROWTH = 1 << 28  # bytes, after which garbage is collected

@@ -99,6 +99,7 @@ def document() -> dict[str, object]:
                     pack_count=_ref("Count"),
                     size=_ref("Count"),
                     missing=_ref("Count"),
+                    is_damaged={"type": "boolean"},
                 ),
                 "Damage": _object(packs=_list(_ref("Digest")), tables=_list(_ref("Id"))),
                 "DeletedDataSet": {

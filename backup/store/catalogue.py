@@ -43,7 +43,7 @@ from backup.repository import (
 from backup.store import admission, damage, key_files, records
 from backup.store.commit import Committed, NewDataSet, commit_data_set
 from backup.store.deletion import deleted_data_sets_of, set_grace
-from backup.store.queries import find_packs, is_deleted, is_unlisted, machine_id_of
+from backup.store.queries import find_packs, is_damaged, is_deleted, is_unlisted, machine_id_of
 from backup.store.records import Record, Row
 from backup.store.schema import data_sets, machines, packs, partial_data_sets, settings, users
 from backup.store.upgrade import is_current, prepare, revision_of
@@ -539,7 +539,7 @@ def _translated() -> Iterator[None]:
         raise StoreDamagedError(f"the catalogue cannot be used: {reason}") from error
 
 
-def _select_info() -> Select[str, str, int, int, int, int, int, int]:
+def _select_info() -> Select[str, str, int, int, int, int, int, int, bool]:
     """Select the columns of a DataSetInfo, in its order."""
     query = select(
         data_sets.c.name,
@@ -550,6 +550,7 @@ def _select_info() -> Select[str, str, int, int, int, int, int, int]:
         data_sets.c.pack_count,
         data_sets.c.size,
         func.coalesce(partial_data_sets.c.missing, 0),
+        is_damaged(),
     )
     return query.join(machines, machines.c.id == data_sets.c.machine_id).outerjoin(
         partial_data_sets, partial_data_sets.c.data_set_id == data_sets.c.id

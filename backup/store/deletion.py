@@ -23,7 +23,14 @@ from backup.repository import (
 )
 from backup.retention import judge
 from backup.store.policies import policies_of
-from backup.store.queries import batches, find_machine, is_deleted, is_unlisted, machine_id_of
+from backup.store.queries import (
+    batches,
+    find_machine,
+    is_damaged,
+    is_deleted,
+    is_unlisted,
+    machine_id_of,
+)
 from backup.store.schema import (
     credentials,
     data_set_packs,
@@ -74,6 +81,7 @@ def apply_policy(connection: Connection, user_id: int, machine: str) -> list[str
             data_sets.c.id.label("number"),
             data_sets.c.created_ns,
             func.coalesce(partial_data_sets.c.missing, 0).label("missing"),
+            is_damaged().label("is_damaged"),
         )
         .outerjoin(partial_data_sets, partial_data_sets.c.data_set_id == data_sets.c.id)
         .where(data_sets.c.machine_id == machine_id, ~is_deleted())

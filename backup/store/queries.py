@@ -6,9 +6,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Connection, insert, select
+from sqlalchemy import ColumnElement, Connection, insert, or_, select
 
-from backup.store.schema import data_set_packs, data_sets, deleted_data_sets, machines, packs
+from backup.store.schema import (
+    damaged_packs,
+    damaged_tables,
+    data_set_packs,
+    data_sets,
+    deleted_data_sets,
+    machines,
+    packs,
+)
 
 _BATCH = 500  # values in one IN (...); databases take 32,766 or more
 
@@ -25,6 +33,17 @@ def is_deleted() -> ColumnElement[bool]:
     """Return the condition that a data set is deleted, and still here for the days of grace."""
     marks = select(deleted_data_sets.c.data_set_id)
     return marks.where(deleted_data_sets.c.data_set_id == data_sets.c.id).exists()
+
+
+def is_damaged() -> ColumnElement[bool]:
+    """Return the condition that the table of a data set, or a pack that it lists, is damaged."""
+    listing = data_set_packs.join(
+        damaged_packs, damaged_packs.c.pack_id == data_set_packs.c.pack_id
+    )
+    return or_(
+        data_sets.c.id.in_(select(damaged_tables.c.data_set_id)),
+        data_sets.c.id.in_(select(data_set_packs.c.data_set_id).select_from(listing)),
+    )
 
 
 def find_machine(connection: Connection, user_id: int, name: str) -> int | None:

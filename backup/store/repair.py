@@ -24,6 +24,7 @@ from pathlib import Path
 
 from backup.objects.errors import ObjectsError
 from backup.repository import StoreDamagedError
+from backup.shared.text import plural
 from backup.store import records
 from backup.store.catalogue import Counts
 from backup.store.engines import copy_sqlite, is_whole_sqlite
@@ -46,13 +47,15 @@ class RepairPlan:
     adopted_data_sets: int
     dropped_data_sets: int  # of the base, whose files are all gone
     unreadable: tuple[str, ...]  # records, as paths below the store
+    unknown: tuple[str, ...] = ()  # directories of users whom nobody knows, as paths below it
 
     def lines(self) -> list[str]:
         """Return the plan in words."""
         source = f"{self.base} and the records" if self.base else "the records alone"
         lines = [
-            f"The catalogue is made from {source}: {self.counts.users} users, "
-            f"{self.counts.machines} machines, {self.counts.data_sets} data sets."
+            f"The catalogue is made from {source}: {plural(self.counts.users, 'user')}, "
+            f"{plural(self.counts.machines, 'machine')}, "
+            f"{plural(self.counts.data_sets, 'data set')}."
         ]
         if self.base and (self.adopted_users or self.adopted_data_sets):
             lines.append(
@@ -60,8 +63,14 @@ class RepairPlan:
                 f"{self.adopted_data_sets} of these data sets."
             )
         if self.dropped_data_sets:
-            lines.append(f"{self.dropped_data_sets} data sets of {self.base} have no files left.")
+            dropped = plural(self.dropped_data_sets, "data set")
+            lines.append(f"Dropped, for their files are all gone: {dropped} of {self.base}.")
         lines += [f"The record {path} is damaged and left out." for path in self.unreadable]
+        lines += [
+            f"No record says whose files lie in {path}: they stay where they are, and nobody can "
+            "use them."
+            for path in self.unknown
+        ]
         return lines
 
 
@@ -152,6 +161,7 @@ def _complete(store: Store, directory: Path, base: str) -> RepairPlan:
         adopted_data_sets=adopted,
         dropped_data_sets=dropped,
         unreadable=tuple(unreadable),
+        unknown=tuple(f"{USERS}/{number}" for number in store.unknown_users()),
     )
 
 

@@ -17,6 +17,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Concatenate, ParamSpec, Self
 
@@ -196,7 +197,14 @@ class StoredRepository:
         """See `backup.repository.Repository`."""
         if machine is not None:
             machine = normalise_name(machine, "machine")
-        return self._catalogue.data_sets(self._user_id, machine)
+        infos = self._catalogue.data_sets(self._user_id, machine)
+        without = self._without_table(infos)
+        return [replace(info, is_damaged=True) if info.id in without else info for info in infos]
+
+    def _without_table(self, infos: Sequence[DataSetInfo]) -> set[str]:
+        """Return the ids of data sets whose table is missing or cut short."""
+        sizes = self._files.sizes(Kind.TABLE, [info.id for info in infos])
+        return {info.id for info in infos if sizes.get(info.id) != info.table_size}
 
     def open_table(self, data_set: str) -> BinaryIO:
         """See `backup.repository.Repository`."""
@@ -385,6 +393,10 @@ class StoredRepository:
         try:
             with self._locks.shared():
                 self._check_pack_files(packs)
+                # The policy is not to keep one of these in the place of one that is whole.
+                lost = self._without_table(self._catalogue.data_sets(self._user_id, new.machine))
+                if lost:
+                    self._catalogue.record_checked(self._user_id, {}, dict.fromkeys(lost, False))
                 table.place()
                 committed = self._catalogue.commit(self._user_id, new, keep_record)
                 self._records.renew(committed.deleted)

@@ -24,7 +24,7 @@ from backup.store import credentials, deletion, key_files
 from backup.store.accounts import check_key_file, knows_secret, new_login_hash
 from backup.store.admission import Usage
 from backup.store.catalogue import Catalogue, Counts, UserRecord
-from backup.store.files import Storage
+from backup.store.files import Kind, Storage
 from backup.store.keeping import pack_record, read_packed, read_user
 from backup.store.key_files import OldKeyFile
 from backup.store.machine_repository import MachineRepository
@@ -76,11 +76,19 @@ class Store:
         There are some when an older copy of the catalogue was put in its place.
         """
         adopted = 0
-        for user_id in sorted({*self._storage.users()} - {*self._catalogue.user_ids()}):
+        for user_id in self._unlisted_users():
             record = read_user(self._storage.files(user_id))
             if record is not None:
                 adopted += self._catalogue.adopt_user(user_id, record.body)
         return adopted
+
+    def unknown_users(self) -> list[int]:
+        """Return the numbers of users who have files here, and whom the catalogue does not know."""
+        found = ((number, self._storage.files(number)) for number in self._unlisted_users())
+        return [number for number, files in found if any(any(files.names(kind)) for kind in Kind)]
+
+    def _unlisted_users(self) -> list[int]:
+        return sorted({*self._storage.users()} - {*self._catalogue.user_ids()})
 
     def adopt_settings(self) -> None:
         """Take the settings from the record of the store, if there is one."""

@@ -19,11 +19,14 @@ from imagebuilder.cli.common import (
     Credentials,
     StatusLine,
     UsageError,
+    exit_code_of,
     json_flag,
     machine_option,
     name_of_text,
     print_json,
     read_password,
+    report_error,
+    sentence_of,
 )
 from imagebuilder.cli.session import Place, import_during, open_session, retry_option
 from rebuild.exit_codes import ExitCode
@@ -97,19 +100,29 @@ def run_check(options: Check) -> int:
     """Check that what a restore needs is there and whole. With an id and its password it names
     the files that are lost. What a store or a server finds damaged, the next backup sends again."""
     status = StatusLine()
-    reports: dict[str, Report] = {}
+    rows: dict[str, dict[str, object]] = {}
+    codes = [ExitCode.DONE]
     for source in options.sources:
         try:
-            reports[source] = _check(source, options, status)
+            report = _check(source, options, status)
+        except Exception as error:
+            if len(options.sources) == 1:
+                raise
+            # The others are checked all the same.
+            status.clear()
+            report_error(f"{source}: {sentence_of(error)}")
+            rows[source] = {"error": sentence_of(error), "is_sound": False}
+            codes.append(exit_code_of(error))
+            continue
         finally:
             status.clear()
+        rows[source] = {**asdict(report), "is_sound": report.is_sound}
+        if not options.json:
+            print("\n".join(_lines(source, report, options)), flush=True)
+        codes.append(ExitCode.DONE if report.is_sound else ExitCode.DAMAGED)
     if options.json:
-        print_json({source: {**asdict(r), "is_sound": r.is_sound} for source, r in reports.items()})
-    else:
-        for source, report in reports.items():
-            print("\n".join(_lines(source, report, options)))
-    is_sound = all(report.is_sound for report in reports.values())
-    return ExitCode.DONE if is_sound else ExitCode.DAMAGED
+        print_json(rows)
+    return max(codes)
 
 
 def _check(source: str, options: Check, status: StatusLine) -> Report:

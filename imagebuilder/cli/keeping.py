@@ -297,7 +297,7 @@ def _plan(
 
     found = repository.data_sets(machine)
     if wanted:
-        return [Verdict(choose_by_id(found, text), ()) for text in wanted]
+        return [Verdict(_checked(choose_by_id(found, text), found), ()) for text in wanted]
     policies = repository.policies()
     now_ns = time.time_ns()
     verdicts = []
@@ -307,6 +307,22 @@ def _plan(
         latest_ns = max(now_ns, mine[-1].created_ns)
         verdicts += judge(mine, policies.of(name), latest_ns, policies.held)
     return verdicts
+
+
+def _checked(info: DataSetInfo, found: Sequence[DataSetInfo]) -> DataSetInfo:
+    """Return a data set that can be deleted by itself.
+
+    Raises:
+        ConflictError: it is the newest of its machine, the last one in `found`.
+    """
+    from backup.repository import ConflictError
+
+    if info == [other for other in found if other.machine == info.machine][-1]:
+        raise ConflictError(
+            f"{info.id[:10]} is the newest data set of {info.machine} and goes with the machine "
+            f"only: `rebuildkit delete machine {info.machine}`"
+        )
+    return info
 
 
 def _delete(repository: Repository, going: Sequence[DataSetInfo]) -> None:

@@ -24,6 +24,7 @@ class Set:
     id: str
     created_ns: int
     missing: int = 0
+    is_damaged: bool = False
 
 
 def at(*times: datetime) -> list[Set]:
@@ -96,10 +97,11 @@ def test_months_and_years_are_those_of_the_calendar(span: str, oldest: str) -> N
     assert kept(found, Policy(within=span)) == [1, 2]
 
 
-def test_a_partial_set_pushes_no_complete_one_out() -> None:
-    """Each rule keeps as many complete ones as if there were no partial ones."""
+@pytest.mark.parametrize("ill", [{"missing": 5}, {"is_damaged": True}])
+def test_a_partial_or_damaged_set_pushes_no_whole_one_out(ill: dict[str, Any]) -> None:
+    """Each rule keeps as many whole ones as if there were no others."""
     found = days(0, 1, 2, 3)
-    found[2:] = [Set(item.id, item.created_ns, missing=5) for item in found[2:]]
+    found[2:] = [Set(item.id, item.created_ns, **ill) for item in found[2:]]
 
     assert kept(found, Policy(last=1)) == [1, 3]
     assert kept(found, Policy(daily=2)) == [0, 1, 2, 3]

@@ -23,6 +23,7 @@ import pytest
 
 from backup.objects.keys import MasterKey, unlock
 from backup.objects.table import TableReader
+from backup.retention import DEFAULT_POLICY
 from backup.store.local import open_repository
 from rebuild.exit_codes import ExitCode
 from tests.faults.inject import CLOCK_JUMPS_S, Fault, Injector, Result
@@ -107,13 +108,23 @@ class Patient:
         """Back up without a fault."""
         must(rebuildkit(*self.backup(image)))
         with open_repository(self.store, USER) as repository:
-            self.committed = [info.id for info in repository.data_sets(MACHINE)]
+            listed = [info.id for info in repository.data_sets(MACHINE)]
+            self.committed += [name for name in listed if name not in self.committed]
 
     def check(self) -> None:
-        """Read all of every data set."""
+        """Read all of every data set.
+
+        The last ones are listed, as many as the policy keeps, and the others are deleted but not
+        gone.  One more is listed if the newest was taken from its record after a kill.
+        """
         with open_repository(self.store, USER) as repository:
             ids = [info.id for info in repository.data_sets(MACHINE)]
-            assert set(self.committed) <= set(ids)
+            deleted = {item.info.id for item in repository.deleted_data_sets()}
+            known = [*self.committed, *(name for name in ids if name not in self.committed)]
+            kept = DEFAULT_POLICY.last
+            kept += len(ids) > kept and ids[-1] not in self.committed
+            assert ids == known[-kept:]
+            assert set(known) == {*ids, *deleted}
             packs = {}
             for data_set in ids:
                 with repository.open_table(data_set) as stream:

@@ -67,6 +67,32 @@ def test_a_clock_that_jumped_once_deletes_no_other(
         assert kept[:2] == [info.id for info in infos[1:3]]
 
 
+@pytest.mark.parametrize("spoil", ["pack", "table", "table cut short"])
+def test_damaged_sets_take_no_place_of_whole_ones(store: Store, tmp_path: Path, spoil: str) -> None:
+    """What the store knows to be damaged or without its table counts for no rule of the policy."""
+    repository = store.login("anna", SECRET)
+    repository.set_policy(None, Policy(last=2))
+    whole = repository.commit("desk", make_table(), [], 0)
+    data, digest = make_pack()
+    repository.put_pack("desk", data)
+    ill = repository.commit("desk", make_table(), [digest], 0)
+    below = tmp_path / "users" / "1"
+    if spoil == "pack":
+        (below / "packs" / digest.hex()[:2] / digest.hex()).write_bytes(b"x")
+        repository.check([digest], [])
+    elif spoil == "table":
+        (below / "tables" / ill.id).unlink()
+    else:
+        (below / "tables" / ill.id).write_bytes(b"RKOBJT")
+    assert [info.is_damaged for info in repository.data_sets()] == [False, True]
+    newest = repository.commit("desk", make_table(), [], 0)
+    kept = repository.data_sets()
+    assert [info.id for info in kept] == [whole.id, ill.id, newest.id]
+    repository.commit("desk", make_table(), [], 0)
+
+    assert whole.id not in [info.id for info in repository.data_sets()]
+
+
 def test_files_go_after_the_days_of_grace(store: Store, tmp_path: Path) -> None:
     """A deleted data set keeps its files; when its time has come they go, and the records too."""
     repository = store.login("anna", SECRET)

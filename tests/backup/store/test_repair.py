@@ -274,6 +274,30 @@ def test_numbers_of_unknown_users_are_not_given_away(made: Made) -> None:
     assert (made.path / "users" / "4").is_dir()
 
 
+def test_plan_names_what_belongs_to_nobody(made: Made) -> None:
+    """Files of a user whom neither the catalogue nor a record knows are named, and stay."""
+    place = shutil.copytree(made.path / "users" / "2", made.path / "users" / "3")
+    (place / "records" / "user").unlink()
+    (made.path / "users" / "4" / "packs").mkdir(parents=True)  # of somebody who is gone
+    before = {path for path in place.rglob("*") if path.is_file()}
+    plan = repair_store(made.path, is_applied=True)
+
+    assert plan.unknown == ("users/3",)
+    assert any("whose files lie in users/3" in line for line in plan.lines())
+    assert before <= set(place.rglob("*"))
+    made.check()
+
+
+def test_plan_counts_in_words(tmp_path: Path) -> None:
+    """One user is one user."""
+    with open_store(tmp_path, create=True) as store:
+        store.register("anna", key_file(), SECRET)
+        store.login("anna", SECRET).commit("desk", make_table(), [], 0)
+    plan = repair_store(tmp_path, is_applied=False)
+
+    assert plan.lines()[0].endswith(": 1 user, 1 machine, 1 data set.")
+
+
 def test_copy_serves_where_a_record_is_damaged(made: Made) -> None:
     """A daily copy and the records complete each other; what is damaged is named."""
     copy_sqlite(made.path / "catalogue.db", made.path / "catalogue-copy.db")

@@ -113,6 +113,7 @@ def test_an_upgrade_deletes_nothing(old: Path) -> None:
                 " table_size, table_digest, pack_count, size) VALUES (?, ?, ?, ?, 1, 1, x'', 0, 0)",
                 (user, machine, f"{generation:032x}", generation),
             )
+            (old / "users" / str(user) / "tables" / f"{generation:032x}").write_bytes(b"x")
         query = "SELECT COUNT(*) FROM data_sets WHERE machine_id = ?"
         (count,) = connection.execute(query, (machine,)).fetchone()
         names = "SELECT users.name, machines.name FROM users, machines WHERE machines.id = ?"

@@ -353,7 +353,9 @@ def test_disc_without_what_is_lost(
     disc = tmp_path / "disc.iso"
     words = ("--store", str(machine.store), "--machine", "pc", *machine.who, "-o", str(disc))
     assert main(["image", "build", *words]) == DAMAGED
-    assert "or build the disc of what is left with --without-lost" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    # Nothing heals a data set that is there: the next one is whole, and another one.
+    assert "what is left of this data set with --without-lost, or of another one" in said
     assert not disc.exists()
     _, found = checked(capsys, machine.store, *machine.who)
     expected = found["losses"][-1]["paths"]
@@ -415,6 +417,28 @@ def test_what_is_no_store(tmp_path: Path, capsys: Output) -> None:
         assert main(["check", str(tmp_path), *words]) == 2
         assert "is not a store" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_place_that_cannot_be_checked_hides_no_other(
+    tmp_path: Path, machine: Machine, capsys: Output
+) -> None:
+    """It is named, the others are checked, and the exit code is that of the worst."""
+    nothing, damaged = str(tmp_path / "none.iso"), shutil.copytree(machine.store, tmp_path / "two")
+    flip(next(damaged.glob("users/1/packs/*/*")))
+    words = [nothing, str(machine.store), str(damaged)]
+    code = main(["check", *words])
+    out, err = capsys.readouterr()
+    assert code == DAMAGED
+    assert err.startswith(f"rebuildkit: {nothing}: ")
+    assert f"{machine.store}: checked 2 data sets" in out
+    assert f"{damaged}: checked 2 data sets" in out
+    alone = main(["check", nothing])
+    assert main(["check", *words[:2], "--json"]) == alone
+    found = json.loads(capsys.readouterr().out)
+
+    assert alone not in (0, DAMAGED)
+    assert [row["is_sound"] for row in found.values()] == [False, True]
+    assert found[nothing]["error"]
 
 
 @pytest.mark.parametrize("part", ["8/7", "0%", "some"])

@@ -79,9 +79,10 @@ def test_what_is_deleted_comes_back(place: Place) -> None:
     """A data set by its id, a machine, everything; the plan of forget spares what came back."""
     ids = [place.back_up() for _ in range(3)]
     must(place.run("forget", "--yes", ids[0][:8]))
-    newest = place.run("forget", "--yes", ids[2])
-    assert newest.code == 1
-    assert "goes with the machine only" in newest.err
+    for option in ("--yes", "--dry-run"):  # no plan says that what cannot go goes
+        newest = place.run("forget", option, ids[1], ids[2])
+        assert (newest.code, newest.out) == (1, "")
+        assert "the newest data set of desk and goes with the machine only" in newest.err
     assert place.listed() == ids[1:]
     must(place.run("undelete", ids[0]))
     must(place.run("policy", "set", "--keep-last", "1"))
