@@ -40,7 +40,7 @@ from backup.repository import (
     PackInfo,
     StoreDamagedError,
 )
-from backup.store import admission, damage, key_files, records
+from backup.store import admission, damage, key_files, records, revisions
 from backup.store.commit import Committed, NewDataSet, commit_data_set
 from backup.store.deletion import deleted_data_sets_of, set_grace
 from backup.store.queries import find_packs, is_damaged, is_deleted, is_unlisted, machine_id_of
@@ -199,6 +199,10 @@ class Catalogue:
         """Set a user's quota, or the default; see `backup.store.admission`."""
         with self._writing(user_id) as connection:
             admission.set_quota(connection, user_id, size)
+            if user_id is None:
+                revisions.advance_settings(connection)
+            else:
+                revisions.advance(connection, user_id)
 
     def quotas(self) -> admission.Quotas:
         """Return what users may keep."""
@@ -235,6 +239,7 @@ class Catalogue:
             check(connection.scalars(select(users.c.key_file).where(users.c.id == user_id)).one())
             key_files.keep_old(connection, user_id, key_file)
             connection.execute(update(users).where(users.c.id == user_id).values(values))
+            revisions.advance(connection, user_id)
             keep(records.user_body(connection, user_id))
 
     def machines(self, user_id: int) -> list[str]:
@@ -392,6 +397,7 @@ class Catalogue:
         """Set how long what is deleted can be brought back."""
         with self._writing() as connection:
             set_grace(connection, seconds)
+            revisions.advance_settings(connection)
 
     def commit(
         self,
@@ -436,6 +442,11 @@ class Catalogue:
         with self._writing(user_id) as connection:
             records.adopt_choices(connection, user_id, body)
 
+    def adopt_marks(self, user_id: int, name: str, body: Row) -> None:
+        """See `backup.store.records`."""
+        with self._writing(user_id) as connection:
+            records.adopt_marks(connection, user_id, name, body)
+
     def data_set_record(self, user_id: int, name: str) -> tuple[Row | None, list[bytes]]:
         """Return what the record of a data set is to hold."""
         with self._reading() as connection:
@@ -460,6 +471,11 @@ class Catalogue:
         """Take the settings from a record."""
         with self._writing() as connection:
             records.adopt_settings(connection, body)
+
+    def replace_settings(self, body: Row) -> None:
+        """See `backup.store.records`."""
+        with self._writing() as connection:
+            records.replace_settings(connection, body)
 
     def adopt_user(self, user_id: int, body: Row) -> bool:
         """Add the user of a record; see `backup.store.records`."""

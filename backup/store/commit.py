@@ -20,6 +20,7 @@ from backup.repository import (
     InvalidRequestError,
     NoSuchPackError,
 )
+from backup.store import revisions
 from backup.store.deletion import apply_policy, is_user_deleted, purge
 from backup.store.policies import adopt_keep
 from backup.store.queries import batches, find_packs, is_deleted, machine_id_of
@@ -77,6 +78,7 @@ def commit_data_set(connection: Connection, user_id: int, new: NewDataSet) -> Co
     )
     adopt_keep(connection, user_id, new.machine, new.keep, is_first=generation == 1)
     deleted = apply_policy(connection, user_id, new.machine)
+    revisions.advance(connection, user_id, [new.id, *deleted])
     gone = purge(connection, user_id, pending_of=machine_id)
     return Committed(info, gone.tables, gone.packs, tuple(deleted))
 

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps the records of one user equal to the catalogue, in whichever direction is right.
 
-A record is written before its row counts, and removed before the row is.  So where the two differ:
+A record is written before its row counts, and removed before the row is.  Where the two differ,
+the one with the higher revision number is right: see `backup.store.revisions`.  Where that is the
+same, or there is none:
 
 - a data set without a record is of an older release: its record is written;
 - a record without a data set is what an older copy of the catalogue does not know: it is adopted;
@@ -20,7 +22,7 @@ from backup.repository import RepositoryError
 from backup.store import records
 from backup.store.catalogue import Catalogue
 from backup.store.files import Kind, UserFiles
-from backup.store.records import USER, Record, Row
+from backup.store.records import USER, Record, Row, revision_of_data_set, revision_of_user
 
 
 class UserRecords:
@@ -51,6 +53,7 @@ class UserRecords:
             How many data sets were adopted.
         """
         kept = set(self._files.names(Kind.RECORD))
+        self.follow()
         record = self._outdated_record()
         if record is not None:
             self._catalogue.exchange_user(self._user_id, self._login_of)
@@ -58,19 +61,59 @@ class UserRecords:
         listed = self._catalogue.known_tables(self._user_id)
         return sum(self._adopt(name) for name in sorted(kept - listed - {USER}))
 
+    def newer(self) -> Record | None:
+        """Return the record of the user if its number says that it is newer than the catalogue."""
+        record = self._outdated_record()
+        number = revision_of_user(self._catalogue.user_body(self._user_id))
+        return record if record is not None and revision_of_user(record.body) > number else None
+
+    def follow(self) -> None:
+        """Bring the catalogue up to the records if they are newer; hold `exclusive`.
+
+        Data sets that the catalogue does not know are left to `adopt`.
+        """
+        record = self.newer()
+        if record is None:
+            return
+        self.drop_ghosts()
+        for name in sorted(self._catalogue.known_tables(self._user_id)):
+            kept = _read(self._files, name)
+            listed, _ = self._catalogue.data_set_record(self._user_id, name)
+            if kept is not None and revision_of_data_set(kept.body) > revision_of_data_set(
+                listed or {}
+            ):
+                self._catalogue.adopt_marks(self._user_id, name, kept.body)
+        # Last, so that who is interrupted begins anew.
+        self._take(record)
+
+    def _take(self, record: Record) -> None:
+        """Have the catalogue say of the user what the record says."""
+        self._catalogue.adopt_choices(self._user_id, record.body)
+        self._catalogue.exchange_user(self._user_id, lambda body: record.body)
+
     def differing(self) -> list[str]:
-        """Return the records, by name, of which the catalogue says something else."""
+        """Return the records, by name, of which the catalogue says something else.
+
+        Not those that are older than the catalogue.
+        """
         found = []
         record = read_user(self._files)
-        if record is not None and not _agrees(record, self._catalogue.user_body(self._user_id)):
+        user = self._catalogue.user_body(self._user_id)
+        if (
+            record is not None
+            and revision_of_user(record.body) >= revision_of_user(user)
+            and not _agrees(record, user)
+        ):
             found.append(USER)
-        for info in self._catalogue.data_sets(self._user_id):
-            record = _read(self._files, info.id)
+        for name in sorted(self._catalogue.known_tables(self._user_id)):
+            record = _read(self._files, name)
             if record is None:
                 continue
-            body, digests = self._catalogue.data_set_record(self._user_id, info.id)
+            body, digests = self._catalogue.data_set_record(self._user_id, name)
+            if revision_of_data_set(record.body) < revision_of_data_set(body or {}):
+                continue
             if not _agrees(record, body or {}) or sorted(digests) != sorted(record.digests):
-                found.append(info.id)
+                found.append(name)
         return found
 
     def prefer(self) -> int:
@@ -81,20 +124,24 @@ class UserRecords:
         """
         found = [name for name in self.differing() if name != USER]
         record = read_user(self._files)
-        if record is not None and not _agrees(record, self._catalogue.user_body(self._user_id)):
-            self._catalogue.exchange_user(self._user_id, lambda body: record.body)
-        if record is not None and record.body != self._catalogue.user_body(self._user_id):
-            self._catalogue.adopt_choices(self._user_id, record.body)
+        body = self._catalogue.user_body(self._user_id)
+        is_older = record is not None and revision_of_user(record.body) < revision_of_user(body)
+        if record is not None and not is_older and record.body != body:
+            self._take(record)
         self._catalogue.drop_data_sets(self._user_id, found)
         for name in found:
             self._adopt(name)
         return len(found)
 
     def mend(self) -> None:
-        """Write the records anew that are damaged; hold `shared`."""
-        for info in self._catalogue.data_sets(self._user_id):
-            if _read(self._files, info.id) is None:
-                self._catalogue.exchange_data_set(self._user_id, info.id, self.keep_data_set)
+        """Write the records anew that are damaged or older; hold `shared`."""
+        for name in self._catalogue.known_tables(self._user_id):
+            record = _read(self._files, name)
+            body, _ = self._catalogue.data_set_record(self._user_id, name)
+            if record is None or revision_of_data_set(record.body) < revision_of_data_set(
+                body or {}
+            ):
+                self._catalogue.exchange_data_set(self._user_id, name, self.keep_data_set)
         self.complete_user()
 
     def drop_ghosts(self) -> int:
@@ -146,12 +193,14 @@ class UserRecords:
         body = self._catalogue.user_body(self._user_id)
         if record is None or record.body == body or _name_in(record.body) != _name_in(body):
             return None
-        return record
+        return record if revision_of_user(record.body) >= revision_of_user(body) else None
 
     def _login_of(self, body: Row) -> Row | None:
         """Return the record of the user if its key file or login is not the one in `body`."""
         record = read_user(self._files)
         if record is None or _agrees(record, body):
+            return None
+        if revision_of_user(record.body) < revision_of_user(body):
             return None
         return record.body if _name_in(record.body) == _name_in(body) else None
 

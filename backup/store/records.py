@@ -26,10 +26,12 @@ from backup.objects.encoding import pack_plain, unpack_plain
 from backup.objects.errors import DamagedError
 from backup.objects.preamble import PREAMBLE_SIZE, check_preamble, make_preamble
 from backup.repository import DIGEST_SIZE, MAXIMUM_PACK_COUNT
+from backup.store import revisions
 from backup.store.queries import batches, machine_id_of
 from backup.store.schema import (
     credentials,
     data_set_packs,
+    data_set_revisions,
     data_sets,
     deleted_data_sets,
     deleted_users,
@@ -42,6 +44,7 @@ from backup.store.schema import (
     partial_data_sets,
     quotas,
     settings,
+    user_revisions,
     users,
 )
 
@@ -58,10 +61,16 @@ OF_USER: Final = (
     credentials,
     old_key_files,
     deleted_users,
+    user_revisions,
 )
 """Tables whose rows are kept in the record of the user that they belong to."""
 
-OF_DATA_SET: Final = (partial_data_sets, deleted_data_sets, held_data_sets)
+OF_DATA_SET: Final = (
+    partial_data_sets,
+    deleted_data_sets,
+    held_data_sets,
+    data_set_revisions,
+)
 """Tables whose rows are kept in the record of the data set that they belong to."""
 
 _LENGTH = struct.Struct("<I")
@@ -169,6 +178,28 @@ def store_body(connection: Connection) -> Row:
     return {"settings": dict(connection.execute(query).all())}
 
 
+def revision_of_user(body: Row) -> int:
+    """Return the revision number in what is kept of a user."""
+    return _revision_in(body, user_revisions)
+
+
+def revision_of_data_set(body: Row) -> int:
+    """Return the revision number in what is kept of a data set."""
+    return _revision_in(body, data_set_revisions)
+
+
+def revision_of_store(body: Row) -> int:
+    """Return the revision number in what is kept of a store."""
+    found = body.get("settings")
+    return revisions.number_of(found.get(revisions.SETTING)) if isinstance(found, dict) else 0
+
+
+def replace_settings(connection: Connection, body: Row) -> None:
+    """Have the settings be those of a record, and no others."""
+    connection.execute(delete(settings).where(settings.c.name.not_in(_map_of(body, "settings"))))
+    adopt_settings(connection, body)
+
+
 def adopt_settings(connection: Connection, body: Row) -> None:
     """Put the settings of a record in the place of the catalogue's."""
     for name, value in _map_of(body, "settings").items():
@@ -225,6 +256,15 @@ def adopt_choices(connection: Connection, user_id: int, body: Row) -> None:
             _insert_rows(connection, table, body, {"user_id": user_id})
 
 
+def adopt_marks(connection: Connection, user_id: int, name: str, body: Row) -> None:
+    """Put what a record says of a data set that may change in the place of the catalogue's."""
+    mine = (data_sets.c.user_id == user_id) & (data_sets.c.name == name)
+    number = connection.scalar(select(data_sets.c.id).where(mine))
+    for table in OF_DATA_SET:
+        connection.execute(delete(table).where(table.c.data_set_id == number))
+        _insert_rows(connection, table, body, {"data_set_id": number})
+
+
 def adopt_data_set(
     connection: Connection, user_id: int, record: Record, sizes: Mapping[bytes, int]
 ) -> bool:
@@ -250,6 +290,7 @@ def adopt_data_set(
     assert key is not None, "SQLAlchemy returns the key of an inserted row"
     for table in OF_DATA_SET:
         _insert_rows(connection, table, record.body, {"data_set_id": key[0]})
+    revisions.reach(connection, user_id, revision_of_data_set(record.body))
     for batch in batches(record.digests):
         mine = (packs.c.user_id == user_id) & packs.c.digest.in_(batch)
         known = set(connection.scalars(select(packs.c.digest).where(mine)))
@@ -270,6 +311,11 @@ def adopt_data_set(
         rows = [{"data_set_id": key[0], "pack_id": number} for number in numbers]
         connection.execute(insert(data_set_packs), rows)
     return True
+
+
+def _revision_in(body: Row, table: Table) -> int:
+    rows = body.get(table.name) or [{}]
+    return int(rows[0].get("revision", 0))
 
 
 def _row(connection: Connection, table: Table, number: int) -> Row:

@@ -52,7 +52,7 @@ from backup.repository import (
     normalise_name,
 )
 from backup.retention import Policies, Policy
-from backup.store import credentials, deletion, key_files, policies, records
+from backup.store import credentials, deletion, key_files, policies, records, revisions
 from backup.store.accounts import check_key_file, new_login_hash
 from backup.store.catalogue import Catalogue, UserRecord
 from backup.store.commit import Committed, NewDataSet
@@ -169,6 +169,12 @@ class StoredRepository:
         with self._locks.exclusive():
             known = self._records.adopt() + self._records.prefer()
             return known, self._records.drop_ghosts()
+
+    def follow(self) -> None:
+        """Bring the catalogue up to the records if it is an older copy."""
+        if self._records.newer() is not None:
+            with self._locks.exclusive():  # or another process is about to make it as new
+                self._records.follow()
 
     def differing_records(self) -> list[str]:
         """Return the records, by name, of which the catalogue says something else."""
@@ -488,6 +494,7 @@ class StoredRepository:
     def _purge_rows(self, connection: Connection, user_id: int) -> Purged:
         gone = deletion.purge(connection, user_id)
         self._records.forget(gone.tables)
+        revisions.advance(connection, user_id)
         self._records.keep_user(records.user_body(connection, user_id))
         return gone
 
@@ -501,6 +508,7 @@ class StoredRepository:
 
         def kept(connection: Connection, user_id: int) -> list[str]:
             changed = change(connection, user_id, *args, **kwargs)
+            revisions.advance(connection, user_id, changed or ())
             # Before the rows count: where the two differ on access, the record is the newer one.
             self._records.keep_user(records.user_body(connection, user_id))
             return changed or []

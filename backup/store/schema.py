@@ -218,3 +218,19 @@ old_key_files = Table(
     _integer("last_data_set"),  # the highest number of the user's data sets when it was replaced
     Index("old_key_files_user", "user_id"),
 )
+
+user_revisions = Table(
+    "user_revisions",
+    metadata,
+    Column("user_id", _INTEGER, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    _integer("revision"),
+)
+
+data_set_revisions = Table(
+    "data_set_revisions",
+    metadata,
+    Column(
+        "data_set_id", _INTEGER, ForeignKey("data_sets.id", ondelete="CASCADE"), primary_key=True
+    ),
+    _integer("revision"),
+)

@@ -28,6 +28,7 @@ from backup.store.files import Kind, Storage
 from backup.store.keeping import pack_record, read_packed, read_user
 from backup.store.key_files import OldKeyFile
 from backup.store.machine_repository import MachineRepository
+from backup.store.records import revision_of_store
 from backup.store.repository import StoredRepository
 from backup.store.room import Room
 
@@ -73,13 +74,16 @@ class Store:
     def adopt(self) -> int:
         """Have the catalogue know users whom only their records know; return how many there were.
 
-        There are some when an older copy of the catalogue was put in its place.
+        There are some when an older copy of the catalogue was put in its place.  What it says of
+        the others is brought up to their records, too.
         """
         adopted = 0
         for user_id in self._unlisted_users():
             record = read_user(self._storage.files(user_id))
             if record is not None:
                 adopted += self._catalogue.adopt_user(user_id, record.body)
+        for repository in self.repositories():
+            repository.follow()
         return adopted
 
     def unknown_users(self) -> list[int]:
@@ -108,10 +112,13 @@ class Store:
     def keep_record(self) -> None:
         """Write the record of the store unless it says what the catalogue does.
 
-        The secret never changes: if it differs, the record, which has a checksum, is right.
+        A record that is newer counts.  The secret never changes: if it differs, the record, which
+        has a checksum, is right.
         """
         kept = self._storage.read_record()
         if (record := read_packed(kept)) is not None:
+            if revision_of_store(record.body) > revision_of_store(self._catalogue.store_body()):
+                self._catalogue.replace_settings(record.body)
             settings = record.body.get("settings", {})
             secret = settings.get("secret") if isinstance(settings, dict) else None
             if secret is not None and secret != self._catalogue.server_secret():

@@ -190,7 +190,7 @@ def test_older_copy_is_brought_up_to_date(made: Made) -> None:
         )
     shutil.copyfile(older, made.path / "catalogue.db")
     for days in (0, GRACE_S + 60):
-        with open_repository(made.path, "anna", SECRET if days == 0 else OTHER_SECRET) as anna:
+        with open_repository(made.path, "anna", OTHER_SECRET) as anna:
             anna.sweep(time.time() + days)
             assert anna.data_sets() == made.infos["anna"]
             assert anna.key_file() == other_key_file()
@@ -223,6 +223,69 @@ def test_older_catalogue_lets_in_nobody_who_was_shut_out(made: Made) -> None:
         assert store.login_machine(tokens[1]).machine == "one"
         assert [old.key_file for old in store.old_key_files("anna")] == [key_file()]
         store.login("anna", OTHER_SECRET)
+
+
+def change_everything(store: Store) -> tuple[object, ...]:
+    """Change all that records keep; return the state."""
+    store.set_grace(77 * 24 * 3600)
+    store.set_quota(None, 3 << 30)
+    store.set_quota("anna", 77 << 20)
+    anna = store.login("anna", SECRET)
+    anna.set_policy("one", Policy(daily=3))
+    anna.enroll("one", bytes(32), bytes(32))
+    held = anna.data_sets("two")[0]
+    anna.delete_data_sets([held.id])
+    anna.bring_back([held.id])
+    anna.commit("two", make_table(), [], 0)
+    anna.delete_data_sets([anna.data_sets("two")[1].id])
+    assert anna.policies().held == (held.id,)
+    return _state_of(store, anna)
+
+
+def test_older_catalogue_says_what_the_records_say(made: Made) -> None:
+    """Policies, days of grace, quotas, deletions and enrolled machines are the newer ones at once;
+    what has gone for good since does not come back."""
+    with open_store(made.path) as store:
+        store.set_grace(10**6)
+        gone = store.login("anna", SECRET).data_sets("one")[0]
+    older = made.path / "older"
+    copy_sqlite(made.path / "catalogue.db", older)
+    with open_store(made.path) as store:
+        anna = store.login("anna", SECRET)
+        anna.delete_data_sets([gone.id])
+        store.set_grace(0)
+        store.sweep()
+        expected = change_everything(store)
+    shutil.copyfile(older, made.path / "catalogue.db")
+    for _ in range(2):
+        with open_store(made.path) as store:
+            anna = store.login("anna", SECRET)
+            assert _state_of(store, anna) == expected
+            assert gone.id not in [info.id for info in anna.data_sets()]
+            assert store.login_machine(bytes(32)).machine == "one"
+            assert anna.differing_records() == []
+
+
+def test_older_records_change_nothing(made: Made) -> None:
+    """Where records are older than the catalogue, it counts, and they are written anew."""
+    place = made.path / "users"
+    shutil.copytree(place, made.path / "older")
+    with open_store(made.path) as store:
+        store.set_grace(10**6)
+        expected = change_everything(store)
+    for path in (made.path / "older").rglob("*"):
+        if path.parent.name == "records" or path.name == "store.record":
+            shutil.copyfile(path, place / path.relative_to(made.path / "older"))
+    with open_store(made.path) as store:
+        anna = store.login("anna", SECRET)
+        assert _state_of(store, anna) == expected
+        assert anna.differing_records() == []
+        anna.mend_records()
+    made.lose_catalogue()
+    repair_store(made.path, is_applied=True)
+    with open_store(made.path) as store:
+        anna = store.find_repository("anna")
+        assert _state_of(store, anna) == expected
 
 
 def test_repair_of_an_older_catalogue_takes_what_the_records_say(made: Made) -> None:
