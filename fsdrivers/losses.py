@@ -23,6 +23,10 @@ class UnreachedError(CorruptError):
     """Objects are there whose names are in what another error speaks of."""
 
 
+class UncountedError(CorruptError):
+    """More may be lost than was counted, and nothing on the volume tells how much."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loss:
     """Something on a volume that is lost, or has lost a part of itself."""
@@ -81,6 +85,12 @@ class Losses:
                 UnreachedError(f"the names of {more} more objects are in what cannot be read"),
                 count=more,
             )
+
+    def add_uncounted(self, directory: int, what: str) -> None:
+        """Say that more may be lost than was told, if anything was; `what` cannot be counted."""
+        if self.count:
+            error = UncountedError(f"more may be lost than could be counted: {what}")
+            self.add(directory, error, count=0)
 
 
 def read_units(

@@ -28,7 +28,7 @@ from backup.objects.model import (
 from backup.shared.text import name_text
 from fsdrivers import driver_of
 from fsdrivers.errors import DeviceError, FilesystemError, UnsupportedError
-from fsdrivers.losses import DAMAGE, Loss, OnDamage
+from fsdrivers.losses import DAMAGE, Loss, OnDamage, UncountedError
 from fsdrivers.volume import (
     STREAM_COMPRESSED,
     Entry,
@@ -156,7 +156,7 @@ class VolumeScan:
         place = self._local.path_of(number - 1)
         if loss.name:
             place = f"{place.rstrip('/')}/{name_text(loss.name)}"
-        elif not loss.is_kept:
+        elif not loss.is_kept and not isinstance(loss.error, UncountedError):
             place += ": something in it is lost"
         what = "something of it is lost" if loss.is_kept else "left out" if loss.name else ""
         self._local.note_loss(": ".join(filter(None, (place, what, str(loss.error)))), loss.count)

@@ -244,6 +244,8 @@ class ExtVolume(Volume):
             pending.extend(reversed(below))
         if losses.count and (counted := self.metadata.count_objects()) is not None:
             losses.add_unreached(root.number, counted - reached)
+        else:
+            losses.add_uncounted(root.number, "the volume's account of its inodes is of no use")
 
     def _count_below(self, number: int, lost: set[int]) -> int:
         """Return how many objects are below what is left out; add them to `lost`."""

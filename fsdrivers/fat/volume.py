@@ -90,7 +90,7 @@ class FatVolume(Volume):
         """Yield every name, the root first, each directory followed by what is in it.
 
         Objects without a readable name are counted by the chains of clusters that no name leads
-        to, so empty files are not.
+        to, so empty files are not, which is told.
 
         Raises:
             CorruptError, DeviceError: without `on_damage`, at the directory that cannot be read,
@@ -134,6 +134,14 @@ class FatVolume(Volume):
                 stack.append((slot.position, below))
         if losses.count:
             losses.add_unreached(ROOT_NUMBER, self.table.count_chains(reached))
+            losses.add_uncounted(ROOT_NUMBER, self._uncounted())
+
+    def _uncounted(self) -> str:
+        """Return what of lost names FAT has no account of."""
+        what = "FAT has no account of files without content"
+        if any(isinstance(error, DeviceError) for error, _ in self.tolerated):
+            what += ", and what the unreadable part of the table tells is lost with it"
+        return what
 
     def iter_root(
         self, faults: list[Fault] | None = None, losses: Losses | None = None

@@ -202,6 +202,7 @@ class IsoVolume(Volume):
             if section is not None:
                 seen.add(number)
                 stack.append((number, self.iter_directory(section, number, losses)))
+        losses.add_uncounted(self.directory_number(root), "nothing counts the files of a disc")
 
     def root_section(self) -> Section:
         """Return where the root directory of this view is."""

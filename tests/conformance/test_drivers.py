@@ -12,6 +12,7 @@ import pytest
 
 from fsdrivers import open_volume
 from fsdrivers.device import FileDevice, MemoryDevice
+from fsdrivers.fat.volume import FatVolume
 from fsdrivers.iso9660.volume import IsoVolume
 from fsdrivers.volume import Extent, Plain, Volume
 from tests.conformance.editing import EditingConformance
@@ -37,6 +38,14 @@ class FatConformance(EditingConformance):
 
     def description(self) -> dict[str, Plain]:
         return description_of(geometry_for(self.bits, self.clusters))
+
+    def copies_of(self, volume: Volume, unit: int) -> list[int]:
+        geometry = cast(FatVolume, volume).geometry
+        tables = range(geometry.fat_count)
+        offset = unit - geometry.fat_position(0)
+        if not 0 <= offset < geometry.fat_size:
+            return [unit]
+        return [geometry.fat_position(table) + offset for table in tables]
 
 
 class TestFat12(FatConformance):
