@@ -103,6 +103,25 @@ def test_paths_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_named_tests_exist(page: Path) -> None:
+    """Every test that a page names is in the file that it names with the whole path."""
+    for name, _, function in re.findall(r"`([\w./-]*test_\w+\.py)(::)?(\w*)`", page.read_text()):
+        path = ROOT / name
+        assert path.is_file(), name
+        if function:
+            definition = rf"^ *(?:async )?def {function}\("
+            assert re.search(definition, path.read_text(), re.MULTILINE), f"{name}::{function}"
+
+
+@pytest.mark.parametrize("page", [ROOT / "docs" / "threat-model.md", ROOT / "docs" / "http-api.md"])
+def test_promises_name_their_tests(page: Path) -> None:
+    """Each chapter that promises something says what holds it."""
+    for chapter in re.split(r"^## ", page.read_text(), flags=re.MULTILINE)[1:]:
+        title = chapter.partition("\n")[0]
+        assert "`tests/" in chapter or title == "Left open", title
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_named_commands_exist(page: Path) -> None:
     """Every command that a page names as `rebuildkit COMMAND` exists."""
     known = {name for names in MODULES.values() for name in names}
