@@ -66,6 +66,7 @@ def _finish_start(modules: KernelModules) -> None:
             importlib.import_module(name)
     with contextlib.suppress(OSError):
         modules.load("efivarfs")
+        modules.load("edd")
         init.mount_firmware_variables()
     with contextlib.suppress(OSError):
         modules.coldplug()

@@ -23,11 +23,11 @@ from backup.objects.medium import Medium
 from backup.objects.model import NodeObject
 from fsdrivers import signatures
 from fsdrivers.device import Device, Window
-from fsdrivers.partitions import plan_table
+from fsdrivers.partitions import plan_table, retyped
 from fsdrivers.partitions.chs import Geometry
 from fsdrivers.volume import Layout, StreamLayout
 from rebuild.edits import edit_volume, write_blank_files, write_files
-from rebuild.fixups.protocol import DiskChange, VolumeChanges
+from rebuild.fixups.protocol import DiskChange, VolumeChanges, types_of
 from rebuild.machine import VolumeTree, printable_path
 from rebuild.plan import BOOT_CODE_SIZE, DiskPlan, PartitionPlan, RestorePlan, VolumePlan
 from rebuild.progress import Part, Progress
@@ -281,6 +281,7 @@ def _write_table(work: _DiskWork, area: _BootArea) -> list[str]:
     geometry: Geometry | None = None
     for change in work.changes:
         geometry = geometry or change.geometry
+        notes += change.notes
         edits = change.edits(boot_code, device.read)
         for position, data in edits.parts.items():
             device.write(position, data)
@@ -288,7 +289,7 @@ def _write_table(work: _DiskWork, area: _BootArea) -> list[str]:
         notes += edits.notes
     places = {part.number: (part.new_start, part.new_size) for part in work.plan.partitions}
     for position, data in plan_table(
-        disk.table,
+        retyped(disk.table, types_of(work.changes)),
         disk_size=device.size,
         sector_size=device.sector_size,
         placements=places,

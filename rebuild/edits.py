@@ -59,10 +59,12 @@ def _parts(extents: Iterable[Extent], size: int) -> Iterator[tuple[int, slice]]:
 
 
 def _copies(window: Device, code: bytes) -> Iterator[int]:
-    """Yield where a volume has copies of its first sector.
+    """Yield where a volume has copies of its first sector, if that is not all zeros.
 
     NTFS has one at the end, FAT32 one among its reserved sectors.
     """
+    if not any(code):
+        return
     size = len(code)
     end = min(RESERVED_SECTORS * size, window.size // size * size)
     head = window.read(0, end)

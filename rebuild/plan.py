@@ -271,6 +271,7 @@ def _plan_disk(
             sector_size=target.sector_size,
             grow=grow,
             keeps_places=bool(keepers),
+            cylinder=max(fixup.cylinder(machine, disk, size) for fixup in families.FIXUPS),
         )
 
     places = _placed(placed, target, _shares(old, trees))
@@ -421,6 +422,7 @@ def _old_partition(
             made,
             minimum=min(entry.size, needed + SHRINK_MARGIN),
             is_growable=not is_fixed,
+            ends_on_cylinder=not is_fixed,
             maximum=driver.largest_size(volume.description).size,
         )
     if driver is not None and Can.SHRINK in driver.can:

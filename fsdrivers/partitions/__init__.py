@@ -8,6 +8,7 @@
     unkept_regions(table)                          what nothing of this holds
     faults_of(table)                               why the table cannot be made again
     usable_end(scheme, size, sector_size)          how far partitions may reach
+    retyped(description, types)                    the same table with other types in an MBR
 
 Not done: BSD disklabels, LDM, Apple and Solaris tables; these are reported as what encloses
 them.
@@ -19,6 +20,7 @@ from fsdrivers.device import Device, Window
 from fsdrivers.errors import NotFoundError
 from fsdrivers.partitions.entries import PartitionEntry
 from fsdrivers.partitions.faults import faults_of
+from fsdrivers.partitions.mbr import retyped
 from fsdrivers.partitions.plan import plan_table
 from fsdrivers.partitions.read import read_table
 from fsdrivers.partitions.table import (
@@ -36,6 +38,7 @@ __all__ = [
     "outside_regions",
     "plan_table",
     "read_table",
+    "retyped",
     "unkept_regions",
     "usable_end",
 ]

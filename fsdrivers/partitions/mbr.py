@@ -7,6 +7,7 @@ Logical partitions: `fsdrivers.partitions.logical`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from fsdrivers.device import Device
@@ -118,6 +119,32 @@ def geometry_of(description: Description) -> Geometry:
         samples.append((base + entry.start_lba, entry.chs_first))
         samples.append((base + entry.start_lba + entry.sectors - 1, entry.chs_last))
     return guess_geometry(samples)
+
+
+def retyped(description: Description, types: Mapping[int, int]) -> Description:
+    """Return a description with other types of partitions in its MBR, by their numbers."""
+    if not types or description.get("scheme") != "mbr":
+        return description
+    fields = dict(get_map(description, "mbr"))
+    slots, links = slots_of(fields), links_of(description)
+    numbers = {(it.link, it.slot): it.number for it in logicals_of(links, slots)}
+
+    def entry_of(slot: MbrEntry, number: int) -> Plain:
+        return replace(slot, type=types.get(number, slot.type)).to_plain()
+
+    fields["entries"] = [entry_of(slot, number) for number, slot in enumerate(slots, 1)]
+    chain: list[Plain] = [
+        {
+            "ebr_lba": link.ebr_lba,
+            "container": link.container,
+            "head": link.head,
+            "entries": [
+                entry_of(slot, numbers.get((index, at), 0)) for at, slot in enumerate(link.slots)
+            ],
+        }
+        for index, link in enumerate(links)
+    ]
+    return {**description, "mbr": fields, "logical": chain}
 
 
 def plan_sectors(

@@ -60,6 +60,7 @@ CHOSEN: Mapping[str, Sequence[str]] = {
     ),
     "usb": ("drivers/usb/storage/*", "drivers/usb/host/*"),
     "filesystems": ("fs/efivarfs/*",),
+    "firmware": ("drivers/firmware/edd.ko",),
     "checksums": ("arch/x86/crypto/crc*", "crypto/crc*", "lib/crc*"),
     "keyboards": (
         "drivers/hid/*",

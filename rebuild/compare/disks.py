@@ -19,13 +19,20 @@ from backup.objects.model import DiskObject, Piece
 from fsdrivers import Can, driver_of, probe
 from fsdrivers.device import Device
 from fsdrivers.errors import FilesystemError
-from fsdrivers.partitions import PartitionTable, open_partition, plan_table, read_table
+from fsdrivers.partitions import (
+    PartitionTable,
+    open_partition,
+    plan_table,
+    read_table,
+    retyped,
+)
 from fsdrivers.partitions.gpt import structures_of
 from fsdrivers.probing import left_over
 from rebuild.compare.boot import Expected, kept_differences, recorded_code
 from rebuild.compare.result import Case, Comparison
 from rebuild.compare.tree import TreeComparison
 from rebuild.fixups.families import plan_changes
+from rebuild.fixups.protocol import types_of
 from rebuild.machine import Machine, VolumeTree
 from rebuild.plan import BOOT_CODE_SIZE
 from rebuild.progress import Progress
@@ -128,6 +135,8 @@ def _compare_disk(case: Case, there: _FoundDisk) -> None:
         return
     first = 0
     if recorded is not None and found is not None:
+        types = types_of(case.changes.of_disk(disk.number))
+        recorded = PartitionTable.from_description(retyped(recorded.description, types))
         _compare_tables(case, disk, recorded, found)
         _compare_sectors(case, there, recorded, found)
         first = min((entry.start for entry in found.entries), default=there.device.size)

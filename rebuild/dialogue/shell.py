@@ -93,9 +93,11 @@ def _list_targets(medium_device: str) -> list[TargetDisk]:
 
 
 def _fix_firmware(unlocked: Unlocked, plan: RestorePlan) -> list[str]:
-    from rebuild.fixups.firmware import write_boot_entry
+    from rebuild.fixups.bios import bios_notes
+    from rebuild.fixups.firmware import started_by_uefi, write_boot_entry
 
-    return write_boot_entry(unlocked.machine, plan)
+    notes = write_boot_entry(unlocked.machine, plan)
+    return notes if started_by_uefi() else [*notes, *bios_notes(unlocked.machine, plan)]
 
 
 def _find_problem(unlocked: Unlocked) -> str:

@@ -19,9 +19,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from backup.objects.model import DiskObject
+from backup.shared.text import printable
 from fsdrivers import Starts
 from fsdrivers.partitions import PartitionTable
-from fsdrivers.partitions.chs import Geometry, bios_geometry
+from fsdrivers.partitions.chs import Geometry, bios_geometry, firmware_geometry
+from fsdrivers.partitions.dos_types import SECTOR_SIZE, moved_type
+from fsdrivers.partitions.mbr import geometry_of
 from fsdrivers.volume import Place, SystemFiles
 from rebuild.fixups.protocol import DiskChange, Fixup, VolumeChange
 from rebuild.machine import Machine, VolumeTree
@@ -39,6 +42,7 @@ FIXED_DISK_MEDIA = 0xF8
 PLACED_FILE = "placed-file"  # name of the marker of a file that is found by its sectors
 
 
+PRIMARY_PARTITIONS = 4
 _GEOMETRY_FIELDS = ("heads", "sectors_per_track")
 
 
@@ -48,20 +52,30 @@ class Dos(Fixup):
     Boot sectors of Windows NT have the same fields.
     """
 
+    def cylinder(self, machine: Machine, disk: DiskObject, size: int) -> int:
+        """Return that of the geometry that a disk with DOS gets."""
+        if disk.scheme != "mbr" or disk.sector_size != SECTOR_SIZE or not has_dos(machine, disk):
+            return 0
+        geometry = new_geometry(machine, disk, size)
+        return geometry.cylinder_sectors * SECTOR_SIZE if geometry is not None else 0
+
     def changes(
         self, machine: Machine, sites: Sequence[Site]
     ) -> Iterator[VolumeChange | DiskChange]:
         """Plan the geometry of each disk, and what each volume's driver is told."""
         for site in sites:
-            geometry = new_geometry(machine, site.disk, site.size)
-            if geometry is not None:
-                yield DiskChange(disk=site.disk.number, geometry=geometry)
+            geometry = geometry_of_site(machine, site)
+            types = new_types(machine, site)
+            notes = geometry_notes(machine, site, geometry)
+            if geometry is not None or types or notes:
+                yield DiskChange(disk=site.disk.number, geometry=geometry, types=types, notes=notes)
             for tree, part in site.volumes(machine):
                 if not tree.may_start(Starts.DOS | Starts.WINDOWS):
                     continue
                 of_volume = geometry
-                if _follows_geometry(tree) and site.size != site.disk.size:
-                    of_volume = geometry or bios_geometry(site.size)
+                if _follows_geometry(tree) and new_geometry(machine, site.disk, site.size) is None:
+                    # Nothing counts cylinders on this disk, but the field has to say something.
+                    of_volume = bios_geometry(site.size) if site.size != site.disk.size else None
                 yield ToldPlace(
                     volume=tree.volume.number,
                     place=place_of(
@@ -130,10 +144,84 @@ def new_geometry(machine: Machine, disk: DiskObject, size: int) -> Geometry | No
     for tree in machine.volumes_of(disk):
         if _follows_geometry(tree) and disk.scheme == "mbr":
             return bios_geometry(size)
-        is_fixed = tree.volume.description.get("media") == FIXED_DISK_MEDIA
-        if is_fixed and system_files_of(tree) is not None:
-            return bios_geometry(size)
+    return bios_geometry(size) if has_dos(machine, disk) else None
+
+
+def geometry_of_site(machine: Machine, site: Site) -> Geometry | None:
+    """Return the geometry that table and boot sectors get; None to keep what was recorded.
+
+    Where partitions keep their ends, they may end on a cylinder of the old geometry alone.
+    Firmware that believes the table then takes the old one, on this disk as on the old.
+    """
+    made = new_geometry(machine, site.disk, site.size)
+    if made is None or site.disk.scheme != "mbr" or site.sector_size != SECTOR_SIZE:
+        return made
+    old = geometry_of(site.disk.table)
+    is_believed = [_believed(site, geometry) == geometry for geometry in (made, old)]
+    return None if is_believed == [False, True] else made
+
+
+def _believed(site: Site, geometry: Geometry) -> Geometry | None:
+    """Return what firmware takes from a table that was made with a geometry."""
+    ends = [
+        geometry.encode((part.new_start + part.new_size) // site.sector_size - 1)
+        for part in site.partitions
+        if 0 < part.number <= PRIMARY_PARTITIONS
+    ]
+    return firmware_geometry(ends, site.size)
+
+
+def geometry_notes(machine: Machine, site: Site, geometry: Geometry | None) -> tuple[str, ...]:
+    """Return a sentence on the geometry that DOS counts with, where firmware may take another."""
+    kept = geometry or counted_geometry(machine, site.disk)
+    if kept is None or site.disk.scheme != "mbr" or not has_dos(machine, site.disk):
+        return ()
+    if bios_geometry(site.size) == kept == (_believed(site, kept) or kept):
+        return ()
+    return (
+        f"DOS counts {kept.heads} heads and {kept.sectors} sectors on {printable(site.disk.name)}; "
+        "if the BIOS counts others and DOS does not start, run rebuildkit fs fix-dos DISK "
+        "--geometry HEADS/SECTORS.",
+    )
+
+
+def new_types(machine: Machine, site: Site) -> dict[int, int]:
+    """Return the types of FAT partitions that no longer fit their sizes, by number."""
+    if site.disk.scheme != "mbr":
+        return {}
+    table = PartitionTable.from_description(site.disk.table)
+    types: dict[int, int] = {}
+    for tree, part in site.volumes(machine):
+        entry = table.entry(part.number)
+        if entry is None:
+            continue
+        recorded = int(entry.type, 16)
+        old, new = (part.old_start, part.old_size), (part.new_start, part.new_size)
+        made = moved_type(recorded, tree.volume.type, old, new)
+        if made != recorded:
+            types[part.number] = made
+    return types
+
+
+def counted_geometry(machine: Machine, disk: DiskObject) -> Geometry | None:
+    """Return the geometry with which the boot sector of a recorded DOS counts."""
+    for tree in machine.volumes_of(disk):
+        bpb = tree.volume.description.get("bpb")
+        if system_files_of(tree) is None or not isinstance(bpb, Mapping):
+            continue
+        heads, sectors = (bpb.get(name) for name in _GEOMETRY_FIELDS)
+        if isinstance(heads, int) and isinstance(sectors, int) and heads and sectors:
+            return Geometry(heads, sectors)
     return None
+
+
+def has_dos(machine: Machine, disk: DiskObject) -> bool:
+    """Tell whether a disk has DOS or Windows 9x on it."""
+    return any(
+        tree.volume.description.get("media") == FIXED_DISK_MEDIA
+        and system_files_of(tree) is not None
+        for tree in machine.volumes_of(disk)
+    )
 
 
 def _follows_geometry(tree: VolumeTree) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from backup.objects.model import NodeObject
+from backup.objects.model import DiskObject, NodeObject
 from fsdrivers.partitions.chs import Geometry
 from fsdrivers.volume import ANYWHERE, Extent, Place
 from rebuild.machine import Machine, VolumeTree
@@ -98,6 +98,8 @@ class DiskChange:
 
     disk: int  # number of the object
     geometry: Geometry | None = None  # that the partition table is made with
+    types: Mapping[int, int] = field(default_factory=dict)  # of partitions of an MBR, by number
+    notes: tuple[str, ...] = ()  # sentences for the report
 
     def edits(self, boot_code: bytes, read: Callable[[int, int], bytes]) -> Edits:
         """Return what to change once all volumes have been written.
@@ -145,6 +147,11 @@ class Changes:
     def of_disk(self, number: int) -> list[DiskChange]:
         """Return what is changed on a disk outside its volumes."""
         return [item for item in self.disks if item.disk == number]
+
+
+def types_of(changes: Iterable[DiskChange]) -> dict[int, int]:
+    """Return the types that partitions of one disk get, by their numbers."""
+    return {number: made for change in changes for number, made in change.types.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +222,13 @@ class Fixup(Protocol):
         If so, none moves on a larger disk unless a person asks for it.
         """
         return False
+
+    def cylinder(self, machine: Machine, disk: DiskObject, size: int) -> int:
+        """Return the bytes of a cylinder on which volumes should end on a disk of a size.
+
+        0 where nothing counts cylinders, or the recorded ones stay.
+        """
+        return 0
 
     def plan_notes(self, site: Site, could_grow: bool) -> tuple[str, ...]:
         """Return, if places are kept, sentences that a person should read before agreeing.

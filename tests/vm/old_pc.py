@@ -7,11 +7,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from fsdrivers.partitions.chs import Geometry
+from fsdrivers.partitions.chs import MOST_CYLINDERS, Geometry
 
 SECTOR = 512
 GEOMETRY = Geometry(16, 63)
-MOST_CYLINDERS = 16383
 START_TIMEOUT_S = 60.0
 SILENCE = "NOTHING"
 
@@ -30,7 +29,7 @@ def assembled(source: Path, *options: str) -> bytes:
 
 def start(
     path: Path,
-    geometry: Geometry = GEOMETRY,
+    geometry: Geometry | None = GEOMETRY,
     *,
     port: str = "-debugcon",
     memory_mib: int = 16,
@@ -40,12 +39,14 @@ def start(
 
     A system that does not end the machine in time said `SILENCE`, and then what it said at last.
     Nothing is written to the disk.  The geometry is pinned, by default to what an IDE disk of this
-    size has, as a BIOS of the time sees it: QEMU alone would guess one from the partition table
-    that is to be tested.
+    size has, as a BIOS of the time sees it; with None QEMU guesses one from the partition table, as
+    firmware does that follows it.
     """
-    track = geometry.heads * geometry.sectors
-    cylinders = min(MOST_CYLINDERS, max(2, path.stat().st_size // SECTOR // track))
-    shape = f"cyls={cylinders},heads={geometry.heads},secs={geometry.sectors}"
+    shape = ""
+    if geometry is not None:
+        track = geometry.cylinder_sectors
+        cylinders = min(MOST_CYLINDERS, max(2, path.stat().st_size // SECTOR // track))
+        shape = f",cyls={cylinders},heads={geometry.heads},secs={geometry.sectors}"
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory, "log")
         command = [
@@ -67,7 +68,7 @@ def start(
             "-drive",
             f"file={path},format=raw,if=none,id=disk,snapshot=on",
             "-device",
-            f"ide-hd,drive=disk,{shape}",
+            f"ide-hd,drive=disk{shape}",
             port,
             f"file:{log}",
             "-device",
