@@ -14,7 +14,7 @@ from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import KNOWN_INCOMPAT, Compat, Incompat, RoCompat
 
 # Read-only features hold promises a reader may ignore, but these would be lost on a restore.
-REFUSED_RO_COMPAT = RoCompat.HAS_SNAPSHOT | RoCompat.SHARED_BLOCKS
+REFUSED_RO_COMPAT = RoCompat.HAS_SNAPSHOT
 MAX_LOG_CLUSTER_SIZE = 20  # 1 GiB clusters
 MAX_DESCRIPTOR_SIZE = 1024
 NO_META_GROUPS = 1 << 32
@@ -154,7 +154,7 @@ def is_power(value: int, base: int) -> bool:
 
 
 def check_features(superblock: ext.Superblock) -> None:
-    """Refuse what cannot be read, or could not be brought back.
+    """Refuse what cannot be read.
 
     Raises:
         UnsupportedError: names the feature flags.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from fsdrivers.errors import CorruptError, FilesystemError
 from fsdrivers.ext import blockmap, checksum
 from fsdrivers.ext.format import records as ext
-from fsdrivers.ext.format.flags import KNOWN_COMPAT, KNOWN_RO_COMPAT, InodeNumber
+from fsdrivers.ext.format.flags import KNOWN_COMPAT, KNOWN_RO_COMPAT, InodeNumber, RoCompat
 from fsdrivers.ext.format.journal import JournalBlock, JournalSuperblock
 from fsdrivers.ext.journal import open_journal
 from fsdrivers.ext.metadata import Metadata, covered_inode, unpack_words
@@ -94,8 +94,9 @@ def _check_superblock(metadata: Metadata, report: Findings) -> None:
 def _check_known(metadata: Metadata, report: Findings) -> None:
     """Check that no feature is unknown, and fields that say how long inodes' fields are."""
     superblock = metadata.superblock
+    known_ro_compat = KNOWN_RO_COMPAT | RoCompat.SHARED_BLOCKS
     if superblock.revision:
-        for name, known in (("compat", KNOWN_COMPAT), ("ro_compat", KNOWN_RO_COMPAT)):
+        for name, known in (("compat", KNOWN_COMPAT), ("ro_compat", known_ro_compat)):
             unknown = getattr(superblock, f"feature_{name}") & ~known
             if unknown:
                 what = f"superblock has unknown {name} features {unknown:#x}"

@@ -104,12 +104,18 @@ class _Checker:
         self.inline_links: Counter[tuple[QuotaKind, int]] = Counter()  # by owner
         self._rules = FieldRules(volume.metadata)
         self._hidden_inodes = self._hidden()
+        self._shares_blocks = bool(
+            volume.metadata.superblock.feature_ro_compat & RoCompat.SHARED_BLOCKS
+        )
         self._has_quota = bool(volume.metadata.superblock.feature_ro_compat & RoCompat.QUOTA)
         self.usage: dict[QuotaKind, dict[int, Usage]] = {kind: {} for kind in QuotaKind}
 
     def check_frame(self) -> None:
         """Check superblock, its copies and the descriptors' copies; account for their blocks."""
         superblock, report = self.metadata.superblock, self.report
+        if superblock.feature_ro_compat & RoCompat.ORPHAN_PRESENT and not self.volume.orphans:
+            what = "superblock says that the orphan file lists inodes, and it lists none"
+            report.add("superblock", what)
         for warning in self.volume.warnings():
             report.add("superblock", warning)
         if self.volume.was_replayed:
@@ -209,7 +215,7 @@ class _Checker:
         start, end = (block - first) // ratio, (block + count - 1 - first) // ratio + 1
         start = max(start, 0)  # block 0 of 1 KiB volumes is in no group
         taken = self.used.take(start, end)
-        if taken >= 0 and not (is_shared and ratio > 1):
+        if taken >= 0 and not (is_shared and ratio > 1) and not self._shares_blocks:
             position = (taken * ratio + first) * self.geometry.block_size
             self.report.add(
                 "shared", f"{what} uses block {taken * ratio + first}, which is used", position
@@ -242,9 +248,11 @@ class _Checker:
             self.report.add(
                 "inode", f"inode {number} looks as if it were on the orphan list", position
             )
-        if inode.links_count == 0 and not is_orphan and not (is_special and inode.blocks_low):
+        is_used = inode.links_count or is_orphan or (is_special and inode.blocks_low)
+        if is_used or any(raw):  # what was deleted keeps its checksum, what never was has none
+            metadata.inode_bytes(number)  # compares it
+        if not is_used:
             return
-        metadata.inode_bytes(number)  # compares its checksum
         kind = KINDS.get(inode.mode & FORMAT_MASK)
         if kind is None and not is_special:
             self.report.add(

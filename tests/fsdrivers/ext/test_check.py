@@ -106,6 +106,10 @@ REQUESTS = {
     "size": (["sif large size 5000"], "blocks past its size"),
     "deletion time": (["sif small dtime 77777"], "has a deletion time"),
     "dot dot": (["parent"], ".. of directory"),
+    "sector count of a symbolic link": (["symlink sym x", "sif sym blocks 8"], "sector count of"),
+    "first orphan": (["ssv last_orphan 13"], "superblock field last_orphan is 13"),
+    "orphans": (["feature orphan_present"], "says that the orphan file lists inodes"),
+    "sealed orphan": (["sif small links_count 0", "sif small dtime 14"], "on the orphan list"),
 }
 
 
@@ -141,6 +145,25 @@ def test_each_defect_is_found(
 
     assert any(expected in finding.what for finding in findings), findings
     assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", finding.rule) for finding in findings)
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize("field", ["deletion_time", "mode", "generation", "checksum_low"])
+def test_a_deleted_inode_keeps_its_checksum(tmp_path: Path, field: str) -> None:
+    """A changed byte of an inode that is free again is found, as e2fsck does; one that never was
+    used is all zeros and has no checksum."""
+    path = make_image(tmp_path / "image", 8 * MIB, "-t", "ext4", "-O", "metadata_csum")
+    (tmp_path / "file").write_bytes(b"content")
+    debugfs(path, f"write {tmp_path / 'file'} file", "rm file")
+    device = load_image(path)
+    assert check_volume(device) == []
+    position = open_volume(device).metadata.inode_position(12)
+    position += ext.InodeExtended.OFFSETS[field]
+    device.write(position, bytes([device.read(position, 1)[0] ^ 1]))
+    path.write_bytes(device.read(0, device.size))
+
+    run("e2fsck", "-fn", path, codes=(4,))
+    assert "checksum of inode 12" in check_volume(device)[0].what
 
 
 def _break_backup(device: MemoryDevice) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fsdrivers import driver_of
 from fsdrivers.device import FileDevice, MemoryDevice
 from fsdrivers.errors import AlreadyExistsError, NotFoundError, UnsupportedError
 from fsdrivers.ext.check import check_volume
@@ -279,8 +280,11 @@ def test_what_could_not_be_made_again_is_refused(
     (tmp_path / "file").write_bytes(b"content")
     debugfs(path, f"write {tmp_path / 'file'} file", f"sif file flags {0x80000 | flag:#x}")
 
-    with pytest.raises(UnsupportedError, match=reason):
-        list(open_image(path).walk())
+    if flag == 0x800:
+        with pytest.raises(UnsupportedError, match=reason):
+            list(open_image(path).walk())
+    else:
+        assert b"file" in {entry.name for entry in open_image(path).walk()}
     with pytest.raises(UnsupportedError, match=rf"/file, .*{reason}"):
         open_image(path).check_restorable()
     told: list[Loss] = []
@@ -290,6 +294,46 @@ def test_what_could_not_be_made_again_is_refused(
     debugfs(path, f"sif below/other flags {0x80000 | flag:#x}", "rm file")
     with pytest.raises(UnsupportedError, match=rf"/below/other, .*{reason}"):
         open_image(path).check_restorable()
+
+
+def test_sealed_files_are_read(tmp_path: Path) -> None:
+    """What verity seals is read as any file, without the tree of hashes behind its end."""
+    path = make_image(tmp_path / "image", 32 * MIB, "-t", "ext4", "-O", "verity")
+    content = random.Random(3).randbytes(9000)
+    (tmp_path / "file").write_bytes(content + bytes(4096 * 20 - 9000) + b"h" * 4096)
+    debugfs(path, f"write {tmp_path / 'file'} file", "sif file size 9000")
+    debugfs(path, f"sif file flags {0x80000 | 0x100000:#x}")
+    volume = open_image(path)
+    (node,) = (entry.node for entry in volume.walk() if entry.name == b"file")
+
+    assert volume.read(node, 0, 1 << 20) == content
+    assert check_volume(MemoryDevice.of(path.read_bytes())) == []
+
+
+def test_shared_blocks_are_read(tmp_path: Path) -> None:
+    """A volume whose files share blocks, as Android makes them, is read and checked; it is not
+    made again, where every file has its own blocks."""
+    path = make_image(tmp_path / "image", 8 * MIB, "-t", "ext2", "-b", 4096)
+    content = random.Random(3).randbytes(4096)
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(content)
+        debugfs(path, f"write {tmp_path / name} {name}")
+    first, second = (
+        int(run("debugfs", "-R", f"bmap {name} 0", path).split()[0]) for name in ("one", "two")
+    )
+    debugfs(path, f"sif two block[0] {first}", f"freeb {second}", "feature shared_blocks")
+    run("e2fsck", "-fy", path, codes=(0, 1))  # counts the free block
+    volume = open_image(path)
+    nodes = {entry.name: entry.node for entry in volume.walk()}
+
+    assert volume.read(nodes[b"one"], 0, 9999) == volume.read(nodes[b"two"], 0, 9999) == content
+    assert check_volume(MemoryDevice.of(path.read_bytes())) == []
+    with pytest.raises(UnsupportedError, match="shared_blocks"):
+        driver_of("ext2").check_description(volume.describe())
+    with pytest.raises(UnsupportedError, match="shared_blocks"):
+        open_editor(MemoryDevice.of(path.read_bytes()))
+    debugfs(path, "feature ^shared_blocks")
+    assert "shared" in {item.rule for item in check_volume(MemoryDevice.of(path.read_bytes()))}
 
 
 def test_kinds_of_a_restored_file_survive(tmp_path: Path) -> None:

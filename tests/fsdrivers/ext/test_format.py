@@ -216,8 +216,8 @@ def test_unsupported_features_are_named() -> None:
     """Known ones by name, unknown ones by their bits."""
     with pytest.raises(UnsupportedError, match="dirdata"):
         check_features(superblock(feature_incompat=int(Incompat.DIRDATA)))
-    with pytest.raises(UnsupportedError, match="shared_blocks"):
-        check_features(superblock(feature_ro_compat=int(RoCompat.SHARED_BLOCKS)))
+    with pytest.raises(UnsupportedError, match="has_snapshot"):
+        check_features(superblock(feature_ro_compat=int(RoCompat.HAS_SNAPSHOT)))
     with pytest.raises(UnsupportedError, match="0x80000000"):
         check_features(superblock(feature_incompat=0x80000000))
     with pytest.raises(UnsupportedError, match="revision 2"):
