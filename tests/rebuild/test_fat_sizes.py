@@ -51,7 +51,9 @@ def plan_to(machine: SmallMachine, image: Path, size: int, grow: int | None = No
     """Plan the restore to an image of another size."""
     unlocked = machine.unlocked()
     (disk,) = unlocked.machine.disks
-    return make_plan(unlocked, {disk.number: TargetDisk(str(image), size, 512)}, grow=grow)
+    return make_plan(
+        unlocked, {disk.number: TargetDisk(str(image), size, 512)}, grow=grow, is_blank=True
+    )
 
 
 def restore(machine: SmallMachine, image: Path, size: int, grow: int | None = None) -> RestorePlan:
@@ -61,7 +63,7 @@ def restore(machine: SmallMachine, image: Path, size: int, grow: int | None = No
     with image.open("wb") as stream:
         stream.truncate(size)
     plan = plan_to(machine, image, size, grow)
-    apply_plan(unlocked, plan, machine.medium(), is_blank=True)
+    apply_plan(unlocked, plan, machine.medium())
     with FileDevice.open(str(image)) as device:
         found = compare_machine(unlocked.machine, {disk.number: device}, unlocked.key)
     assert found.differences == []

@@ -12,7 +12,7 @@ from rebuild.compare.disks import compare_machine
 from rebuild.plan import RestorePlan, TargetDisk
 from rebuild.restore import apply_plan, make_plan
 from tests.programs import run
-from tests.rebuild.machines import MIB, SmallMachine, back_up
+from tests.rebuild.machines import ESP, LINUX, MIB, SmallMachine, back_up
 
 pytestmark = pytest.mark.tools
 ODD_SIZE = 8 * MIB + 3 * 512  # of swap; no multiple of 4096
@@ -84,6 +84,32 @@ def test_to_larger_sectors(tmp_path: Path, size: int) -> None:
     assert part.new_size % 4096 == 0
     assert ODD_SIZE - part.new_size < 4096
     assert differences(machine, image, 4096) == differences(machine, image) == []
+
+
+@pytest.mark.parametrize("kind", [ESP, LINUX])
+def test_odd_fat_to_larger_sectors(tmp_path: Path, kind: str) -> None:
+    """A last FAT volume with an odd number of sectors ends at a whole one, an EFI system
+    partition too."""
+    disk, volume = tmp_path / "sda.img", tmp_path / "volume"
+    with volume.open("wb") as stream:
+        stream.truncate(ODD_SIZE)
+    run("mkfs.fat", volume)
+    (tmp_path / "file").write_bytes(b"content" * 5000)
+    run("mcopy", "-i", volume, tmp_path / "file", "::/")
+    with disk.open("wb") as stream:
+        stream.truncate(12 * MIB)
+    script = f"label: gpt\nstart={MIB // 512},size={ODD_SIZE // 512},type={kind}\n"
+    run("sfdisk", "-q", disk, text=script)
+    with disk.open("r+b") as stream:
+        stream.seek(MIB)
+        stream.write(volume.read_bytes())
+    machine = back_up(tmp_path, [disk])
+    image = tmp_path / "new.img"
+    for size in (12 * MIB, 20 * MIB):
+        (part,) = restore(machine, image, size, 4096, grow=0).disks[0].partitions
+
+        assert ODD_SIZE - part.new_size == ODD_SIZE % 4096
+        assert differences(machine, image, 4096) == []
 
 
 def test_to_smaller_sectors(tmp_path: Path) -> None:

@@ -63,8 +63,10 @@ def restore(machine: SmallMachine, image: Path, size: int, grow: int | None = No
     (disk,) = unlocked.machine.disks
     with image.open("wb") as stream:
         stream.truncate(size)
-    plan = make_plan(unlocked, {disk.number: TargetDisk(str(image), size, SECTOR)}, grow=grow)
-    report = apply_plan(unlocked, plan, machine.medium(), is_blank=True)
+    plan = make_plan(
+        unlocked, {disk.number: TargetDisk(str(image), size, SECTOR)}, grow=grow, is_blank=True
+    )
+    report = apply_plan(unlocked, plan, machine.medium())
     with FileDevice.open(str(image)) as device:
         found = compare_machine(unlocked.machine, {disk.number: device}, unlocked.key)
     assert found.differences == []
