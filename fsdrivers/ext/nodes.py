@@ -55,7 +55,7 @@ _REFUSED = {  # what could not be made again
     InodeFlags.VERITY: "sealed with verity",
 }
 REFUSED_FLAGS = int(InodeFlags.ENCRYPT | InodeFlags.COMPRBLK | InodeFlags.VERITY)
-_UNREADABLE = int(InodeFlags.ENCRYPT | InodeFlags.COMPRBLK)
+UNREADABLE_FLAGS = int(InodeFlags.ENCRYPT | InodeFlags.COMPRBLK)
 _MIN_EXTRA_CREATED = ext.InodeExtended.OFFSETS["created_extra"] - ext.OLD_INODE_SIZE
 _unpack_inode = ext.InodeExtended.codec().unpack_from
 _HIDDEN = sparse_codec(ext.InodeExtended, ("changed_s", "flags", "changed_extra", "project"))
@@ -119,7 +119,7 @@ class NodeReader:
         if kind is None or links == 0:
             position = metadata.inode_position(number)
             raise CorruptError(f"a name leads to inode {number}, which is not in use", position)
-        if flags & _UNREADABLE:
+        if flags & UNREADABLE_FLAGS:
             raise UnsupportedError(f"inode {number}, {refusal_of(flags)}")
         node = Node(
             number,

@@ -30,7 +30,14 @@ from fsdrivers.ext import contents, description, directory, journal
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import Compat, Incompat, InodeFlags, InodeNumber, RoCompat
 from fsdrivers.ext.metadata import Metadata, covered_inode
-from fsdrivers.ext.nodes import FORMAT_MASK, KINDS, REFUSED_FLAGS, NodeReader, refusal_of
+from fsdrivers.ext.nodes import (
+    FORMAT_MASK,
+    KINDS,
+    REFUSED_FLAGS,
+    UNREADABLE_FLAGS,
+    NodeReader,
+    refusal_of,
+)
 from fsdrivers.ext.orphans import find_orphans, truncated_extents
 from fsdrivers.ext.overlay import Overlay
 from fsdrivers.ext.quota import QuotaFacts, QuotaFile, QuotaKind, file_inodes, unpack_file
@@ -143,6 +150,8 @@ class ExtVolume(Volume):
     def check_restorable(self) -> None:
         """Look at every inode for files that could not be made again, if the volume may have such.
 
+        Sealed ones can, without their seal: a warning says so.
+
         Raises:
             PartlyUnsupportedError: there is one, encrypted or sealed; it says where.
         """
@@ -162,6 +171,11 @@ class ExtVolume(Volume):
                 links, flags = _LINKS_AND_FLAGS.unpack_from(record)
                 if links and flags & REFUSED_FLAGS:
                     refused[number] = flags
+        sealed = [number for number in refused if not refused[number] & UNREADABLE_FLAGS]
+        if sealed:
+            more = f", and so do {len(sealed) - 1:,} more" if len(sealed) > 1 else ""
+            place = self._find_first(sealed)[0]
+            self.metadata.warnings.append(f"{place} comes back without its seal (verity){more}")
         if refused:
             place, number = self._find_first(refused)
             more = f", and {len(refused) - 1:,} more" if len(refused) > 1 else ""

@@ -41,7 +41,7 @@ from backup.agent.special_files import BLANK_FILE, PLACED_FILE, PLACED_FILES
 from backup.objects.content import PIECE_SIZE
 from backup.objects.model import MarkerObject, NodeObject, Plain, Region, VolumeObject
 from fsdrivers.ext.format.flags import Incompat, RoCompat
-from fsdrivers.ext.nodes import REFUSED_FLAGS, refusal_of
+from fsdrivers.ext.nodes import REFUSED_FLAGS, UNREADABLE_FLAGS, refusal_of
 from fsdrivers.ext.xattrs import project_xattr
 from fsdrivers.volume import Kind, Node
 
@@ -241,14 +241,20 @@ class LiveScan:
         return number
 
     def _is_refused(self, parent: int, name: bytes, path: bytes, status: os.stat_result) -> bool:
-        """Return whether an object is encrypted or sealed; name it then, with all below it."""
+        """Return whether an object is encrypted; name it then, with all below it.
+
+        A sealed one is kept without its seal, and named for that.
+        """
         flags = attribute_bits(path) & REFUSED_FLAGS
         if not flags or not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
+            return False
+        place = os.path.join(self.local.path_of(parent - 1), os.fsdecode(name))
+        if not flags & UNREADABLE_FLAGS:
+            self.local.warnings.append(f"{place} comes back without its seal (verity)")
             return False
         if status.st_ino not in self._refused:
             self._refused.add(status.st_ino)
             count = 1 + sum(len(below) + len(files) for _, below, files in os.walk(path))
-            place = os.path.join(self.local.path_of(parent - 1), os.fsdecode(name))
             self.local.note_loss(f"{place}: left out: it is {refusal_of(flags)}", count)
         return True
 

@@ -62,13 +62,14 @@ class Patched(VolumeChange):
 
 
 def test_fixups_change_what_a_volume_begins_with() -> None:
-    """Only the first boot code of a volume is expected as a fix-up leaves it: others are not at the
-    volume's first byte, which is where a fix-up writes."""
+    """The first boot code of a volume and its copies are expected as a fix-up leaves them; other
+    code is not what a fix-up writes to."""
     changes = VolumeChanges((Patched(volume=2),))
     code = bytes(range(200))
     kept = [
         Kept("boot sector", code, b"patched" + code[7:], KeptKind.BOOT_CODE),
-        Kept("reserved sector 6", code, code, KeptKind.BOOT_CODE),
+        Kept("reserved sector 2", code[1:], code[1:], KeptKind.BOOT_CODE),
+        Kept("reserved sector 6", code, b"patched" + code[7:], KeptKind.BOOT_CODE),
     ]
     assert list(kept_differences(kept, Expected(changes, {}))) == []
 

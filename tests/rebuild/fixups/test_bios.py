@@ -11,7 +11,7 @@ from fsdrivers.partitions.chs import Geometry
 from rebuild.fixups.bios import bios_notes, bios_says
 from rebuild.plan import TargetDisk
 from rebuild.restore import make_plan
-from tests.rebuild.fixups.test_dos_geometry import OLD_CYLINDERS, make_machine
+from tests.rebuild.dos_machines import OLD_CYLINDERS, make_machine
 from tests.rebuild.machines import MIB, SmallMachine
 
 pytestmark = pytest.mark.tools
