@@ -61,7 +61,7 @@ def _parts(extents: Iterable[Extent], size: int) -> Iterator[tuple[int, slice]]:
 def _copies(window: Device, code: bytes) -> Iterator[int]:
     """Yield where a volume has copies of its first sector, if that is not all zeros.
 
-    NTFS has one at the end, FAT32 one among its reserved sectors.
+    NTFS has one at the end, FAT32 one among its reserved sectors.  Zeros are no copy of zeros.
     """
     if not any(code):
         return

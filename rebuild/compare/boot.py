@@ -43,9 +43,10 @@ def kept_differences(kept: Iterable[Kept], expected: Expected) -> Iterator[str]:
     for name, want, have, kind in kept:
         if kind is KeptKind.BOOT_CODE:
             code = _bytes_of(want)
+            is_changed = first is None or (code == first and any(code))
             first = code if first is None else first
             yield from _code_differences(
-                expected.code(code) if code == first else code, _bytes_of(have), name
+                expected.code(code) if is_changed else code, _bytes_of(have), name
             )
             continue
         is_field = kind is KeptKind.BOOT_FIELD
