@@ -288,6 +288,8 @@ class _Rehearsal:
                     self._phase(machine, "id prompt to the agreed plan")
                     self.tell("restoring")
                     timeout_s, progress = config.restore_timeout_s, 0
+            elif name == "ask-back":
+                machine.send(f"{value}\r")
             elif name in ("complete", "partial"):
                 self._phase(machine, "restoring")
                 report.result, timeout_s = value, STEP_TIMEOUT_S

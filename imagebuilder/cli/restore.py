@@ -24,6 +24,7 @@ from imagebuilder.cli.common import (
     machine_option,
     print_json,
     read_password,
+    report_error,
     size_of_text,
 )
 from imagebuilder.cli.session import (
@@ -33,7 +34,7 @@ from imagebuilder.cli.session import (
     open_session,
     retry_option,
 )
-from imagebuilder.cli.targets import refuse_missing_device
+from imagebuilder.cli.targets import confirm_by, refuse_missing_device
 from rebuild.exit_codes import ExitCode
 from vm.qemu import BUSES, FIRMWARES, MEDIA, size_on_bus
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from backup.objects.medium import Medium
     from backup.objects.model import DiskObject
     from rebuild.compare.result import Comparison
-    from rebuild.plan import TargetDisk
+    from rebuild.plan import RestorePlan, TargetDisk
     from rebuild.restore import Unlocked
 
 # What every restore uses; the drivers of ext are those most machines need.
@@ -182,7 +183,7 @@ def run_restore(options: Restore) -> int:
     with ExitStack() as stack:
         medium, unlocked = open_unlocked(options, stack, status)
         from backup.shared.sharing import useful_processes
-        from rebuild.errors import MediumError, UnsafeTargetError
+        from rebuild.errors import MediumError
         from rebuild.plan import match_disks
         from rebuild.restore import apply_plan, make_plan, missing_content, opened_ahead, verify
 
@@ -204,14 +205,8 @@ def run_restore(options: Restore) -> int:
                 is_blank=all(is_new for _, is_new in targets),
             )
         status.clear()
-        lines = [*unlocked.summary(), *plan.lines()]  # first of all, which backup it is
-        if options.plan:
-            print("\n".join(lines))
+        if not _is_agreed(options, unlocked, plan):
             return ExitCode.DONE
-        if not options.yes:
-            print("\n".join(lines))
-            if not confirm("Restore?"):
-                raise UnsafeTargetError("nothing was written: answer yes, or use --yes")
         missing = missing_content(unlocked, medium)
         if missing and not options.incomplete:
             raise MediumError(f"{missing}; use --incomplete to restore the rest")
@@ -236,6 +231,31 @@ def run_restore(options: Restore) -> int:
             print("\n".join(unlocked.summary()))
         print("\n".join(line for line in report.lines(names_shown=None) if line))
     return report.exit_code
+
+
+def _is_agreed(options: Restore, unlocked: Unlocked, plan: RestorePlan) -> bool:
+    """Show what will be done, and ask; False if only the plan was wanted.
+
+    Raises:
+        UnsafeTargetError: nobody agreed.
+    """
+    from rebuild.errors import UnsafeTargetError
+    from rebuild.recognise import day_of, find_saved, saved_lines
+
+    targets = {part.disk.number: part.target for part in plan.disks}
+    saved = saved_lines(unlocked.header, find_saved(unlocked.machine, targets))
+    if options.yes and not options.plan:
+        if saved:
+            report_error(f"warning: {' '.join(saved)}")
+        return True
+    # First of all, which backup it is.
+    print("\n".join([*unlocked.summary(), *plan.lines(), *saved]))
+    if options.plan:
+        return False
+    day = day_of(unlocked.header)
+    if not (confirm_by(f"Type {day} to take it back:", day) if saved else confirm("Restore?")):
+        raise UnsafeTargetError("nothing was written: answer as asked, or use --yes")
+    return True
 
 
 def _check_targets(paths: Sequence[str | Path], disks: int) -> None:

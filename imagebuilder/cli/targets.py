@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a command may make where nothing is."""
+"""What a command may make or write over, and what it asks before."""
 
 from __future__ import annotations
 
 import os
+import sys
 
 from imagebuilder.cli.common import UsageError
 
@@ -21,3 +22,10 @@ def refuse_missing_device(path: str | os.PathLike[str]) -> None:
         raise UsageError(
             f"there is no disk {os.fspath(path)}: check how it is spelt (`lsblk` lists the disks)"
         )
+
+
+def confirm_by(question: str, answer: str) -> bool:
+    """Ask a question on the terminal to which only `answer` agrees; no terminal means no."""
+    if not sys.stdin.isatty():
+        return False
+    return input(f"{question} ").strip() == answer

@@ -262,7 +262,25 @@ class _Shell:
                 again = self._plan(unlocked, chosen, False, grow=grow, keeps_names=keeps_names)
                 assert again is not None, "without a choice a plan that cannot be made is an error"
                 plan = again
-            return plan if answer else None
+            return plan if answer and self._agrees_to_go_back(unlocked, chosen) else None
+
+    def _agrees_to_go_back(self, unlocked: Unlocked, chosen: dict[int, TargetDisk]) -> bool:
+        """Ask for more than the name of a disk that is the saved machine itself."""
+        from rebuild.recognise import day_of, find_saved, saved_lines
+
+        saved = find_saved(unlocked.machine, chosen)
+        if not saved:
+            return True
+        self._screen.lines(["", *saved_lines(unlocked.header, saved)])
+        day = day_of(unlocked.header)
+        while True:
+            prompt = f"To take it back, type the day it goes back to, {day} [stop]: "
+            answer = self._screen.ask(prompt, "back", day, known=(day, "stop", "no")).strip()
+            if answer in ("", "stop", "no"):
+                return False
+            if answer == day:
+                return True
+            self._screen.line("That is not the day. Nothing was written.")
 
     def _accepts_incomplete(self, missing: str) -> bool:
         """Ask whether to restore what there is; with answers given beforehand, do not."""

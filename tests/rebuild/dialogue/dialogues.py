@@ -20,9 +20,9 @@ from tests.rebuild.dialogue.terminal import Background, Terminal, screen_of
 from tests.rebuild.machines import PASSWORD, USER, SmallMachine
 from vm import marks
 
-KEYMAP, ID, SECRET, DISK, INCOMPLETE, CONFIRM, MENU = (
+KEYMAP, ID, SECRET, DISK, INCOMPLETE, CONFIRM, BACK, MENU = (
     marks.pattern(f"ask-{name}")
-    for name in ("keymap", "id", "secret", "disk", "incomplete", "confirm", "end")
+    for name in ("keymap", "id", "secret", "disk", "incomplete", "confirm", "back", "end")
 )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from backup.objects.keys import MasterKey
+from backup.shared.text import second_text
 from fsdrivers.device import FileDevice
 from fsdrivers.partitions import read_table
 from rebuild import memory
@@ -23,6 +24,7 @@ from rebuild.errors import MediumError
 from rebuild.medium import DirectoryMedium
 from rebuild.plan import TargetDisk
 from tests.rebuild.dialogue.dialogues import (
+    BACK,
     CONFIRM,
     DISK,
     ID,
@@ -248,6 +250,30 @@ def test_wrong_disk_is_not_erased(mbr_machine: SmallMachine, dialogue: Dialogue)
 
     assert dialogue.end() == 24
     assert_blank(dialogue)
+
+
+def test_the_saved_machine_is_not_taken_back_by_its_name(
+    mbr_machine: SmallMachine, dialogue: Dialogue, tmp_path: Path
+) -> None:
+    """The disk that was backed up is recognised; it takes the day of the backup as well."""
+    alive = Path(shutil.copyfile(mbr_machine.disks[0], tmp_path / "alive.img"))
+    dialogue.targets[:] = [replace(dialogue.targets[0], path=str(alive), size=alive.stat().st_size)]
+    before = alive.read_bytes()
+    dialogue.start(mbr_machine.medium())
+    dialogue.log_in()
+    day = second_text(mbr_machine.unlocked().header.created_ns // 10**9)[:10]
+    dialogue.say(CONFIRM, "SN1")
+    for answer in ("SN1", "yes", day[:-1]):
+        dialogue.say(BACK, answer)
+        dialogue.terminal.wait_for("That is not the day")
+    assert alive.read_bytes() == before
+    dialogue.say(BACK, day)
+    dialogue.say(MENU, "p")
+
+    assert dialogue.end() == 0
+    assert "IS the saved machine" in dialogue.terminal.text
+    assert f"takes it back to {day}" in dialogue.terminal.text
+    assert_restored(mbr_machine, dialogue.targets[0])
 
 
 def test_one_of_several_disks_is_chosen(
