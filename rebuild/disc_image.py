@@ -35,6 +35,7 @@ from backup.objects.locator import (
     unpack_locator,
 )
 from backup.objects.manifest import Manifest, ManifestFile, parse_manifest
+from backup.shared.text import reason_of
 from rebuild.errors import MediumError
 from rebuild.medium import FileMedium, read_fully
 
@@ -361,7 +362,7 @@ def _read_directories(descriptor: int, name: str, size: int) -> dict[str, Extent
                 if len(extents) == 1:  # no file of ours has more
                     files[path] = Extent(extents[0].position, extents[0].length)
     except (FilesystemError, OSError) as error:
-        raise MediumError(f"{name} has damaged directories: {error}") from error
+        raise MediumError(f"{name} has damaged directories: {reason_of(error)}") from error
     return files
 
 

@@ -78,7 +78,8 @@ class Machine:
             )
         except OSError as error:
             self._remove()
-            raise MachineError(f"cannot start QEMU: {error}") from error
+            reason = error.strerror or "no reason given"
+            raise MachineError(f"cannot start QEMU: {reason}") from error
         try:
             self._serial = self._connect(serial)
             self._connect(qmp).close()
@@ -86,7 +87,8 @@ class Machine:
         except (MachineError, OSError, QMPError) as error:
             words = self._words()
             self.close()
-            raise MachineError(f"cannot talk to QEMU: {error} {words}".rstrip()) from error
+            said = error.strerror if isinstance(error, OSError) else error
+            raise MachineError(f"cannot talk to QEMU: {said} {words}".rstrip()) from error
 
     def __enter__(self) -> Self:
         return self

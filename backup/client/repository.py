@@ -47,6 +47,7 @@ from backup.repository import (
     normalise_name,
 )
 from backup.retention import Policies, Policy
+from backup.shared.text import reason_of
 
 _CHUNK_SIZE = 1 << 20
 _LIST_SIZE = 64 << 20  # bytes of JSON: half a million pending packs
@@ -465,7 +466,9 @@ class _Table(io.RawIOBase):
             except (OSError, HTTPException) as error:
                 self._drop()
                 if is_last:
-                    raise ConnectionFailedError(f"the table was cut off: {error}") from error
+                    raise ConnectionFailedError(
+                        f"the table was cut off: {reason_of(error)}"
+                    ) from error
                 continue
             if count:
                 self._position += count

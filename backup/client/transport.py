@@ -37,6 +37,7 @@ from backup.repository import (
     InvalidRequestError,
     RepositoryError,
 )
+from backup.shared.text import reason_of
 from backup.wire import (
     DEFAULT_PORT,
     MAXIMUM_JSON_SIZE,
@@ -224,7 +225,7 @@ class Transport:
                 is_hopeless = _is_hopeless(error) and not (
                     self._has_connected or self._patience.is_stubborn
                 )
-                reason = shown(_reason(error))
+                reason = shown(reason_of(error))
                 if left_s <= 0 or is_hopeless:
                     if isinstance(error, _TryAgainError):
                         raise error.error from error
@@ -352,11 +353,6 @@ def _is_hopeless(error: Exception) -> bool:
     A server that hangs up in the handshake is there, and has too much to do.
     """
     return isinstance(error, _HOPELESS) and not isinstance(error, ssl.SSLEOFError)
-
-
-def _reason(error: Exception) -> str:
-    said = error.strerror if isinstance(error, OSError) else ""
-    return said or str(error) or type(error).__name__
 
 
 def _raise_if_busy(status: int, body: bytes) -> None:

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from backup.repository import StoreDamagedError
+from backup.shared.text import reason_of
 from backup.store.files import translated_errors
 
 KEY_NAME = "server.key"
@@ -61,7 +62,8 @@ class ServerCertificate:
             certificate = ssl.PEM_cert_to_DER_cert(_first_certificate(path.read_text("ascii")))
         except (OSError, ValueError) as error:
             raise StoreDamagedError(
-                f"{KEY_NAME} and {CERTIFICATE_NAME} in {directory} cannot be used: {error}"
+                f"{KEY_NAME} and {CERTIFICATE_NAME} in {directory} cannot be used: "
+                f"{reason_of(error)}"
             ) from error
         return cls(key_path, path, hashlib.sha256(certificate).digest())
 

@@ -23,6 +23,7 @@ from backup.server.certificate import ServerCertificate
 from backup.server.front import Connection, Front
 from backup.server.limits import Limits
 from backup.server.places import Network
+from backup.shared.text import reason_of
 from backup.store.local import open_store
 from backup.wire import DEFAULT_PORT, format_fingerprint
 
@@ -200,7 +201,9 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, OverflowError) as error:
-        raise ServerStartError(f"cannot listen on {host} port {port}: {error}") from error
+        raise ServerStartError(
+            f"cannot listen on {host} port {port}: {reason_of(error)}"
+        ) from error
     # Accepted sockets inherit it.  asyncio would not set it on them: they carry no protocol
     # number.  Measured: without it every small answer takes 44 ms, Nagle against delayed ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

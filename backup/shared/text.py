@@ -34,6 +34,12 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
+def reason_of(error: Exception) -> str:
+    """Return what went wrong, in words: of an error of the system without its number."""
+    said = error.strerror if isinstance(error, OSError) else ""
+    return said or str(error) or type(error).__name__
+
+
 def plural(count: int, one: str, many: str = "") -> str:
     """Return "1 file", "2 files"."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
