@@ -4,6 +4,9 @@
 Inside transactions of `backup.store.catalogue`; the files of what goes are the caller's to delete.
 A machine's newest data set goes with the whole machine only: what computers remember of a machine
 is the number of its newest data set, and the next one is numbered after it.
+
+A clock that is ahead once would end all days of grace at once.  So that they are over is noted when
+it is seen first, and what is deleted goes when it is seen again a day later.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ from backup.store.schema import (
     data_sets,
     deleted_data_sets,
     deleted_users,
+    due_data_sets,
     held_data_sets,
     machines,
     old_key_files,
@@ -49,6 +53,7 @@ from backup.store.schema import (
 BY_POLICY = "policy"
 BY_REQUEST = "request"
 _GRACE = "grace"  # name of the setting
+_DAY_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +200,15 @@ def deleted_data_sets_of(
 def purge(connection: Connection, user_id: int, pending_of: int | None = None) -> Purged:
     """Drop for good what was deleted before the days of grace, with the packs that nothing lists.
 
+    Of what is seen to be so for the first time that is noted instead.
+
     Args:
         connection: in a transaction.
         user_id: whose data sets.
         pending_of: number of a machine whose pending packs go too.
     """
-    old = connection.execute(_due_data_sets(connection, user_id)).all()
+    _note_due(connection, user_id)
+    old = connection.execute(_gone_data_sets(connection, user_id)).all()
     # Packs may have been sent for another machine of the user, so those of the dropped data
     # sets are looked at besides the machine's own.
     pending = select(packs.c.id).where(packs.c.machine_id == pending_of, is_unlisted())
@@ -223,8 +231,15 @@ def purge(connection: Connection, user_id: int, pending_of: int | None = None) -
 
 
 def is_due(connection: Connection, user_id: int) -> bool:
-    """Tell whether `purge` would drop a data set."""
-    return bool(connection.scalar(select(exists(_due_data_sets(connection, user_id)))))
+    """Tell whether `purge` would drop a data set, or note something of one."""
+    due = _due_data_sets(connection, user_id)
+    waiting = due.where(due_data_sets.c.seen_ns > _seen_ns(connection))
+    is_ahead = exists().where(due_data_sets.c.seen_ns > time.time_ns())
+    count = select(func.count()).select_from
+    is_changed = connection.scalar(count(due.subquery())) != connection.scalar(
+        count(waiting.subquery())
+    )
+    return is_changed or bool(connection.scalar(select(is_ahead)))
 
 
 def is_user_due(connection: Connection, user_id: int) -> bool:
@@ -242,11 +257,33 @@ def purge_user(connection: Connection, user_id: int) -> None:
         connection.execute(delete(users).where(users.c.id == user_id))
 
 
+def _note_due(connection: Connection, user_id: int) -> None:
+    """Note which days of grace are over now; forget what a clock said that was ahead."""
+    now_ns = time.time_ns()
+    connection.execute(delete(due_data_sets).where(due_data_sets.c.seen_ns > now_ns))
+    due = _due_data_sets(connection, user_id).where(due_data_sets.c.seen_ns.is_(None))
+    rows = [{"data_set_id": row.id, "seen_ns": now_ns} for row in connection.execute(due)]
+    if rows:
+        connection.execute(insert(due_data_sets), rows)
+
+
+def _gone_data_sets(connection: Connection, user_id: int) -> Select[int, str]:
+    """Select number and id of the data sets that have been due for long enough."""
+    due = _due_data_sets(connection, user_id)
+    return due.where(due_data_sets.c.seen_ns <= _seen_ns(connection))
+
+
+def _seen_ns(connection: Connection) -> int:
+    """Return when it must have been seen at the latest that a data set is due, for it to go."""
+    return time.time_ns() - int(min(grace_s(connection), _DAY_S) * 1e9)
+
+
 def _due_data_sets(connection: Connection, user_id: int) -> Select[int, str]:
     """Select number and id of the data sets whose days of grace are over."""
     return (
         select(data_sets.c.id, data_sets.c.name)
         .join(deleted_data_sets, deleted_data_sets.c.data_set_id == data_sets.c.id)
+        .outerjoin(due_data_sets, due_data_sets.c.data_set_id == data_sets.c.id)
         .where(
             data_sets.c.user_id == user_id,
             deleted_data_sets.c.deleted_ns <= _latest_ns(connection),

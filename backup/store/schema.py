@@ -234,3 +234,12 @@ data_set_revisions = Table(
     ),
     _integer("revision"),
 )
+
+due_data_sets = Table(
+    "due_data_sets",
+    metadata,
+    Column(
+        "data_set_id", _INTEGER, ForeignKey("data_sets.id", ondelete="CASCADE"), primary_key=True
+    ),
+    _integer("seen_ns"),
+)

@@ -32,7 +32,7 @@ from sqlalchemy import (
 from backup.repository import StoreDamagedError
 from backup.store.schema import metadata, settings
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 SECRET_SIZE = 32
 
 _MIGRATIONS = "backup.store:migrations"

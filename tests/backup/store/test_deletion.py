@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,9 +112,31 @@ def test_files_go_after_the_days_of_grace(store: Store, tmp_path: Path) -> None:
     assert [path.exists() for path in paths] == [True] * 3
     week_ns = 7 * 24 * 3600 * 10**9
     change(tmp_path, "UPDATE deleted_data_sets SET deleted_ns = deleted_ns - ?", week_ns)
+    for _ in range(2):
+        store.sweep()
+        assert [path.exists() for path in paths] == [True] * 3
+    change(tmp_path, "UPDATE due_data_sets SET seen_ns = seen_ns - ?", week_ns // 7)
     store.sweep()
 
     assert [path.exists() for path in paths] == [False] * 3
+
+
+def test_a_clock_that_was_ahead_once_ends_no_days_of_grace(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Years ahead, and back, and ahead again: what is deleted can be brought back all the time."""
+    repository = store.login("anna", SECRET)
+    infos = [repository.commit("desk", make_table(), [], 0) for _ in range(2)]
+    repository.delete_data_sets([infos[0].id])
+    real, ahead_ns = time.time_ns, 0
+    monkeypatch.setattr(time, "time_ns", lambda: real() + ahead_ns)
+    for years in (10, 0, 1, 0):
+        ahead_ns = years * 365 * 24 * 3600 * 10**9
+        store.sweep()
+        repository.commit("other", make_table(), [], 0)
+    repository.bring_back([infos[0].id])
+
+    assert repository.data_sets("desk") == infos
 
 
 def test_a_running_server_drops_what_is_due(store: Store) -> None:
