@@ -39,7 +39,9 @@ def remembered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what the commands remember of repositories apart from the user's, and from that of
     earlier runs: their stores had the same paths, and would count as rolled back."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REBUILDKIT_STATE", str(tmp_path_factory.mktemp("state")))
+        state = tmp_path_factory.mktemp("state")
+        patch.setenv("REBUILDKIT_STATE", str(state))
+        patch.setenv("REBUILDKIT_PROFILE", str(state / "no-profile.toml"))
         yield
 
 

@@ -49,7 +49,7 @@ def check_and_remember(
         RolledBackError: a newer data set of this machine has been seen at this place.
     """
     directory = directory or state_directory()
-    key = _key(place, user, newest.machine)
+    key = key_of(place, user, newest.machine)
     with _opened(directory) as state:
         seen = state.get(key, 0)
         if newest.generation < seen:
@@ -64,10 +64,11 @@ def check_and_remember(
 def forget(place: str, user: str, machine: str, directory: Path | None = None) -> None:
     """Forget a machine that was deleted, so that its name can be used again.  As above."""
     with _opened(directory or state_directory()) as state:
-        state.pop(_key(place, user, machine), None)
+        state.pop(key_of(place, user, machine), None)
 
 
-def _key(place: str, user: str, machine: str) -> str:
+def key_of(place: str, user: str, machine: str) -> str:
+    """Return what a machine's entries are found by; says nothing of the three."""
     return hashlib.sha256(json.dumps([place, user, machine]).encode()).hexdigest()
 
 
@@ -87,7 +88,7 @@ def alone(place: str, user: str, machine: str, directory: Path | None = None) ->
     Raises:
         ConflictError: another one is running.
     """
-    key = hashlib.sha256(json.dumps([place, user, machine]).encode()).hexdigest()
+    key = key_of(place, user, machine)
     path = (directory or state_directory()) / f"backup-{key[:16]}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

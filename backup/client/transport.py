@@ -29,6 +29,7 @@ from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from backup.client.certificate import seen_fingerprint
 from backup.client.pace import WINDOW_S, PacedSocket
 from backup.client.patience import Patience, Tries
 from backup.repository import (
@@ -278,9 +279,14 @@ class Transport:
             secure.connect()
         except ssl.SSLCertVerificationError as error:
             secure.close()
+            seen = ""
+            with contextlib.suppress(OSError):
+                seen = (
+                    f" (--fingerprint {seen_fingerprint(self.url)}, if the server prints the same)"
+                )
             raise CertificateError(
                 f"the certificate of {self.url} cannot be trusted: {error.verify_message}; "
-                "for a self-signed one give its fingerprint"
+                f"for a self-signed one give its fingerprint{seen}"
             ) from error
         except BaseException:
             secure.close()

@@ -46,7 +46,7 @@ AGENT_MODULES = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backup(MachinePlace):
     machine: str | None = machine_option(
-        "name of the machine in the backups; --credential says it by itself"
+        "name of the machine in the backups; --credential says it by itself", setting="machine"
     )
     disk: tuple[Path, ...] = option("--disk PATH", "disk or image; may be repeated", (), type=Path)
     allow_raw: bool = flag("--allow-raw", "keep unknown partitions as compressed raw images")

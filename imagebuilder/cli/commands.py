@@ -19,13 +19,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from imagebuilder.cli.settings import find_settings
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Options = TypeVar("Options", bound="DataclassInstance")
 
 
-def option(usage: str, text: str, default: object = None, group: str = "", **settings: Any) -> Any:
+def option(
+    usage: str,
+    text: str,
+    default: object = None,
+    group: str = "",
+    setting: str = "",
+    **settings: Any,
+) -> Any:
     """Return a field that is an option.
 
     Args:
@@ -33,6 +42,7 @@ def option(usage: str, text: str, default: object = None, group: str = "", **set
         text: what it does.
         default: a tuple where the option may be repeated.
         group: of the options with the same one, only one may be given; with a "!" behind, one must.
+        setting: where it is not typed it may come from elsewhere, see `settings`, by this name.
         settings: more of `argparse.ArgumentParser.add_argument`.
     """
     *names, last = usage.split()
@@ -42,7 +52,7 @@ def option(usage: str, text: str, default: object = None, group: str = "", **set
         settings["metavar"] = last
     if names and isinstance(default, tuple):
         settings["action"] = "append"
-    metadata = {"names": names, "group": group, "help": text, **settings}
+    metadata = {"names": names, "group": group, "help": text, "setting": setting, **settings}
     return field(default=default, metadata=metadata)
 
 
@@ -84,11 +94,43 @@ def command(name: str, options: type[Options], run: Callable[[Options], int]) ->
 
     def run_parsed(args: argparse.Namespace) -> int:
         values = {item.name: getattr(args, item.name) for item in fields(options)}
+        _complete(values, options, args.parser)
         listed = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         return run(options(**(values | listed)))
 
     about = " ".join((run.__doc__ or "").partition("\n\n")[0].split())
     return Command(name, about, options, run_parsed)
+
+
+def _complete(
+    values: dict[str, Any], options: type[DataclassInstance], parser: argparse.ArgumentParser
+) -> None:
+    """Add what was not typed and is known from elsewhere; end with a usage error without it."""
+    by_setting = {item.metadata["setting"]: item for item in fields(options)}
+    by_setting.pop("", None)
+    if not by_setting:
+        return
+    typed = {name: str(values[item.name]) for name, item in by_setting.items() if values[item.name]}
+    for name, text in find_settings(typed, by_setting).items():
+        item = by_setting[name]
+        try:
+            values[item.name] = item.metadata.get("type", str)(text)
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"{name} in the environment or the profile: {error}")
+    groups: dict[str, list[str]] = {}
+    for item in by_setting.values():
+        if item.metadata.get("required") and not values[item.name]:
+            _require(parser, "the following arguments are required", item.metadata["names"])
+        if item.metadata["group"].endswith("!"):
+            groups.setdefault(item.metadata["group"], []).append(item.name)
+    for names in groups.values():
+        if not any(values[name] for name in names):
+            missing = [f"--{name}" for name in names]
+            _require(parser, "one of the arguments is required", missing)
+
+
+def _require(parser: argparse.ArgumentParser, text: str, names: Sequence[str]) -> None:
+    parser.error(f"{text}: {' '.join(names)} (`rebuildkit init` remembers it)")
 
 
 def add_commands(
@@ -124,8 +166,11 @@ def _add_options(parser: argparse.ArgumentParser, options: type[DataclassInstanc
     for item in fields(options):
         settings = dict(item.metadata)
         names, group = settings.pop("names"), settings.pop("group")
+        if settings.pop("setting"):
+            settings.pop("required", None)  # once it is known what the profile says
         if group and group not in groups:
-            groups[group] = parser.add_mutually_exclusive_group(required=group.endswith("!"))
+            is_required = group.endswith("!") and not item.metadata["setting"]
+            groups[group] = parser.add_mutually_exclusive_group(required=is_required)
         default = [] if item.default == () else item.default
         if names:
             settings["dest"] = item.name

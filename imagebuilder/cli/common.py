@@ -51,12 +51,14 @@ def exit_code_of(error: BaseException) -> ExitCode:
         NotPermittedError,
     )
     from imagebuilder.cli.machine_file import MachineFileError
+    from imagebuilder.cli.settings import ProfileError
     from imagebuilder.errors import DiscPlanError
     from rebuild.restore import EXIT_CODES
 
     table: dict[type[BaseException], ExitCode] = {
         UsageError: ExitCode.USAGE,
         MachineFileError: ExitCode.USAGE,
+        ProfileError: ExitCode.USAGE,
         RefusedError: ExitCode.UNSAFE,
         NotPermittedError: ExitCode.UNSAFE,
         DiscPlanError: ExitCode.USAGE,
@@ -157,11 +159,12 @@ def seconds_of_text(text: str) -> float:
 class Credentials:
     """Options for id and password; a recovery key does all that the password does."""
 
-    user: str = option("--user ID", "the id", type=name_of_text, required=True)
+    user: str = option("--user ID", "the id", setting="user", type=name_of_text, required=True)
     password_file: str | None = option(
         "--password-file FILE",
         "its first line is the password or a recovery key; else REBUILDKIT_PASSWORD_FILE, "
         "REBUILDKIT_PASSWORD_COMMAND, or a prompt",
+        setting="password_file",
     )
 
 

@@ -41,7 +41,7 @@ def _fast_flag() -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Build(Place):
-    machine: str | None = machine_option("machine that the disc restores")
+    machine: str | None = machine_option("machine that the disc restores", setting="machine")
     data_set: str | None = option("--data-set ID", OTHER_DATA_SET)
     output: Path = option("-o --output ISO", "image to write", type=Path, required=True)
     keymap: str = option("--keymap NAME", "keyboard layout offered first", "")
@@ -75,6 +75,7 @@ class Environment:
 def run_build(options: Build) -> int:
     """Build the recovery disc of a data set. It stops at what is damaged in the repository, unless
     it is told to leave that out; the disc then says what is missing."""
+    from backup.client.discs import remember_disc
     from imagebuilder.build import build_disc
     from imagebuilder.cli.progress import BuildProgress
     from imagebuilder.environment.build import prepare_boot_environment
@@ -105,6 +106,9 @@ def run_build(options: Build) -> int:
                 options=disc,
                 progress=BuildProgress(status, "Writing the disc image"),
             )
+            user = session.repository.user
+            path, generation = built.path, built.generation
+            remember_disc(session.place, user, built.machine, path, info.id, generation)
         finally:
             status.clear()
     if options.json:

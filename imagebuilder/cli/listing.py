@@ -28,7 +28,7 @@ _PLACES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing(MachinePlace):
-    machine: str | None = machine_option("machine to list")
+    machine: str | None = machine_option("machine to list", setting="machine")
     data_set: str | None = option("--data-set ID", OTHER_DATA_SET)
     json: bool = flag("--json", "print one JSON object per line")
     path: str = option(

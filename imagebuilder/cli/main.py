@@ -16,6 +16,8 @@ from rebuild.exit_codes import ExitCode, describe
 
 # Which module has which commands, so that only those are imported that are needed.
 MODULES = {
+    "imagebuilder.cli.init": {"init"},
+    "imagebuilder.cli.doctor": {"doctor", "status"},
     "imagebuilder.cli.server": {"server"},
     "imagebuilder.cli.keys": {"register", "key"},
     "imagebuilder.cli.backup": {"backup", "snapshots"},

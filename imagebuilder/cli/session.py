@@ -48,12 +48,20 @@ def retry_option() -> Any:
 class Place(Credentials):
     """Options that say where data sets are."""
 
-    server: str | None = option("--server URL", "a server: https://host:8443", group="place!")
+    server: str | None = option(
+        "--server URL", "a server: https://host:8443", group="place!", setting="server"
+    )
     store: Path | None = option(
-        "--store DIR", "a store's directory in place of a server", type=Path, group="place!"
+        "--store DIR",
+        "a store's directory in place of a server",
+        type=Path,
+        group="place!",
+        setting="store",
     )
     fingerprint: str | None = option(
-        "--fingerprint FP", "fingerprint of the server's certificate, as the server prints it"
+        "--fingerprint FP",
+        "fingerprint of the server's certificate, as the server prints it",
+        setting="fingerprint",
     )
     retry_for: float | None = retry_option()
 
@@ -66,6 +74,7 @@ class MachinePlace(Place):
         "--user ID",
         "the id, where there is no --credential",
         "",
+        setting="user",
         type=lambda text: text and name_of_text(text),
     )
     credential: Path | None = option(
@@ -73,6 +82,7 @@ class MachinePlace(Place):
         "what `rebuildkit enroll` has written: it says where, who and which machine",
         type=Path,
         group="place!",
+        setting="credential",
     )
 
 
