@@ -21,7 +21,7 @@ import os
 import time
 from typing import NamedTuple
 
-from backup.agent.live.databases import DATABASE_FILES
+from backup.agent.live.databases import DATABASE_FILES, files_to_copy
 from backup.agent.live.freeze import frozen
 from backup.agent.live.linux import birth_time_ns_of, inode_flags
 from backup.agent.live.nodes import node_of
@@ -98,13 +98,15 @@ class Settler:
         self._frozen_ns = self._doubtful_until_ns = 0
         self._is_stable = False  # whether no directory had changed when all were looked at last
         self._is_frozen = self._was_frozen = self._is_last = False
+        self._is_calm = False  # nothing was found any more, and databases are still to be frozen
+        self._whole: set[int] = set()  # numbers of files by which databases are known that are
         self._is_done = False
 
     def settle(self, *, is_last: bool) -> bool:
         """Look at everything again; return whether something was found, and may have to be read."""
         if self._is_done:
             return False
-        self._is_last = is_last
+        is_last = self._is_last = is_last or self._is_calm
         is_wanted = self._snapshot is Snapshot.ALWAYS or (
             is_last and self._snapshot is Snapshot.AUTO
         )
@@ -129,13 +131,22 @@ class Settler:
             if self._is_frozen:
                 self._take_back_work()
                 self._add_journals()
+                wanted = self._files_of_databases() if is_last else {}
+                self._again.update(*wanted.values())
+                is_busy = is_busy or bool(self._again)
                 self._copy_all(deadline)
+                copied = self._reader.copies.keys() if self._is_stable else set()
+                self._whole = {number for number, files in wanted.items() if files <= copied}
             self._read_again()
             was_frozen, self._is_frozen = self._is_frozen, False
         self._note_freeze(was_frozen=was_frozen, is_wanted=is_wanted)
         if is_busy:
             self._scan.scan.is_changed = True
-        if is_last or not is_busy:
+        databases = set(self._scan.databases) - self._local.lost
+        may_freeze = self._snapshot is not Snapshot.NEVER
+        if databases and may_freeze and not is_busy and not is_last:
+            self._is_calm = is_busy = True  # to be called again, for the last time
+        elif is_last or not is_busy:
             self._is_done = True
             self._name_databases()
         self._scan.add_markers()
@@ -540,6 +551,24 @@ class Settler:
                     found = self._named(obj.parent, obj.name + suffix)
                     self._again.update(journal.number for journal in found)
 
+    def _files_of_databases(self) -> dict[int, set[int]]:
+        """Return the numbers of the files of databases in use that may have changed meanwhile.
+
+        By number of the file by which a database is known; without one that is not whole in its
+        directory.
+        """
+        if self._scan.databases and not self._indexed:
+            self._start_index()
+        found: dict[int, set[int]] = {}
+        for number in self._scan.databases:
+            known = self._local.lookup(number)
+            assert isinstance(known, NodeObject), "databases are known by files"
+            if number not in self._local.lost:
+                files = files_to_copy(known, self._children, self._reader)
+                if files is not None:
+                    found[number] = files
+        return found
+
     def _named(self, directory: int, name: bytes) -> list[NodeObject]:
         """Return the file of that name in a directory, if there is one."""
         if not self._indexed:
@@ -669,8 +698,13 @@ class Settler:
             if number in local.lost or not isinstance(obj, NodeObject):
                 continue
             directory = local.path_of(obj.parent - 1)
-            said = f"{directory}: is {DATABASE_FILES[obj.name]} in use, its files of many moments"
-            if self._has_hooks:
+            name = DATABASE_FILES[obj.name].name
+            said = f"{directory}: is {name} in use, its files of many moments"
+            if number in self._whole:
+                local.notes.append(
+                    f"{directory}: is {name} in use; it is kept as it was at one moment"
+                )
+            elif self._has_hooks:
                 local.notes.append(f"{said}; what runs before the backup must see to it")
             else:
                 local.warnings.append(f"{said}; stop it with --stop-unit, or dump it with --before")
