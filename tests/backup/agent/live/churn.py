@@ -9,6 +9,7 @@ is known.  `python -m tests.backup.agent.live.churn DIRECTORY SEED` runs them un
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import mmap
 import os
@@ -22,6 +23,9 @@ from pathlib import Path
 
 WORD = 8  # bytes
 FILES, TREES, ACCOUNTS = 6, 4, 50
+PUNCH_HOLE = 3  # linux/falloc.h: FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.fallocate64.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 LARGE = 9 << 20  # bytes: more than is read at once
 
 
@@ -33,7 +37,7 @@ def words(number: int, size: int) -> bytes:
 def prepare(root: Path) -> None:
     """Make what the writers change."""
     for number in range(FILES):
-        for name in ("replaced", "rewritten", "punched", "linked"):
+        for name in ("replaced", "rewritten", "cut", "punched", "linked"):
             (root / name).mkdir(exist_ok=True)
             (root / name / f"{number}").write_bytes(words(1, 4096))
         os.link(root / "linked" / f"{number}", root / "linked" / f"{number}-stays")
@@ -76,8 +80,21 @@ def rewrite_files(root: Path, draw: random.Random, count: int) -> None:
 
 
 def punch_files(root: Path, draw: random.Random, count: int) -> None:
-    """Cut a file to nothing, and write it anew, longer or shorter."""
+    """Make a hole of a whole file in one call, or fill it in one."""
     path = root / "punched" / str(draw.randrange(FILES))
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        if draw.random() < 0.5:
+            os.pwrite(descriptor, words(count, 4096), 0)
+        elif LIBC.fallocate64(descriptor, PUNCH_HOLE, 0, 4096):
+            raise OSError(ctypes.get_errno(), "a hole cannot be made")
+    finally:
+        os.close(descriptor)
+
+
+def cut_files(root: Path, draw: random.Random, count: int) -> None:
+    """Cut a file to nothing, and write it anew, longer or shorter."""
+    path = root / "cut" / str(draw.randrange(FILES))
     descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)
     os.pwrite(descriptor, words(count, draw.choice((4096, 40_000))), 0)
     os.close(descriptor)
@@ -151,6 +168,7 @@ WRITERS: Mapping[str, Callable[[Path, random.Random, int], None]] = {
     "replace": replace_files,
     "rewrite": rewrite_files,
     "punch": punch_files,
+    "cut": cut_files,
     "link": link_files,
     "append": append_to_file,
     "large": write_large,
@@ -199,7 +217,7 @@ def judge(files: Mapping[bytes, bytes], directory: Path) -> dict[str, str]:
             wrong.setdefault(path, reason)
 
     for number in range(FILES):
-        for name in ("replaced", "rewritten", "punched"):
+        for name in ("replaced", "rewritten", "cut", "punched"):
             path = f"/{name}/{number}"
             content = files.get(path.encode())
             expect(path, content is not None, "is missing")
