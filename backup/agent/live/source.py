@@ -25,6 +25,7 @@ from typing import cast
 from backup.agent.errors import NoSourceError, NotRecoverableError, Problem
 from backup.agent.exclusions import IsExcluded
 from backup.agent.inspection import InspectedDisk, Partition, inspect_disk
+from backup.agent.live.image import copy_frozen
 from backup.agent.live.linux import mount_again, open_tree
 from backup.agent.live.reader import open_unread
 from backup.agent.live.scan import LiveScan
@@ -137,12 +138,29 @@ class LiveSource:
                 device = known[number].device if number in known else disk.device
                 self._scan_tree(local, partition, obj, device, is_excluded)
 
+            for partition in inspected.partitions:
+                if partition.type == RAW and self._snapshot is not Snapshot.NEVER:
+                    self._freeze_image(local, partition)
             add_disk(local, inspected, scan_tree, model=disk.model, serial=disk.serial)
             for partition in inspected.partitions:
                 _note_raw_in_use(local, partition)
         for base, point in self._bases:
             prefix = os.fsdecode(point).rstrip("/") + "/"
             local.notes += [name.sentence(prefix) for name in _hardware_names_on(base)]
+
+    def _freeze_image(self, local: LocalSet, partition: Partition) -> None:
+        """Take a mounted volume that is kept as an image as it is at one moment, if that can be."""
+        device = partition.device
+        if not isinstance(device, FileDevice) or not self._is_mounted(device):
+            return
+        number = os.fstat(device.fileno()).st_rdev
+        mounts = self.machine.mounts_of((os.major(number), os.minor(number)))
+        copy = copy_frozen(device, mounts)
+        if copy is not None:
+            partition.device = copy
+            local.notes.append(
+                f"{os.fsdecode(mounts[0].point)}: was frozen for a moment; its raw image is of that"
+            )
 
     def settle(self, local: LocalSet, *, is_last: bool) -> bool:
         """Look again at what changed on the mounted volumes since it was listed or read."""
@@ -347,8 +365,8 @@ def _note_raw_in_use(local: LocalSet, partition: Partition) -> None:
     device = partition.device
     if partition.type == RAW and isinstance(device, FileDevice) and (use := device.find_use()):
         local.warnings.append(
-            f"{device.name}: is kept as a raw image, and is in use ({use}): the image may be of "
-            "several moments; unmount it for the backup"
+            f"{device.name}: is kept as a raw image, is in use ({use}) and could not be frozen and "
+            "copied in time: the image may be of several moments; unmount it for the backup"
         )
         local.mixed += 1
 

@@ -169,7 +169,7 @@ def test_raw_image_of_something_in_use(tmp_path: Path) -> None:
             os.close(user)
     assert not quiet.is_partial
     assert used.mixed == 1
-    assert used.warnings[0].startswith(f"{part}: is kept as a raw image, and is in use")
+    assert used.warnings[0].startswith(f"{part}: is kept as a raw image, is in use")
 
 
 @pytest.mark.parametrize("change", ["", "a new file", "other content"])
