@@ -66,6 +66,12 @@ class Backup(MachinePlace):
     after: tuple[str, ...] = option(
         "--after COMMAND", "run this when the machine is read, or that failed; may be repeated", ()
     )
+    dump: tuple[str, ...] = option(
+        "--dump DATABASE",
+        "have a database dumped to /var/backups/rebuildkit before the machine is read: postgresql, "
+        "mariadb or sqlite:FILE; may be repeated",
+        (),
+    )
     stop_unit: tuple[str, ...] = option(
         "--stop-unit UNIT",
         "stop this unit of systemd while the machine is read; may be repeated",
@@ -166,12 +172,23 @@ def _set_policy(session: Session, machine: str, policy: Policy) -> None:
 
 
 def _hooks_of(options: Backup) -> Hooks:
-    """Return the commands around reading: units are stopped last and started first."""
+    """Return the commands around reading: units are stopped last and started first.
+
+    Raises:
+        UsageError: something is not known how to dump.
+    """
+    from backup.agent.dumps import dumping
     from backup.agent.hooks import Hooks, stopping
 
     units = stopping(options.stop_unit)
+    try:
+        dumps = dumping(options.dump)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     return Hooks(
-        (*options.before, *units.before), (*units.after, *options.after), options.hook_limit
+        (*dumps.before, *options.before, *units.before),
+        (*units.after, *options.after, *dumps.after),
+        options.hook_limit,
     )
 
 
@@ -192,7 +209,7 @@ def _sources_of(options: Backup) -> list[Source]:
         LiveSource(
             left_out=left_out,
             snapshot=Snapshot(options.snapshot),
-            has_hooks=bool(options.before or options.stop_unit),
+            has_hooks=bool(options.before or options.stop_unit or options.dump),
         )
     ]
 
