@@ -98,7 +98,10 @@ def test_named_where_it_cannot_be(busy: Busy, way: str, monkeypatch: pytest.Monk
         (place / "pg_wal").symlink_to(busy.root / "log")
     elif way == "large":
         monkeypatch.setattr("backup.agent.live.settle.COPY_LIMIT", 1)
+
+    def write() -> None:
         (place / "base" / "table").write_text("12")
-    result, _ = busy.back_up(lambda: None, snapshot=snapshot)
+
+    result, _ = busy.back_up(lambda: None, write, snapshot)
     named = [text for text in result.warnings if "is a PostgreSQL database in use" in text]
     assert len(named) == result.mixed == 1
