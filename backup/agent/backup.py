@@ -279,7 +279,7 @@ class _Run:
                 created_ns=self.started_ns,
                 generation=generation,
                 system=dict(system),
-                options=_plain_options(self.options),
+                options={**_plain_options(self.options), "frozen": [*local.frozen]},
             )
             writer.add_all(objects)
             writer.finish(packs, missing=local.missing, losses=local.losses)

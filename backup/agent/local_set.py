@@ -121,6 +121,7 @@ class LocalSet:
         self.parts: dict[int, int] = {}  # object index -> number of its works, where several
         self.warnings: list[str] = []
         self.notes: list[str] = []
+        self.frozen: list[str] = []  # what was frozen for a moment while it was read
         self.lost: set[int] = set()  # numbers of objects that are not in the set after all
         self.missing = 0  # objects that could not be read
         self.losses: list[str] = []  # the sentences that name them, all in `warnings` too

@@ -247,6 +247,7 @@ def run_snapshots(options: Snapshots) -> int:
                     "stored_size": info.size + info.table_size,
                     "system": summary.system,
                     "missing": summary.missing,
+                    "frozen": summary.options.get("frozen", []),
                 }
             )
         try:

@@ -157,6 +157,7 @@ class Settler:
         name, local = self._local.path_of(self._volume_root() - 1), self._local
         if was_frozen and not self._was_frozen:
             self._was_frozen = True
+            local.frozen.append(name)
             local.notes.append(f"{name}: was frozen for a moment, as its files kept changing")
         elif is_wanted and not was_frozen and self._snapshot is Snapshot.ALWAYS:
             local.warnings.append(f"{name}: cannot be frozen, as --snapshot always wants")

@@ -158,6 +158,7 @@ class LiveSource:
         copy = copy_frozen(device, mounts)
         if copy is not None:
             partition.device = copy
+            local.frozen.append(os.fsdecode(mounts[0].point))
             local.notes.append(
                 f"{os.fsdecode(mounts[0].point)}: was frozen for a moment; its raw image is of that"
             )

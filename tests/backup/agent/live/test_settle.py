@@ -18,12 +18,16 @@ from backup.agent.live.settle import Settler
 from backup.agent.result import BackupResult, Snapshot
 from backup.objects.content import xattrs_of
 from backup.objects.model import NodeObject, ObjectKind, SecurityObject
+from backup.objects.table import TableReader
 from tests.backup.agent.live.changing import Busy
 from tests.backup.agent.machines import (
+    MACHINE,
+    MASTER,
     MIB,
     DataSet,
     live_volume,
     make_ext4,
+    make_repository,
 )
 
 pytestmark = [pytest.mark.root, pytest.mark.tools]
@@ -274,6 +278,10 @@ def test_freezing_always(busy: Busy) -> None:
     )
     check(result, data_set, busy.root)
     assert len([note for note in result.notes if "was frozen" in note]) == 1
+    with make_repository(busy.store) as repository:
+        newest = repository.data_sets(MACHINE)[-1].id
+        with repository.open_table(newest) as table:
+            assert TableReader(MASTER, table).summary.options["frozen"] == [f"{busy.root}/"]
     (busy.root / "etc" / "shadow").write_bytes(b"can be written")
 
 
