@@ -55,6 +55,7 @@ Body = bytes | bytearray | memoryview | Callable[[], Iterable[bytes]]
 
 _LOST = (OSError, http.client.HTTPException)
 _HOPELESS = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
+_HUNG_UP = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _WORTH_ANOTHER_TRY = (
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.TOO_MANY_REQUESTS,
@@ -356,9 +357,9 @@ def _read(response: HTTPResponse, limit: int) -> bytes:
 def _is_hopeless(error: Exception) -> bool:
     """Return whether an address is likely wrong if this is what comes of the first connection.
 
-    A server that hangs up in the handshake is there, and has too much to do.
+    A server that hangs up in the handshake, politely or not, is there, and has too much to do.
     """
-    return isinstance(error, _HOPELESS) and not isinstance(error, ssl.SSLEOFError)
+    return isinstance(error, _HOPELESS) and not isinstance(error, _HUNG_UP)
 
 
 def _raise_if_busy(status: int, body: bytes) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -179,6 +180,37 @@ def test_a_busy_server_is_asked_again(status: str, kind: str, error: type[Except
             pytest.raises(error, match="later"),
         ):
             host.health()
+
+
+@pytest.mark.parametrize("last_words", [b"", bytes.fromhex("15030300020100")])
+def test_who_hangs_up_in_the_handshake_is_asked_again(last_words: bytes) -> None:
+    """A server that is full closes connections before TLS is there, with a word (TLS's
+    close_notify) or without; it is there all the same."""
+    calls = 0
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            nonlocal calls
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    calls += 1
+                    with connection:
+                        connection.recv(10_000)
+                        connection.sendall(last_words)
+
+        thread = threading.Thread(target=hang_up, daemon=True)
+        thread.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        with (
+            HttpServer(url, ":".join(["00"] * 32), patience=Patience(0.5)) as host,
+            pytest.raises(ConnectionFailedError),
+        ):
+            host.health()
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+    assert calls > 1
 
 
 def test_one_of_many_processes_speaks() -> None:

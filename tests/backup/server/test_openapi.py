@@ -33,6 +33,9 @@ UNLIMITED = {
 CONFIG = """\
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "401", "403", "404", "409", "416", "5xx"]
+
+[checks.negative_data_rejection]
+expected-statuses = ["400", "401", "403", "404", "405", "409", "413", "416", "422", "429", "5xx"]
 """
 
 
