@@ -22,6 +22,7 @@ MODULES = {
     "imagebuilder.cli.keys": {"register", "key"},
     "imagebuilder.cli.backup": {"backup", "snapshots"},
     "imagebuilder.cli.listing": {"ls"},
+    "imagebuilder.cli.files": {"dump"},
     "imagebuilder.cli.check": {"check"},
     "imagebuilder.cli.keeping": {
         "policy",

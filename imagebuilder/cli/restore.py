@@ -21,56 +21,39 @@ from imagebuilder.cli.common import (
     UsageError,
     confirm,
     json_flag,
-    machine_option,
     print_json,
     read_password,
     report_error,
     size_of_text,
 )
-from imagebuilder.cli.session import (
-    OTHER_DATA_SET,
-    Place,
-    import_during,
-    open_session,
-    retry_option,
-)
+from imagebuilder.cli.files import restore_files
+from imagebuilder.cli.opening import SOURCES, Source, open_unlocked
 from imagebuilder.cli.targets import confirm_by, refuse_missing_device
 from rebuild.exit_codes import ExitCode
 from vm.qemu import BUSES, FIRMWARES, MEDIA, size_on_bus
 
 if TYPE_CHECKING:
-    from backup.objects.medium import Medium
     from backup.objects.model import DiskObject
     from rebuild.compare.result import Comparison
     from rebuild.plan import RestorePlan, TargetDisk
     from rebuild.restore import Unlocked
 
-# What every restore uses; the drivers of ext are those most machines need.
-RESTORE_MODULES = ("rebuild.restore", "imagebuilder.repository_medium", "fsdrivers.ext.mkfs.plan")
 LOGIN = "login: "
-SOURCES = "a disc's image, a server, a store, or a mounted disc"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source(Credentials):
-    """Options that say what a restore reads from."""
-
-    source: str = option("DISC|URL|DIR", SOURCES)
-    fingerprint: str | None = option(
-        "--fingerprint FP", "fingerprint of the server's certificate, as the server prints it"
-    )
-    retry_for: float | None = retry_option()
-    machine: str | None = machine_option("machine, if the source is a server or a store")
-    data_set: str | None = option("--data-set ID", OTHER_DATA_SET)
-    json: bool = json_flag()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restore(Source):
     source: str = option("--from DISC|URL|DIR", SOURCES, required=True)
     disk: tuple[str, ...] = option(
-        "--disk PATH", "target; one for each recorded disk, in their order", (), required=True
+        "--disk PATH", "target; one for each recorded disk, in their order", ()
     )
+    path: tuple[str, ...] = option(
+        "--path GLOB",
+        "in place of disks: restore only this file or directory, such as /etc or 2:/etc; may be "
+        "repeated",
+        (),
+    )
+    to: str | None = option("--to DIR", "with --path: a new or empty directory")
     disk_size: int | None = option(
         "--disk-size SIZE", "size of new images, such as 4G or 512M", type=size_of_text
     )
@@ -135,50 +118,12 @@ class Rehearse(Credentials):
     json: bool = json_flag()
 
 
-def open_unlocked(options: Source, stack: ExitStack, status: StatusLine) -> tuple[Medium, Unlocked]:
-    """Open what the restore reads from, with id and password.
-
-    Raises:
-        WrongPasswordError, NotAuthorisedError, MediumError, NoSuchDataSetError
-    """
-    stack.callback(status.clear)
-    source = options.source
-    is_server = source.startswith(("https://", "http://"))
-    if not is_server and not os.path.isdir(source):
-        from rebuild.disc_image import IsoMedium
-
-        medium: Medium = stack.enter_context(IsoMedium.open(source))
-    elif not is_server and os.path.exists(os.path.join(source, "hash.dat")):
-        from rebuild.medium import DirectoryMedium
-
-        medium = DirectoryMedium(source)
-    else:
-        from imagebuilder.repository_medium import RepositoryMedium
-
-        place = Place(
-            server=source if is_server else None,
-            store=None if is_server else Path(source),
-            fingerprint=options.fingerprint,
-            user=options.user,
-            password_file=options.password_file,
-            retry_for=options.retry_for,
-        )
-        session = stack.enter_context(open_session(place, needed=RESTORE_MODULES))
-        from rebuild.restore import unlock
-
-        info = session.choose(options.machine, options.data_set)
-        medium = RepositoryMedium(session.repository, session.master, info.id, source)
-        return medium, unlock(medium, options.user, "", master=session.master, progress=status.show)
-    password = read_password(options)
-    from rebuild.restore import unlock
-
-    return medium, import_during(
-        lambda: unlock(medium, options.user, password, progress=status.show), RESTORE_MODULES
-    )
-
-
 def run_restore(options: Restore) -> int:
-    """Restore onto disks or images."""
+    """Restore onto disks or images, or only files with --path."""
+    if bool(options.path) != bool(options.to) or bool(options.path) == bool(options.disk):
+        raise UsageError("say where to with --disk, or which files with --path and --to")
+    if options.to:
+        return restore_files(options, options.path, options.to)
     status = StatusLine()
     with ExitStack() as stack:
         medium, unlocked = open_unlocked(options, stack, status)

@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 3600.0  # with a server that is away, when nobody waits
 PATIENCE_AT_TERMINAL_S = 300.0
-OTHER_DATA_SET = "use this data set instead of the newest"
+OTHER_DATA_SET = (
+    "a data set by the beginning of its id, or the newest up to a time: latest, 2026-11-30, "
+    "'2026-11-30 20:24', yesterday, '2 days ago' (default: latest)"
+)
 _T = TypeVar("_T")
 
 
@@ -353,17 +357,22 @@ def import_during(
 def choose_data_set(
     repository: Repository, machine: str | None, data_set: str | None = None
 ) -> DataSetInfo:
-    """Return the data set asked for: by id, or the newest of the machine.
+    """Return the data set asked for: by id, the newest of a time, or the newest of the machine.
 
     Raises:
         NoSuchDataSetError: none fits.
         UsageError: no machine was named and there are several, or several ids begin so.
     """
     from backup.repository import NoSuchDataSetError
+    from imagebuilder.cli.when import time_of
 
     found = repository.data_sets(machine)
     about = f"of machine {machine}" if machine else f"of {repository.user}"
-    if data_set:
+    latest_ns = time_of(data_set, time.time_ns()) if data_set else None
+    if latest_ns is not None:
+        found = [info for info in found if info.created_ns <= latest_ns]
+        about = f"{about} from {data_set} or before"
+    elif data_set:
         return choose_by_id(found, data_set, about)
     if not found:
         raise NoSuchDataSetError(f"cannot find a data set {about}")

@@ -51,14 +51,8 @@ def extract(tree: Tree, text: str, target: str, *, json: bool) -> int:
         NotFoundError, CorruptError, DeviceError: the path cannot be found.
     """
     path, found = find_in_tree(tree, text)
-    base = os.fsencode(target).rstrip(b"/") or b"/"
-    if os.path.lexists(base):
-        is_directory = stat.S_ISDIR(os.lstat(base).st_mode)
-        if not is_directory or os.listdir(base):
-            raise UsageError(f"{target} must be a new or an empty directory")
-    else:
-        os.mkdir(base)  # noqa: PTH102 (pathlib cannot hold all bytes)
-    made = _Extraction(tree)
+    base = prepare_target(target)
+    made = Extraction(tree)
     if found.node.kind is Kind.DIRECTORY:
         prefix = len(path.rstrip(b"/")) + 1
         for where, entry in tree.iter_below(path, found):
@@ -75,7 +69,23 @@ def extract(tree: Tree, text: str, target: str, *, json: bool) -> int:
     return ExitCode.PARTIAL if made.problems else ExitCode.DONE
 
 
-class _Extraction:
+def prepare_target(target: str) -> bytes:
+    """Return the path of a directory to extract to, which is made if it is not there.
+
+    Raises:
+        UsageError: it is there and not an empty directory.
+    """
+    base = os.fsencode(target).rstrip(b"/") or b"/"
+    if os.path.lexists(base):
+        is_directory = stat.S_ISDIR(os.lstat(base).st_mode)
+        if not is_directory or os.listdir(base):
+            raise UsageError(f"{target} must be a new or an empty directory")
+    else:
+        os.mkdir(base)  # noqa: PTH102 (pathlib cannot hold all bytes)
+    return base
+
+
+class Extraction:
     """One run; remembers hard links, and directories whose times come last."""
 
     def __init__(self, tree: Tree) -> None:
