@@ -150,7 +150,10 @@ def add_commands(
     for row in [row for row in rows if row.name in typed[:1]] or rows:
         text = row.about.partition(". ")[0].rstrip(".")
         text, epilog = text[:1].lower() + text[1:], None if isinstance(row, Command) else row.epilog
-        made = actions.add_parser(row.name, help=text, description=row.about, epilog=epilog)
+        # Where -h is for sizes, as in coreutils, help has --help alone.
+        made = actions.add_parser(
+            row.name, help=text, description=row.about, epilog=epilog, conflict_handler="resolve"
+        )
         if isinstance(row, Group):
             if row.plain is not None and typed[1:2] not in [[c.name] for c in row.commands]:
                 _add_options(made, row.plain.options)

@@ -21,7 +21,7 @@ MODULES = {
     "imagebuilder.cli.server": {"server"},
     "imagebuilder.cli.keys": {"register", "key"},
     "imagebuilder.cli.backup": {"backup", "snapshots"},
-    "imagebuilder.cli.listing": {"ls"},
+    "imagebuilder.cli.listing": {"ls", "find"},
     "imagebuilder.cli.files": {"dump"},
     "imagebuilder.cli.check": {"check"},
     "imagebuilder.cli.keeping": {

@@ -231,7 +231,7 @@ def test_stand_alone_store_needs_no_server(scenario: Scenario, disk: Path, tmp_p
     store = ("--store", str(tmp_path / "store"), *scenario.credentials)
     must(rebuildkit("register", *store))
     must(rebuildkit("backup", *store, "--machine", "alone", "--disk", disk))
-    listed = must(rebuildkit("ls", *store, "--machine", "alone", "--json"))
+    listed = must(rebuildkit("ls", "-R", *store, "--machine", "alone", "--json"))
     paths = [json.loads(line)["path"] for line in listed.out.splitlines()]
 
     assert "/etc/hostname" in paths

@@ -128,7 +128,7 @@ def test_an_enrolled_machine_backs_up_without_the_password(place: Place) -> None
     own = rebuildkit("snapshots", *credential, "--json")
     assert [row["id"] for row in own.json] == ids
     assert "1 data set of this machine" in own.err
-    assert "/etc/hostname" in must(rebuildkit("ls", *credential)).out
+    assert "/etc/hostname" in must(rebuildkit("ls", "-R", *credential)).out
     assert place.listed() == [before, *ids, other]
     image = place.directory / "restored.img"
     url = place.where[1]

@@ -36,8 +36,8 @@ class Machines(Store):
         must(rebuildkit("backup", *self.options, *one, "--disk", self.twin, "--machine", "two"))
 
     def ls(self, machine: str, *words: str) -> Outcome:
-        """List."""
-        return rebuildkit("ls", *self.options, "--machine", machine, *words)
+        """List all that is below."""
+        return rebuildkit("ls", "-lR", *self.options, "--machine", machine, *words)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,42 @@ def test_partition_alone_is_all_that_is_on_it(machines: Machines) -> None:
     missing = machines.ls(LONG_NAME, "1:/etc")
     assert missing.code != 0
     assert "1:/etc: not in the data set" in missing.err
+
+
+def test_ls_lists_a_directory_as_coreutils_do(machines: Machines) -> None:
+    """Sorted, not what is below, names alone; -l and -h add; a file is listed itself."""
+
+    def listed(*words: str) -> list[str]:
+        return must(
+            rebuildkit("ls", *machines.options, "--machine", LONG_NAME, *words)
+        ).out.splitlines()
+
+    assert listed("2:/etc") == listed("/etc/") == ["2:/etc/hostname", "2:/etc/os-release"]
+    assert listed("/etc/hostname") == ["2:/etc/hostname"]
+    names = listed("2:/")
+    assert names == sorted(names)
+    assert "2:/etc" in names
+    assert not any(name.startswith("2:/etc/") for name in names)
+    (long,) = listed("-l", "/big")
+    assert f" {(3 << 20) + 17} " in long
+    (human,) = listed("-lh", "/big")
+    assert " 3.0 MiB " in human
+    assert listed("-R", "/etc") == ["2:/etc", *listed("/etc")]
+    wrong = rebuildkit("ls", *machines.options, "--machine", LONG_NAME, "/et")
+    assert "/et: not in the data set" in wrong.err
+
+
+def test_find_by_name_and_by_path(machines: Machines) -> None:
+    """A pattern without a slash is for the name, one with is for the path."""
+
+    def found(pattern: str) -> list[str]:
+        return must(
+            rebuildkit("find", *machines.options, "--machine", LONG_NAME, pattern)
+        ).out.splitlines()
+
+    assert found("host*") == found("/etc/host*") == ["2:/etc/hostname"]
+    assert found("/host*") == []
+    assert len(found("file29?")) == 10
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def test_bad_sectors_of_metadata(
     result = json.loads(out)
     expected = 3 if PLACES[kind][what].is_lost else 0
     shown = json.loads(run("snapshots", *store, "--json")[1])
-    code_ls, listed, said = run("ls", *store, "--json")
+    code_ls, listed, said = run("ls", "-R", *store, "--json")
 
     assert code == code_ls == expected, err
     assert bool(result["missing"]) is result["is_partial"] is PLACES[kind][what].is_lost
