@@ -27,6 +27,7 @@ from fsdrivers.errors import (
     PartlyUnsupportedError,
 )
 from fsdrivers.losses import read_where_possible
+from fsdrivers.machine_images import image_reason
 from fsdrivers.partitions import (
     PartitionEntry,
     PartitionTable,
@@ -105,6 +106,10 @@ def inspect_disk(
     if device.size < device.sector_size:
         disk = InspectedDisk(name, device, PartitionTable("none", "", device.sector_size, 0))
         reason = f"there is nothing to back up: its size is {device.size} bytes"
+        disk.problems.append(Problem(name, reason))
+        return disk
+    if reason := image_reason(device):
+        disk = InspectedDisk(name, device, PartitionTable("none", "", device.sector_size, 0))
         disk.problems.append(Problem(name, reason))
         return disk
     try:

@@ -275,6 +275,7 @@ def _target_of(path: str, disk: DiskObject, options: Restore) -> tuple[TargetDis
         UnsafeTargetError: it is in use.
     """
     from fsdrivers.device import FileDevice
+    from fsdrivers.machine_images import image_reason
     from rebuild.disks import content_of, refuse_in_use
     from rebuild.errors import UnsafeTargetError
     from rebuild.plan import TargetDisk
@@ -295,6 +296,8 @@ def _target_of(path: str, disk: DiskObject, options: Restore) -> tuple[TargetDis
         raise UnsafeTargetError(f"{path} is where the restore reads from; choose another target")
     device = FileDevice.open(path)
     try:
+        if reason := image_reason(device):
+            raise UsageError(f"cannot restore to {path}: {reason}, or name a new file")
         size, sector_size = device.size, device.sector_size
     finally:
         device.close()
@@ -318,6 +321,7 @@ def run_compare(options: Compare) -> int:
 
 def _compare(unlocked: Unlocked, paths: Sequence[str | Path], status: StatusLine) -> Comparison:
     from fsdrivers.device import FileDevice
+    from fsdrivers.machine_images import image_reason
     from rebuild.compare.disks import compare_machine
 
     disks = unlocked.machine.disks
@@ -329,6 +333,8 @@ def _compare(unlocked: Unlocked, paths: Sequence[str | Path], status: StatusLine
         for disk, path in zip(disks, paths, strict=True):
             device = FileDevice.open(str(path))
             stack.callback(device.close)
+            if reason := image_reason(device):
+                raise UsageError(f"cannot compare {path}: {reason}")
             devices[disk.number] = device
         made = compare_machine(unlocked.machine, devices, unlocked.key, progress=status.show)
     made.missing = unlocked.header.missing

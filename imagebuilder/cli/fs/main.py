@@ -13,6 +13,7 @@ from functools import wraps
 from typing import TypeVar
 
 from fsdrivers.device import Device, FileDevice
+from fsdrivers.machine_images import refuse_machine_image
 from imagebuilder.cli.commands import Command, Group, command
 from imagebuilder.cli.common import print_json, report_error
 from imagebuilder.cli.fs import dos, edit, look, volume
@@ -79,6 +80,7 @@ def _volume(
         with FileDevice.open(
             chosen.image, writable=writes(chosen), sector_size=chosen.sector_size
         ) as device:
+            refuse_machine_image(device)
             return action(chosen, window(chosen, device))
 
     return _verb(name, options, run)
