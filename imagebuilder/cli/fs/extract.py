@@ -22,6 +22,7 @@ import stat
 import sys
 from typing import Final, cast
 
+from backup.shared.text import plural
 from fsdrivers import driver_of
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.printable import printable
@@ -66,6 +67,8 @@ def extract(tree: Tree, text: str, target: str, *, json: bool) -> int:
         made.say(where, loss.error)
     if json:
         print_json({"action": "extract", "objects": made.count, "problems": made.problems})
+    else:
+        print(f"Extracted {plural(made.count, 'object')} to {target}")
     return ExitCode.PARTIAL if made.problems else ExitCode.DONE
 
 

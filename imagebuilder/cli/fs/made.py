@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from backup.shared.text import plural, printable, size_text
-from fsdrivers import EMPTY, UNKNOWN, find_driver, probe
+from backup.shared.text import printable, size_text
 from fsdrivers.device import Device
-from fsdrivers.errors import DeviceError, FilesystemError
 from imagebuilder.cli.common import UsageError
+from imagebuilder.cli.fs.content import content_of
 from imagebuilder.cli.fs.format import name_fields
 from imagebuilder.cli.fs.open import Volume, open_volume, shown_label
 
@@ -18,35 +17,10 @@ def refuse_content(device: Device) -> None:
     Raises:
         UsageError: it does; the text names what it is.
     """
-    if content := _content_of(device):
+    if content := content_of(device):
         raise UsageError(
             f"{device.name} holds {content}: nothing was written; --force makes a volume over it"
         )
-
-
-def _content_of(device: Device) -> str:
-    """Return in a few words what is on a device, "" if nothing is."""
-    from fsdrivers.partitions import read_table
-
-    kind = probe(device)
-    if kind == EMPTY:
-        return ""
-    if kind != UNKNOWN:
-        return _volume_text(kind, device)
-    table = read_table(device)
-    if table.scheme != "none":
-        return f"a partition table ({table.scheme}) with {plural(len(table.entries), 'partition')}"
-    return "data that no driver knows"
-
-
-def _volume_text(kind: str, device: Device) -> str:
-    """Return what is known of a volume, damaged or not."""
-    driver = find_driver(kind)
-    try:
-        label = driver.open_volume(device).label_text() if driver is not None else ""
-    except (FilesystemError, DeviceError):
-        label = ""
-    return f'{kind} "{printable(label)}"' if label else kind
 
 
 def made_fields(options: Volume, device: Device) -> dict[str, object]:

@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import fsdrivers
 import fsdrivers.volume
 from fsdrivers import EMPTY, UNKNOWN, Driver, driver_of, find_driver, probe
 from fsdrivers.device import Device
 from fsdrivers.editing import Editor
-from fsdrivers.errors import InvalidNameError, NotRecognisedError, UnsupportedError
+from fsdrivers.errors import (
+    DeviceError,
+    FilesystemError,
+    InvalidNameError,
+    NotRecognisedError,
+    UnsupportedError,
+)
 from fsdrivers.tree import Tree
 from fsdrivers.volume import VolumeOptions
 from imagebuilder.cli.commands import option
 from imagebuilder.cli.common import UsageError, json_flag, report_error
+from imagebuilder.cli.fs.content import content_of
+
+if TYPE_CHECKING:
+    from fsdrivers.partitions import PartitionTable
 
 
 def _codepage(text: str) -> str:
@@ -75,11 +86,25 @@ def open_window(options: Volume, device: Device) -> Device:
     if options.partition is not None:
         return open_partition(device, table, options.partition)
     if table.entries:
-        numbers = [str(entry.number) for entry in table.entries if not entry.is_extended]
+        shown = [
+            f"{entry.number} ({_content_text(device, table, entry.number)})"
+            for entry in table.entries
+            if not entry.is_extended
+        ]
         raise UsageError(
-            f"{options.image} has partitions; choose one with --partition: {', '.join(numbers)}"
+            f"{options.image} has partitions; choose one with --partition: {', '.join(shown)}"
         )
     return device
+
+
+def _content_text(device: Device, table: PartitionTable, number: int) -> str:
+    """Return in a few words what a partition holds."""
+    from fsdrivers.partitions import open_partition
+
+    try:
+        return content_of(open_partition(device, table, number)) or EMPTY
+    except (FilesystemError, DeviceError):
+        return "unreadable"
 
 
 def is_beside_partitions(device: Device) -> bool:

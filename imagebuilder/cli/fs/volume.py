@@ -206,6 +206,8 @@ def check(options: Volume, device: Device) -> int:
     else:
         for item in findings:
             print(item)
+        if not findings:
+            print(f"{device.name}: clean")
     return ExitCode.CORRUPT if findings else ExitCode.DONE
 
 

@@ -191,11 +191,14 @@ def test_manifest_text(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ""
 
 
+PARTITIONS = '1 (fat16 "ESP"), 2 (ext4 "root"), 3 (swap "swap"), 4 (empty), 5 (xfs)'
+
+
 @pytest.mark.tools
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["ls"], 2, "choose one with --partition: 1, 2, 3, 4, 5"),
+        (["ls"], 2, f"choose one with --partition: {PARTITIONS}"),
         (["ls", "-p", "7"], 8, "has no partition 7"),
         (["ls", "-p", "4"], 4, "is empty"),
         (["ls", "-p", "5"], 6, "not supported: xfs"),

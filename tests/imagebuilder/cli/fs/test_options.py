@@ -160,6 +160,17 @@ def test_mkfs_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[st
     )
 
 
+def test_check_and_extract_say_how_it_went(
+    ext: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A volume without faults is clean; what was extracted is counted."""
+    assert fs("check", ext) == 0
+    assert capsys.readouterr().out == f"{ext}: clean\n"
+    assert fs("extract", ext, "/", tmp_path / "out") == 0
+    count = sum(1 for _ in (tmp_path / "out").rglob("*")) + 1
+    assert capsys.readouterr().out == f"Extracted {count} objects to {tmp_path / 'out'}\n"
+
+
 def test_no_image_is_made_below_dev(capsys: pytest.CaptureFixture[str]) -> None:
     """A mistyped disk is said to be none."""
     disk = Path("/dev/rebuildkit-test-none")
