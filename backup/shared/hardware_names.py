@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+FSTAB = "etc/fstab"
 # Below the root of any volume: /boot, or what holds it, may be a volume of its own.
 FILES = (
-    "etc/fstab",
+    FSTAB,
     "etc/crypttab",
     "etc/default/grub",
     "etc/kernel/cmdline",
@@ -178,7 +179,7 @@ def _of_parameters(path: str, line: str) -> Iterator[HardwareName]:
 
 # By path, or by the name of the file.
 _FINDERS: dict[str, Callable[[str, str], Iterator[HardwareName]]] = {
-    "etc/fstab": _of_mount,
+    FSTAB: _of_mount,
     "etc/crypttab": _of_mapping,
     "device.map": _of_device_map,
     "driver-policy": _of_drivers,

@@ -72,6 +72,21 @@ def unrecoverable_parts() -> list[str]:
         return [f"{item.device}: {item.reason}" for item in source.inspect(allow_raw=False)]
 
 
+def findings_on_hardware(root: bytes = b"/") -> Iterator[Finding]:
+    """Yield what this machine cannot start without and another computer does not have."""
+    from backup.agent.live.source import hardware_names_on
+    from backup.shared.hardware_names import FSTAB
+
+    for name in hardware_names_on(root):
+        if name.is_needed:
+            at_restore = "; a restore says so, too" if name.path != FSTAB else "; a restore does it"
+            yield Finding(
+                ExitCode.PARTIAL,
+                f"On another computer this machine may not start: {name.what()}",
+                name.advice + at_restore,
+            )
+
+
 def run_doctor(options: About) -> int:
     """Say whether this machine can be recovered, and what to do about it. Made for people and for
     monitoring: the exit code is that of the gravest finding, and 0 if there is none."""
@@ -79,6 +94,7 @@ def run_doctor(options: About) -> int:
         state = _state_of(session, options.machine)
         rollbacks = session.rollbacks(state.machine)
     findings = [*_of_backups(state, options.max_age), *_of_discs(state), *_of_this_machine()]
+    findings += findings_on_hardware()
     findings += [
         Finding(ExitCode.FAILED, str(error), "ask who runs the server what happened")
         for error in rollbacks.values()

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from backup.objects.known_files import find_known_files
 from backup.shared.hardware_names import (
+    FSTAB,
     MAXIMUM_SIZE,
     HardwareName,
     find_hardware_names,
@@ -28,7 +29,6 @@ from rebuild.fixups.protocol import Fixup, RestoredFile, VolumeChange
 from rebuild.machine import Machine, VolumeTree
 from rebuild.sites import Site
 
-FSTAB = "etc/fstab"
 _KERNEL_NAME = re.compile(r"(?:/dev/)?(sd|hd|vd|xvd|nvme|mmcblk)(\w+)")
 _FIRST = {"a", "0n1", "0"}  # what the names of the first disk of each kind end in
 

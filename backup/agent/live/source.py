@@ -146,7 +146,7 @@ class LiveSource:
                 _note_raw_in_use(local, partition)
         for base, point in self._bases:
             prefix = os.fsdecode(point).rstrip("/") + "/"
-            local.notes += [name.sentence(prefix) for name in _hardware_names_on(base)]
+            local.notes += [name.sentence(prefix) for name in hardware_names_on(base)]
 
     def _freeze_image(self, local: LocalSet, partition: Partition) -> None:
         """Take a mounted volume that is kept as an image as it is at one moment, if that can be."""
@@ -372,7 +372,7 @@ def _note_raw_in_use(local: LocalSet, partition: Partition) -> None:
         local.mixed += 1
 
 
-def _hardware_names_on(base: bytes) -> list[HardwareName]:
+def hardware_names_on(base: bytes) -> list[HardwareName]:
     """Return what on a volume leads to disks by names that only the same hardware has."""
     root = os.fsdecode(base)
     paths = [*FILES]

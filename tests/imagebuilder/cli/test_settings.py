@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.cli import settings
+from imagebuilder.cli.doctor import findings_on_hardware
 from imagebuilder.cli.main import main
 from tests.programs import run
 from tests.scenario import PASSWORD, USER, Server
@@ -204,3 +205,20 @@ def test_doctor_and_status(home: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "No recovery disc was built on this computer." in texts
     assert not any("old" in text for text in texts)
     assert found["newest"]["generation"] == 1
+
+
+def test_doctor_names_what_depends_on_hardware(tmp_path: Path) -> None:
+    """What the machine cannot start without, and what to do."""
+    (tmp_path / "etc/initramfs-tools").mkdir(parents=True)
+    (tmp_path / "etc/fstab").write_text("/dev/vda1 / ext4\n/dev/vda2 none swap\n")
+    (tmp_path / "etc/initramfs-tools/initramfs.conf").write_text("MODULES=dep\n")
+    found = [(item.text, item.advice) for item in findings_on_hardware(bytes(tmp_path))]
+    words = "On another computer this machine may not start: /etc/"
+    assert found == [
+        (f"{words}fstab mounts / by /dev/vda1", "UUID= would do everywhere; a restore does it"),
+        (
+            f"{words}initramfs-tools/initramfs.conf leaves drivers out of the initramfs by "
+            "MODULES=dep",
+            "MODULES=most would do everywhere; a restore says so, too",
+        ),
+    ]
