@@ -7,6 +7,7 @@ firmware, a real system that starts.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tests.vm.machines import UP, debian_disk, pictures
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.tools]
 SIZE_MIB, LARGER_MIB, SMALLER_MIB = 800, 1600, 600
 UP_SECURE = UP.replace("MACHINE-UP", r"MACHINE-SECURE-BOOT 1[\s\S]*MACHINE-UP")
+UP_CHANGED = UP.removeprefix(r"MACHINE-FILES-OK[\s\S]*")  # one of its files is another
 MBR, GPT = DiskLayout("mbr", SIZE_MIB), DiskLayout("gpt", SIZE_MIB)
 
 
@@ -116,6 +118,28 @@ def test_machine_with_generic_kernel_comes_back(
     _, disc = disc_of(scenario, layout, "full")
 
     prove(scenario, disc, LARGER_MIB, "--firmware", firmware, "--bus", bus, "--medium", medium)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["/dev/vda", "/dev/disk/by-id/virtio-OLD-part"])
+def test_machine_that_names_its_disks_by_hardware_comes_back(
+    scenario: Scenario, tmp_path: Path, name: str
+) -> None:
+    """A root, a swap area and an EFI partition by names that the new disk does not have."""
+    disk = tmp_path / "vda"
+    shutil.copyfile(debian_disk(GPT), disk)
+    lines = must(rebuildkit("fs", "cat", disk, "/etc/fstab", "-p", "2")).out.splitlines()
+    numbers = {"/": 2, "/boot/efi": 1, "none": 3}
+    fields = [line.split() for line in lines]
+    changed = [[f"{name}{numbers[rest[0]]}", *rest] for _, *rest in fields]
+    fstab = tmp_path / "fstab"
+    fstab.write_text("".join(f"{' '.join(line)}\n" for line in changed))
+    must(rebuildkit("fs", "put", disk, fstab, "/etc/fstab", "-p", "2", "--force"))
+    disc = tmp_path / "named.iso"
+    must(scenario.backup(f"named-{'id' in name}", disk))
+    must(scenario.build(f"named-{'id' in name}", disc))
+
+    prove(scenario, disc, SIZE_MIB, "--firmware", "uefi", "--bus", "nvme", expect=UP_CHANGED)
 
 
 @pytest.mark.parametrize("size_mib", [SIZE_MIB, LARGER_MIB, SMALLER_MIB])
