@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,7 @@ def back_up_rounds(tmp_path: Path, rounds: int, seed: int, *names: str) -> None:
         churn.prepare(root)
         with changing(root, seed, *names):
             for number in range(rounds):
+                gc.unfreeze()  # what earlier rounds left in this process, see `paused_collector`
                 (result,) = back_up_live(repository, machine)
                 named = [warning.partition(":")[0] for warning in result.warnings]
                 assert bool(named) == result.is_partial, result.warnings
