@@ -8,9 +8,13 @@ needs more than x86-64-v1; Secure Boot needs SMM and the matching variable store
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from vm.errors import MachineError
+
+PROGRAM = "qemu-system-x86_64"
 FIRMWARES = ("bios", "uefi", "secure-boot")
 BUSES = ("ide", "ahci", "virtio", "nvme", "usb", "scsi", "sd")
 MEDIA = ("cd", "usb")
@@ -63,6 +67,19 @@ def variables_template(firmware: str) -> Path:
     return OVMF_DIRECTORY / FIRMWARE_FILES[firmware][1]
 
 
+def check_programs(firmware: str, path: str | None = None) -> None:
+    """Look whether this computer can start a machine; `path` in place of PATH.
+
+    Raises:
+        MachineError: it cannot; says which package to install.
+    """
+    if shutil.which(PROGRAM, path=path) is None:
+        raise MachineError(f"install the package qemu-system-x86: {PROGRAM} is not here")
+    for name in FIRMWARE_FILES.get(firmware, ()):
+        if not (OVMF_DIRECTORY / name).exists():
+            raise MachineError(f"install the package ovmf: {OVMF_DIRECTORY / name} is not here")
+
+
 def arguments_of(config: MachineConfig, *, serial: Path, qmp: Path, log: Path) -> list[str]:
     """Return the complete argument list.
 
@@ -76,7 +93,7 @@ def arguments_of(config: MachineConfig, *, serial: Path, qmp: Path, log: Path) -
         ValueError: a firmware, bus or medium that is not known, in one sentence.
     """
     _check(config)
-    arguments = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot"]
+    arguments = [PROGRAM, "-nodefaults", "-no-user-config", "-no-reboot"]
     arguments += ["-machine", _machine_of(config), "-accel", "tcg", "-smp", "1"]
     arguments += ["-m", str(config.memory_mib), "-display", "none", "-vga", "std"]
     chardev = f"socket,id=serial0,path={serial},server=on,wait=off,logfile={log}"

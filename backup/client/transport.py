@@ -227,7 +227,7 @@ class Transport:
                 is_hopeless = _is_hopeless(error) and not (
                     self._has_connected or self._patience.is_stubborn
                 )
-                reason = shown(reason_of(error))
+                reason = shown(_hint(error, self._scheme) or reason_of(error))
                 if left_s <= 0 or is_hopeless:
                     if isinstance(error, _TryAgainError):
                         raise error.error from error
@@ -280,14 +280,12 @@ class Transport:
             secure.connect()
         except ssl.SSLCertVerificationError as error:
             secure.close()
-            seen = ""
+            shows = ""
             with contextlib.suppress(OSError):
-                seen = (
-                    f" (--fingerprint {seen_fingerprint(self.url)}, if the server prints the same)"
-                )
+                shows = f" (this one shows {seen_fingerprint(self.url)})"
             raise CertificateError(
-                f"the certificate of {self.url} cannot be trusted: {error.verify_message}; "
-                f"for a self-signed one give its fingerprint{seen}"
+                f"the certificate of {self.url} cannot be trusted: {error.verify_message}; for a "
+                f"self-signed one give the fingerprint that the server printed{shows}"
             ) from error
         except BaseException:
             secure.close()
@@ -360,6 +358,15 @@ def _is_hopeless(error: Exception) -> bool:
     A server that hangs up in the handshake, politely or not, is there, and has too much to do.
     """
     return isinstance(error, _HOPELESS) and not isinstance(error, _HUNG_UP)
+
+
+def _hint(error: Exception, scheme: str) -> str:
+    """Return what is probably wrong with an address that answers, but not as a server of ours."""
+    if scheme == "http" and isinstance(error, http.client.RemoteDisconnected):
+        return "it answers no plain HTTP: try https://"
+    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+        return "something else than a server with TLS answers there: is it the right port?"
+    return ""
 
 
 def _raise_if_busy(status: int, body: bytes) -> None:

@@ -89,8 +89,10 @@ class Compare(Source):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rehearse(Credentials):
     disc: Path = option("ISO", "the disc's image", type=Path)
-    firmware: str = option(
-        "--firmware", "firmware of the virtual machine (default: bios)", "bios", choices=FIRMWARES
+    firmware: str | None = option(
+        "--firmware",
+        "firmware of the virtual machine (default: what the recorded machine has)",
+        choices=FIRMWARES,
     )
     bus: str = option("--bus", "bus of its disks (default: virtio)", "virtio", choices=BUSES)
     medium: str = option("--medium", "what the disc is there (default: cd)", "cd", choices=MEDIA)
@@ -168,9 +170,7 @@ def run_restore(options: Restore) -> int:
             verify(unlocked, plan, report, progress=status.show)
         status.clear()
     if options.json:
-        header = unlocked.header
-        chosen = {"data_set": header.data_set_id.hex(), "generation": header.generation}
-        print_json({**chosen, **report.to_dict()})
+        print_json({**_named(unlocked), **report.to_dict()})
     else:
         if options.yes:  # else it was said before the question
             print("\n".join(unlocked.summary()))
@@ -201,6 +201,17 @@ def _is_agreed(options: Restore, unlocked: Unlocked, plan: RestorePlan) -> bool:
     if not (confirm_by(f"Type {day} to take it back:", day) if saved else confirm("Restore?")):
         raise UnsafeTargetError("nothing was written: answer as asked, or use --yes")
     return True
+
+
+def _named(unlocked: Unlocked) -> dict[str, object]:
+    """Return which data set it is, for JSON."""
+    header = unlocked.header
+    return {
+        "data_set": header.data_set_id.hex(),
+        "machine": header.machine,
+        "generation": header.generation,
+        "created_ns": header.created_ns,
+    }
 
 
 def _check_targets(paths: Sequence[str | Path], disks: int) -> None:
@@ -355,10 +366,21 @@ def _expected_pattern(options: Rehearse) -> str:
     return pattern
 
 
+def _recorded_firmware(unlocked: Unlocked) -> str:
+    """Return the firmware that started the machine when it was backed up, if it can do so again."""
+    from rebuild.fixups.firmware import firmware_problem
+
+    was_uefi = unlocked.header.system.get("firmware") == "uefi"
+    kinds = (was_uefi, not was_uefi)
+    fit = (kind for kind in kinds if not firmware_problem(unlocked.machine, is_uefi=kind))
+    return "uefi" if next(fit, was_uefi) else "bios"
+
+
 def run_rehearse(options: Rehearse) -> int:
     """Boot a disc in QEMU, restore, compare, boot the result."""
     from rebuild.disc_image import IsoMedium
     from rebuild.restore import unlock
+    from vm.qemu import check_programs
     from vm.rehearsal import RehearsalConfig, rehearse
 
     status = StatusLine()
@@ -366,6 +388,8 @@ def run_rehearse(options: Rehearse) -> int:
     with ExitStack() as stack:
         medium = stack.enter_context(IsoMedium.open(options.disc))
         unlocked = unlock(medium, options.user, password, progress=status.show)
+        firmware = options.firmware or _recorded_firmware(unlocked)
+        check_programs(firmware)
         sizes = [
             size_on_bus(options.bus, options.disk_size or disk.size)
             for disk in unlocked.machine.disks
@@ -375,7 +399,7 @@ def run_rehearse(options: Rehearse) -> int:
             disk_sizes=sizes,
             user=options.user,
             secret=password,
-            firmware=options.firmware,
+            firmware=firmware,
             bus=options.bus,
             medium=options.medium,
             memory_mib=options.memory,
@@ -395,7 +419,7 @@ def run_rehearse(options: Rehearse) -> int:
         report = rehearse(config, compare, tell=status.show)
         status.clear()
     if options.json:
-        print_json(report.to_dict())
+        print_json({**_named(unlocked), **report.to_dict()})
     else:
         print("\n".join(report.lines()))
     if not report.is_proven:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,16 +36,19 @@ def disc_of(scenario: Scenario, layout: DiskLayout, root: str = "plain") -> tupl
     return disk, disc
 
 
-def prove(scenario: Scenario, disc: Path, size_mib: int, *options: str, expect: str = UP) -> None:
-    """Rehearse a disc, and have every part of the result be as it must."""
+def prove(
+    scenario: Scenario, disc: Path, size_mib: int, *options: str, expect: str = UP
+) -> dict[str, Any]:
+    """Rehearse a disc, and have every part of the result be as it must; return the report."""
     name = "-".join((disc.stem, *options[1::2], str(size_mib)))
     size = ("--disk-size", f"{size_mib}M", "--expect-pattern", expect)
     outcome = scenario.rehearse(disc, *options, *size, *pictures(name))
     assert outcome.code == 0, outcome.out + outcome.err
-    report = outcome.json
+    report: dict[str, Any] = outcome.json
     assert report["proven"]
     assert report["comparison"]["differences"] == []
     assert report["comparison"]["objects"] > 5000
+    return report
 
 
 @pytest.mark.parametrize(
@@ -60,7 +64,9 @@ def test_machine_comes_back(
     """The disc restores an empty disk to an equal machine that starts to its login prompt."""
     _, disc = disc_of(scenario, layout)
 
-    prove(scenario, disc, size_mib, "--firmware", firmware)
+    report = prove(scenario, disc, size_mib)  # with the firmware that was recorded
+    assert report["firmware"] == firmware
+    assert report["machine"] == disc.stem
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.vm.old_pc import assembled
+from vm import qemu
 from vm.errors import MachineError
 from vm.machine import MOST_RESTARTS, Machine
 from vm.qemu import BUSES, FIRMWARES, MEDIA, Disk, MachineConfig, arguments_of, variables_template
@@ -41,6 +42,21 @@ def test_unknown_hardware_is_refused(config: MachineConfig) -> None:
     """What is not known is refused before QEMU is started."""
     with pytest.raises(ValueError, match=r"unknown|variable store"):
         arguments_of(config, **PATHS)
+
+
+def test_what_is_missing_is_named_by_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without QEMU or its UEFI firmware nothing is tried, and the package to install is named."""
+    with pytest.raises(MachineError, match="install the package qemu-system-x86"):
+        qemu.check_programs("bios", path=str(tmp_path))
+    program = tmp_path / qemu.PROGRAM
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(qemu, "OVMF_DIRECTORY", tmp_path)
+    qemu.check_programs("bios", path=str(tmp_path))
+    with pytest.raises(MachineError, match="install the package ovmf"):
+        qemu.check_programs("uefi", path=str(tmp_path))
 
 
 @pytest.mark.vm

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -100,12 +102,36 @@ def test_a_server_is_compared_before_it_is_trusted(
         assert server.fingerprint in capsys.readouterr().err
         assert not settings.profile_path().exists()
 
+        plain = ["--server", server.url.replace("https", "http"), "--user", USER, *password]
+        assert main(["snapshots", *plain, "--retry-for", "0s"]) == 1
+        assert "try https://" in capsys.readouterr().err
+
         assert main([*asked, "--new", "--fingerprint", server.fingerprint.lower()]) == 0
         assert main(["snapshots"]) == 0
         assert main(["status"]) == 0
     assert "There is no backup of desk." in capsys.readouterr().out
     assert main([*asked, "--replace"]) == 2
     assert "cannot be reached" in capsys.readouterr().err
+
+
+def test_another_service_behind_the_port_is_said(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What greets in plain text, as SSH does, is no server of ours."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def greet() -> None:
+            with listening.accept()[0] as connection:
+                connection.sendall(b"SSH-2.0-OpenSSH_9.2p1\r\n")
+                connection.recv(1000)
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        url = f"https://127.0.0.1:{listening.getsockname()[1]}"
+        password = ("--password-file", str(home / "password"), "--retry-for", "0s")
+        assert main(["snapshots", "--server", url, "--user", USER, *password]) == 1
+        thread.join()
+    assert "is it the right port?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
