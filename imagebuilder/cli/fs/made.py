@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from backup.shared.text import printable, size_text
 from fsdrivers.device import Device
+from fsdrivers.machine_images import find_machine_image
 from imagebuilder.cli.common import UsageError
 from imagebuilder.cli.fs.content import content_of
 from imagebuilder.cli.fs.format import name_fields
@@ -17,7 +18,9 @@ def refuse_content(device: Device) -> None:
     Raises:
         UsageError: it does; the text names what it is.
     """
-    if content := content_of(device):
+    form = find_machine_image(device)
+    content = f"a {form.name} image of a disk" if form else content_of(device)
+    if content:
         raise UsageError(
             f"{device.name} holds {content}: nothing was written; --force makes a volume over it"
         )

@@ -128,11 +128,14 @@ def test_mkfs_writes_over_nothing_unasked(
     table.write_bytes(bytes(8 << 20))
     run("sfdisk", "-q", table, text="label: gpt\nsize=2M\nsize=1M\n")
     noise.write_bytes(b"noise" * (1 << 20))
+    virtual = tmp_path / "virtual.qcow2"
+    virtual.write_bytes(b"QFI\xfb\0\0\0\x03".ljust(8 << 20, b"\0"))
     capsys.readouterr()
     for image, options, said in (
         (ext, (), "holds ext4:"),
         (table, ("-p", "0"), "holds a partition table (gpt) with 2 partitions:"),
         (noise, (), "holds data that no driver knows:"),
+        (virtual, (), "holds a qcow2 image of a disk:"),
     ):
         before = image.read_bytes()
         assert fs("mkfs", image, *options, "--type", "ntfs") == 2
