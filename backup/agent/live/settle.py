@@ -24,6 +24,7 @@ from typing import NamedTuple
 from backup.agent.live.databases import DATABASE_FILES, files_to_copy
 from backup.agent.live.freeze import frozen
 from backup.agent.live.linux import birth_time_ns_of, inode_flags
+from backup.agent.live.names import Names
 from backup.agent.live.nodes import node_of
 from backup.agent.live.reader import (
     CHANGED,
@@ -79,22 +80,14 @@ class Settler:
         self._local = scan.local
         self._reader = scan.reader
         self._volume = scan.scan.volume
+        self._names = Names(scan)
         self._snapshot = snapshot
         self._has_hooks = has_hooks
         self._started_ns = time.time_ns()
         # Change time of directories listed again, and when that was.
         self._listed: dict[int, tuple[int, int]] = {}
-        self._children: dict[int, dict[bytes, NodeObject]] = {}  # by number of the directory
-        self._links: dict[int, list[NodeObject]] = {}  # further names by number of the object
-        self._by_source: dict[int, NodeObject] = {}
-        self._indexed = 0  # objects of the local set that are in these
-        self._detached: dict[int, NodeObject] = {}  # objects without a name, by number
-        self._again: set[int] = set()  # numbers of objects to be read again
         self._large: dict[int, _Reading] = {}  # by number, of large files read once so far
         self._settled: set[int] = set()  # numbers of large files read twice
-        self._known: set[int] = set()  # numbers of directories that were listed, or are to be
-        self._found: list[int] = []  # of those that are to be listed
-        self._twins: list[tuple[NodeObject, NodeObject]] = []  # directories walked in two places
         self._frozen_ns = self._doubtful_until_ns = 0
         self._is_stable = False  # whether no directory had changed when all were looked at last
         self._is_frozen = self._was_frozen = self._is_last = False
@@ -123,17 +116,17 @@ class Settler:
             self._note_databases()
             unsettled = self._local.unsettled
             pending = [place for place in unsettled if self._is_ours(place)]
-            is_busy = was_changed or bool(self._again) or bool(pending)
+            is_busy = was_changed or bool(self._names.again) or bool(pending)
             # Of a database that is in use nothing but a frozen state is of use.
-            self._again.update(
+            self._names.again.update(
                 place + 1 for place in pending if unsettled[place] != DATABASE or self._is_frozen
             )
             if self._is_frozen:
                 self._take_back_work()
                 self._add_journals()
                 wanted = self._files_of_databases() if is_last else {}
-                self._again.update(*wanted.values())
-                is_busy = is_busy or bool(self._again)
+                self._names.again.update(*wanted.values())
+                is_busy = is_busy or bool(self._names.again)
                 self._copy_all(deadline)
                 copied = self._reader.copies.keys() if self._is_stable else set()
                 self._whole = {number for number, files in wanted.items() if files <= copied}
@@ -186,15 +179,15 @@ class Settler:
                 break  # they cannot be listed
             former = changed.copy()
             if not count:
-                self._start_index()
+                self._names.start()
             elif not self._is_frozen:
                 # Two changes within one tick of the clock look the same.
                 wait_ns = self._doubtful_until_ns - time.time_ns()
                 time.sleep(min(max(wait_ns, RACY_NS), MOST_NS) / 1e9)
             while changed:
                 self._list_again(changed.pop())
-                changed += self._found
-                self._found = []
+                changed += self._names.found
+                self._names.found = []
             self._reader.forget_paths()
         return True
 
@@ -206,7 +199,7 @@ class Settler:
         for number in self._scan.directories:
             obj = lookup(number)
             assert isinstance(obj, NodeObject), "directories are nodes"
-            if number in lost or number in self._detached:
+            if number in lost or number in self._names.detached:
                 continue
             above = paths.get(obj.parent) if obj.parent else base
             path = self._reader.path_of(obj) if above is None else above + b"/" + obj.name
@@ -260,14 +253,14 @@ class Settler:
                 return
             self._scan.doubtful.discard(number)
             entries = self._read_directory(obj, descriptor)
-            names = self._children.setdefault(number, {})
+            names = self._names.children.setdefault(number, {})
             for name in list(names):
                 child = names.get(name)
                 if child is None:
                     continue  # a further name that stands for the object now
                 entry = entries.get(name)
                 if entry is None or (child.source_number and entry.inode() != child.source_number):
-                    self._detach(child)
+                    self._names.detach(child)
             shown = self._shown(path)
             for name, entry in entries.items():
                 if name not in names and not self._is_excluded(shown, name):
@@ -317,13 +310,13 @@ class Settler:
         try:
             status = entry.stat(follow_symlinks=False)
             is_mount_point = status.st_dev != self._scan.device
-            known = None if is_mount_point else self._by_source.get(status.st_ino)
+            known = None if is_mount_point else self._names.by_source.get(status.st_ino)
             if known is not None and KINDS[node_of(status).kind] is not known.kind:
-                self._drop(known, everywhere=True)  # its number is another object's now
+                self._names.drop(known, everywhere=True)  # its number is another object's now
                 known = None
             if known is None:
                 self._scan.add(directory.number, name, status, reach, is_mount_point)
-                self._index()
+                self._names.grow()
                 return
         except OSError as error:
             if error.errno in GONE:
@@ -332,165 +325,15 @@ class Settler:
                 self._note_loss(directory, name, error)
             return
         is_directory = known.kind is ObjectKind.DIRECTORY
-        if is_directory and self._is_above(known, directory):
+        if is_directory and self._names.is_above(known, directory):
             self._scan.doubtful.add(directory.number)  # more has moved than is known yet
-        elif known.number in self._detached or status.st_nlink == 1 or is_directory:
-            self._move(known, directory, name)
+        elif known.number in self._names.detached or status.st_nlink == 1 or is_directory:
+            self._names.move(known, directory, name)
         else:
             self._scan.scan.add_link(known.number, directory.number, name, status.st_ino)
-            self._index()
+            self._names.grow()
         if not is_directory:
-            self._again.add(known.number)
-
-    def _is_above(self, obj: NodeObject, below: NodeObject) -> bool:
-        """Return whether a directory is another or above it, as far as is known."""
-        node = below
-        while node.number != obj.number:
-            if not node.parent:
-                return False
-            parent = self._local.lookup(node.parent)
-            assert isinstance(parent, NodeObject), "parents are nodes"
-            node = parent
-        return True
-
-    def _move(self, obj: NodeObject, directory: NodeObject, name: bytes) -> None:
-        """Give an object another name."""
-        self._forget_name(obj)
-        self._detached.pop(obj.number, None)
-        obj.parent, obj.name = directory.number, name
-        if name.endswith(WRITE_AHEAD_LOG):
-            self._scan.logs.append(obj.number)
-        self._children.setdefault(directory.number, {})[name] = obj
-        self._local.is_ordered = False
-        self._reader.forget_paths()
-
-    def _forget_name(self, obj: NodeObject) -> None:
-        """Take an object out of the directory it is in, if it is in one."""
-        names = self._children.get(obj.parent, {})
-        if names.get(obj.name) is obj:
-            del names[obj.name]
-
-    def _detach(self, obj: NodeObject) -> None:
-        """Take the name of an object away, in favour of a further name if it has one."""
-        if obj.kind is ObjectKind.HARD_LINK:
-            self._drop_link(obj)
-            return
-        links = self._links.get(obj.number)
-        if links:
-            self._rename_to(obj, links[-1])
-        else:
-            self._forget_name(obj)
-            self._detached[obj.number] = obj
-
-    def _drop_link(self, link: NodeObject) -> None:
-        """Leave out a further name."""
-        self._forget_name(link)
-        links = self._links[link.target_number]
-        self._links[link.target_number] = [other for other in links if other is not link]
-        self._local.drop(link)
-
-    def _rename_to(self, obj: NodeObject, link: NodeObject) -> None:
-        """Let a further name of an object be its own."""
-        self._drop_link(link)
-        self._forget_name(obj)
-        obj.parent, obj.name = link.parent, link.name
-        self._children.setdefault(obj.parent, {})[obj.name] = obj
-        self._local.is_ordered = False
-        self._reader.forget_paths()
-        self._again.add(obj.number)
-
-    def _drop(self, obj: NodeObject, *, everywhere: bool = False) -> None:
-        """Leave out an object with all that is below it.
-
-        What has a further name elsewhere stays under that, unless it is to go `everywhere`.
-        """
-        waiting, gone = [obj], []
-        while waiting:
-            item = waiting.pop()
-            gone.append(item)
-            waiting += self._children.get(item.number, {}).values()
-        numbers = {item.number for item in gone}
-        for item in gone:
-            if item.number in self._local.lost:
-                continue
-            if item.kind is ObjectKind.HARD_LINK:
-                self._drop_link(item)
-                continue
-            links = self._links.get(item.number, [])
-            elsewhere = [link for link in links if link.number not in numbers]
-            if elsewhere and not everywhere:
-                self._rename_to(item, elsewhere[0])
-                continue
-            for link in links:
-                self._drop_link(link)
-            self._forget_name(item)
-            self._detached.pop(item.number, None)
-            self._again.discard(item.number)
-            if self._by_source.get(item.source_number) is item:
-                del self._by_source[item.source_number]
-            self._local.drop(item)
-
-    def _start_index(self) -> None:
-        """Note all nodes of the volume."""
-        self._children, self._links, self._by_source = {}, {}, {}
-        self._known, self._found, self._indexed = set(self._scan.directories), [], 0
-        self._index()
-        for first, second in self._twins:
-            self._merge(first, second)
-        self._twins = []
-
-    def _index(self) -> None:
-        """Note the nodes that have been added since this was last called."""
-        objects, lost = self._local.objects, self._local.lost
-        for place in range(self._indexed, len(objects)):
-            obj = objects[place]
-            if not isinstance(obj, NodeObject) or obj.volume != self._volume:
-                continue
-            if obj.number in lost:
-                continue
-            if obj.parent and obj.number not in self._detached:
-                self._children.setdefault(obj.parent, {})[obj.name] = obj
-            if obj.kind is ObjectKind.HARD_LINK:
-                self._links.setdefault(obj.target_number, []).append(obj)
-            elif obj.source_number:
-                known = self._by_source.setdefault(obj.source_number, obj)
-                if known is not obj:
-                    if obj.kind is known.kind is ObjectKind.DIRECTORY:
-                        self._twins.append((known, obj))
-                    self._by_source[obj.source_number] = obj
-                if obj.kind is ObjectKind.DIRECTORY and obj.number not in self._known:
-                    self._known.add(obj.number)
-                    if self._scan.left_out and self._scan.is_left_out(obj.number):
-                        continue
-                    self._scan.directories.append(obj.number)
-                    self._found.append(obj.number)
-        self._indexed = len(objects)
-
-    def _merge(self, first: NodeObject, second: NodeObject) -> None:
-        """Make one of two objects for a directory that was walked in two places, as it moved.
-
-        What is in it may have been found in either.  Twins below it are merged in their turn.
-        """
-        mine = self._children.setdefault(second.number, {})
-        for name, child in self._children.pop(first.number, {}).items():
-            other = mine.get(name)
-            if other is None:
-                child.parent = second.number
-                mine[name] = child
-                self._local.is_ordered = False
-            elif child.kind is ObjectKind.HARD_LINK:
-                self._drop_link(child)
-            elif child.kind is other.kind is ObjectKind.DIRECTORY and (
-                child.source_number == other.source_number
-            ):
-                continue
-            else:
-                self._detached[child.number] = child
-        self._forget_name(first)
-        self._detached.pop(first.number, None)
-        self._local.drop(first)
-        self._scan.doubtful.update((first.parent, second.parent, second.number))
-        self._reader.forget_paths()
+            self._names.again.add(known.number)
 
     def _path_of(self, obj: NodeObject) -> bytes:
         """Return the path by which this process reaches a node, wherever that is now."""
@@ -537,7 +380,7 @@ class Settler:
                 continue
             if not log.name.endswith(WRITE_AHEAD_LOG):
                 continue  # it has moved since
-            for obj in self._named(log.parent, log.name.removesuffix(WRITE_AHEAD_LOG)):
+            for obj in self._names.find(log.parent, log.name.removesuffix(WRITE_AHEAD_LOG)):
                 with contextlib.suppress(OSError):
                     status = os.lstat(self._path_of(obj))
                     if (status.st_ino, status.st_ctime_ns) != (obj.source_number, obj.changed_ns):
@@ -549,8 +392,8 @@ class Settler:
             obj = self._local.objects[place]
             if reason == DATABASE and isinstance(obj, NodeObject) and self._is_ours(place):
                 for suffix in JOURNALS:
-                    found = self._named(obj.parent, obj.name + suffix)
-                    self._again.update(journal.number for journal in found)
+                    found = self._names.find(obj.parent, obj.name + suffix)
+                    self._names.again.update(journal.number for journal in found)
 
     def _files_of_databases(self) -> dict[int, set[int]]:
         """Return the numbers of the files of databases in use that may have changed meanwhile.
@@ -558,24 +401,17 @@ class Settler:
         By number of the file by which a database is known; without one that is not whole in its
         directory.
         """
-        if self._scan.databases and not self._indexed:
-            self._start_index()
+        if self._scan.databases and not self._names.indexed:
+            self._names.start()
         found: dict[int, set[int]] = {}
         for number in self._scan.databases:
             known = self._local.lookup(number)
             assert isinstance(known, NodeObject), "databases are known by files"
             if number not in self._local.lost:
-                files = files_to_copy(known, self._children, self._reader)
+                files = files_to_copy(known, self._names.children, self._reader)
                 if files is not None:
                     found[number] = files
         return found
-
-    def _named(self, directory: int, name: bytes) -> list[NodeObject]:
-        """Return the file of that name in a directory, if there is one."""
-        if not self._indexed:
-            self._start_index()
-        obj = self._children.get(directory, {}).get(name)
-        return [obj] if obj is not None and obj.kind is ObjectKind.FILE else []
 
     def _take_back_work(self) -> None:
         """Have what was found while nothing changes read now, and not later."""
@@ -584,12 +420,12 @@ class Settler:
         local.work = [work for work in local.work if not self._is_ours(work.place)]
         for place in ours:
             local.parts.pop(place, None)
-        self._again.update(place + 1 for place in ours)
+        self._names.again.update(place + 1 for place in ours)
 
     def _read_again(self) -> None:
         """Have everything read again that is not settled, as far as it is still there."""
-        for number in sorted(self._again):
-            if number in self._local.lost or number in self._detached:
+        for number in sorted(self._names.again):
+            if number in self._local.lost or number in self._names.detached:
                 continue
             self._local.unsettled.pop(number - 1, None)
             if (self._scan.device, self._source_of(number)) in self._scan.swap_files:
@@ -603,7 +439,7 @@ class Settler:
                     self._local.unsettled[number - 1] = VANISHED
                 else:
                     self._local.lose(number - 1, str(error))
-        self._again = set()
+        self._names.again = set()
 
     def _source_of(self, number: int) -> int:
         """Return the inode number of an object."""
@@ -651,11 +487,11 @@ class Settler:
     def _copy_all(self, deadline: float) -> None:
         """Copy the files that are to be read again to memory: nothing changes until `deadline`."""
         room = COPY_LIMIT
-        for number in sorted(self._again):
+        for number in sorted(self._names.again):
             obj = self._local.lookup(number)
             if (
                 number in self._local.lost
-                or number in self._detached
+                or number in self._names.detached
                 or time.monotonic() > deadline
             ):
                 continue
@@ -717,10 +553,10 @@ class Settler:
         Args:
             is_sure: nothing has moved meanwhile; else it may be where nobody has looked.
         """
-        for obj in list(self._detached.values()):
+        for obj in list(self._names.detached.values()):
             if not is_sure:
                 reason = "it is not where it was, and directories kept changing"
                 self._local.lose(obj.number - 1, reason)
             elif self._local.unsettled.get(obj.number - 1) == VANISHED:
                 self._local.lose(obj.number - 1, "")
-            self._drop(obj)
+            self._names.drop(obj)
