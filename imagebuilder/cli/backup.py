@@ -27,6 +27,7 @@ from imagebuilder.cli.common import (
     report_error,
 )
 from imagebuilder.cli.session import MachinePlace, Session, open_session
+from imagebuilder.cli.unattended import make_missing_store
 from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def run_backup(options: Backup) -> int:
                 if isinstance(source, DiskSource):
                     source.prepare(allow_raw=options.allow_raw, is_waiting=is_waiting)
 
+    made = make_missing_store(options)
     with open_session(options, needed=AGENT_MODULES, prepare=prepare) as session:
         from backup.agent.backup import run_backup as back_up
         from backup.agent.result import BackupOptions, Snapshot
@@ -157,7 +159,7 @@ def run_backup(options: Backup) -> int:
         without = f", without {missing_text(result.missing)}" if result.missing else ""
         info = result.data_set
         print(f"data set {info.id}, number {info.generation} of {info.machine}{without}")
-    for note in result.notes:
+    for note in (*[made] * bool(made), *result.notes):
         print(f"note: {note}", file=sys.stderr)
     for warning in result.warnings:
         report_error(f"warning: {warning}")

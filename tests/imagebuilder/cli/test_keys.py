@@ -14,6 +14,7 @@ from imagebuilder.cli.main import main
 from imagebuilder.cli.strength import weakness_of
 from tests.backup.server_process import ServerProcess
 from tests.imagebuilder.small_disk import make_disk
+from tests.programs import run
 
 STRONG = "wolke gitarre tisch"
 WEAK = "hunter22"
@@ -45,6 +46,25 @@ def typing(monkeypatch: pytest.MonkeyPatch) -> Typing:
 def store(tmp_path: Path) -> list[str]:
     """The options for a store that is not there yet."""
     return ["--store", str(tmp_path / "store"), "--user", "anna"]
+
+
+def test_an_unattended_set_up_makes_its_store(
+    tmp_path: Path, store: list[str], capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the password in the environment a store that is not there is made, and said at the end;
+    in one that is there an unknown id is refused all the same."""
+    (tmp_path / "password").write_text(STRONG)
+    run("mke2fs", "-q", "-t", "ext4", tmp_path / "disk.img", "4M")
+    monkeypatch.setenv("REBUILDKIT_PASSWORD_FILE", str(tmp_path / "password"))
+    backup = ["backup", "--machine", "pc", "--disk", str(tmp_path / "disk.img")]
+
+    assert main([*backup, *store]) == 0
+    said = capsys.readouterr().err
+    assert "was made, and the id anna in it" in said
+    assert main([*backup, *store]) == 0
+    assert "was made" not in capsys.readouterr().err
+    assert main([*backup, *store[:2], "--user", "anan"]) == 12
+    assert "does not know the id anan" in capsys.readouterr().err
 
 
 def test_a_backup_makes_no_id(tmp_path: Path, store: list[str], capsys: Output) -> None:
