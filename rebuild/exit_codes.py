@@ -24,7 +24,7 @@ class ExitCode(IntEnum):
         return member
 
     DONE = 0, "done"
-    FAILED = 1, "another failure; `compare`: something differs"
+    FAILED = 1, "another failure; `compare`, `diff`: something differs"
     USAGE = 2, "usage: the command cannot be carried out as it was given"
     PARTIAL = 3, "partial: done, except for what the messages name"
     NOT_RECOGNISED = 4, "`fs`: no filesystem recognised"

@@ -111,6 +111,11 @@ class Row(NamedTuple):
     parent: bytes
     volume: VolumeObject
 
+    def place_text(self, *, is_single: bool) -> str:
+        """Return partition and path as every command takes them, with the disk if not the only."""
+        of_disk = "" if is_single else f"{printable(self.disk)} "
+        return f"{of_disk}{self.partition}:{printable(name_text(self.path))}"
+
 
 def run_ls(options: Listing) -> int:
     """List a directory of a data set, or with -R all that is below it."""
@@ -162,7 +167,7 @@ def _list(options: Look, wanted: Wanted, is_listed: Callable[[Row], bool]) -> in
             summary = reader.summary
             if not options.data_set and not options.json:
                 print(f"rebuildkit: {_newest_line(summary)}", file=sys.stderr)
-            listed = (row for row in _rows(reader, wanted) if is_listed(row))
+            listed = (row for row in iter_rows(reader, wanted) if is_listed(row))
             rows = sorted(listed, key=lambda row: row[:3])
     is_single = summary.counts[ObjectKind.DISK] == 1
     for row in rows:
@@ -170,11 +175,11 @@ def _list(options: Look, wanted: Wanted, is_listed: Callable[[Row], bool]) -> in
             fields = _listed(row.item, name_text(row.path), row.partition)
             print(json.dumps({**fields, "disk": row.disk}, ensure_ascii=False))
         else:
-            print(_line(row, options, "" if is_single else f"{printable(row.disk)} "))
+            print(_line(row, options, is_single=is_single))
     return summary.missing
 
 
-def _rows(objects: Iterable[BackupObject], wanted: Wanted) -> Iterator[Row]:
+def iter_rows(objects: Iterable[BackupObject], wanted: Wanted) -> Iterator[Row]:
     """Yield the nodes on the volumes that are asked for."""
     from backup.objects.model import DiskObject, NodeObject, ObjectKind, VolumeObject
 
@@ -221,11 +226,12 @@ def _listed(item: NodeObject, path: str, partition: int) -> dict[str, object]:
     }
 
 
-def _line(row: Row, options: Look, of_disk: str) -> str:
+def _line(row: Row, options: Look, *, is_single: bool) -> str:
     """Return what is printed of an object; its place and path are taken back as they are."""
-    name = printable(name_text(row.path))
     if not options.long:
-        return f"{of_disk}{row.partition}:{name}"
+        return row.place_text(is_single=is_single)
+    of_disk = "" if is_single else f"{printable(row.disk)} "
+    name = printable(name_text(row.path))
     item = row.item
     letter = {1: "d", 3: "l", 4: "c", 5: "b", 6: "p", 7: "s", 8: "h"}.get(item.kind, "-")
     if item.target:

@@ -23,6 +23,7 @@ MODULES = {
     "imagebuilder.cli.backup": {"backup", "snapshots"},
     "imagebuilder.cli.listing": {"ls", "find"},
     "imagebuilder.cli.files": {"dump"},
+    "imagebuilder.cli.diff": {"diff"},
     "imagebuilder.cli.check": {"check"},
     "imagebuilder.cli.keeping": {
         "policy",
