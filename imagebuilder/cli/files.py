@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fsdrivers.tree import Tree
     from rebuild.restore import Unlocked
 
+STANDARD_OUTPUT = "-"  # as the target of a restore
 _GLOB = b"*?["
 
 
@@ -163,38 +164,79 @@ def run_dump(options: Dump) -> int:
 
 
 def restore_files(options: Source, paths: Sequence[str], target: str) -> int:
-    """Restore what `paths` name to the directory `target`, which must be new or empty.
+    """Restore what `paths` name to the directory `target`, which must be new or empty, or as a tar
+    archive to standard output, which "-" means.
 
     Returns:
         The exit code: 0, or 3 if something could not be restored or the data set is partial.
     """
-    from imagebuilder.cli.fs.extract import Extraction, prepare_target
-
+    is_archive = target == STANDARD_OUTPUT
+    if is_archive:
+        _check_output(options)
     status = StatusLine()
     with ExitStack() as stack:
         medium, unlocked = open_unlocked(options, stack, status)
         status.clear()
         files = Files(unlocked, medium)
         found = [item for path in paths for item in files.find(path)]
-        base = prepare_target(target)
-        count, problems = 0, []  # type: int, list[str]
-        for tree in dict.fromkeys(item.tree for item in found):
-            made = Extraction(tree)
-            chosen = [item for item in found if item.tree is tree]
-            inside = _make_place(base, chosen[0].prefix)
-            made.allow(inside)
-            for path, entry in _with_parents(tree, chosen):
-                made.restore(inside + path if path != b"/" else inside, entry, path != b"/")
-            made.finish()
-            count, problems = count + made.count, problems + made.problems
+        count, problems = _archive(found) if is_archive else _extract(found, target)
     if options.json:
         print_json({"action": "restore", "objects": count, "problems": problems})
+    elif is_archive:
+        report_error(f"wrote {plural(count, 'object')} to the archive")
     else:
         print(f"Restored {plural(count, 'object')} to {printable(target)}")
     code = warn_of_missing(unlocked.header.missing)
     if problems:
         report_error(f"{plural(len(problems), 'problem')}, named above")
     return ExitCode.PARTIAL if problems else code
+
+
+def _check_output(options: Source) -> None:
+    """Refuse to write an archive where it cannot be meant to go.
+
+    Raises:
+        UsageError: to a terminal, or among JSON.
+    """
+    if options.json:
+        raise UsageError("with --to - the archive is on standard output: leave out --json")
+    if sys.stdout.isatty():
+        raise UsageError("the archive would go to the terminal: write `... --to - | tar x`")
+
+
+def _extract(found: Sequence[Found], target: str) -> tuple[int, list[str]]:
+    """Restore to a directory; return how many objects, and what could not be restored."""
+    from imagebuilder.cli.fs.extract import Extraction, prepare_target
+
+    base = prepare_target(target)
+    count, problems = 0, []  # type: int, list[str]
+    for tree, chosen in _by_tree(found):
+        made = Extraction(tree)
+        inside = _make_place(base, chosen[0].prefix)
+        made.allow(inside)
+        for path, entry in _with_parents(tree, chosen):
+            made.restore(inside + path if path != b"/" else inside, entry, path != b"/")
+        made.finish()
+        count, problems = count + made.count, problems + made.problems
+    return count, problems
+
+
+def _archive(found: Sequence[Found]) -> tuple[int, list[str]]:
+    """Write an archive to standard output; return as `_extract`."""
+    from imagebuilder.cli.archive import Archive
+
+    sys.stdout.flush()
+    archive = Archive(sys.stdout.buffer)
+    for tree, chosen in _by_tree(found):
+        for path, entry in _with_parents(tree, chosen):
+            archive.add(tree, (chosen[0].prefix + path).strip(b"/"), entry, is_root=path == b"/")
+    archive.finish()
+    return archive.count, archive.problems
+
+
+def _by_tree(found: Sequence[Found]) -> Iterator[tuple[Tree, list[Found]]]:
+    for tree in dict.fromkeys(item.tree for item in found):
+        yield tree, [item for item in found if item.tree is tree]
 
 
 def _make_place(base: bytes, prefix: bytes) -> bytes:

@@ -53,7 +53,9 @@ class Restore(Source):
         "repeated",
         (),
     )
-    to: str | None = option("--to DIR", "with --path: a new or empty directory")
+    to: str | None = option(
+        "--to DIR|-", "with --path: a new or empty directory; -: a tar archive on standard output"
+    )
     disk_size: int | None = option(
         "--disk-size SIZE", "size of new images, such as 4G or 512M", type=size_of_text
     )

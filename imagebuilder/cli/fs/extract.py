@@ -20,6 +20,7 @@ import fcntl
 import os
 import stat
 import sys
+from collections.abc import Callable
 from typing import Final, cast
 
 from backup.shared.text import plural
@@ -121,7 +122,7 @@ class Extraction:
     def restore(self, path: bytes, entry: Entry, is_new: bool) -> None:
         """Restore one object; `is_new` unless it is the target directory itself."""
         self.count += 1
-        node = self._tree.shown(entry.node)
+        node, note = node_for_host(self._tree, entry)
         try:
             if is_new:
                 self._check_place(path, entry)
@@ -139,19 +140,15 @@ class Extraction:
         except (OSError, ValueError, CorruptError, UnsupportedError) as error:
             self.say(path, error)
             return
-        link = self._tree.link_of(entry.node)
-        if link is not None:
-            node.xattrs = tuple([pair for pair in node.xattrs if pair[0] != _REPARSE])
-            if not link.is_unix:
-                self._report(f"{printable(path)}: leads to a drive of Windows; its text is kept")
+        if note:
+            self._report(f"{printable(path)}: {note}")
         if node.links > 1:
             self._first_paths[node.number] = path
         self._set_attributes(path, node)
 
     def _check_place(self, path: bytes, entry: Entry) -> None:
         """Raise CorruptError for what would not come right below a directory made here."""
-        if b"/" in entry.name or entry.name in (b"", b".", b".."):
-            raise CorruptError("its name is not valid")
+        check_name(entry)
         if os.path.dirname(path) not in self._allowed:
             raise CorruptError("its directory could not be made")
 
@@ -207,7 +204,11 @@ class Extraction:
                 os.chown(path, node.uid, node.gid, follow_symlinks=False)
         except OSError as error:
             self.say(path, error)
-        for name, value in (*node.xattrs, *self._streams_of(path, node)):
+
+        def refuse(what: str, error: Exception) -> None:
+            self._refuse(path, what, error)
+
+        for name, value in (*node.xattrs, *stream_attributes(self._tree, node, refuse)):
             try:
                 os.setxattr(path, name, value, follow_symlinks=False)
             except OSError as error:
@@ -225,22 +226,46 @@ class Extraction:
         if has_flags and self._has_inode_flags:
             self._flags.append((path, node.flags))
 
-    def _streams_of(self, path: bytes, node: Node) -> list[tuple[bytes, bytes]]:
-        """Return the named streams of an object as extended attributes."""
-        found = []
-        for stream in node.streams:
-            if not stream.name:
-                continue
-            try:
-                if stream.size > LONGEST_XATTR:
-                    raise UnsupportedError(
-                        f"{stream.size} bytes are too many for an extended attribute"
-                    )
-                read = cast("StreamVolume", self._tree.volume).read_stream
-                found.append((b"user." + stream.name, read(node, stream.name, 0, stream.size)))
-            except (CorruptError, UnsupportedError) as error:
-                self._refuse(path, f"stream {printable(stream.name)}", error)
-        return found
+
+def node_for_host(tree: Tree, entry: Entry) -> tuple[Node, str]:
+    """Return a node as a host can hold it, and what there is to say of it, if anything."""
+    node, link = tree.shown(entry.node), tree.link_of(entry.node)
+    if link is None:
+        return node, ""
+    node.xattrs = tuple([pair for pair in node.xattrs if pair[0] != _REPARSE])
+    return node, "" if link.is_unix else "leads to a drive of Windows; its text is kept"
+
+
+def check_name(entry: Entry) -> None:
+    """Raise CorruptError for a name that leads out of its directory."""
+    if b"/" in entry.name or entry.name in (b"", b".", b".."):
+        raise CorruptError("its name is not valid")
+
+
+def stream_attributes(
+    tree: Tree, node: Node, refuse: Callable[[str, Exception], None]
+) -> list[tuple[bytes, bytes]]:
+    """Return the named streams of an object as extended attributes.
+
+    Args:
+        tree: of its volume.
+        node: the object.
+        refuse: is told of each stream that cannot be one, by name and reason.
+    """
+    found = []
+    for stream in node.streams:
+        if not stream.name:
+            continue
+        try:
+            if stream.size > LONGEST_XATTR:
+                raise UnsupportedError(
+                    f"{stream.size} bytes are too many for an extended attribute"
+                )
+            read = cast("StreamVolume", tree.volume).read_stream
+            found.append((b"user." + stream.name, read(node, stream.name, 0, stream.size)))
+        except (CorruptError, UnsupportedError) as error:
+            refuse(f"stream {printable(stream.name)}", error)
+    return found
 
 
 def _set_flags(path: bytes, flags: int) -> None:

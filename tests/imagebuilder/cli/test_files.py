@@ -6,6 +6,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
+import sys
+import tarfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +20,8 @@ from tests.programs import run
 from tests.scenario import Outcome, Store, must, rebuildkit
 
 NS = 10**9
+# user::rwx, user:7:r--, group::r-x, mask::r-x, other::---.  Source: linux/posix_acl_xattr.h
+ACL = "0200000001000700ffffffff020004000700000004000500ffffffff10000500ffffffff20000000ffffffff"
 NOW = int(datetime(2026, 12, 2, 10, 30, tzinfo=UTC).timestamp()) * NS
 
 
@@ -32,6 +37,8 @@ class Desk(Store):
         must(rebuildkit("fs", "chmod", self.disk, "-p", "2", "4640", "/etc/shadow"))
         must(rebuildkit("fs", "chown", self.disk, "-p", "2", "7:42", "/etc/shadow"))
         must(rebuildkit("fs", "attr", self.disk, "-p", "2", "--set", "user.a=b", "/etc/shadow"))
+        default = f"system.posix_acl_default={ACL}"
+        must(rebuildkit("fs", "attr", self.disk, "-p", "2", "--set-hex", default, "/etc"))
         self.backup(self.disk)
         self.whole = directory / "whole"
         must(rebuildkit("fs", "extract", self.disk, "-p", "2", "/", self.whole))
@@ -99,6 +106,57 @@ def test_dump_writes_one_file(desk: Desk) -> None:
         assert (refused.code, refused.out, refused.err.count("\n")) == (code, "", 1), path
 
 
+def archive(desk: Desk, path: Path, *words: str | Path) -> subprocess.CompletedProcess[bytes]:
+    """Restore to standard output, which goes to a file."""
+    command = [sys.executable, "-m", "imagebuilder.cli", "restore", "--from", str(desk.place)]
+    with path.open("wb") as file:
+        return subprocess.run(
+            [*command, *map(str, (*desk.credentials, *words)), "--to", "-"],
+            stdout=file,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+
+
+def test_an_archive_holds_all_of_a_volume(desk: Desk, tmp_path: Path) -> None:
+    """GNU tar makes of it what `fs extract` makes of the disk: owners, times, links, content."""
+    tar, out = tmp_path / "all.tar", tmp_path / "out"
+    done = archive(desk, tar, "--path", "2:/")
+    out.mkdir()
+    said = run(
+        "tar", "-x", "-p", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-f", tar, "-C", out
+    )
+
+    assert (done.returncode, said) == (0, ""), done.stderr
+    assert re.fullmatch(rb"rebuildkit: wrote [0-9]+ objects to the archive\n", done.stderr)
+    assert tar.stat().st_size % tarfile.RECORDSIZE == 0
+    run("diff", "-r", "--no-dereference", desk.whole, out)
+    assert listing(out) == listing(desk.whole)
+    assert os.getxattr(out / "etc", "system.posix_acl_default").hex() == ACL
+    assert os.path.samefile(out / "big", out / "same")
+    assert out.stat().st_mtime_ns == desk.whole.stat().st_mtime_ns
+
+
+def test_an_archive_holds_what_was_asked_for(desk: Desk, tmp_path: Path) -> None:
+    """With the directories above; Python's reader sees the same, and attributes by their names."""
+    tar = tmp_path / "one.tar"
+    assert archive(desk, tar, "--path", "/etc/shadow", "--path", "/sparse").returncode == 0
+    with tarfile.open(tar) as opened:
+        assert opened.getnames() == [".", "etc", "etc/shadow", "sparse"]
+        member = opened.getmember("etc/shadow")
+        assert (member.uid, member.gid, member.mode) == (7, 42, 0o4640)
+        assert member.pax_headers["SCHILY.xattr.user.a"] == "b"
+        sparse = opened.extractfile("sparse")
+        assert sparse is not None
+        assert sparse.read() == bytes(5 << 20) + b"end"
+
+
+def test_an_archive_and_json_are_not_mixed(desk: Desk, tmp_path: Path) -> None:
+    """Standard output is one of both."""
+    done = archive(desk, tmp_path / "no.tar", "--path", "/etc", "--json")
+    assert (done.returncode, (tmp_path / "no.tar").read_bytes()) == (2, b"")
+
+
 @pytest.mark.parametrize(
     "words",
     [("--disk", "x", "--path", "/etc", "--to", "y"), ("--path", "/etc"), ("--to", "y"), ()],
@@ -122,6 +180,9 @@ def test_lost_content_is_named_and_the_rest_comes_back(desk: Desk, tmp_path: Pat
     assert done.code == 3
     assert "its content is lost: " in done.err
     assert (tmp_path / "out/link").is_symlink()
+    to_archive = rebuildkit("restore", *where, "--path", "/big", "--to", "-")
+    assert to_archive.code == 3
+    assert re.search(r": big: zeros are in the place of [0-9,]+ bytes of it: ", to_archive.err)
 
 
 @pytest.mark.parametrize(
