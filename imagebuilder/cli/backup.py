@@ -27,6 +27,7 @@ from imagebuilder.cli.common import (
     report_error,
 )
 from imagebuilder.cli.session import MachinePlace, Session, open_session
+from imagebuilder.cli.targets import refuse_repeated
 from imagebuilder.cli.unattended import make_missing_store
 from rebuild.exit_codes import ExitCode
 
@@ -101,6 +102,7 @@ def run_backup(options: Backup) -> int:
     """Back up a machine or its disks. Without --disk it backs up this machine."""
     if options.machine is None and options.credential is None:
         raise UsageError("say which machine it is with --machine")
+    refuse_repeated(options.disk, "disk")
     status = StatusLine()
     sources: list[Source] = []
 
@@ -320,5 +322,5 @@ def _list_deleted(options: Snapshots) -> int:
 
 COMMANDS: Sequence[Command | Group] = (
     command("backup", Backup, run_backup),
-    command("snapshots", Snapshots, run_snapshots),
+    command("snapshots", Snapshots, run_snapshots, is_listing=True),
 )

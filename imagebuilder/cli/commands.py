@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from imagebuilder.cli.settings import find_settings
+from imagebuilder.cli.streams import mark_result
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -83,16 +84,25 @@ class Group:
     plain: Command | None = None  # what the group does without an action
 
 
-def command(name: str, options: type[Options], run: Callable[[Options], int]) -> Command:
+def command(
+    name: str,
+    options: type[Options],
+    run: Callable[[Options], int],
+    *,
+    is_listing: bool = False,
+) -> Command:
     """Return the row of a command.
 
     Args:
         name: what is typed.
         options: dataclass of its options.
         run: takes them, returns the exit code; its docstring begins with what the command does.
+        is_listing: what it prints is its result, so it fails where that cannot be written.
     """
 
     def run_parsed(args: argparse.Namespace) -> int:
+        if is_listing:
+            mark_result()
         values = {item.name: getattr(args, item.name) for item in fields(options)}
         _complete(values, options, args.parser)
         listed = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}

@@ -381,4 +381,4 @@ def _told(summary: Summary) -> str:
     return f"number {summary.generation}, {summary.data_set_id.hex()[:10]}, of {made} UTC"
 
 
-COMMANDS: Sequence[Command | Group] = (command("diff", Diff, run_diff),)
+COMMANDS: Sequence[Command | Group] = (command("diff", Diff, run_diff, is_listing=True),)

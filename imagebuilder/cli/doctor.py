@@ -282,5 +282,5 @@ def _age_text(seconds: float) -> str:
 
 COMMANDS: Sequence[Command | Group] = (
     command("doctor", About, run_doctor),
-    command("status", About, run_status),
+    command("status", About, run_status, is_listing=True),
 )

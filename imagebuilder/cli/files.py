@@ -30,6 +30,7 @@ from imagebuilder.cli.common import (
 )
 from imagebuilder.cli.listing import Wanted
 from imagebuilder.cli.opening import Source, open_unlocked
+from imagebuilder.cli.streams import mark_result
 from rebuild.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -225,6 +226,7 @@ def _archive(found: Sequence[Found]) -> tuple[int, list[str]]:
     """Write an archive to standard output; return as `_extract`."""
     from imagebuilder.cli.archive import Archive
 
+    mark_result()
     sys.stdout.flush()
     archive = Archive(sys.stdout.buffer)
     for tree, chosen in _by_tree(found):
@@ -268,4 +270,4 @@ def _with_parents(tree: Tree, chosen: Sequence[Found]) -> Iterator[tuple[bytes, 
     yield from sorted(wanted.items())
 
 
-COMMANDS: Sequence[Command | Group] = (command("dump", Dump, run_dump),)
+COMMANDS: Sequence[Command | Group] = (command("dump", Dump, run_dump, is_listing=True),)

@@ -374,7 +374,7 @@ COMMANDS: Sequence[Command | Group] = (
         "policy",
         "Show or set which data sets stay.",
         (
-            command("show", PolicyShow, run_policy_show),
+            command("show", PolicyShow, run_policy_show, is_listing=True),
             command("set", PolicySet, run_policy_set),
         ),
     ),
@@ -393,7 +393,7 @@ COMMANDS: Sequence[Command | Group] = (
         "credentials",
         "List or revoke what machines log in with.",
         (
-            command("list", CredentialsList, run_credentials_list),
+            command("list", CredentialsList, run_credentials_list, is_listing=True),
             command("revoke", Revoke, run_credentials_revoke),
         ),
     ),

@@ -127,7 +127,7 @@ COMMANDS: Sequence[Command | Group] = (
         "key",
         "Manage recovery keys and passwords.",
         (
-            command("export", Place, run_key_export),
+            command("export", Place, run_key_export, is_listing=True),
             command("passwd", NewPassword, run_key_passwd),
             command("revoke", Place, run_key_revoke),
         ),

@@ -244,6 +244,6 @@ def _line(row: Row, options: Look, *, is_single: bool) -> str:
 
 
 COMMANDS: Sequence[Command | Group] = (
-    command("ls", Listing, run_ls),
-    command("find", Search, run_find),
+    command("ls", Listing, run_ls, is_listing=True),
+    command("find", Search, run_find, is_listing=True),
 )

@@ -12,6 +12,7 @@ from typing import Any
 
 from imagebuilder.cli.commands import add_commands
 from imagebuilder.cli.common import exit_code_of, report_error, sentence_of
+from imagebuilder.cli.streams import flush_output, is_reader_gone, mark_result, open_streams
 from rebuild.exit_codes import ExitCode, describe
 
 # Which module has which commands, so that only those are imported that are needed.
@@ -63,40 +64,35 @@ def make_parser(typed: Sequence[str] = ()) -> argparse.ArgumentParser:
     return parser
 
 
-def _open_standard_streams() -> None:
-    """Have descriptors 0 to 2 open, on nothing where the caller closed them, as cron may do.
-
-    Otherwise the next files opened would get their numbers, and messages would go into them.
-    """
-    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    _open_standard_streams()
+    open_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
-    args, unknown = make_parser(arguments).parse_known_args(arguments)
-    if unknown:
-        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
-        code: int = args.run(args)
-        sys.stdout.flush()
+        code = _run(arguments)
+        lost = flush_output()
     except KeyboardInterrupt:
         report_error("interrupted")
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output went away; nothing more can be said there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.FAILED
     except Exception as error:  # every failure ends as one sentence and a code
         if os.environ.get("REBUILDKIT_DEBUG"):
             raise
-        report_error(sentence_of(error))
+        if not is_reader_gone(error):
+            report_error(sentence_of(error))
         return exit_code_of(error)
+    if lost is not None and not is_reader_gone(lost):
+        report_error(f"warning: what this command says is lost: {sentence_of(lost)}")
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        args, unknown = make_parser(arguments).parse_known_args(arguments)
+        if unknown:
+            args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    except SystemExit:  # after a usage error, or after help, which is a result
+        mark_result()
+        flush_output()
+        raise
+    code: int = args.run(args)
     return code

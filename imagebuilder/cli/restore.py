@@ -28,7 +28,7 @@ from imagebuilder.cli.common import (
 )
 from imagebuilder.cli.files import restore_files
 from imagebuilder.cli.opening import SOURCES, Source, open_unlocked
-from imagebuilder.cli.targets import confirm_by, refuse_missing_device
+from imagebuilder.cli.targets import confirm_by, refuse_missing_device, refuse_repeated
 from rebuild.exit_codes import ExitCode
 from vm.qemu import BUSES, FIRMWARES, MEDIA, size_on_bus
 
@@ -224,16 +224,7 @@ def _check_targets(paths: Sequence[str | Path], disks: int) -> None:
     """
     if len(paths) > disks:
         raise UsageError(f"the data set has {plural(disks, 'disk')}, but --disk names {len(paths)}")
-    seen: dict[object, str | Path] = {}
-    for path in paths:
-        try:
-            found = os.stat(path)
-            identity: object = found.st_rdev or (found.st_dev, found.st_ino)
-        except OSError:
-            identity = os.path.realpath(path)
-        if identity in seen:
-            raise UsageError(f"{seen[identity]} and {path} are the same target: name each once")
-        seen[identity] = path
+    refuse_repeated(paths, "target")
 
 
 def _check_size(paths: Sequence[str], size: int | None) -> None:
@@ -341,6 +332,7 @@ def _compare(unlocked: Unlocked, paths: Sequence[str | Path], status: StatusLine
     if len(paths) != len(disks):
         given = f"--disk names {len(paths)}"
         raise UsageError(f"the machine has {plural(len(disks), 'disk')}, but {given}")
+    refuse_repeated(paths, "disk")
     with ExitStack() as stack:
         devices = {}
         for disk, path in zip(disks, paths, strict=True):

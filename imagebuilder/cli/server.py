@@ -242,11 +242,11 @@ COMMANDS: tuple[Command | Group, ...] = (
         "server",
         "Serve a directory to agents and image builders, until interrupted.",
         (
-            command("invite", Invite, run_invite),
+            command("invite", Invite, run_invite, is_listing=True),
             command("quota", Quota, run_quota),
             command("repair", Repair, run_repair),
             command("grace", Grace, run_grace),
-            command("keys", Keys, run_keys),
+            command("keys", Keys, run_keys, is_listing=True),
         ),
         plain=command("server", Server, run_server),
     ),

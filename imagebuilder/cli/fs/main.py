@@ -49,7 +49,13 @@ class VerbParser(argparse.ArgumentParser):
             self._is_intermixing = False
 
 
-def _verb(name: str, options: type[ImageOptions], action: Callable[[ImageOptions], int]) -> Command:
+def _verb(
+    name: str,
+    options: type[ImageOptions],
+    action: Callable[[ImageOptions], int],
+    *,
+    is_listing: bool = False,
+) -> Command:
     """Return the row of a verb; what fails ends as one sentence, and as JSON when asked."""
 
     @wraps(action)
@@ -63,7 +69,7 @@ def _verb(name: str, options: type[ImageOptions], action: Callable[[ImageOptions
             report_error(text)
             return code
 
-    return command(name, options, run)
+    return command(name, options, run, is_listing=is_listing)
 
 
 def _volume(
@@ -72,6 +78,8 @@ def _volume(
     action: Callable[[VolumeOptions, Device], int],
     writes: Callable[[VolumeOptions], bool] = lambda chosen: False,
     window: Callable[[VolumeOptions, Device], Device] = open_window,
+    *,
+    is_listing: bool = False,
 ) -> Command:
     """Return the row of a verb that works on one volume, which it writes to if `writes`."""
 
@@ -83,7 +91,7 @@ def _volume(
             refuse_machine_image(device)
             return action(chosen, window(chosen, device))
 
-    return _verb(name, options, run)
+    return _verb(name, options, run, is_listing=is_listing)
 
 
 def _edit(name: str, options: type[VolumeOptions], change: edit.Change[VolumeOptions]) -> Command:
@@ -97,11 +105,11 @@ def _edit(name: str, options: type[VolumeOptions], change: edit.Change[VolumeOpt
 
 
 _VERBS = (
-    _volume("probe", Volume, look.probe, window=lambda chosen, device: device),
-    _volume("ls", look.Listing, look.ls),
-    _volume("stat", look.Object, look.stat),
-    _volume("cat", look.Contents, look.cat),
-    _volume("manifest", look.Object, look.manifest),
+    _volume("probe", Volume, look.probe, window=lambda chosen, device: device, is_listing=True),
+    _volume("ls", look.Listing, look.ls, is_listing=True),
+    _volume("stat", look.Object, look.stat, is_listing=True),
+    _volume("cat", look.Contents, look.cat, is_listing=True),
+    _volume("manifest", look.Object, look.manifest, is_listing=True),
     _edit("put", Put, put),
     _edit("rm", edit.Remove, each(edit.rm)),
     _edit("rmdir", edit.Paths, each(edit.rmdir)),
@@ -113,7 +121,7 @@ _VERBS = (
     _edit("touch", edit.Touch, each(edit.touch)),
     _volume("attr", edit.Attributes, edit.attr, edit.Attributes.writes),
     _volume("label", edit.Label, edit.label, edit.Label.writes),
-    _volume("describe", Volume, volume.describe),
+    _volume("describe", Volume, volume.describe, is_listing=True),
     _verb("mkfs", volume.Mkfs, volume.mkfs),
     _volume("check", Volume, volume.check),
     _volume("extract", volume.Extract, volume.extract),

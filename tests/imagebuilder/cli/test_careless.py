@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import subprocess
 import sys
 import unicodedata
@@ -11,12 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from imagebuilder.cli import targets
+from imagebuilder.cli.common import UsageError
 from rebuild.boot.keymaps import KEYMAPS, layouts_for
 from tests.imagebuilder.small_disk import make_disk
 from tests.scenario import Outcome, must, rebuildkit
 
 pytestmark = pytest.mark.tools
 PASSWORD = "hunter22 horses"
+FULL = "standard output: No space left on device"
 
 
 @pytest.fixture
@@ -113,6 +118,91 @@ def test_closed_streams_change_nothing(tmp_path: Path, password: Path, closed: s
             image,
         )
     )
+
+
+@pytest.mark.parametrize("full", ["> /dev/full", "2> /dev/full", "> /dev/full 2> /dev/full"])
+def test_full_streams_change_nothing(tmp_path: Path, password: Path, full: str) -> None:
+    """Backup, restore and compare do their work where nothing takes what they say; code 0."""
+    must(register(tmp_path, password))
+    disk = make_disk(tmp_path)
+    command = f'"{sys.executable}" -m imagebuilder.cli'
+    secret = f"--user anna --password-file {password}"
+    store, image = tmp_path / "store", tmp_path / "image"
+
+    for line in (
+        f"backup --store {store} {secret} --machine desk --disk {disk}",
+        f"restore --from {store} {secret} --machine desk --yes --disk {image}",
+        f"compare {store} {secret} --machine desk --disk {image}",
+    ):
+        done = subprocess.run(["bash", "-c", f"{command} {line} {full}"], check=False)
+        assert done.returncode == 0, line
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("fs describe {disk} -p 1 > /dev/full", 1, FULL),  # what it prints is its result
+        ("backup --help > /dev/full", 1, FULL),
+        ("--version > /dev/full", 1, FULL),
+        ("fs check {disk} -p 1 > /dev/full", 0, f"warning: what this command says is lost: {FULL}"),
+        ("nonsense 2> /dev/full", 2, ""),
+        ("fs describe {disk} -p 1 | true", 0, ""),
+    ],
+)
+def test_a_listing_that_cannot_be_written_is_a_failure_of_one_sentence(
+    tmp_path: Path, unbuffered: str, line: str, code: int, said: str
+) -> None:
+    """It names standard output; a usage error stays one, and a reader that left is no failure."""
+    command = f'"{sys.executable}" -m imagebuilder.cli {line.format(disk=make_disk(tmp_path))}'
+
+    done = subprocess.run(
+        ["bash", "-c", command],
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (code, f"rebuildkit: {said}\n" if said else "")
+
+
+def test_a_disk_is_backed_up_once(tmp_path: Path, password: Path) -> None:
+    """One disk under two names is a usage error of backup and compare: it would count as two."""
+    must(register(tmp_path, password))
+    disks = [make_disk(tmp_path)]
+    disks.append(Path(shutil.copyfile(disks[0], tmp_path / "second.img")))
+    (tmp_path / "link").symlink_to(disks[0])
+    secret = ("--user", "anna", "--password-file", password, "--machine", "two")
+    store = tmp_path / "store"
+    backup = ("backup", "--store", store, *secret, "--disk", disks[0], "--disk")
+
+    twice = rebuildkit(*backup, tmp_path / "link")
+    must(rebuildkit(*backup, disks[1]))
+    compared = rebuildkit("compare", store, *secret, "--disk", disks[0], "--disk", disks[0])
+
+    assert (twice.code, compared.code) == (2, 2)
+    assert "are the same disk: name each once" in twice.err
+    assert "are the same disk: name each once" in compared.err
+
+
+def test_a_disk_and_its_partition_are_no_two_targets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever names both, in either order, would have one written over the other."""
+    numbers = {"disk": os.makedev(8, 0), "part": os.makedev(8, 1), "other": os.makedev(8, 16)}
+
+    def stat_of(path: str) -> os.stat_result:
+        return os.stat_result((stat.S_IFBLK, 0, 0, 0, 0, 0, 0, 0, 0, 0), {"st_rdev": numbers[path]})
+
+    monkeypatch.setattr(targets, "disk_of", {numbers["part"]: numbers["disk"]}.get)
+    monkeypatch.setattr(targets.os, "stat", stat_of)
+
+    targets.refuse_repeated(["disk", "other"], "target")
+    targets.refuse_repeated(["part", "other"], "target")
+    for both in (["disk", "part"], ["part", "other", "disk"]):
+        with pytest.raises(UsageError, match="parts of one disk"):
+            targets.refuse_repeated(both, "target")
 
 
 def test_targets_are_counted_and_told_apart(tmp_path: Path, password: Path) -> None:
