@@ -8,6 +8,7 @@ those Linux refuses a mount for.  Not here: where a writer decides to put things
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.ext.format import records as ext
@@ -20,37 +21,40 @@ MAX_DESCRIPTOR_SIZE = 1024
 NO_META_GROUPS = 1 << 32
 
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """Sizes are bytes; what counts something else says so."""
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What decides the places of all fixed metadata.  Sizes are bytes; what counts says so."""
 
     block_size: int
-    cluster_size: int
+    cluster_blocks: int = 1  # more with bigalloc
     blocks_count: int
     first_data_block: int
     blocks_per_group: int
-    clusters_per_group: int
     inodes_per_group: int
-    inodes_count: int
     inode_size: int
-    first_inode: int
     descriptor_size: int
-    groups_count: int
-    first_meta_group: int  # descriptor blocks from this on are in their own groups
     reserved_gdt_blocks: int
-    is_sparse: bool
-    backup_groups: tuple[int, int] | None  # with sparse_super2
-    mmp_block: int  # 0 without multiple mount protection
+    groups_per_flex: int = 1  # how many a writer puts the bitmaps and tables of together
+    is_sparse: bool  # sparse_super: backups in few groups only
+    backup_groups: tuple[int, ...] | None = None  # sparse_super2: exactly these and group 0
+    first_meta_group: int = NO_META_GROUPS  # descriptor blocks from this on are in their own groups
 
     @property
-    def size(self) -> int:
-        """Bytes the filesystem spans."""
-        return self.blocks_count * self.block_size
+    def clusters_per_group(self) -> int:
+        return self.blocks_per_group // self.cluster_blocks
+
+    @cached_property
+    def groups_count(self) -> int:
+        return -(-(self.blocks_count - self.first_data_block) // self.blocks_per_group)
+
+    @cached_property
+    def inodes_count(self) -> int:
+        return self.groups_count * self.inodes_per_group
 
     @property
-    def cluster_blocks(self) -> int:
-        """Blocks in a cluster."""
-        return self.cluster_size // self.block_size
+    def has_meta_groups(self) -> bool:
+        """Whether some descriptor blocks are in the groups they describe (meta_bg)."""
+        return self.first_meta_group < NO_META_GROUPS
 
     @property
     def descriptors_per_block(self) -> int:
@@ -78,10 +82,9 @@ class Geometry:
         """Return how many blocks a group has; the last one may be short."""
         return min(self.blocks_per_group, self.blocks_count - self.group_start(group))
 
-    def reserved_inodes(self, group: int) -> int:
-        """Return how many inodes at the start of a group are reserved, some of all that are."""
-        before = group * self.inodes_per_group
-        return min(max(self.first_inode - 1 - before, 0), self.inodes_per_group)
+    def group_end(self, group: int) -> int:
+        """Return the first block behind a group."""
+        return self.group_start(group) + self.group_blocks(group)
 
     def group_of(self, block: int) -> int:
         """Return the group a block is in."""
@@ -131,7 +134,8 @@ class Geometry:
     def has_own_descriptors(self, group: int) -> bool:
         """Tell whether a group holds a descriptor block of the meta_bg part."""
         index = group // self.descriptors_per_block
-        return index >= self.first_meta_group and group in self.meta_descriptor_groups(index)
+        is_holder = group % self.descriptors_per_block in (0, 1, self.descriptors_per_block - 1)
+        return index >= self.first_meta_group and is_holder
 
     def old_descriptor_blocks_count(self, group: int) -> int:
         """Return how many descriptor blocks follow the superblock of a group."""
@@ -141,9 +145,43 @@ class Geometry:
 
     def following_blocks_count(self, group: int) -> int:
         """Return how many blocks follow the superblock of a group: descriptors, room for more."""
-        has_meta = self.first_meta_group < NO_META_GROUPS
-        reserved = 0 if has_meta else self.reserved_gdt_blocks
+        reserved = 0 if self.has_meta_groups else self.reserved_gdt_blocks
         return self.old_descriptor_blocks_count(group) + reserved
+
+    def head_of(self, group: int) -> tuple[int, int]:
+        """Return the (start, count) of what a group begins with.
+
+        These are a superblock, descriptors and room for more; in group 0 the boot block, too.
+        """
+        start = self.group_start(group)
+        count = int(self.has_own_descriptors(group))
+        if self.has_superblock(group):
+            count += 1 + self.following_blocks_count(group)
+        if group == 0:
+            count += self.superblock_block - start
+        return start, count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry(Shape):
+    """That of a volume that exists."""
+
+    first_inode: int
+    mmp_block: int  # 0 without multiple mount protection
+
+    @property
+    def size(self) -> int:
+        """Bytes the filesystem spans."""
+        return self.blocks_count * self.block_size
+
+    @property
+    def cluster_size(self) -> int:
+        return self.cluster_blocks * self.block_size
+
+    def reserved_inodes(self, group: int) -> int:
+        """Return how many inodes at the start of a group are reserved, some of all that are."""
+        before = group * self.inodes_per_group
+        return min(max(self.first_inode - 1 - before, 0), self.inodes_per_group)
 
 
 def is_power(value: int, base: int) -> bool:
@@ -186,20 +224,16 @@ def geometry_of(superblock: ext.Superblock) -> Geometry:
     _require(superblock, "magic", superblock.magic == ext.SUPERBLOCK_MAGIC, "0xef53")
     _require(superblock, "log_block_size", superblock.log_block_size <= 6, "at most 6")
     is_old = superblock.revision == 0
-    block_size = superblock.block_size
     geometry = Geometry(
-        block_size=block_size,
-        cluster_size=_cluster_size(superblock),
+        block_size=superblock.block_size,
+        cluster_blocks=_cluster_blocks(superblock),
         blocks_count=superblock.blocks_count,
         first_data_block=superblock.first_data_block,
         blocks_per_group=superblock.blocks_per_group,
-        clusters_per_group=_clusters_per_group(superblock),
         inodes_per_group=superblock.inodes_per_group,
-        inodes_count=superblock.inodes_count,
         inode_size=ext.OLD_INODE_SIZE if is_old else superblock.inode_size,
         first_inode=ext.OLD_FIRST_INODE if is_old else superblock.first_inode,
         descriptor_size=_descriptor_size(superblock),
-        groups_count=_groups_count(superblock),
         first_meta_group=_first_meta_group(superblock),
         reserved_gdt_blocks=superblock.reserved_gdt_blocks,
         is_sparse=bool(superblock.feature_ro_compat & RoCompat.SPARSE_SUPER),
@@ -210,6 +244,7 @@ def geometry_of(superblock: ext.Superblock) -> Geometry:
         ),
         mmp_block=superblock.mmp_block if superblock.has_mmp else 0,
     )
+    _check_blocks(superblock)
     is_good = superblock.log_groups_per_flex < 32
     _require(superblock, "log_groups_per_flex", is_good, "up to 31")
     _check_groups(superblock, geometry)
@@ -227,24 +262,18 @@ def _require(superblock: ext.Superblock, field: str, is_good: bool, expected: ob
         )
 
 
-def _cluster_size(superblock: ext.Superblock) -> int:
-    """Return the allocation unit; without bigalloc the field is an old one and may be anything."""
+def _cluster_blocks(superblock: ext.Superblock) -> int:
+    """Return the blocks of a cluster; without bigalloc the fields may be anything."""
     if not superblock.has_clusters:
-        return superblock.block_size
+        return 1
     low, high = superblock.log_block_size, MAX_LOG_CLUSTER_SIZE
     is_good = low <= superblock.log_cluster_size <= high
     _require(superblock, "log_cluster_size", is_good, f"{low} to {high}")
-    return superblock.cluster_size
-
-
-def _clusters_per_group(superblock: ext.Superblock) -> int:
-    if not superblock.has_clusters:
-        return superblock.blocks_per_group
-    ratio = _cluster_size(superblock) // superblock.block_size
+    ratio = superblock.cluster_size // superblock.block_size
     expected = superblock.blocks_per_group // ratio
     is_good = superblock.clusters_per_group == expected
     _require(superblock, "clusters_per_group", is_good, expected)
-    return superblock.clusters_per_group
+    return ratio
 
 
 def _descriptor_size(superblock: ext.Superblock) -> int:
@@ -256,7 +285,7 @@ def _descriptor_size(superblock: ext.Superblock) -> int:
     return size
 
 
-def _groups_count(superblock: ext.Superblock) -> int:
+def _check_blocks(superblock: ext.Superblock) -> None:
     first, per_group = superblock.first_data_block, superblock.blocks_per_group
     _require(superblock, "first_data_block", first <= 1, "0 or 1")
     if superblock.block_size > ext.MIN_BLOCK_SIZE:
@@ -264,7 +293,6 @@ def _groups_count(superblock: ext.Superblock) -> int:
     _require(superblock, "blocks_per_group", per_group > 0, "more than 0")
     is_good = first < superblock.blocks_count < 1 << 48
     _require(superblock, "blocks_count_low", is_good, f"more than {first}, less than 2**48")
-    return -(-(superblock.blocks_count - first) // per_group)
 
 
 def _first_meta_group(superblock: ext.Superblock) -> int:
@@ -290,7 +318,7 @@ def _check_inodes(superblock: ext.Superblock, geometry: Geometry) -> None:
     _require(superblock, "inode_size", is_good, f"a power of 2 up to {geometry.block_size}")
     is_good = 0 < geometry.inodes_per_group <= bits
     _require(superblock, "inodes_per_group", is_good, f"1 to {bits}")
-    expected = geometry.inodes_per_group * geometry.groups_count
-    _require(superblock, "inodes_count", geometry.inodes_count == expected, expected)
+    expected = geometry.inodes_count
+    _require(superblock, "inodes_count", superblock.inodes_count == expected, expected)
     is_good = ext.OLD_FIRST_INODE <= geometry.first_inode <= geometry.inodes_count
     _require(superblock, "first_inode", is_good, f"{ext.OLD_FIRST_INODE} or more")

@@ -64,7 +64,7 @@ class GroupBuilder:
 
     def iter_groups(self) -> Iterator[Group]:
         """Yield every group in order."""
-        for group in range(self.geometry.shape.groups):
+        for group in range(self.geometry.shape.groups_count):
             yield self._group(group)
 
     def _group(self, group: int) -> Group:
@@ -120,7 +120,7 @@ class GroupBuilder:
             return False
         if not self.parameters.has_group_checksums or group in (
             0,
-            self.geometry.shape.groups - 1,
+            self.geometry.shape.groups_count - 1,
         ):
             return False
         return used == self.geometry.own_blocks(group)

@@ -65,19 +65,19 @@ def build_superblock(
     made = parameters.mkfs_time_s or now
     ratio = shape.cluster_blocks
     overhead = shape.first_data_block + geometry.fixed_blocks + totals.journal_blocks
-    blocks, reserved, free = shape.total_blocks, parameters.reserved_blocks, totals.free_blocks
+    blocks, reserved, free = shape.blocks_count, parameters.reserved_blocks, totals.free_blocks
     backups = parameters.backup_groups
     log_size = parameters.block_size.bit_length() - 11  # of 1024 is 0
     return replace(
         _feature_fields(parameters, totals),
-        inodes_count=shape.total_inodes,
+        inodes_count=shape.inodes_count,
         blocks_count_low=blocks & _MASK32,
         blocks_count_high=blocks >> 32,
         reserved_blocks_low=reserved & _MASK32,
         reserved_blocks_high=reserved >> 32,
         free_blocks_low=free & _MASK32,
         free_blocks_high=free >> 32,
-        free_inodes_count=shape.total_inodes - totals.last_inode,
+        free_inodes_count=shape.inodes_count - totals.last_inode,
         first_data_block=shape.first_data_block,
         log_block_size=log_size,
         log_cluster_size=log_size + ratio.bit_length() - 1,
@@ -96,7 +96,7 @@ def build_superblock(
         magic=ext.SUPERBLOCK_MAGIC,
         state=State.VALID,
         overhead_clusters=min(-(-overhead // ratio), _MASK32),
-        first_meta_group=shape.first_meta_group or 0,
+        first_meta_group=shape.first_meta_group if shape.has_meta_groups else 0,
         mmp_block=totals.mmp_block,
         user_quota_inode=totals.quota_inodes.get(QuotaKind.USER, 0),
         group_quota_inode=totals.quota_inodes.get(QuotaKind.GROUP, 0),
@@ -239,7 +239,7 @@ def resize_double_indirect(geometry: Geometry) -> bytes:
     shape = geometry.shape
     words = array("I", bytes(shape.block_size))
     for index in _reserved_descriptors(geometry):
-        words[index % len(words)] = shape.super_block(0) + 1 + index
+        words[index % len(words)] = shape.backup_superblock_block(0) + 1 + index
     return words.tobytes()
 
 
@@ -247,7 +247,7 @@ def iter_resize_blocks(geometry: Geometry) -> Iterator[bytes]:
     """Yield group 0's reserved descriptor blocks: each lists its places in the backups."""
     shape = geometry.shape
     # With bigalloc and blocks of 1 KiB these are one block off, as e2fsck wants them.
-    first, step = shape.super_block(0) + 1, shape.blocks_per_group
+    first, step = shape.backup_superblock_block(0) + 1, shape.blocks_per_group
     starts = [first + group * step for group in geometry.super_groups[1:]]
     for index in _reserved_descriptors(geometry):
         words = array("I", bytes(shape.block_size))
@@ -256,7 +256,7 @@ def iter_resize_blocks(geometry: Geometry) -> Iterator[bytes]:
 
 
 def _reserved_descriptors(geometry: Geometry) -> range:
-    first = geometry.shape.descriptor_blocks
+    first = geometry.shape.descriptor_blocks_count
     return range(first, first + geometry.shape.reserved_gdt_blocks)
 
 

@@ -45,7 +45,7 @@ class ExtLayout:
         self.block_size = self.parameters.block_size
         self.journal_blocks = planner.journal_blocks
         self._shift = self.block_size.bit_length() - 1
-        directories = [0] * self.geometry.shape.groups
+        directories = [0] * self.geometry.shape.groups_count
         for directory in planner.tree.directories:
             directories[(directory.number - 1) // self.parameters.inodes_per_group] += 1
         used_end, last_inode = planner.space.position, planner.tree.last_inode
@@ -57,7 +57,7 @@ class ExtLayout:
         free = sum(group.free_blocks for group in made)
         self.used_size = (self.parameters.total_blocks - free) * self.block_size
         descriptors = b"".join(group.descriptor for group in made)
-        area = self.geometry.shape.descriptor_blocks * self.block_size
+        area = self.geometry.shape.descriptor_blocks_count * self.block_size
         self._quotas = list(planner.quotas.iter_content())
         self._descriptors = descriptors.ljust(area, b"\0")
         self.superblock = build_superblock(
@@ -124,7 +124,7 @@ class ExtLayout:
         """Yield the fixed metadata, groups in order."""
         geometry = self.geometry
         for number in geometry.super_groups:
-            start = geometry.shape.super_block(number)
+            start = geometry.shape.backup_superblock_block(number)
             if number:
                 yield start, partial(self._backup, number)
             else:
@@ -153,16 +153,14 @@ class ExtLayout:
     def _common_descriptors(self, group: int) -> bytes:
         """Return the descriptors that follow the superblock of a group."""
         shape = self.geometry.shape
-        if shape.is_meta_group(group):
-            return b""
-        return self._descriptors[: shape.common_descriptor_blocks * self.block_size]
+        return self._descriptors[: shape.old_descriptor_blocks_count(group) * self.block_size]
 
     def _iter_meta_descriptors(self) -> Iterator[Job]:
         """Yield the descriptor blocks that are in groups they describe (meta_bg)."""
         shape = self.geometry.shape
-        if shape.first_meta_group is None:
+        if not shape.has_meta_groups:
             return
-        for group in range(shape.groups):
+        for group in range(shape.groups_count):
             if shape.has_own_descriptors(group):
                 at = group // shape.descriptors_per_block * self.block_size
                 start, count = shape.head_of(group)

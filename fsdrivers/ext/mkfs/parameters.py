@@ -28,6 +28,7 @@ from fsdrivers.ext.format.flags import (
     RoCompat,
     SuperFlags,
 )
+from fsdrivers.ext.geometry import NO_META_GROUPS, Shape
 from fsdrivers.ext.htree import effective_version
 from fsdrivers.ext.mkfs import shape as layout
 from fsdrivers.ext.quota import QuotaFacts, quotas_of
@@ -163,12 +164,13 @@ class Parameters(Features):
         """What metadata checksums start from."""
         return volume_seed(self.uuid, self.checksum_seed if self.has_checksum_seed else None)
 
-    def shape(self) -> layout.Shape:
+    def shape(self) -> Shape:
         """Return what decides the places of the fixed metadata."""
         is_sparse2 = self.feature_compat & Compat.SPARSE_SUPER2
-        return layout.Shape(
+        return Shape(
             block_size=self.block_size,
-            total_blocks=self.total_blocks,
+            blocks_count=self.total_blocks,
+            first_data_block=1 if self.block_size == 1024 and self.cluster_blocks == 1 else 0,
             blocks_per_group=self.blocks_per_group,
             inodes_per_group=self.inodes_per_group,
             inode_size=self.inode_size,
@@ -177,7 +179,7 @@ class Parameters(Features):
             groups_per_flex=self.groups_per_flex,
             is_sparse=bool(self.feature_ro_compat & RoCompat.SPARSE_SUPER),
             backup_groups=self.backup_groups if is_sparse2 else None,
-            first_meta_group=self.first_meta_group if self.has_meta_groups else None,
+            first_meta_group=self.first_meta_group if self.has_meta_groups else NO_META_GROUPS,
             cluster_blocks=self.cluster_blocks,
         )
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fsdrivers.errors import NoSpaceError, UnsupportedError
+from fsdrivers.ext.geometry import Shape
 
 Run = tuple[int, int]
 
@@ -38,104 +39,6 @@ DEFAULT_JOURNALS = (
     (32 << 20, 128 << 10),
 )
 LARGEST_DEFAULT_JOURNAL = 256 << 10
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What decides the places of all fixed metadata."""
-
-    block_size: int
-    total_blocks: int
-    blocks_per_group: int
-    inodes_per_group: int
-    inode_size: int
-    descriptor_size: int
-    reserved_gdt_blocks: int
-    groups_per_flex: int  # 1 without flex_bg
-    is_sparse: bool  # sparse_super: backups in few groups only
-    backup_groups: tuple[int, ...] | None = None  # sparse_super2: exactly these and group 0
-    first_meta_group: int | None = None  # meta_bg: from which descriptor block on
-    cluster_blocks: int = 1  # more with bigalloc
-
-    @property
-    def first_data_block(self) -> int:
-        return 1 if self.block_size == 1024 and self.cluster_blocks == 1 else 0
-
-    @property
-    def clusters_per_group(self) -> int:
-        return self.blocks_per_group // self.cluster_blocks
-
-    @property
-    def groups(self) -> int:
-        return -(-(self.total_blocks - self.first_data_block) // self.blocks_per_group)
-
-    @property
-    def descriptor_blocks(self) -> int:
-        return -(-self.groups * self.descriptor_size // self.block_size)
-
-    @property
-    def inode_table_blocks(self) -> int:
-        return -(-self.inodes_per_group * self.inode_size // self.block_size)
-
-    @property
-    def total_inodes(self) -> int:
-        return self.groups * self.inodes_per_group
-
-    @property
-    def descriptors_per_block(self) -> int:
-        return self.block_size // self.descriptor_size
-
-    @property
-    def common_descriptor_blocks(self) -> int:
-        """Descriptor blocks that follow every superblock; the others are in their groups."""
-        if self.first_meta_group is None:
-            return self.descriptor_blocks
-        return min(self.first_meta_group, self.descriptor_blocks)
-
-    def is_meta_group(self, group: int) -> bool:
-        """Tell whether the descriptor of a group is kept in such groups as itself (meta_bg)."""
-        index = group // self.descriptors_per_block
-        return self.first_meta_group is not None and index >= self.first_meta_group
-
-    def has_own_descriptors(self, group: int) -> bool:
-        """Tell whether a group keeps the descriptor block of the groups around it."""
-        per_block = self.descriptors_per_block
-        return self.is_meta_group(group) and group % per_block in (0, 1, per_block - 1)
-
-    def super_block(self, group: int) -> int:
-        """Return the block with the superblock of a group that has one."""
-        start = self.group_start(group)
-        return 1 if not start and self.block_size == 1024 else start
-
-    def head_of(self, group: int) -> Run:
-        """Return what a group begins with: a superblock, descriptors and the room for more."""
-        start = self.group_start(group)
-        count = int(self.has_superblock(group))
-        if self.is_meta_group(group):
-            count += self.has_own_descriptors(group)
-        elif count:
-            count += self.common_descriptor_blocks
-            count += self.reserved_gdt_blocks if self.first_meta_group is None else 0
-        if group == 0:
-            count += self.super_block(0) - start  # the boot block
-        return start, count
-
-    def group_start(self, group: int) -> int:
-        return self.first_data_block + group * self.blocks_per_group
-
-    def group_end(self, group: int) -> int:
-        return min(self.group_start(group + 1), self.total_blocks)
-
-    @property
-    def has_room_for_head(self) -> bool:
-        """Whether the first group, which has the most to hold, can hold it."""
-        return self.head_of(0)[1] + 2 + self.inode_table_blocks <= self.blocks_per_group
-
-    def has_superblock(self, group: int) -> bool:
-        """Tell whether a group begins with the superblock or a backup of it."""
-        if self.backup_groups is not None:
-            return group == 0 or group in self.backup_groups
-        return not self.is_sparse or is_sparse_backup_group(group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +68,7 @@ class Geometry:
             if start > at:
                 yield at, start - at
             at = start + count
-        rest = self.shape.total_blocks - at
+        rest = self.shape.blocks_count - at
         rest -= rest % self.shape.cluster_blocks
         if rest > 0:
             yield at, rest
@@ -195,22 +98,14 @@ class Geometry:
         return own
 
 
-def is_sparse_backup_group(group: int) -> bool:
-    """Tell whether sparse_super puts a backup here: groups 0, 1 and powers of 3, 5 and 7."""
-    if group <= 1:
-        return True
-    for base in (3, 5, 7):
-        power = base
-        while power < group:
-            power *= base
-        if power == group:
-            return True
-    return False
+def has_room_for_head(shape: Shape) -> bool:
+    """Tell whether the first group, which has the most to hold, can hold it."""
+    return shape.head_of(0)[1] + 2 + shape.inode_table_blocks <= shape.blocks_per_group
 
 
 def super_groups_of(shape: Shape) -> tuple[int, ...]:
     """Return the groups with a superblock, ascending."""
-    groups = shape.groups
+    groups = shape.groups_count
     if shape.backup_groups is not None:
         return tuple(sorted({0, *(g for g in shape.backup_groups if 0 < g < groups)}))
     if not shape.is_sparse:
@@ -234,15 +129,15 @@ def plan_geometry(shape: Shape) -> Geometry:
         NoSpaceError: the metadata does not fit where it must.
         UnsupportedError: the descriptors do not fit into a group.
     """
-    if not shape.has_room_for_head:
+    if not has_room_for_head(shape):
         raise UnsupportedError("a group descriptor table larger than a block group")
     block_bitmaps, inode_bitmaps, inode_tables = array("Q"), array("Q"), array("Q")
     super_groups = super_groups_of(shape)
     heads = _heads_of(shape, super_groups)
     runs: list[Run] = list(heads.values())
     table_blocks = shape.inode_table_blocks
-    for first in range(0, shape.groups, shape.groups_per_flex):
-        count = min(shape.groups_per_flex, shape.groups - first)
+    for first in range(0, shape.groups_count, shape.groups_per_flex):
+        count = min(shape.groups_per_flex, shape.groups_count - first)
         obstacles = [heads[g] for g in range(first, first + count) if g in heads]
         at = shape.group_start(first)
         for places, length in (
@@ -258,7 +153,7 @@ def plan_geometry(shape: Shape) -> Geometry:
                 at += length
         if at > shape.group_end(first + count - 1):
             needed = (at + MIN_LAST_GROUP_BLOCKS) * shape.block_size
-            available = shape.total_blocks * shape.block_size
+            available = shape.blocks_count * shape.block_size
             raise NoSpaceError("inode tables", needed, available)
     fixed = _whole_clusters(_merged(runs), shape)
     return Geometry(shape, super_groups, block_bitmaps, inode_bitmaps, inode_tables, fixed)
@@ -266,9 +161,9 @@ def plan_geometry(shape: Shape) -> Geometry:
 
 def _heads_of(shape: Shape, super_groups: tuple[int, ...]) -> dict[int, Run]:
     """Return what groups begin with, by group, ascending, groups without left out."""
-    if shape.first_meta_group is None:
+    if not shape.has_meta_groups:
         return {group: shape.head_of(group) for group in super_groups}
-    heads = ((group, shape.head_of(group)) for group in range(shape.groups))
+    heads = ((group, shape.head_of(group)) for group in range(shape.groups_count))
     return {group: head for group, head in heads if head[1]}
 
 
@@ -282,7 +177,7 @@ def _whole_clusters(runs: tuple[Run, ...], shape: Shape) -> tuple[Run, ...]:
     for start, count in runs:
         end = start + count
         start -= start % size
-        end = min(end + -end % size, shape.total_blocks)
+        end = min(end + -end % size, shape.blocks_count)
         if stretched and start <= last_end:
             last_end = max(last_end, end)
             stretched[-1] = (last_start, last_end - last_start)

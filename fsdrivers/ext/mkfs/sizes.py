@@ -31,7 +31,7 @@ def parameters_for_size(parameters: Parameters, *, size: int, inodes: int) -> Pa
         raise UnsupportedError("ext volume of 2**32 or more blocks without 64bit")
     recorded = parameters.total_blocks
     is_same = blocks == recorded and inodes <= parameters.total_inodes
-    if is_same and parameters.shape().total_inodes == parameters.total_inodes:
+    if is_same and parameters.shape().inodes_count == parameters.total_inodes:
         return parameters
     blocks -= blocks % ratio
     wanted = min(parameters.total_inodes * blocks // recorded, layout.MAX_INODES)
@@ -87,7 +87,7 @@ def _has_room_for_descriptors(parameters: Parameters, blocks: int) -> bool:
         made = parameters_for_size(parameters, size=blocks * parameters.block_size, inodes=1)
     except (NoSpaceError, UnsupportedError):
         return False
-    return made.shape().has_room_for_head
+    return layout.has_room_for_head(made.shape())
 
 
 def _with_groups(parameters: Parameters, wanted: int, needed: int) -> Parameters:
@@ -96,20 +96,21 @@ def _with_groups(parameters: Parameters, wanted: int, needed: int) -> Parameters
     There are as many as `wanted` inodes if the groups can have them, and `needed` in any case.
     """
     shape = parameters.shape()
-    most = shape.groups * layout.most_inodes_per_group(parameters.block_size, shape.inode_size)
+    groups = shape.groups_count
+    most = groups * layout.most_inodes_per_group(parameters.block_size, shape.inode_size)
     per_group = layout.inodes_per_group_for(
         max(min(wanted, most), needed),
-        groups=shape.groups,
+        groups=groups,
         block_size=parameters.block_size,
         inode_size=parameters.inode_size,
     )
     # The superblock counts inodes with 32 bits.
     step = max(8, parameters.block_size // parameters.inode_size)
-    most_per_group = layout.MAX_INODES // shape.groups // step * step
+    most_per_group = layout.MAX_INODES // groups // step * step
     if per_group > most_per_group:
         per_group = most_per_group
-        if per_group * shape.groups < max(needed, 1):
-            raise UnsupportedError(f"ext volume of {shape.groups} groups")
+        if per_group * groups < max(needed, 1):
+            raise UnsupportedError(f"ext volume of {groups} groups")
     reserved_gdt = 0
     if parameters.has_resize_inode:
         reserved_gdt = layout.reserved_gdt_blocks_for(
@@ -122,10 +123,10 @@ def _with_groups(parameters: Parameters, wanted: int, needed: int) -> Parameters
     return replace(
         parameters,
         inodes_per_group=per_group,
-        total_inodes=per_group * shape.groups,
+        total_inodes=per_group * groups,
         reserved_gdt_blocks=reserved_gdt,
-        first_meta_group=min(parameters.first_meta_group, shape.descriptor_blocks),
-        backup_groups=_backup_groups(parameters, shape.groups),
+        first_meta_group=min(parameters.first_meta_group, shape.descriptor_blocks_count),
+        backup_groups=_backup_groups(parameters, groups),
     )
 
 
@@ -144,13 +145,13 @@ def _short_last_group(parameters: Parameters) -> int:
         NoSpaceError: it is the only group.
     """
     shape = parameters.shape()
-    rest = (shape.total_blocks - shape.first_data_block) % shape.blocks_per_group
-    overhead = 2 + shape.inode_table_blocks + shape.head_of(shape.groups - 1)[1]
+    rest = (shape.blocks_count - shape.first_data_block) % shape.blocks_per_group
+    overhead = 2 + shape.inode_table_blocks + shape.head_of(shape.groups_count - 1)[1]
     least = layout.MIN_LAST_GROUP_BLOCKS * shape.cluster_blocks
     if not rest or rest >= overhead + least:
         return 0
-    if shape.groups == 1:
+    if shape.groups_count == 1:
         needed = overhead + least + shape.first_data_block
         size = shape.block_size
-        raise NoSpaceError("volume metadata", needed * size, shape.total_blocks * size)
+        raise NoSpaceError("volume metadata", needed * size, shape.blocks_count * size)
     return rest

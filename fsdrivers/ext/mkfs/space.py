@@ -35,7 +35,7 @@ class Space:
     def _open_next_run(self) -> None:
         if self._next_run == len(self._runs):
             shape = self._geometry.shape
-            size = shape.total_blocks * shape.block_size
+            size = shape.blocks_count * shape.block_size
             raise NoSpaceError("content", size + shape.block_size, size)
         start, count = self._runs[self._next_run]
         self.position, self.limit = start, start + count

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from fsdrivers.errors import NoSpaceError, UnsupportedError
+from fsdrivers.ext.geometry import Shape
 from fsdrivers.ext.mkfs import minimum_size
 from fsdrivers.ext.mkfs import shape as layout
 from fsdrivers.ext.mkfs.parameters import parameters_of
-from fsdrivers.ext.mkfs.shape import Shape, plan_geometry
+from fsdrivers.ext.mkfs.shape import plan_geometry
 from fsdrivers.ext.mkfs.sizes import parameters_for_size
 from tests.fsdrivers.ext.mkfs_images import EXT3, EXT4, Drawing, assert_clean, small_blocks
 from tests.fsdrivers.ext.volumes import make_image
@@ -22,7 +23,8 @@ from tests.programs import run
 MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
 SHAPE = Shape(
     block_size=4096,
-    total_blocks=262144,
+    blocks_count=262144,
+    first_data_block=0,
     blocks_per_group=32768,
     inodes_per_group=8192,
     inode_size=256,
@@ -31,6 +33,7 @@ SHAPE = Shape(
     groups_per_flex=16,
     is_sparse=True,
 )
+SMALL_BLOCKS = replace(SHAPE, block_size=1024, first_data_block=1, blocks_per_group=8192)
 
 
 @pytest.mark.tools
@@ -62,7 +65,8 @@ def test_places_equal_those_of_mke2fs(
 
     shape = Shape(
         block_size=number("Block size"),
-        total_blocks=number("Block count"),
+        blocks_count=number("Block count"),
+        first_data_block=number("First block"),
         blocks_per_group=number("Blocks per group"),
         inodes_per_group=number("Inodes per group"),
         inode_size=number("Inode size"),
@@ -82,40 +86,40 @@ def test_places_equal_those_of_mke2fs(
     assert [int(x) for x in re.findall(r"Inode table at (\d+)", text)] == list(
         geometry.inode_tables
     )
-    assert shape.total_inodes == number("Inode count")
+    assert shape.inodes_count == number("Inode count")
     if shape.reserved_gdt_blocks:
         assert shape.reserved_gdt_blocks == layout.reserved_gdt_blocks_for(
-            shape.total_blocks,
+            shape.blocks_count,
             blocks_per_group=shape.blocks_per_group,
             block_size=shape.block_size,
             descriptor_size=shape.descriptor_size,
         )
     if "ext2" not in options:
         wanted = number("Total journal blocks")
-        assert layout.default_journal_blocks(shape.total_blocks) == wanted
+        assert layout.default_journal_blocks(shape.blocks_count) == wanted
 
 
 def test_backup_groups() -> None:
     """sparse_super keeps backups in groups 0, 1 and the powers of 3, 5 and 7."""
-    shape = replace(SHAPE, total_blocks=32768 * 400)
+    shape = replace(SHAPE, blocks_count=32768 * 400)
     wanted = (0, 1, 3, 5, 7, 9, 25, 27, 49, 81, 125, 243, 343)
 
     assert layout.super_groups_of(shape) == wanted
-    assert tuple(g for g in range(400) if layout.is_sparse_backup_group(g)) == wanted
+    assert tuple(g for g in range(400) if shape.has_superblock(g)) == wanted
     everywhere = replace(shape, is_sparse=False)
     assert layout.super_groups_of(everywhere) == tuple(range(400))
     two = replace(shape, backup_groups=(1, 399))
     assert layout.super_groups_of(two) == (0, 1, 399)
-    assert layout.super_groups_of(replace(SHAPE, total_blocks=30000)) == (0,)
+    assert layout.super_groups_of(replace(SHAPE, blocks_count=30000)) == (0,)
 
 
 def test_runs_cover_the_volume_once() -> None:
     """Fixed and free runs alternate and together are the whole volume."""
     for shape in (
         SHAPE,
-        replace(SHAPE, total_blocks=32768 * 50 + 12345, inodes_per_group=32768),
+        replace(SHAPE, blocks_count=32768 * 50 + 12345, inodes_per_group=32768),
         replace(SHAPE, groups_per_flex=1),
-        replace(SHAPE, block_size=1024, blocks_per_group=8192, inodes_per_group=1024),
+        replace(SMALL_BLOCKS, inodes_per_group=1024),
     ):
         geometry = plan_geometry(shape)
         runs = sorted([*geometry.fixed_runs, *geometry.iter_free_runs()])
@@ -124,10 +128,10 @@ def test_runs_cover_the_volume_once() -> None:
         for start, count in runs:
             assert start == at
             at += count
-        assert at == shape.total_blocks
+        assert at == shape.blocks_count
         free = sum(count for _, count in geometry.iter_free_runs())
         assert free == geometry.usable_blocks
-        within = geometry.fixed_runs_within(0, shape.total_blocks)
+        within = geometry.fixed_runs_within(0, shape.blocks_count)
         assert within == list(geometry.fixed_runs)
 
 
@@ -146,7 +150,7 @@ def test_inode_tables_step_over_backups() -> None:
 def test_descriptors_must_fit_a_group() -> None:
     """A descriptor table larger than a group needs meta_bg, which is not made."""
     with pytest.raises(UnsupportedError, match="descriptor table"):
-        plan_geometry(replace(SHAPE, block_size=1024, blocks_per_group=8192, total_blocks=1 << 31))
+        plan_geometry(replace(SMALL_BLOCKS, blocks_count=1 << 31))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +200,7 @@ def test_three_tebibytes_are_planned() -> None:
     drawing.entries[-1].node.size = 2 * TIB
     plan = drawing.plan(EXT4 | {"journal_blocks": 262144}, 3 * TIB)
 
-    assert plan.geometry.shape.groups == 24576
+    assert plan.geometry.shape.groups_count == 24576
     assert plan.superblock.inodes_count == 24576 * 8192
     placed = plan.placements(number)
     assert sum(extent.length for extent in placed) == 2 * TIB

@@ -23,6 +23,7 @@ from fsdrivers.ext.extents import (
 )
 from fsdrivers.ext.format import records as ext
 from fsdrivers.ext.format.flags import HashVersion, InodeFlags
+from fsdrivers.ext.geometry import Shape
 from fsdrivers.ext.htree import name_hash
 from fsdrivers.ext.mkfs.blockmap import BlockMap
 from fsdrivers.ext.mkfs.directories import (
@@ -34,7 +35,7 @@ from fsdrivers.ext.mkfs.directories import (
 from fsdrivers.ext.mkfs.files import dense_map_blocks, map_blocks_of, ranges_of
 from fsdrivers.ext.mkfs.hashing import name_hashes
 from fsdrivers.ext.mkfs.inodes import InodeTable
-from fsdrivers.ext.mkfs.shape import Shape, plan_geometry
+from fsdrivers.ext.mkfs.shape import plan_geometry
 from fsdrivers.ext.mkfs.space import ChunkReader, Space
 from fsdrivers.ext.nodes import pack_device
 from fsdrivers.volume import Kind, Node
@@ -392,7 +393,18 @@ def test_bitmaps_equal_bit_by_bit(runs: list[tuple[int, int]]) -> None:
 
 def test_space_steps_over_metadata_and_ends() -> None:
     """Blocks come ascending, in runs between the metadata, until there are no more."""
-    shape = Shape(1024, 20000, 8192, 512, 256, 64, 0, 16, is_sparse=True)
+    shape = Shape(
+        block_size=1024,
+        blocks_count=20000,
+        first_data_block=1,
+        blocks_per_group=8192,
+        inodes_per_group=512,
+        inode_size=256,
+        descriptor_size=64,
+        reserved_gdt_blocks=0,
+        groups_per_flex=16,
+        is_sparse=True,
+    )
     geometry = plan_geometry(shape)
     space = Space(geometry)
     free = geometry.usable_blocks
