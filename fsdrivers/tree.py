@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from fsdrivers.errors import IsADirectoryError_, NotFoundError, not_a_directory, not_found
 from fsdrivers.losses import Loss
+from fsdrivers.patterns import iter_matching
 from fsdrivers.printable import printable
 from fsdrivers.registry import Can, driver_of
 from fsdrivers.volume import Entry, Extent, Kind, Link, Node, Volume
@@ -123,6 +124,16 @@ class Tree:
                 continue
             trail.append(entry)
         return trail[-1]
+
+    def iter_matching(self, pattern: bytes) -> Iterator[tuple[bytes, Entry]]:
+        """Yield (path, entry) of what a path with wildcards means; see `patterns`."""
+        if self.root is not None:
+            yield from iter_matching(
+                pattern,
+                self.root,
+                lambda entry: [(child.name, child) for child in self.children(entry.node)],
+                ignores_case=self._ignores_case,
+            )
 
     def iter_content(self, node: Node) -> Iterator[bytes]:
         """Yield the content of a file piece by piece.

@@ -8,7 +8,6 @@ running machine.  What is restored gets its whole path below the target.
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import os
 import stat
 import sys
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from backup.shared.text import plural, printable
 from fsdrivers.errors import FilesystemError, NotFoundError
+from fsdrivers.patterns import has_wildcards
 from fsdrivers.volume import Entry, Kind
 from imagebuilder.cli.commands import Command, Group, command, option
 from imagebuilder.cli.common import (
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from rebuild.restore import Unlocked
 
 STANDARD_OUTPUT = "-"  # as the target of a restore
-_GLOB = b"*?["
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +77,7 @@ class Files:
         if not found:
             raise NotFoundError(f"{text}: not in the data set")
         volumes = {id(item.tree) for item in found}
-        if len(volumes) > 1 and not any(mark in os.fsencode(text) for mark in _GLOB):
+        if len(volumes) > 1 and not has_wildcards(os.fsencode(text)):
             numbers = sorted({self._number_of(item.tree) for item in found})
             raise UsageError(
                 f"{text} is on several partitions: write "
@@ -108,10 +107,9 @@ class Files:
         tree = self._tree(number)
         if tree.root is None:
             return
-        if any(mark in path for mark in _GLOB):
-            for where, entry in tree.iter_below(b"/", tree.root):
-                if _matches(where, path):
-                    yield Found(tree, where, entry, prefix)
+        if has_wildcards(path):
+            for where, entry in tree.iter_matching(path):
+                yield Found(tree, where, entry, prefix)
             return
         try:
             yield Found(tree, b"/" + path.strip(b"/"), tree.find(path), prefix)
@@ -134,14 +132,6 @@ class Files:
     def _number_of(self, tree: Tree) -> int:
         number = next(number for number, known in self._trees.items() if known is tree)
         return self._unlocked.machine.trees[number].volume.partition
-
-
-def _matches(path: bytes, pattern: bytes) -> bool:
-    """Tell whether a path matches a pattern, whose wildcards stand for no slash; ** for any."""
-    if b"**" in pattern:
-        return fnmatch.fnmatchcase(path, pattern)
-    parts, patterns = path.strip(b"/").split(b"/"), pattern.strip(b"/").split(b"/")
-    return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
 
 
 def run_dump(options: Dump) -> int:

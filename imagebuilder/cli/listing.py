@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import re
 import sys
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from backup.shared.text import name_text, printable, second_text, size_text
+from fsdrivers.patterns import is_found
 from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import machine_option, warn_of_missing
 from imagebuilder.cli.session import OTHER_DATA_SET, MachinePlace, open_session
@@ -148,7 +148,7 @@ def run_find(options: Search) -> int:
     pattern = os.fsencode(options.pattern)
 
     def is_listed(row: Row) -> bool:
-        return fnmatch.fnmatchcase(row.path if b"/" in pattern else row.item.name, pattern)
+        return is_found(pattern, row.path)
 
     return warn_of_missing(_list(options, Wanted("/"), is_listed))
 

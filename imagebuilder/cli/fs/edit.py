@@ -37,6 +37,7 @@ from imagebuilder.cli.fs.open import (
 from imagebuilder.cli.fs.outcome import Outcome
 from imagebuilder.cli.fs.paths import (
     destination,
+    expanded,
     find_in_tree,
     find_object,
     find_place,
@@ -160,17 +161,21 @@ def editing(name: str, change: Change[Options], options: Options, device: Device
     return outcome.code
 
 
-def each(action: Callable[[PathsOptions, Editor, str], list[str]]) -> Change[PathsOptions]:
+def each(
+    action: Callable[[PathsOptions, Editor, str], list[str]], *, expands: bool = False
+) -> Change[PathsOptions]:
     """Return the change that does `action` with each PATH, also after one that failed.
 
-    `action` returns the paths it changed.
+    `action` returns the paths it changed.  With `expands`, wildcards name what is there.
     """
 
     @wraps(action)
     def change(options: PathsOptions, editor: Editor, outcome: Outcome) -> None:
-        for path in options.paths:
+        for typed in options.paths:
+            path = typed
             try:
-                outcome.changed += action(options, editor, path)
+                for path in expanded(editor, typed) if expands else [typed]:
+                    outcome.changed += action(options, editor, path)
             except (UsageError, FilesystemError) as error:
                 outcome.fail(naming(error, path))
 

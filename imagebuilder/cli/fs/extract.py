@@ -9,8 +9,9 @@ What the host refuses (an owner without privilege, an attribute its filesystem l
 once for all objects that lack the same attribute, and the exit code is 3.  It does not restore the
 time of creation, and attributes and short names of FAT and NTFS.
 
-It overwrites nothing and follows no symbolic link: the target must be new or empty, every object
-is made exclusively, and only in a directory that was made here.  So nothing gets outside the
+It overwrites nothing and follows no symbolic link: the target must be new or empty, or take only
+single files; every object is made exclusively, and only in the target or a directory that was made
+here.  So nothing gets outside the
 target, whatever a damaged volume says.
 """
 
@@ -20,19 +21,20 @@ import fcntl
 import os
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from backup.shared.text import plural
 from fsdrivers import driver_of
 from fsdrivers.errors import CorruptError, UnsupportedError
+from fsdrivers.patterns import has_wildcards
 from fsdrivers.printable import printable
 from fsdrivers.tree import Tree, merge_extents
 from fsdrivers.volume import Entry, Kind, Node, StreamVolume
 from imagebuilder.cli.common import UsageError, print_json, report_error
 from imagebuilder.cli.fs.format import DEVICES, KIND_BITS
 from imagebuilder.cli.fs.outcome import reason_of
-from imagebuilder.cli.fs.paths import find_in_tree
+from imagebuilder.cli.fs.paths import find_all
 from rebuild.exit_codes import ExitCode
 
 _REPARSE: Final = b"system.ntfs_reparse_data"  # what a link of NTFS is kept as
@@ -42,27 +44,31 @@ FS_IOC_SETFLAGS: Final = 0x40086602  # linux/fs.h: _IOW('f', 2, long), 64-bit
 LONGEST_XATTR: Final = 1 << 16  # bytes of a value.  Source: linux/limits.h, XATTR_SIZE_MAX
 
 
-def extract(tree: Tree, text: str, target: str, *, json: bool) -> int:
-    """Restore what the path `text` names, and all below it, into the directory `target`.
+def extract(tree: Tree, texts: Sequence[str], target: str, *, json: bool) -> int:
+    """Restore what paths name, and all below it, into the directory `target`.
+
+    One directory gives what is in it, of several each gets its name there.
 
     Returns:
         The exit code: 0, or 3 when something could not be restored.
 
     Raises:
-        UsageError: `target` is there and not an empty directory, or the path is empty.
-        NotFoundError, CorruptError, DeviceError: the path cannot be found.
+        UsageError: `target` is there and not a directory, or not empty and something else than
+            single files is to come into it; or a path is empty.
+        NotFoundError, CorruptError, DeviceError: a path cannot be found.
     """
-    path, found = find_in_tree(tree, text)
-    base = prepare_target(target)
+    found = dict(item for text in texts for item in find_all(tree, text))
+    is_all_files = all(entry.node.kind is not Kind.DIRECTORY for entry in found.values())
+    base = prepare_target(target, may_hold=is_all_files)
     made = Extraction(tree)
-    if found.node.kind is Kind.DIRECTORY:
-        prefix = len(path.rstrip(b"/")) + 1
-        for where, entry in tree.iter_below(path, found):
-            inner = where[prefix:]
-            made.restore(os.path.join(base, inner) if inner else base, entry, bool(inner))
-    else:
+    is_content = len(texts) == 1 and not has_wildcards(os.fsencode(texts[0])) and not is_all_files
+    if not is_content:
         made.allow(base)
-        made.restore(os.path.join(base, path.rsplit(b"/", 1)[-1]), found, True)
+    for path, entry in found.items():
+        prefix = len(path.rstrip(b"/") if is_content else path.rstrip(b"/").rpartition(b"/")[0]) + 1
+        for where, item in tree.iter_below(path, entry):
+            inner = where[prefix:]
+            made.restore(os.path.join(base, inner) if inner else base, item, bool(inner))
     made.finish()
     for where, loss in tree.lost_paths():
         made.say(where, loss.error)
@@ -73,16 +79,16 @@ def extract(tree: Tree, text: str, target: str, *, json: bool) -> int:
     return ExitCode.PARTIAL if made.problems else ExitCode.DONE
 
 
-def prepare_target(target: str) -> bytes:
+def prepare_target(target: str, *, may_hold: bool = False) -> bytes:
     """Return the path of a directory to extract to, which is made if it is not there.
 
     Raises:
-        UsageError: it is there and not an empty directory.
+        UsageError: it is there and not a directory, or not empty unless it `may_hold` something.
     """
     base = os.fsencode(target).rstrip(b"/") or b"/"
     if os.path.lexists(base):
         is_directory = stat.S_ISDIR(os.lstat(base).st_mode)
-        if not is_directory or os.listdir(base):
+        if not is_directory or (os.listdir(base) and not may_hold):
             raise UsageError(f"{target} must be a new or an empty directory")
     else:
         os.mkdir(base)  # noqa: PTH102 (pathlib cannot hold all bytes)

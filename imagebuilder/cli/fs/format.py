@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from backup.shared.text import second_text
+from backup.shared.text import size_text as people_text
 from fsdrivers.errors import UnsupportedError
 from fsdrivers.printable import printable
 from fsdrivers.tree import Tree
@@ -94,11 +95,10 @@ def entry_fields(entry: Entry) -> dict[str, object]:
     return fields
 
 
-def list_lines(items: Sequence[tuple[bytes, Node]]) -> list[str]:
-    """Return lines as `ls -l` prints them, with numeric owners."""
-    columns = [
-        (str(node.links), str(node.uid), str(node.gid), size_text(node)) for _, node in items
-    ]
+def list_lines(items: Sequence[tuple[bytes, Node]], *, is_human: bool = False) -> list[str]:
+    """Return lines as `ls -l` prints them, with numeric owners; `is_human` as `ls -lh`."""
+    size_of = human_text if is_human else size_text
+    columns = [(str(node.links), str(node.uid), str(node.gid), size_of(node)) for _, node in items]
     widths = [max(map(len, column)) for column in zip(*columns, strict=True)]
     lines = []
     for (name, node), values in zip(items, columns, strict=True):
@@ -161,20 +161,26 @@ def probe_lines(result: Mapping[str, object], rows: Sequence[Mapping[str, object
         )
         label = printable(str(row.get("label") or "").encode())
         numbers = (str(row["number"]), str(row["start"]), str(row["size"]))
-        table.append(
-            (*numbers, str(row["type"]), content, str(row.get("uuid") or ""), label, note.strip())
-        )
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for cells in table:
-        padded = [
-            cell.rjust(width) if index < 3 else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        lines.append("  ".join(padded).rstrip())
+        kind = str(row.get("type_name") or row["type"])
+        table.append((*numbers, kind, content, str(row.get("uuid") or ""), label, note.strip()))
+    lines += table_lines(table, right=3)
     for row in rows:
         found = row.get("volume_problems")
         for problem in found if isinstance(found, list) else ():
             lines.append(f"problem in {row['number']}: {problem}")
+    return lines
+
+
+def table_lines(table: Sequence[Sequence[str]], *, right: int) -> list[str]:
+    """Return rows of cells as lines, the first `right` columns flush right."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for cells in table:
+        padded = [
+            cell.rjust(width) if index < right else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        lines.append("  ".join(padded).rstrip())
     return lines
 
 
@@ -193,6 +199,11 @@ def size_text(node: Node) -> str:
     if node.kind in DEVICES:
         return f"{node.device[0]},{node.device[1]}"
     return str(node.size)
+
+
+def human_text(node: Node) -> str:
+    """Return the size as people read it, or the numbers of a device."""
+    return size_text(node) if node.kind in DEVICES else people_text(node.size)
 
 
 def time_text(time_ns: int | None) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import base64
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,10 @@ from backup.shared.collector import paused_collector
 from fsdrivers import UNKNOWN
 from fsdrivers.device import Device, Window
 from fsdrivers.errors import DeviceError, FilesystemError, NotFoundError
+from fsdrivers.partitions.type_names import type_name
 from fsdrivers.printable import printable
 from fsdrivers.tree import Tree
-from fsdrivers.volume import Kind
+from fsdrivers.volume import Entry, Kind, Node
 from imagebuilder.cli.commands import flag, option
 from imagebuilder.cli.common import UsageError, print_json, report_error
 from imagebuilder.cli.fs.format import (
@@ -32,10 +33,11 @@ from imagebuilder.cli.fs.open import (
     is_beside_partitions,
     open_tree,
     open_volume,
+    partition_number,
     shown_label,
 )
 from imagebuilder.cli.fs.outcome import failure_of, report_losses
-from imagebuilder.cli.fs.paths import find_in_tree
+from imagebuilder.cli.fs.paths import find_all, find_in_tree
 from imagebuilder.cli.fs.streams import iter_stream, stream_name, stream_option
 
 if TYPE_CHECKING:
@@ -50,13 +52,23 @@ class Object(Volume):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listing(Object):
+class Objects(Volume):
+    """Likewise, at several paths."""
+
+    paths: tuple[str, ...] = option(
+        "PATH", "from the volume's root; may have wildcards", ("/",), nargs="*"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing(Objects):
+    human: bool = flag("-h --human-readable", "sizes as people read them")
     streams: bool = flag("--streams", "list named streams too")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents(Volume):
-    paths: tuple[str, ...] = option("PATH", "files to write", nargs="+")
+    paths: tuple[str, ...] = option("PATH", "files to write; may have wildcards", nargs="+")
     stream: str | None = stream_option()
 
 
@@ -73,42 +85,81 @@ def _finish(tree: Tree) -> int:
 
 
 def ls(options: Listing, device: Device) -> int:
-    """List a directory, or one object, as ls -l does."""
+    """List directories, or single objects, as ls -l does."""
     tree = open_tree(options, device)
-    _, found = find_in_tree(tree, options.path)
-    if found.node.kind == Kind.DIRECTORY:
-        listed = [(child.name, child.node) for child in tree.children(found.node)]
-    else:
-        listed = [(os.fsencode(options.path), found.node)]
-    listed = [(name, tree.shown(node)) for name, node in listed]
+    found, worst = _find_each(tree, options.paths)
+    alone = [(os.fsencode(text), entry) for text, _, entry in found if not _is_directory(entry)]
+    parts = [(b"", alone)] if alone else []
+    parts += [
+        (path, [(child.name, child) for child in tree.children(entry.node)])
+        for _, path, entry in found
+        if _is_directory(entry)
+    ]
+    rows: list[dict[str, object]] = []
+    for directory, listed in parts:
+        shown = [(name, tree.shown(entry.node)) for name, entry in listed]
+        if options.json:
+            place = name_fields("directory", directory) if len(found) > 1 and directory else {}
+            rows += [
+                {**place, **name_fields("name", name), **node_fields(node)} for name, node in shown
+            ]
+            continue
+        if directory and len(found) > 1:
+            print(f"{'' if directory == parts[0][0] else chr(10)}{printable(directory)}:")
+        _print_listed(options, sorted(shown, key=lambda item: item[0]))
     if options.json:
-        print_json([{**name_fields("name", name), **node_fields(node)} for name, node in listed])
-    else:
-        items = sorted(listed, key=_by_name)
-        for (_, node), line in zip(items, list_lines(items), strict=True):
-            print(line)
-            for stream in node.streams if options.streams else ():
-                print(f"  {stream.size} :{printable(stream.name)}")
-    return _finish(tree)
+        print_json(rows)
+    return worst or _finish(tree)
 
 
-def _by_name(item: tuple[bytes, object]) -> bytes:
-    return item[0]
+def _print_listed(options: Listing, items: list[tuple[bytes, Node]]) -> None:
+    lines = list_lines(items, is_human=options.human)
+    for (_, node), line in zip(items, lines, strict=True):
+        print(line)
+        for stream in node.streams if options.streams else ():
+            print(f"  {stream.size} :{printable(stream.name)}")
 
 
-def stat(options: Object, device: Device) -> int:
-    """Show everything known of one object."""
+def _is_directory(entry: Entry) -> bool:
+    return entry.node.kind is Kind.DIRECTORY
+
+
+def _find_each(tree: Tree, texts: Sequence[str]) -> tuple[list[tuple[str, bytes, Entry]], int]:
+    """Return (as typed, path, entry) of what several paths name, and an exit code.
+
+    A path that cannot be found does not stop the others; one alone does.
+    """
+    found, worst = [], 0
+    for text in texts:
+        try:
+            matching = find_all(tree, text)
+        except (UsageError, FilesystemError, DeviceError) as error:
+            if len(texts) == 1:
+                raise
+            worst = worst or _fail(error)
+            continue
+        is_itself = len(matching) == 1 and matching[0][0] == b"/" + os.fsencode(text).strip(b"/")
+        found += [
+            (text if is_itself else os.fsdecode(path), path, entry) for path, entry in matching
+        ]
+    return found, worst
+
+
+def stat(options: Objects, device: Device) -> int:
+    """Show everything known of objects."""
     tree = open_tree(options, device)
-    path, found = find_in_tree(tree, options.path)
-    node = tree.shown(found.node)
-    extents = extents_of(tree, node) if node.kind == Kind.FILE else []
-    if options.json:
+    found, worst = _find_each(tree, options.paths)
+    rows: list[dict[str, object]] = []
+    for _, path, entry in found:
+        node = tree.shown(entry.node)
+        extents = extents_of(tree, node) if node.kind == Kind.FILE else []
         places = [list(extent) for extent in extents]
-        print_json({**name_fields("path", path), **node_fields(node), "extents": places})
-    else:
-        for line in stat_lines(path, node, extents):
+        rows.append({**name_fields("path", path), **node_fields(node), "extents": places})
+        for line in () if options.json else stat_lines(path, node, extents):
             print(line)
-    return _finish(tree)
+    if options.json:
+        print_json(rows[0] if len(rows) == len(options.paths) == 1 else rows)
+    return worst or _finish(tree)
 
 
 def cat(options: Contents, device: Device) -> int:
@@ -117,10 +168,12 @@ def cat(options: Contents, device: Device) -> int:
     sys.stdout.flush()
     results: list[dict[str, object]] = []
     worst = 0
-    for path in options.paths:
+    for path, found in _iter_wanted(tree, options.paths):
         content: list[bytes] = []
         try:
-            for piece in _iter_named(options, tree, path):
+            if isinstance(found, Exception):
+                raise found
+            for piece in _iter_named(options, tree, found):
                 if options.json:
                     content.append(piece)
                 else:
@@ -139,12 +192,23 @@ def cat(options: Contents, device: Device) -> int:
     return worst or _finish(tree)
 
 
-def _iter_named(options: Contents, tree: Tree, path: str) -> Iterator[bytes]:
-    """Return the pieces of the content, or of the stream, that a path and the options name."""
-    node = find_in_tree(tree, path, follow=True)[1].node
+def _iter_wanted(tree: Tree, texts: Sequence[str]) -> Iterator[tuple[str, Entry | Exception]]:
+    """Yield (path, entry) of the files that paths name; the error for what cannot be found."""
+    for text in texts:
+        try:
+            found = find_all(tree, text, follow=True)
+        except (UsageError, FilesystemError, DeviceError) as error:
+            yield text, error
+            continue
+        for path, entry in found:
+            yield text if len(found) == 1 else os.fsdecode(path), entry
+
+
+def _iter_named(options: Contents, tree: Tree, entry: Entry) -> Iterator[bytes]:
+    """Return the pieces of the content, or of the stream, that the options name."""
     if options.stream is None:
-        return tree.iter_content(node)
-    return iter_stream(tree.volume, node, stream_name(options.stream))
+        return tree.iter_content(entry.node)
+    return iter_stream(tree.volume, entry.node, stream_name(options.stream))
 
 
 def manifest(options: Object, device: Device) -> int:
@@ -162,9 +226,23 @@ def manifest(options: Object, device: Device) -> int:
 
 def probe(options: Volume, device: Device) -> int:
     """Show the partition table and what each partition holds."""
+    result, rows, worst = probe_disk(options, device)
+    if options.json:
+        print_json({**result, "partitions": rows})
+    else:
+        for line in probe_lines(result, rows):
+            print(line)
+    return worst
+
+
+def probe_disk(
+    options: Volume, device: Device
+) -> tuple[dict[str, object], list[dict[str, object]], int]:
+    """Return what is known of a disk, or of a volume without one; its partitions; an exit code."""
     from fsdrivers.partitions import read_table
 
     worst = 0
+    number = partition_number(options.partition, device)
     table = read_table(device)
     result: dict[str, object] = {
         "image": options.image,
@@ -174,33 +252,23 @@ def probe(options: Volume, device: Device) -> int:
         "disk_id": table.disk_id,
         "problems": list(table.problems),
     }
-    if (
-        options.partition is not None
-        and options.partition != 0
-        and table.entry(options.partition) is None
-    ):
-        raise NotFoundError(f"{options.image} has no partition {options.partition}")
+    if number and table.entry(number) is None:
+        raise NotFoundError(f"{options.image} has no partition {number}")
     rows: list[dict[str, object]] = []
-    if table.scheme == "none" or options.partition == 0:
+    if table.scheme == "none" or number == 0:
         fields, worst = _volume_fields(options, device)
         result.update(fields)
     else:
-        if options.partition is None and is_beside_partitions(device):  # a hybrid disc
+        if number is None and is_beside_partitions(device):  # a hybrid disc
             fields, worst = _volume_fields(options, device)
             whole = {"number": 0, "start": 0, "size": device.size, "type": "", "name": ""}
             rows.append({**whole, **fields})
         for entry in table.entries:
-            if options.partition in (None, entry.number):
+            if number in (None, entry.number):
                 fields, code = _partition_fields(options, device, table, entry)
                 rows.append(fields)
                 worst = worst or code
-    result["partitions"] = rows
-    if options.json:
-        print_json(result)
-    else:
-        for line in probe_lines(result, rows):
-            print(line)
-    return worst
+    return result, rows, worst
 
 
 def _partition_fields(
@@ -212,6 +280,7 @@ def _partition_fields(
         "start": entry.start,
         "size": entry.size,
         "type": entry.type,
+        "type_name": type_name(entry.type),
         "name": entry.name,
         "flags": entry.flags,
         "partuuid": entry.partuuid,

@@ -16,7 +16,7 @@ from fsdrivers.device import Device, FileDevice
 from fsdrivers.machine_images import refuse_machine_image
 from imagebuilder.cli.commands import Command, Group, command
 from imagebuilder.cli.common import print_json, report_error
-from imagebuilder.cli.fs import dos, edit, look, volume
+from imagebuilder.cli.fs import dos, edit, look, space, volume
 from imagebuilder.cli.fs.edit import each
 from imagebuilder.cli.fs.open import Image, Volume, open_window
 from imagebuilder.cli.fs.outcome import EXIT_CODES, failure_of
@@ -104,20 +104,26 @@ def _edit(name: str, options: type[VolumeOptions], change: edit.Change[VolumeOpt
     return _volume(name, options, action, lambda chosen: True)
 
 
+def _whole(options: Volume, device: Device) -> Device:
+    return device
+
+
 _VERBS = (
-    _volume("probe", Volume, look.probe, window=lambda chosen, device: device, is_listing=True),
+    _volume("probe", Volume, look.probe, window=_whole, is_listing=True),
+    _volume("df", space.Space, space.df, window=_whole, is_listing=True),
     _volume("ls", look.Listing, look.ls, is_listing=True),
-    _volume("stat", look.Object, look.stat, is_listing=True),
+    _volume("find", space.Search, space.find, is_listing=True),
+    _volume("stat", look.Objects, look.stat, is_listing=True),
     _volume("cat", look.Contents, look.cat, is_listing=True),
     _volume("manifest", look.Object, look.manifest, is_listing=True),
     _edit("put", Put, put),
-    _edit("rm", edit.Remove, each(edit.rm)),
-    _edit("rmdir", edit.Paths, each(edit.rmdir)),
+    _edit("rm", edit.Remove, each(edit.rm, expands=True)),
+    _edit("rmdir", edit.Paths, each(edit.rmdir, expands=True)),
     _edit("mv", edit.Move, edit.mv),
     _edit("mkdir", edit.NewDirectories, each(edit.mkdir)),
     _edit("ln", edit.Link, edit.ln),
-    _edit("chmod", edit.Mode, each(edit.chmod)),
-    _edit("chown", edit.Owner, each(edit.chown)),
+    _edit("chmod", edit.Mode, each(edit.chmod, expands=True)),
+    _edit("chown", edit.Owner, each(edit.chown, expands=True)),
     _edit("touch", edit.Touch, each(edit.touch)),
     _volume("attr", edit.Attributes, edit.attr, edit.Attributes.writes),
     _volume("label", edit.Label, edit.label, edit.Label.writes),

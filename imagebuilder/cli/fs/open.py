@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from fsdrivers.errors import (
     DeviceError,
     FilesystemError,
     InvalidNameError,
+    NotFoundError,
     NotRecognisedError,
     UnsupportedError,
 )
@@ -41,6 +43,10 @@ def _codepage(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def _partition(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
     """Options of every verb."""
@@ -53,10 +59,11 @@ class Image:
 class Volume(Image):
     """Options that say which volume, and how to read it."""
 
-    partition: int | None = option(
+    partition: int | str | None = option(
         "-p --partition N",
-        "partition, by the number that Linux gives it; 0: the whole disk",
-        type=int,
+        "partition, by the number that Linux gives it, or by label, UUID, PARTUUID or name; 0: the "
+        "whole disk",
+        type=_partition,
     )
     sector_size: int | None = option(
         "--sector-size BYTES",
@@ -80,11 +87,12 @@ def open_window(options: Volume, device: Device) -> Device:
     """
     from fsdrivers.partitions import open_partition, read_table
 
-    if options.partition == 0 or (options.partition is None and is_beside_partitions(device)):
+    number = partition_number(options.partition, device)
+    if number == 0 or (number is None and is_beside_partitions(device)):
         return device
     table = read_table(device)
-    if options.partition is not None:
-        return open_partition(device, table, options.partition)
+    if number is not None:
+        return open_partition(device, table, number)
     if table.entries:
         shown = [
             f"{entry.number} ({_content_text(device, table, entry.number)})"
@@ -95,6 +103,38 @@ def open_window(options: Volume, device: Device) -> Device:
             f"{options.image} has partitions; choose one with --partition: {', '.join(shown)}"
         )
     return device
+
+
+def partition_number(partition: int | str | None, device: Device) -> int | None:
+    """Return the number of the partition that is meant, None if none is.
+
+    Args:
+        partition: its number, or label or UUID of what it holds, or PARTUUID or name of its own.
+        device: the disk.
+
+    Raises:
+        NotFoundError: no partition is called so.
+        UsageError: several are.
+    """
+    from fsdrivers.partitions import open_partition, read_table
+
+    if partition is None or isinstance(partition, int):
+        return partition
+    table = read_table(device)
+    found = []
+    for entry in table.entries:
+        names = {entry.partuuid.lower(), entry.name}
+        with contextlib.suppress(FilesystemError, DeviceError):
+            volume = fsdrivers.open_volume(open_partition(device, table, entry.number))
+            names |= {volume.uuid.lower(), volume.label_text()}
+        if partition in names or partition.lower() in names - {entry.name}:
+            found.append(entry.number)
+    if not found:
+        raise NotFoundError(f"{device.name} has no partition {partition}")
+    if len(found) > 1:
+        numbers = " or ".join(map(str, found))
+        raise UsageError(f"several partitions are called {partition}: choose one with -p {numbers}")
+    return found[0]
 
 
 def _content_text(device: Device, table: PartitionTable, number: int) -> str:

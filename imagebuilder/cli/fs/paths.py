@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 
+from fsdrivers import driver_of
 from fsdrivers.editing import Editor, find, find_parent
 from fsdrivers.errors import NotADirectoryError_, NotFoundError
+from fsdrivers.patterns import has_wildcards, iter_matching
 from fsdrivers.tree import Tree
 from fsdrivers.volume import Entry, Kind, Node
 from imagebuilder.cli.common import UsageError
@@ -57,6 +59,57 @@ def find_in_tree(tree: Tree, text: str, *, follow: bool = False) -> tuple[bytes,
     if says_directory and found.node.kind is not Kind.DIRECTORY:
         raise NotADirectoryError_(f"{text}: not a directory")
     return path, found
+
+
+def find_all(tree: Tree, text: str, *, follow: bool = False) -> list[tuple[bytes, Entry]]:
+    """Return what a path names, as `find_in_tree`; several, by path, if it has wildcards.
+
+    A name that has such characters itself is found as it is.
+
+    Raises:
+        NotFoundError: nothing fits.
+        Else as `find_in_tree`.
+    """
+    try:
+        return [find_in_tree(tree, text, follow=follow)]
+    except NotFoundError:
+        pattern = os.fsencode(text)
+        if not has_wildcards(pattern):
+            raise
+    found = list(tree.iter_matching(pattern))
+    if _says_directory(text):
+        found = [(path, entry) for path, entry in found if entry.node.kind is Kind.DIRECTORY]
+    if not found:
+        raise NotFoundError(f"{text}: nothing fits")
+    if follow:
+        return [(path, tree.find(path, follow=True)) for path, _ in found]
+    return found
+
+
+def expanded(editor: Editor, text: str) -> list[str]:
+    """Return the paths that a path means if it has wildcards, else itself; as `find_all`.
+
+    Raises:
+        NotFoundError: it has wildcards, and nothing fits.
+    """
+    pattern = os.fsencode(text)
+    if not has_wildcards(pattern):
+        return [text]
+    with contextlib.suppress(NotFoundError, NotADirectoryError_):
+        find(editor, split_path(text))
+        return [text]
+
+    def names_in(number: int) -> list[tuple[bytes, int]]:
+        is_directory = editor.node(number).kind is Kind.DIRECTORY
+        return editor.names(number) if is_directory else []
+
+    ignores_case = driver_of(editor.type).names.ignores_case
+    matching = iter_matching(pattern, editor.root, names_in, ignores_case=ignores_case)
+    slash = "/" if _says_directory(text) else ""
+    found = [os.fsdecode(path) + slash for path, _ in matching]
+    if not found:
+        raise NotFoundError(f"{text}: nothing fits")
+    return found
 
 
 def find_object(editor: Editor, text: str) -> Node:

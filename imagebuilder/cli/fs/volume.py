@@ -20,7 +20,14 @@ from fsdrivers.volume import Description, Entry, Kind, Node, Plain
 from imagebuilder.cli.commands import flag, option
 from imagebuilder.cli.common import UsageError, print_json, size_of_text
 from imagebuilder.cli.fs.made import made_fields, made_line, refuse_content
-from imagebuilder.cli.fs.open import Volume, driver_for, open_tree, open_volume, open_window
+from imagebuilder.cli.fs.open import (
+    Volume,
+    driver_for,
+    open_tree,
+    open_volume,
+    open_window,
+    partition_number,
+)
 from imagebuilder.cli.targets import refuse_missing_device
 from rebuild.exit_codes import ExitCode
 
@@ -50,8 +57,10 @@ class Mkfs(Volume):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extract(Volume):
-    path: str = option("PATH", "from the volume's root")
-    target: str = option("DIRECTORY", "must be new or empty")
+    paths: tuple[str, ...] = option("PATH", "from the volume's root; may have wildcards", nargs="+")
+    target: str = option(
+        "DIRECTORY", "new or empty; for single files any directory, in which nothing is overwritten"
+    )
 
 
 def described(volume: fsdrivers.volume.Volume) -> dict[str, Plain]:
@@ -130,6 +139,7 @@ def _new_description(options: Mkfs) -> dict[str, Plain]:
 def mkfs(options: Mkfs) -> int:
     """Format a volume, with --force over another one. IMAGE is made if it does not exist."""
     refuse_missing_device(options.image)
+    options = _with_number(options)
     description = _description_of(options)
     kind = str(description["type"])
     driver = driver_of(kind)
@@ -155,6 +165,14 @@ def mkfs(options: Mkfs) -> int:
         if is_blank:
             path.unlink(missing_ok=True)
         raise
+
+
+def _with_number(options: Mkfs) -> Mkfs:
+    """Return the options with the number of the partition, whose label will be another."""
+    if not isinstance(options.partition, str):
+        return options
+    with FileDevice.open(options.image, sector_size=options.sector_size) as device:
+        return replace(options, partition=partition_number(options.partition, device))
 
 
 def _make(options: Mkfs, driver: Driver, description: Description, *, is_blank: bool) -> int:
@@ -216,4 +234,4 @@ def extract(options: Extract, device: Device) -> int:
     from imagebuilder.cli.fs.extract import extract
 
     tree = open_tree(options, device)
-    return extract(tree, options.path, options.target, json=options.json)
+    return extract(tree, options.paths, options.target, json=options.json)

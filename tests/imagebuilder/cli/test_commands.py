@@ -63,7 +63,7 @@ def test_modules_name_their_commands() -> None:
         (["key", "nonsense"], "rebuildkit key"),
         (["fs"], "rebuildkit fs"),
         (["fs", "ls", "x.img", "--nonsense"], "rebuildkit fs ls"),
-        (["fs", "ls", "x.img", "/a", "/b"], "rebuildkit fs ls"),
+        (["fs", "find", "x.img", "a", "/b", "/c"], "rebuildkit fs find"),
         (["fs", "mkfs", "x.img", "--like", "a", "--type", "ntfs"], "rebuildkit fs mkfs"),
     ],
     ids=" ".join,
