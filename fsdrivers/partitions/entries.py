@@ -5,12 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final, TypeVar
 
 from fsdrivers.errors import CorruptError
 from fsdrivers.volume import Description, Plain
 
 # GUID and MBR type.  Source: UEFI 2.10, 5.3.3 and 5.2.2.
 EFI_SYSTEM_TYPES = ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "ef")
+
+_T = TypeVar("_T")
+_KINDS: Final = {int: "an integer", bytes: "bytes", list: "a list", dict: "a map"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,37 +56,20 @@ def subtract(
     return list(ranges)
 
 
-def get_integer(description: Description, key: str) -> int:
-    """Return the integer under `key`, or raise CorruptError."""
-    value = description.get(key)
-    if not isinstance(value, int):
-        raise CorruptError(f"partition table description, {key}", None, "an integer", value)
-    return value
+def get_value(description: Description, key: str, kind: type[_T]) -> _T:
+    """Return what stands under `key`, of that kind, or raise CorruptError."""
+    return as_kind(description.get(key), key, kind)
 
 
-def get_list(description: Description, key: str) -> list[Plain]:
-    """Return the list under `key`, or raise CorruptError."""
-    value = description.get(key)
-    if not isinstance(value, list | tuple):
-        raise CorruptError(f"partition table description, {key}", None, "a list", value)
-    return list(value)
+def as_kind(value: Plain, what: str, kind: type[_T]) -> _T:
+    """Return `value` if it is of that kind, or raise CorruptError.
 
-
-def get_map(description: Description, key: str) -> dict[str, Plain]:
-    """Return the map under `key`, or raise CorruptError."""
-    return as_map(description.get(key), key)
-
-
-def as_map(value: Plain, what: str) -> dict[str, Plain]:
-    """Return `value` if it is a map, or raise CorruptError."""
-    if not isinstance(value, Mapping):
-        raise CorruptError(f"partition table description, {what}", None, "a map", value)
-    return dict(value)
-
-
-def get_bytes(description: Description, key: str) -> bytes:
-    """Return the bytes under `key`, or raise CorruptError."""
-    value = description.get(key)
-    if not isinstance(value, bytes):
-        raise CorruptError(f"partition table description, {key}", None, "bytes", value)
-    return value
+    Serialisers may have made a tuple of a list, and another mapping of a dictionary.
+    """
+    found: object = value
+    if isinstance(value, tuple | Mapping):
+        found = dict(value) if isinstance(value, Mapping) else list(value)
+    if not isinstance(found, kind):
+        expected = _KINDS[kind]
+        raise CorruptError(f"partition table description, {what}", None, expected, value)
+    return found

@@ -17,14 +17,7 @@ from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, NoSpaceError, UnsupportedError
 from fsdrivers.partitions import mbr
 from fsdrivers.partitions.chs import Geometry, place_entry
-from fsdrivers.partitions.entries import (
-    PartitionEntry,
-    as_map,
-    get_bytes,
-    get_integer,
-    get_list,
-    get_map,
-)
+from fsdrivers.partitions.entries import PartitionEntry, as_kind, get_value
 from fsdrivers.partitions.format import (
     GPT_ATTRIBUTE_ACTIVE,
     GPT_MINIMUM_ENTRIES_SIZE,
@@ -159,7 +152,7 @@ def _read_copy(device: Device, lba: int, sector_size: int) -> _Copy:
 
 def entries_of(description: Description) -> tuple[str, tuple[PartitionEntry, ...]]:
     """Return (disk id, partitions) of a description of scheme "gpt"."""
-    sector_size = get_integer(description, "sector_size")
+    sector_size = get_value(description, "sector_size", int)
     header, rows = _header_of(description), _rows_of(description)
     entries = tuple(
         PartitionEntry(
@@ -180,7 +173,7 @@ def entries_of(description: Description) -> tuple[str, tuple[PartitionEntry, ...
 
 def structures_of(description: Description) -> list[tuple[int, int]]:
     """Return the half-open byte ranges that header and entries take near the start."""
-    sector_size = get_integer(description, "sector_size")
+    sector_size = get_value(description, "sector_size", int)
     header = _header_of(description)
     start = header.entries_lba if header.my_lba == PRIMARY_LBA else PRIMARY_LBA + 1
     length = max(_entries_sectors(header, sector_size) * sector_size, GPT_MINIMUM_ENTRIES_SIZE)
@@ -197,15 +190,15 @@ def entries_size_of(description: Description) -> int:
 
 
 def _header_of(description: Description) -> GptHeader:
-    return GptHeader.from_plain(get_map(description, "gpt").get("header"))
+    return GptHeader.from_plain(get_value(description, "gpt", dict).get("header"))
 
 
 def _rows_of(description: Description) -> list[tuple[int, GptEntry, bytes]]:
     """Return (slot, entry, tail) of the used slots."""
     rows = []
-    for value in get_list(get_map(description, "gpt"), "entries"):
-        fields = as_map(value, "entries")
-        slot, tail = get_integer(fields, "slot"), get_bytes(fields, "tail")
+    for value in get_value(get_value(description, "gpt", dict), "entries", list):
+        fields = as_kind(value, "entries", dict)
+        slot, tail = get_value(fields, "slot", int), get_value(fields, "tail", bytes)
         rows.append((slot, GptEntry.from_plain(fields), tail))
     return rows
 
@@ -244,7 +237,7 @@ def plan_sectors(
         alternate_lba=header.my_lba,
         entries_lba=disk_sectors - 1 - _entries_sectors(header, sector_size),
     )
-    tail = get_bytes(get_map(description, "gpt"), "header_tail")
+    tail = get_value(get_value(description, "gpt", dict), "header_tail", bytes)
     padded = entries.ljust(_entries_sectors(header, sector_size) * sector_size, b"\0")
     writes: Writes = []
     for copy in (backup, header):
@@ -271,8 +264,8 @@ def _place_header(
     The usable range keeps its distance to both ends, but never excludes a partition: some
     tools align it, and some disks were enlarged without moving the backup copy.
     """
-    old_sector_size = get_integer(description, "sector_size")
-    old_sectors = get_integer(description, "disk_size") // old_sector_size
+    old_sector_size = get_value(description, "sector_size", int)
+    old_sectors = get_value(description, "disk_size", int) // old_sector_size
     is_same_unit = sector_size == old_sector_size
     length = _entries_sectors(old, sector_size)
     is_moved = is_same_unit and old.my_lba == PRIMARY_LBA
@@ -334,8 +327,8 @@ def _place_protective(
     """
     boot = mbr.boot_record_of(description, boot_code)
     geometry = mbr.geometry_of(description)
-    old_sector_size = get_integer(description, "sector_size")
-    old_disk_sectors = get_integer(description, "disk_size") // old_sector_size
+    old_sector_size = get_value(description, "sector_size", int)
+    old_disk_sectors = get_value(description, "disk_size", int) // old_sector_size
     old_lbas = {entry.first_lba: slot + 1 for slot, entry, _ in _rows_of(description)}
     is_same_unit = old_sector_size == sector_size
     slots: list[MbrEntry] = []

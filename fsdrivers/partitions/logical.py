@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, NoSpaceError
 from fsdrivers.partitions.chs import Geometry, place_entry
-from fsdrivers.partitions.entries import as_map, get_bytes, get_integer, get_list
+from fsdrivers.partitions.entries import as_kind, get_value
 from fsdrivers.partitions.format import (
     BOOT_SIGNATURE,
     ENTRIES_PER_RECORD,
@@ -93,7 +93,7 @@ def read_chain(
 
 def slots_of(fields: Description) -> tuple[MbrEntry, ...]:
     """Return the four entries of a boot record in a description."""
-    slots = tuple(MbrEntry.from_plain(slot) for slot in get_list(fields, "entries"))
+    slots = tuple(MbrEntry.from_plain(slot) for slot in get_value(fields, "entries", list))
     if len(slots) != ENTRIES_PER_RECORD:
         raise CorruptError("boot record entries", None, ENTRIES_PER_RECORD, len(slots))
     return slots
@@ -102,10 +102,10 @@ def slots_of(fields: Description) -> tuple[MbrEntry, ...]:
 def links_of(description: Description) -> list[Link]:
     """Return the chain of a description of scheme "mbr"."""
     links = []
-    for value in get_list(description, "logical"):
-        fields = as_map(value, "logical")
-        ebr_lba, container = get_integer(fields, "ebr_lba"), get_integer(fields, "container")
-        links.append(Link(ebr_lba, container, get_bytes(fields, "head"), slots_of(fields)))
+    for value in get_value(description, "logical", list):
+        fields = as_kind(value, "logical", dict)
+        ebr_lba, container = get_value(fields, "ebr_lba", int), get_value(fields, "container", int)
+        links.append(Link(ebr_lba, container, get_value(fields, "head", bytes), slots_of(fields)))
     return links
 
 

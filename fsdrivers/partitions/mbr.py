@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from fsdrivers.device import Device
 from fsdrivers.partitions.chs import Geometry, guess_geometry, place_entry
-from fsdrivers.partitions.entries import PartitionEntry, get_integer, get_map
+from fsdrivers.partitions.entries import PartitionEntry, get_value
 from fsdrivers.partitions.format import (
     ACTIVE,
     BOOT_CODE_SIZE,
@@ -63,7 +63,7 @@ def describe_boot_record(boot: BootRecord) -> dict[str, Plain]:
 def entries_of(description: Description) -> tuple[str, tuple[PartitionEntry, ...]]:
     """Return (disk id, partitions) of a description of scheme "mbr"."""
     boot = boot_record_of(description)
-    sector_size = get_integer(description, "sector_size")
+    sector_size = get_value(description, "sector_size", int)
     disk_id = f"{boot.disk_signature:08x}"
 
     def made(number: int, entry: MbrEntry, start_lba: int, container: int) -> PartitionEntry:
@@ -94,12 +94,12 @@ def entries_of(description: Description) -> tuple[str, tuple[PartitionEntry, ...
 
 def boot_record_of(description: Description, boot_code: bytes = b"") -> BootRecord:
     """Return the recorded sector 0 with `boot_code` (at most 440 bytes) in it."""
-    fields = get_map(description, "mbr")
+    fields = get_value(description, "mbr", dict)
     slots = slots_of(fields)
     return BootRecord(
         boot_code[:BOOT_CODE_SIZE].ljust(BOOT_CODE_SIZE, b"\0"),
-        get_integer(fields, "disk_signature"),
-        get_integer(fields, "reserved_1bc"),
+        get_value(fields, "disk_signature", int),
+        get_value(fields, "reserved_1bc", int),
         b"".join(slot.pack() for slot in slots),
         BOOT_SIGNATURE,
     )
@@ -125,7 +125,7 @@ def retyped(description: Description, types: Mapping[int, int]) -> Description:
     """Return a description with other types of partitions in its MBR, by their numbers."""
     if not types or description.get("scheme") != "mbr":
         return description
-    fields = dict(get_map(description, "mbr"))
+    fields = dict(get_value(description, "mbr", dict))
     slots, links = slots_of(fields), links_of(description)
     numbers = {(it.link, it.slot): it.number for it in logicals_of(links, slots)}
 
@@ -165,7 +165,7 @@ def plan_sectors(
     """
     boot = boot_record_of(description, boot_code)
     geometry = bios_geometry or geometry_of(description)
-    old_sector_size = get_integer(description, "sector_size")
+    old_sector_size = get_value(description, "sector_size", int)
     is_kept = sector_size == old_sector_size and bios_geometry is None
     slots = []
     for number, entry in enumerate(boot.slots, 1):

@@ -24,7 +24,7 @@ from typing import Self
 
 from fsdrivers.errors import CorruptError, UnsupportedError
 from fsdrivers.partitions import gpt, mbr
-from fsdrivers.partitions.entries import PartitionEntry, get_integer, get_list, subtract
+from fsdrivers.partitions.entries import PartitionEntry, get_value, subtract
 from fsdrivers.partitions.format import (
     BOOT_CODE_SIZE,
     GPT_MINIMUM_ENTRIES_SIZE,
@@ -58,7 +58,7 @@ class PartitionTable:
             CorruptError: it is not a description of a partition table.
             UnsupportedError: it was made by a later version.
         """
-        version = get_integer(description, "version")
+        version = get_value(description, "version", int)
         if version != DESCRIPTION_VERSION:
             raise UnsupportedError(f"partition table description version {version}")
         scheme = description.get("scheme")
@@ -72,10 +72,10 @@ class PartitionTable:
         return cls(
             scheme,
             disk_id,
-            get_integer(description, "sector_size"),
-            get_integer(description, "disk_size"),
+            get_value(description, "sector_size", int),
+            get_value(description, "disk_size", int),
             entries,
-            tuple(str(problem) for problem in get_list(description, "problems")),
+            tuple(str(problem) for problem in get_value(description, "problems", list)),
             dict(description),
         )
 
