@@ -42,6 +42,11 @@ def _reference(name: str, target: str) -> Column[int]:
     return Column(name, _INTEGER, ForeignKey(target, ondelete="CASCADE"), nullable=False)
 
 
+def _fact_of(name: str, target: str) -> Column[int]:
+    """Return the key of a table that has at most one row, or one of each kind, for each target."""
+    return Column(name, _INTEGER, ForeignKey(target, ondelete="CASCADE"), primary_key=True)
+
+
 settings = Table(
     "settings",
     metadata,
@@ -102,18 +107,14 @@ data_sets = Table(
 partial_data_sets = Table(
     "partial_data_sets",
     metadata,
-    Column(
-        "data_set_id", _INTEGER, ForeignKey("data_sets.id", ondelete="CASCADE"), primary_key=True
-    ),
+    _fact_of("data_set_id", "data_sets.id"),
     _integer("missing"),  # objects that it should hold and does not, 1 or more
 )
 
 data_set_packs = Table(
     "data_set_packs",
     metadata,
-    Column(
-        "data_set_id", _INTEGER, ForeignKey("data_sets.id", ondelete="CASCADE"), primary_key=True
-    ),
+    _fact_of("data_set_id", "data_sets.id"),
     Column("pack_id", _INTEGER, ForeignKey("packs.id"), primary_key=True),
     Index("data_set_packs_pack", "pack_id"),
     sqlite_with_rowid=False,  # half the pages: the key is all there is of a row
@@ -122,16 +123,14 @@ data_set_packs = Table(
 damaged_packs = Table(
     "damaged_packs",
     metadata,
-    Column("pack_id", _INTEGER, ForeignKey("packs.id", ondelete="CASCADE"), primary_key=True),
+    _fact_of("pack_id", "packs.id"),
     _integer("found_ns"),
 )
 
 damaged_tables = Table(
     "damaged_tables",
     metadata,
-    Column(
-        "data_set_id", _INTEGER, ForeignKey("data_sets.id", ondelete="CASCADE"), primary_key=True
-    ),
+    _fact_of("data_set_id", "data_sets.id"),
     _integer("found_ns"),
 )
 
@@ -147,7 +146,7 @@ invitations = Table(
 quotas = Table(
     "quotas",
     metadata,
-    Column("user_id", _INTEGER, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    _fact_of("user_id", "users.id"),
     _integer("size"),
 )
 
@@ -155,14 +154,14 @@ quotas = Table(
 id_policies = Table(
     "id_policies",
     metadata,
-    Column("user_id", _INTEGER, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    _fact_of("user_id", "users.id"),
     Column("policy", String, nullable=False),
 )
 
 machine_policies = Table(
     "machine_policies",
     metadata,
-    Column("user_id", _INTEGER, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    _fact_of("user_id", "users.id"),
     Column("machine", String, primary_key=True),
     Column("policy", String, nullable=False),
 )
@@ -171,9 +170,7 @@ machine_policies = Table(
 deleted_data_sets = Table(
     "deleted_data_sets",
     metadata,
-    Column(
-        "data_set_id", _INTEGER, ForeignKey("data_sets.id", ondelete="CASCADE"), primary_key=True
-    ),
+    _fact_of("data_set_id", "data_sets.id"),
     _integer("deleted_ns"),
     Column("reason", String, nullable=False),
 )
@@ -182,15 +179,13 @@ deleted_data_sets = Table(
 held_data_sets = Table(
     "held_data_sets",
     metadata,
-    Column(
-        "data_set_id", _INTEGER, ForeignKey("data_sets.id", ondelete="CASCADE"), primary_key=True
-    ),
+    _fact_of("data_set_id", "data_sets.id"),
 )
 
 deleted_users = Table(
     "deleted_users",
     metadata,
-    Column("user_id", _INTEGER, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    _fact_of("user_id", "users.id"),
     _integer("deleted_ns"),
 )
 
@@ -222,24 +217,20 @@ old_key_files = Table(
 user_revisions = Table(
     "user_revisions",
     metadata,
-    Column("user_id", _INTEGER, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    _fact_of("user_id", "users.id"),
     _integer("revision"),
 )
 
 data_set_revisions = Table(
     "data_set_revisions",
     metadata,
-    Column(
-        "data_set_id", _INTEGER, ForeignKey("data_sets.id", ondelete="CASCADE"), primary_key=True
-    ),
+    _fact_of("data_set_id", "data_sets.id"),
     _integer("revision"),
 )
 
 due_data_sets = Table(
     "due_data_sets",
     metadata,
-    Column(
-        "data_set_id", _INTEGER, ForeignKey("data_sets.id", ondelete="CASCADE"), primary_key=True
-    ),
+    _fact_of("data_set_id", "data_sets.id"),
     _integer("seen_ns"),
 )
