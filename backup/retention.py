@@ -184,18 +184,6 @@ def judge(
     return [Verdict(item, tuple(why)) for item, why in zip(data_sets, reasons, strict=True)]
 
 
-def span_of(text: str) -> str:
-    """Return a length of time in the form in which a policy has it.
-
-    Raises:
-        PolicyError: it is not one.
-    """
-    parts = _span(text)
-    if not any(parts):
-        raise PolicyError(f"{text!r} is not a length of time; write 1y5m7d2h or a part")
-    return "".join(f"{part}{unit}" for part, unit in zip(parts, "ymdh", strict=True) if part)
-
-
 def count_text(count: int) -> str:
     """Return the number of a rule as people read it."""
     return "unlimited" if count == UNLIMITED else str(count)

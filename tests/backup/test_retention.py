@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.retention import COUNTS, UNLIMITED, Policy, PolicyError, judge, span_of
+from backup.retention import COUNTS, UNLIMITED, Policy, PolicyError, judge
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HOUR_NS = 3600 * 10**9
@@ -160,13 +160,6 @@ def test_a_policy_that_cannot_be_meant_is_refused(fields: dict[str, Any]) -> Non
     """No rule at all, numbers out of range, lengths of time that are none."""
     with pytest.raises(PolicyError):
         Policy(**fields)
-
-
-def test_lengths_of_time_have_one_form() -> None:
-    """Leading zeros and absent parts make no difference."""
-    assert span_of("01y0m7d") == "1y7d"
-    with pytest.raises(PolicyError):
-        span_of("soon")
 
 
 COUNT = st.one_of(st.just(0), st.integers(1, 5), st.just(UNLIMITED))
