@@ -35,6 +35,7 @@ from backup.objects.locator import (
     unpack_locator,
 )
 from backup.objects.manifest import Manifest, ManifestFile, parse_manifest
+from backup.shared.closing import Closing
 from backup.shared.text import reason_of
 from rebuild.errors import MediumError
 from rebuild.medium import FileMedium, read_fully
@@ -56,7 +57,7 @@ class Extent(NamedTuple):
     size: int
 
 
-class IsoImage:
+class IsoImage(Closing):
     """The files of a disc, by their paths; implements `rebuild.medium.Files`."""
 
     def __init__(
@@ -147,12 +148,6 @@ class IsoImage:
     def close(self) -> None:
         """Close the image."""
         os.close(self._descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class IsoMedium(FileMedium):

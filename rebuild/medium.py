@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, BinaryIO, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, BinaryIO, Protocol, runtime_checkable
 
 from backup.objects.disc_files import KEY_FILE, SMALL_FILE_LIMIT, TABLE, copy_of, pack_file
 from backup.objects.errors import MissingPackError
+from backup.shared.closing import Closing
 from rebuild.errors import MediumError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Files(Protocol):
         ...
 
 
-class FileMedium:
+class FileMedium(Closing):
     """Implements `backup.objects.medium.Medium` on the files of a disc.
 
     Args:
@@ -164,12 +165,6 @@ class FileMedium:
     def close(self) -> None:
         """Close the files."""
         self._files.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class DirectoryMedium(FileMedium):

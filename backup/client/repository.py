@@ -47,6 +47,7 @@ from backup.repository import (
     normalise_name,
 )
 from backup.retention import Policies, Policy
+from backup.shared.closing import Closing
 from backup.shared.text import reason_of
 
 _CHUNK_SIZE = 1 << 20
@@ -56,7 +57,7 @@ _FORGETFUL = "the server forgets every login"
 _DAMAGED_TRIES = 3  # how often a pack that arrived damaged is sent
 
 
-class HttpServer:
+class HttpServer(Closing):
     """A server, before login.  See `backup.repository.RepositoryHost`."""
 
     def __init__(
@@ -69,12 +70,6 @@ class HttpServer:
     ) -> None:
         """Only store; see `backup.client.transport.Transport` for the arguments."""
         self._transport = Transport(url, fingerprint, timeout_s=timeout_s, patience=patience)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connections; those of its repositories too."""
@@ -117,7 +112,7 @@ class HttpServer:
         return HttpRepository(self._transport, None, credential)
 
 
-class HttpRepository:
+class HttpRepository(Closing):
     """One user's repository on a server.  See `backup.repository.Repository`."""
 
     def __init__(self, transport: Transport, user: str | None, secret: bytes) -> None:
@@ -150,12 +145,6 @@ class HttpRepository:
         except BaseException:
             transport.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connections."""

@@ -28,7 +28,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import BinaryIO, Protocol, Self
+from typing import BinaryIO, Protocol
 
 from backup.repository import (
     InvalidRequestError,
@@ -38,6 +38,7 @@ from backup.repository import (
     StoreDamagedError,
     StoreFullError,
 )
+from backup.shared.closing import Closing
 
 Buffer = bytes | bytearray | memoryview
 
@@ -55,7 +56,7 @@ class Kind(enum.Enum):
     RECORD = "record"
 
 
-class IncomingFile(ABC):
+class IncomingFile(Closing, ABC):
     """A file being received.  Leaving the context without `place` removes it.
 
     Attributes:
@@ -68,12 +69,6 @@ class IncomingFile(ABC):
         self.size = 0
         self.head = b""
         self.sha256 = hashlib.sha256() if is_hashed else None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def write(self, data: Buffer) -> None:
         """Append `data`."""

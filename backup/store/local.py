@@ -28,7 +28,6 @@ from backup.store.catalogue import Catalogue
 from backup.store.engines import copy_sqlite, is_whole_sqlite, open_sqlite
 from backup.store.files import translated_errors
 from backup.store.files_local import DirectoryStorage
-from backup.store.repository import StoredRepository
 from backup.store.reserve import Reserve
 from backup.store.store import Store
 
@@ -129,25 +128,3 @@ def has_backups(directory: Path) -> bool:
     """Tell whether there are files of users in a store's directory."""
     users = directory / USERS
     return any(users.glob("*/tables/*")) or any(users.glob("*/records/*"))
-
-
-def open_repository(
-    directory: Path, user: str, login_secret: bytes | None = None
-) -> StoredRepository:
-    """Open a user's repository in `directory`; the login secret is checked when given.
-
-    Raises:
-        StoreDamagedError: the directory is not a store, or cannot be used.
-        NotAuthorisedError: nobody is registered as `user`, or the secret is wrong.
-    """
-    store = open_store(directory)
-    try:
-        if login_secret is None:
-            repository = store.find_repository(user)
-        else:
-            repository = store.login(user, login_secret)
-    except BaseException:
-        store.close()
-        raise
-    repository.on_close = store.close
-    return repository

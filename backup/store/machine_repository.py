@@ -7,10 +7,10 @@ the machine asks.  Whether its credential still counts is looked up each time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO, NoReturn, Self
+from typing import BinaryIO, NoReturn
 
 from backup.repository import (
     Credential,
@@ -24,6 +24,7 @@ from backup.repository import (
     normalise_name,
 )
 from backup.retention import Policies, Policy
+from backup.shared.closing import Closing
 from backup.store import credentials
 from backup.store.catalogue import Catalogue
 from backup.store.credentials import Holder
@@ -31,29 +32,13 @@ from backup.store.files import Buffer, IncomingFile, Kind
 from backup.store.repository import StoredRepository
 
 
-class MachineRepository:
-    """One machine's part of a repository.  See `backup.repository.Repository`.
-
-    Attributes:
-        on_close: called when the repository is closed.
-    """
+class MachineRepository(Closing):
+    """One machine's part of a repository.  See `backup.repository.Repository`."""
 
     def __init__(self, repository: StoredRepository, catalogue: Catalogue, holder: Holder) -> None:
-        self.on_close: Callable[[], None] | None = None
         self._whole = repository
         self._catalogue = catalogue
         self._holder = holder
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the store when it was opened for this repository alone."""
-        if self.on_close is not None:
-            self.on_close()
 
     @property
     def user(self) -> str:

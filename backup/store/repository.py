@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, Concatenate, ParamSpec, Self
+from typing import BinaryIO, Concatenate, ParamSpec
 
 from sqlalchemy import Connection
 
@@ -52,6 +52,7 @@ from backup.repository import (
     normalise_name,
 )
 from backup.retention import Policies, Policy
+from backup.shared.closing import Closing
 from backup.store import credentials, deletion, key_files, policies, records, revisions
 from backup.store.accounts import check_key_file, new_login_hash
 from backup.store.catalogue import Catalogue, UserRecord
@@ -82,17 +83,12 @@ _COPY_SIZE = 4 << 20
 P = ParamSpec("P")
 
 
-class StoredRepository:
-    """One user's repository.  See `backup.repository.Repository`.
-
-    Attributes:
-        on_close: called when the repository is closed.
-    """
+class StoredRepository(Closing):
+    """One user's repository.  See `backup.repository.Repository`."""
 
     def __init__(
         self, catalogue: Catalogue, storage: Storage, user: UserRecord, room: Room
     ) -> None:
-        self.on_close: Callable[[], None] | None = None
         self._catalogue = catalogue
         self._user_id = user.id
         self._user = user.name
@@ -100,17 +96,6 @@ class StoredRepository:
         self._files = storage.files(user.id)
         self._locks = storage.locks(user.id)
         self._records = UserRecords(catalogue, self._files, user.id)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the store when it was opened for this repository alone."""
-        if self.on_close is not None:
-            self.on_close()
 
     @property
     def user(self) -> str:

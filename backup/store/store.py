@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hmac
 from collections.abc import Callable, Iterator
-from typing import Self
 
 from backup.objects.key_file import invented_login_parameters, login_parameters
 from backup.repository import (
@@ -20,6 +19,7 @@ from backup.repository import (
     check_login_secret,
     normalise_name,
 )
+from backup.shared.closing import Closing
 from backup.store import credentials, deletion, key_files
 from backup.store.accounts import check_key_file, knows_secret, new_login_hash
 from backup.store.admission import Usage
@@ -33,7 +33,7 @@ from backup.store.repository import StoredRepository
 from backup.store.room import Room
 
 
-class Store:
+class Store(Closing):
     """Users and their repositories.  See `backup.repository.RepositoryHost`."""
 
     def __init__(
@@ -59,12 +59,6 @@ class Store:
         self._keep_copy = keep_copy
         self._release = release
         self._room = Room(catalogue.quotas, catalogue.sizes, storage.space)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the catalogue; repositories of this store cannot be used afterwards."""

@@ -10,11 +10,14 @@ import secrets
 import socket
 import threading
 from functools import cache
+from pathlib import Path
 from typing import Self
 
 from backup.objects import keys
 from backup.objects.pack import IndexEntry, PackReader, index_offset
 from backup.repository import TABLE_MAGIC
+from backup.store.local import open_store
+from backup.store.repository import StoredRepository
 
 SECRET = bytes(range(32))
 
@@ -113,3 +116,25 @@ class CuttingProxy:
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+
+def open_repository(
+    directory: Path, user: str, login_secret: bytes | None = None
+) -> StoredRepository:
+    """Open a user's repository in `directory`; the login secret is checked when given.
+
+    Raises:
+        StoreDamagedError: the directory is not a store, or cannot be used.
+        NotAuthorisedError: nobody is registered as `user`, or the secret is wrong.
+    """
+    store = open_store(directory)
+    try:
+        if login_secret is None:
+            repository = store.find_repository(user)
+        else:
+            repository = store.login(user, login_secret)
+    except BaseException:
+        store.close()
+        raise
+    repository.close = store.close  # type: ignore[method-assign]
+    return repository

@@ -29,7 +29,7 @@ import pytest
 from backup.objects.keys import MasterKey, unlock
 from backup.objects.model import NodeObject
 from backup.objects.table import TableReader
-from backup.store.local import open_repository
+from tests.backup.repositories import open_repository
 from tests.judges import compare_trees, loop, mounted
 from tests.programs import run
 from tests.scenario import PASSWORD, USER, Scenario, Server, must, rebuildkit

@@ -14,7 +14,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from backup.store.local import open_repository
+from tests.backup.repositories import open_repository
 from tests.faults.inject import Fault, Injector
 
 AT = 1 << 40

@@ -24,8 +24,8 @@ import pytest
 from backup.objects.keys import MasterKey, unlock
 from backup.objects.table import TableReader
 from backup.retention import DEFAULT_POLICY
-from backup.store.local import open_repository
 from rebuild.exit_codes import ExitCode
+from tests.backup.repositories import open_repository
 from tests.faults.inject import CLOCK_JUMPS_S, Fault, Injector, Result
 from tests.programs import run
 from tests.scenario import (

@@ -28,11 +28,11 @@ from backup.objects.model import (
 from backup.objects.pack import PackReader
 from backup.objects.table import TableReader
 from backup.repository import Repository
-from backup.store.local import open_repository, open_store
+from backup.store.local import open_store
 from backup.store.repository import StoredRepository
 from fsdrivers.losses import OnDamage
 from fsdrivers.volume import Entry, Extent, Kind, Node, Plain, Volume
-from tests.backup.repositories import SECRET, key_file
+from tests.backup.repositories import SECRET, key_file, open_repository
 
 MASTER = MasterKey(bytes(range(32)))
 MACHINE = "box"

@@ -13,7 +13,6 @@ from backup.agent.result import BackupResult
 from backup.client.repository import HttpServer
 from backup.objects.errors import DamagedError
 from backup.repository import DamagedDataSetError, NoSuchDataSetError, NoSuchPackError, Repository
-from backup.store.local import open_repository
 from tests.backup.agent.machines import (
     MIB,
     back_up,
@@ -22,7 +21,7 @@ from tests.backup.agent.machines import (
     make_ext4,
     read_data_set,
 )
-from tests.backup.repositories import SECRET, key_file
+from tests.backup.repositories import SECRET, key_file, open_repository
 from tests.backup.server_process import ServerProcess
 
 pytestmark = pytest.mark.tools

@@ -17,7 +17,6 @@ from backup.agent.result import BackupOptions
 from backup.client.patience import Outage, Patience
 from backup.client.repository import HttpServer
 from backup.objects.pack import HEADER_SIZE, IndexEntry, PackReader
-from backup.store.local import open_repository
 from tests.backup.agent.machines import (
     MACHINE,
     MASTER,
@@ -29,7 +28,7 @@ from tests.backup.agent.machines import (
     make_repository,
     read_data_set,
 )
-from tests.backup.repositories import SECRET, key_file, read_index
+from tests.backup.repositories import SECRET, key_file, open_repository, read_index
 from tests.backup.server_process import ServerProcess
 
 pytestmark = pytest.mark.tools

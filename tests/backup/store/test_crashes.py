@@ -16,8 +16,8 @@ import pytest
 
 from backup.client.repository import HttpServer
 from backup.repository import DEFAULT_GRACE_S, ConnectionFailedError, NotAuthorisedError
-from backup.store.local import open_repository, open_store
-from tests.backup.repositories import SECRET, digest_of, key_file, make_table
+from backup.store.local import open_store
+from tests.backup.repositories import SECRET, digest_of, key_file, make_table, open_repository
 from tests.backup.server_process import ServerProcess
 from tests.faults import commits
 from tests.faults.inject import Injector

@@ -12,9 +12,9 @@ import pytest
 
 from backup.client.repository import HttpServer
 from backup.repository import StoreFullError
-from backup.store.local import open_repository, open_store
+from backup.store.local import open_store
 from backup.store.reserve import PART_OF_DISK, STEPS, Reserve
-from tests.backup.repositories import SECRET, key_file, make_pack, make_table
+from tests.backup.repositories import SECRET, key_file, make_pack, make_table, open_repository
 from tests.backup.server_process import ServerProcess
 
 pytestmark = pytest.mark.root

@@ -26,7 +26,7 @@ from backup.retention import Policy
 from backup.store import records
 from backup.store.engines import copy_sqlite
 from backup.store.keeping import pack_record
-from backup.store.local import open_repository, open_store
+from backup.store.local import open_store
 from backup.store.repair import repair_store
 from backup.store.repository import GRACE_S, StoredRepository
 from backup.store.schema import metadata
@@ -36,6 +36,7 @@ from tests.backup.repositories import (
     key_file,
     make_pack,
     make_table,
+    open_repository,
     other_key_file,
 )
 

@@ -24,9 +24,16 @@ from backup.repository import (
     StoreFullError,
 )
 from backup.store.engines import copy_sqlite
-from backup.store.local import open_repository, open_store
+from backup.store.local import open_store
 from backup.store.repository import GRACE_S, PENDING_PACKS_AGE_S, StoredRepository
-from tests.backup.repositories import SECRET, digest_of, key_file, make_pack, make_table
+from tests.backup.repositories import (
+    SECRET,
+    digest_of,
+    key_file,
+    make_pack,
+    make_table,
+    open_repository,
+)
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ from sqlalchemy import Connection, text
 from backup.repository import StoreDamagedError
 from backup.retention import Policies, Policy
 from backup.store import upgrade
-from backup.store.local import open_repository, open_store
+from backup.store.local import open_store
 from backup.store.schema import metadata
 from backup.store.upgrade import REVISIONS, prepare
+from tests.backup.repositories import open_repository
 from tests.backup.store.databases import SqliteDatabase
 
 ROOT = Path(__file__).parents[3]

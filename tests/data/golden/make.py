@@ -27,7 +27,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -393,9 +393,11 @@ def build_disc(store: Path, data_set: str, work: Path) -> None:
     except ModuleNotFoundError:  # in trees whose packages have no sub-packages
         stores = importlib.import_module("backup.store")
     keys = importlib.import_module("backup.objects.keys")
-    # Trees before the seam below the store have a class instead.
-    opener = getattr(stores, "open_repository", None) or stores.LocalRepository.open
-    with opener(store, USER) as repository:
+    with ExitStack() as stack:
+        if hasattr(stores, "open_store"):
+            repository = stack.enter_context(stores.open_store(store)).find_repository(USER)
+        else:  # in trees before the seam below the store
+            repository = stack.enter_context(stores.LocalRepository.open(store, USER))
         master = keys.unlock(repository.key_file(), USER, PASSWORD)
         build.build_disc(repository, master, data_set, work / "disc.iso", environment=environment)
 

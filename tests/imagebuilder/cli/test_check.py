@@ -15,12 +15,12 @@ import pytest
 from backup.checking.opened import ObjectNames
 from backup.objects.keys import MasterKey, unlock
 from backup.objects.table import TableReader
-from backup.store.local import open_repository
 from backup.store.records import read_record
 from imagebuilder.build import build_disc
 from imagebuilder.cli.main import main
 from imagebuilder.environment.build import BootEnvironment
 from rebuild.disc_image import IsoImage, IsoMedium
+from tests.backup.repositories import open_repository
 from tests.imagebuilder.small_disk import make_disk
 from tests.programs import run
 from tests.scenario import Server

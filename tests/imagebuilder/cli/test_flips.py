@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from backup.objects.keys import unlock
-from backup.store.local import open_repository
 from imagebuilder.build import build_disc
 from imagebuilder.cli.main import main
 from imagebuilder.environment.build import BootEnvironment
 from rebuild.disc_image import IsoImage
+from tests.backup.repositories import open_repository
 from tests.imagebuilder.small_disk import make_disk
 
 pytestmark = pytest.mark.tools
