@@ -508,11 +508,12 @@ LargestSize = Callable[[Description], Limit]
 
 class CreateDescription(Protocol):
     def __call__(
-        self, size: int, *, sector_size: int, cluster_size: int | None, label: bytes
+        self, size: int, *, kind: str, sector_size: int, cluster_size: int | None, label: bytes
     ) -> dict[str, Plain]:
         """Return the description of a new volume of `size` bytes, made after no other.
 
-        It is what `Volume.describe` would give; whoever keeps it adds type and size.
+        `kind` is one of the driver's types, `cluster_size` of its allocation units, None for the
+        usual one.  It is what `Volume.describe` would give; whoever keeps it adds type and size.
 
         Raises:
             UnsupportedError: the filesystem has no such volumes.

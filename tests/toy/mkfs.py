@@ -110,7 +110,7 @@ def minimum_size(
 
 
 def default_description(
-    size: int, *, sector_size: int, cluster_size: int | None, label: bytes
+    size: int, *, kind: str, sector_size: int, cluster_size: int | None, label: bytes
 ) -> dict[str, Plain]:
     """Describe a new volume; see `fsdrivers.volume.CreateDescription`."""
     return {"uuid": uuid.uuid4().bytes, "label": label, "version": 1}

@@ -69,6 +69,7 @@ _OWN: Final = frozenset({ntfs.SystemRecord.ROOT, ntfs.SystemRecord.BOOT, *range(
 def default_description(
     size: int,
     *,
+    kind: str = "ntfs",
     sector_size: int = 512,
     cluster_size: int | None = None,
     label: bytes = b"",
@@ -79,6 +80,7 @@ def default_description(
 
     Args:
         size: of the volume, bytes.
+        kind: the only one.
         sector_size: of the device, bytes.
         cluster_size: bytes; None for what Windows takes for this size.
         label: UTF-8, at most 128 UTF-16 units; Windows takes 32 from its user.
@@ -89,6 +91,7 @@ def default_description(
         UnsupportedError: no volume has clusters of this size on such sectors.
         InvalidNameError: the label is too long, or not UTF-8.
     """
+    assert kind == "ntfs", "there is no other"
     clusters = cluster_size or usual_cluster_size(size, sector_size)
     if len(units_of(label)) > 2 * MAXIMUM_LABEL:
         raise InvalidNameError(f"label: more than {MAXIMUM_LABEL} UTF-16 units")

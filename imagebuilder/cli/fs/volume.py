@@ -46,7 +46,9 @@ class Mkfs(Volume):
     )
     label: str | None = option("--label TEXT", "with --type: label of the volume")
     cluster_size: int | None = option(
-        "--cluster-size SIZE", "with --type: size of its clusters, such as 4K", type=size_of_text
+        "--cluster-size SIZE",
+        "with --type: size of its clusters or blocks, such as 4K",
+        type=size_of_text,
     )
     size: int | None = option(
         "--size SIZE", "size of a new image file, such as 4G or 512M", type=size_of_text
@@ -131,9 +133,13 @@ def _new_description(options: Mkfs) -> dict[str, Plain]:
     label = (options.label or "").encode("utf-8", "surrogateescape")
     assert options.type is not None, "that is what brings us here"
     made = driver_of(options.type).default_description(
-        size, sector_size=sector_size, cluster_size=options.cluster_size, label=label
+        size,
+        kind=options.type,
+        sector_size=sector_size,
+        cluster_size=options.cluster_size,
+        label=label,
     )
-    return {"type": options.type, "size": size, **made}
+    return {"size": size, **made, "type": options.type}
 
 
 def mkfs(options: Mkfs) -> int:
