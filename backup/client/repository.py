@@ -17,7 +17,7 @@ from dataclasses import replace
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from backup import wire
@@ -127,24 +127,6 @@ class HttpRepository(Closing):
         self._secret = check_login_secret(secret)
         self._name = None if user is None else normalise_name(user, "user")
         self._token, self._user = self._log_in()
-
-    @classmethod
-    def open(
-        cls,
-        url: str,
-        user: str,
-        login_secret: bytes,
-        fingerprint: str | None = None,
-        *,
-        patience: Patience | None = None,
-    ) -> Self:
-        """Log in at a server."""
-        transport = Transport(url, fingerprint, patience=patience)
-        try:
-            return cls(transport, user, login_secret)
-        except BaseException:
-            transport.close()
-            raise
 
     def close(self) -> None:
         """Close the connections."""

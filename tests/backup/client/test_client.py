@@ -15,7 +15,7 @@ import pytest
 
 from backup.client.pace import PacedSocket
 from backup.client.patience import Patience
-from backup.client.repository import HttpRepository, HttpServer
+from backup.client.repository import HttpServer
 from backup.client.transport import Request, Transport
 from backup.repository import (
     CertificateError,
@@ -190,7 +190,10 @@ def test_cut_connections(server: ServerProcess) -> None:
     table = make_table(4 << 20)
     with CuttingProxy(server.port, 1 << 19) as proxy:
         url = f"https://127.0.0.1:{proxy.port}"
-        with HttpRepository.open(url, user, SECRET, server.fingerprint) as repository:
+        with (
+            HttpServer(url, server.fingerprint) as host,
+            host.login(user, SECRET) as repository,
+        ):
             for _ in range(6):
                 repository.put_pack("host", data)
                 assert repository.read_pack(digest, 0, len(data)) == data

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from backup import wire
 from backup.client.patience import Patience
-from backup.client.repository import HttpRepository
+from backup.client.repository import HttpRepository, HttpServer
 from backup.client.transport import Request, Transport
 from backup.repository import (
     ConnectionFailedError,
@@ -136,7 +136,8 @@ def opened(body: bytes, status: str = OK, *headers: str) -> Iterator[HttpReposit
 
     with (
         FakeServer(reply) as server,
-        HttpRepository.open(server.url, "user", SECRET, patience=Patience(0)) as repository,
+        HttpServer(server.url, patience=Patience(0)) as host,
+        host.login("user", SECRET) as repository,
     ):
         yield repository
 
@@ -185,9 +186,10 @@ def test_tokens_that_cannot_be() -> None:
         said = answer(wire.pack_json({"token": token}))
         with (
             FakeServer(lambda *_, said=said: said) as server,
+            HttpServer(server.url) as host,
             pytest.raises(ConnectionFailedError, match="cannot be understood"),
         ):
-            HttpRepository.open(server.url, "user", SECRET)
+            host.login("user", SECRET)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +270,8 @@ def test_any_answer_is_a_result_or_one_of_our_errors(said: bytes, call: int) -> 
 
     with (
         FakeServer(reply) as server,
-        HttpRepository.open(server.url, "user", SECRET, patience=Patience(0)) as repository,
+        HttpServer(server.url, patience=Patience(0)) as host,
+        host.login("user", SECRET) as repository,
         contextlib.suppress(RepositoryError),
     ):
         CALLS[call](repository)

@@ -22,7 +22,7 @@ from backup.client.patience import (
     Tries,
     duration_text,
 )
-from backup.client.repository import HttpRepository, HttpServer
+from backup.client.repository import HttpServer
 from backup.repository import BusyError, ConnectionFailedError, TooManyAttemptsError
 from backup.wire import pack_json
 from tests.backup.client.fake_server import TOKEN, FakeServer, answer
@@ -122,7 +122,8 @@ def test_a_lost_answer_costs_no_second_sending() -> None:
     data, _ = make_pack(1 << 20)
     with (
         FakeServer(reply) as server,
-        HttpRepository.open(server.url, "user", SECRET, patience=Patience(10)) as repository,
+        HttpServer(server.url, patience=Patience(10)) as host,
+        host.login("user", SECRET) as repository,
     ):
         repository.put_pack("host", data)
 
@@ -146,7 +147,8 @@ def test_a_pack_that_did_not_arrive_is_sent_again() -> None:
 
     with (
         FakeServer(reply) as server,
-        HttpRepository.open(server.url, "user", SECRET, patience=Patience(10)) as repository,
+        HttpServer(server.url, patience=Patience(10)) as host,
+        host.login("user", SECRET) as repository,
     ):
         repository.put_pack("host", b"data")
 
