@@ -24,7 +24,7 @@ settings.register_profile("fixed", settings.get_profile("unhurried"), derandomiz
 settings.register_profile("drawn", settings.get_profile("unhurried"), derandomize=False)
 settings.load_profile("fixed")
 MOST_MEMORY = 3 << 29  # bytes of a worker; two of them leave room on a machine with 4 GiB
-GROWTH = 1 << 28  # bytes, after which garbage is collected
+GROWTH = 1 << 27  # bytes, after which garbage is collected
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ import tempfile
 from typing import BinaryIO
 from urllib.parse import quote
 
+from backup.shared.text import reason_of
+
 PATIENCE_S = 60.0  # for a writer to come to an end
 
 
@@ -43,4 +45,4 @@ if __name__ == "__main__":
     try:
         copy(sys.argv[1], sys.stdout.buffer)
     except (sqlite3.Error, OSError) as error:
-        sys.exit(f"{sys.argv[1]}: {error}")
+        sys.exit(f"{sys.argv[1]}: {reason_of(error)}")

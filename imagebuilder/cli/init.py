@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backup.shared.text import plural, printable
+from backup.shared.text import plural, printable, reason_of
 from imagebuilder.cli.commands import Command, Group, command, flag, option
 from imagebuilder.cli.common import RefusedError, UsageError, confirm, name_of_text, report_error
 from imagebuilder.cli.settings import profile_path, write_profile
@@ -141,7 +141,9 @@ def _confirmed_fingerprint(server: str) -> str | None:
             return None
         seen = seen_fingerprint(server)
     except (OSError, ValueError) as error:
-        raise UsageError(f"the server {printable(server)} cannot be reached: {error}") from error
+        raise UsageError(
+            f"the server {printable(server)} cannot be reached: {reason_of(error)}"
+        ) from error
     if not sys.stdin.isatty():
         raise UsageError(
             f"compare the server's fingerprint and give it: --fingerprint {seen} is what it shows"

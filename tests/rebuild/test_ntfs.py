@@ -100,7 +100,7 @@ def kept(seen: dict[bytes, Seen]) -> dict[bytes, Seen]:
 
 @pytest.mark.parametrize(
     ("size", "was_used", "processes"),
-    [(DISK_SIZE, False, 1), (DISK_SIZE, True, 2), (300 * MIB, True, 1), (62 * MIB, True, 2)],
+    [(DISK_SIZE, False, 1), (DISK_SIZE, True, 2), (160 * MIB, True, 1), (62 * MIB, True, 2)],
     ids=["same", "used", "larger", "smaller"],
 )
 def test_everything_comes_back(
@@ -216,6 +216,7 @@ def test_the_commands(tmp_path: Path) -> None:
 def test_a_volume_that_windows_made(tmp_path: Path) -> None:
     """A volume that Windows formatted and filled comes back equal, its boot code too."""
     disk = Path(shutil.copy(windows_volume(), tmp_path / "sda.img"))
+    os.truncate(disk, disk.stat().st_size - 512)  # the end of a VHD, which would be refused
     machine = back_up(tmp_path, [disk])
     target = tmp_path / "target.img"
     report, comparison = restore(machine.unlocked(), machine.medium(), target, disk.stat().st_size)

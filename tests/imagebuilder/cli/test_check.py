@@ -208,7 +208,7 @@ def test_damaged_table_hides_nothing_else(machine: Machine, capsys: Output) -> N
     assert "damage" in rows[1]
     assert main(["ls", *place]) == DAMAGED
     assert "missing or cut short" in capsys.readouterr().err
-    assert main(["ls", *place, "--data-set", first.name]) == 0
+    assert main(["ls", "-R", *place, "--data-set", first.name]) == 0
     assert "/etc/hostname" in capsys.readouterr().out
     target = ("--disk", str(machine.store.with_name("target")), "--yes", "--data-set", first.name)
     assert main(["restore", "--from", str(machine.store), *target, *machine.who]) == 0

@@ -36,7 +36,7 @@ def test_catalogue_is_repaired(tmp_path: Path, where: list[object]) -> None:
     assert refused.code == 1
     assert f"rebuildkit server repair --data {store}" in refused.err
     planned = must(rebuildkit("server", "repair", "--data", store, "--plan"))
-    assert "1 users, 1 machines, 1 data sets" in planned.out
+    assert "1 user, 1 machine, 1 data set" in planned.out
     assert not (store / "catalogue.db").exists()
     repaired = must(rebuildkit("server", "repair", "--data", store, "--json"))
 

@@ -151,6 +151,7 @@ def test_names_windows_cannot_reach_are_left_out(
         assert any(line.startswith(f"{tree}/{name}: left out: ") for line in problems), name
     assert len(problems) == 6
     assert fs("check", image) == 0
+    capsys.readouterr()
     assert fs("ls", image, "/", "--json") == 0
     names = {item["name"] for item in json.loads(capsys.readouterr().out)}
     assert names == {"SUB", "A", "\u00c4", "n" * 250 + ".text"}
