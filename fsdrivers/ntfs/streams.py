@@ -14,13 +14,14 @@ Encrypted streams are given as they are stored: their last 512-byte block whole.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from fsdrivers.device import Device
 from fsdrivers.errors import CorruptError, UnsupportedError
+from fsdrivers.extents import read_extents
 from fsdrivers.ntfs.attributes import Attribute
 from fsdrivers.ntfs.compression.lznt1 import decompress
 from fsdrivers.ntfs.format.attributes import AttributeFlag, NonResidentHead
@@ -237,20 +238,9 @@ def read_mapped(
         start, size, position = mapped[index]
         if offset + length <= start + size:  # nearly every read
             return device.read(position + offset - start, length)
-    pieces, at, end = [], offset, offset + length
-    for start, size, position in mapped[max(index, 0) :]:
-        if start >= end:
-            break
-        low, high = max(at, start), min(end, start + size)
-        if high <= low:
-            continue
-        if low > at:
-            pieces.append(bytes(low - at))
-        pieces.append(device.read(position + low - start, high - low))
-        at = high
-    if at < end:
-        pieces.append(bytes(end - at))
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    stop = bisect_left(mapped, offset + length, key=_offset_of)
+    extents = [Extent(*part) for part in mapped[max(index, 0) : stop]]
+    return read_extents(device, extents, offset, length)
 
 
 def _offset_of(part: tuple[int, int, int]) -> int:
