@@ -204,7 +204,7 @@ def test_thousands_of_groups_with_meta_bg(tmp_path: Path) -> None:
     target = drawing.write(tmp_path / "target", layout)
 
     assert_clean(target)
-    assert layout.geometry.shape.groups == 1024
+    assert layout.geometry.shape.groups_count == 1024
     assert int(header_of(target)["First meta block group"]) == 1
 
 
