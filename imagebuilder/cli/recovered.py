@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+from backup.client.repository import HttpServer
 from backup.objects.keys import MasterKey, recovery_login_secret, unlock_with_recovery_key
 from backup.repository import NotAuthorisedError, Repository, RepositoryHost
-from backup.store.store import Store
 
 
 def open_recovered(host: RepositoryHost, user: str, text: str) -> tuple[Repository, MasterKey]:
@@ -24,7 +24,10 @@ def open_recovered(host: RepositoryHost, user: str, text: str) -> tuple[Reposito
 
 
 def _repository(host: RepositoryHost, user: str, text: str) -> Repository:
-    if isinstance(host, Store):  # whoever may read its files needs no login
+    if not isinstance(host, HttpServer):  # whoever may read a store's files needs no login
+        from backup.store.store import Store
+
+        assert isinstance(host, Store), "there are these two"
         return host.find_repository(user)
     try:
         return host.login(user, recovery_login_secret(text))

@@ -241,7 +241,8 @@ def open_session(
     host = open_host(options)
     place = _place_of(options)
     try:
-        _check_registered(host, options)
+        if not options.server:
+            _check_registered(host, options)
         if is_recovery_key(password):
             from imagebuilder.cli.recovered import open_recovered
 
@@ -267,13 +268,16 @@ def open_session(
 def _check_registered(host: RepositoryHost, options: Place) -> None:
     """Refuse an id that a local store does not know; a server does not tell.
 
+    Clients of a server have no database, so nothing of a store is imported for them.
+
     Raises:
         NotAuthorisedError: it does not know it.
     """
     from backup.repository import NotAuthorisedError
     from backup.store.store import Store
 
-    if isinstance(host, Store) and not host.is_registered(options.user):
+    assert isinstance(host, Store), "what is no server"
+    if not host.is_registered(options.user):
         raise NotAuthorisedError(
             f"the store {options.store} does not know the id {options.user}: check how it is "
             f"spelt, or make it with `rebuildkit register --store {options.store} "

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import threading
 from pathlib import Path
 
@@ -112,6 +113,27 @@ def test_a_server_is_compared_before_it_is_trusted(
     assert "There is no backup of desk." in capsys.readouterr().out
     assert main([*asked, "--replace"]) == 2
     assert "cannot be reached" in capsys.readouterr().err
+
+
+def test_a_client_of_a_server_needs_no_database(home: Path) -> None:
+    """A machine that backs up to a server has no SQLAlchemy: nothing of a store is imported."""
+    (home / "server").mkdir()
+    program = (
+        "import sys; sys.modules['sqlalchemy'] = None\n"
+        "from imagebuilder.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    with Server(home / "server") as server:
+        place = ["--server", server.url, "--fingerprint", server.fingerprint, "--user", USER]
+        place += ["--password-file", str(home / "password")]
+        for command in (
+            ["register", *place],
+            ["backup", *place, "--machine", "desk", "--disk", str(home / "disk")],
+            ["snapshots", *place],
+            ["ls", *place],
+            ["status", *place],
+            ["policy", "show", *place],
+        ):
+            run(sys.executable, "-c", program, *command)
 
 
 def test_another_service_behind_the_port_is_said(
