@@ -16,6 +16,7 @@ import sqlite3
 import tempfile
 import time
 import weakref
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -68,14 +69,13 @@ def is_whole_sqlite(path: Path) -> bool:
     if not path.exists():
         return False
     borrowed = _writable_copy(path) if _is_read_only(path) else None
-    connection = sqlite3.connect(path if borrowed is None else borrowed)
     try:
-        found = connection.execute("PRAGMA integrity_check").fetchone()
-        return found == ("ok",) and not connection.execute("PRAGMA foreign_key_check").fetchall()
+        with closing(sqlite3.connect(path if borrowed is None else borrowed)) as opened:
+            found = opened.execute("PRAGMA integrity_check").fetchone()
+            return found == ("ok",) and not opened.execute("PRAGMA foreign_key_check").fetchall()
     except (sqlite3.Error, UnicodeDecodeError):  # the latter of a damaged name in a message
         return False
     finally:
-        connection.close()
         if borrowed is not None:
             shutil.rmtree(borrowed.parent, ignore_errors=True)
 

@@ -159,6 +159,7 @@ class DirectoryFiles:
         """See `backup.store.files.UserFiles`."""
         path = self._incoming / secrets.token_hex(16)
         with self._locks.shared(), self.errors("receiving a file"):
+            self._incoming.mkdir(mode=0o700, exist_ok=True)  # it may be lost
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             descriptor = os.open(path, flags, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -303,9 +304,10 @@ class LocalIncomingFile(IncomingFile):
         assert self._target is not None, "complete() comes first"
         directory = self._target.parent
         with self._files.errors("storing a file"):
-            if not directory.is_dir():
-                directory.mkdir(mode=0o700, exist_ok=True)
-                _sync_directory(directory.parent)
+            for needed in (directory.parent, directory):  # lost ones are made again
+                if not needed.is_dir():
+                    needed.mkdir(mode=0o700, exist_ok=True)
+                    _sync_directory(needed.parent)
             self._path.replace(self._target)
             self._is_placed = True
             _sync_directory(directory)

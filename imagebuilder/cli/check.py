@@ -171,8 +171,10 @@ def _lines(source: str, report: Report, options: Check) -> Iterator[str]:
             yield f"lost: all of {data_set}: {loss.reason}"
         elif options.user is None:
             yield f"lost: what lies in {plural(loss.packs, 'pack')} of {data_set}"
-        else:
+        elif loss.paths:
             yield f"lost: {plural(len(loss.paths), 'object')} of {data_set}"
+        else:
+            yield f"lost: nothing of {data_set}: the damage is beside its content"
         yield from (f"  {printable(path)}" for path in loss.paths[:SHOWN_PATHS])
         if len(loss.paths) > SHOWN_PATHS:
             yield f"  and {len(loss.paths) - SHOWN_PATHS:,} more; --json names all"

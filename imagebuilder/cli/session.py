@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 PATIENCE_S = 3600.0  # with a server that is away, when nobody waits
 PATIENCE_AT_TERMINAL_S = 300.0
 OTHER_DATA_SET = (
-    "a data set by the beginning of its id, or the newest up to a time: latest, 2026-11-30, "
-    "'2026-11-30 20:24', yesterday, '2 days ago' (default: latest)"
+    "a data set by the beginning of its id, its number such as '#2', or the newest up to a time: "
+    "latest, 2026-11-30, '2026-11-30 20:24', yesterday, '2 days ago' (default: latest)"
 )
 _T = TypeVar("_T")
 
@@ -137,12 +137,26 @@ class Session:
 
         Raises:
             NoSuchDataSetError: none fits.
+            DamagedDataSetError: its table is damaged; the message names the one before it.
             RolledBackError: a newer one has been seen, or it is not the one it is listed as.
             UsageError: no machine was named and there are several.
         """
+        from backup.objects.errors import DamagedError
+        from backup.repository import DamagedDataSetError
+
         self.check_newest(machine)
         info = choose_data_set(self.repository, machine, data_set)
-        self.summary_of(info)
+        try:
+            self.summary_of(info)
+        except (DamagedError, DamagedDataSetError) as error:
+            text = f"data set {info.id[:10]} (number {info.generation} of {info.machine})"
+            earlier = [
+                f"; the one before it is number {other.generation}: --data-set {other.id[:10]}"
+                for other in self.repository.data_sets(info.machine)
+                if other.generation < info.generation
+            ]
+            advice = earlier[-1] if earlier else ""
+            raise DamagedDataSetError(f"{text} cannot be read: {error}{advice}") from error
         return info
 
     def summary_of(self, info: DataSetInfo) -> Summary:
@@ -387,11 +401,11 @@ def choose_data_set(
 
 
 def choose_by_id(found: Sequence[DataSetInfo], text: str, about: str = "") -> DataSetInfo:
-    """Return the one data set whose id begins with `text`.
+    """Return the one data set whose id begins with `text`, or whose number it is.
 
     Args:
         found: the data sets to choose from.
-        text: the beginning of an id, as every command prints it.
+        text: the beginning of an id, as every command prints it, or #2.
         about: of what they are, for the message: "of machine desk".
 
     Raises:
@@ -400,7 +414,13 @@ def choose_by_id(found: Sequence[DataSetInfo], text: str, about: str = "") -> Da
     """
     from backup.repository import NoSuchDataSetError
 
-    fitting = [info for info in found if info.id.startswith(text.strip().lower())]
+    wanted = text.strip().lower()
+    fitting = [
+        info for info in found if info.id.startswith(wanted) or wanted == f"#{info.generation}"
+    ]
+    if len(fitting) > 1 and wanted.startswith("#"):
+        machines = ", ".join(info.machine for info in fitting)
+        raise UsageError(f"several machines have a data set {text}: {machines}; type its id")
     if not fitting:
         raise NoSuchDataSetError(f"cannot find data set {text} {about}".rstrip())
     if len(fitting) > 1:
