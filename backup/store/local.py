@@ -52,6 +52,8 @@ def open_store(directory: Path, *, create: bool = False) -> Store:
                 f"rebuild it with `rebuildkit server repair --data {directory}`; nothing has "
                 "been changed"
             )
+        if directory.exists() and not directory.is_dir():
+            raise StoreDamagedError(f"{directory} is no directory: a store is one")
         if create:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             (directory / USERS).mkdir(mode=0o700, exist_ok=True)

@@ -203,12 +203,10 @@ def read_password(credentials: Credentials, *, is_new: bool = False) -> str:
     if command:
         import subprocess
 
-        done = subprocess.run(
-            command, shell=True, stdout=subprocess.PIPE, encoding="utf-8", check=False
-        )
+        done = subprocess.run(command, shell=True, stdout=subprocess.PIPE, check=False)
         if done.returncode:
             raise UsageError(f"REBUILDKIT_PASSWORD_COMMAND ended with exit code {done.returncode}")
-        return done.stdout.splitlines()[0] if done.stdout else ""
+        return _first_line(done.stdout, "what REBUILDKIT_PASSWORD_COMMAND prints")
     prompt = "New password: " if is_new else "Password or recovery key: "
     return _ask_password(prompt, is_new=is_new)
 
@@ -266,12 +264,22 @@ def check_new_password(password: str, user: str) -> None:
 
 def _read_password_file(path: str) -> str:
     try:
-        with open(path, encoding="utf-8-sig") as file:  # editors write byte order marks
-            return file.readline().rstrip("\r\n")
+        with open(path, "rb") as file:
+            return _first_line(file.readline(), f"the password file {path}")
     except OSError as error:
         raise UsageError(f"cannot read the password file {path}: {error.strerror}") from error
+
+
+def _first_line(data: bytes, source: str) -> str:
+    """Return the first line as text, without the byte order mark that editors write.
+
+    Raises:
+        UsageError: it is not UTF-8.
+    """
+    try:
+        return data.partition(b"\n")[0].decode("utf-8-sig").rstrip("\r")
     except UnicodeDecodeError as error:
-        raise UsageError(f"cannot read the password file {path}: it is not UTF-8") from error
+        raise UsageError(f"cannot read {source}: it is not UTF-8") from error
 
 
 def _ask_password(prompt: str, *, is_new: bool) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.cli import targets
-from imagebuilder.cli.common import UsageError
+from imagebuilder.cli.common import Credentials, UsageError, read_password
 from rebuild.boot.keymaps import KEYMAPS, layouts_for
 from tests.imagebuilder.small_disk import make_disk
 from tests.scenario import Outcome, must, rebuildkit
@@ -82,6 +82,33 @@ def test_password_that_a_disc_cannot_take_is_warned_of(
 
     assert said in outcome.err
     assert bool(said) == bool(outcome.err)
+
+
+def test_a_password_command_is_read_as_a_file_is(
+    password: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte order mark is no part of it, only a line feed ends it, and other bytes are refused."""
+    monkeypatch.delenv("REBUILDKIT_PASSWORD_FILE", raising=False)
+    credentials = Credentials(user="anna")
+
+    monkeypatch.setenv("REBUILDKIT_PASSWORD_COMMAND", f"cat {password}")
+    assert read_password(credentials) == PASSWORD
+    password.write_text("one\u2028line\r\nanother\n")
+    assert read_password(credentials) == "one\u2028line"
+    assert read_password(Credentials(user="anna", password_file=str(password))) == "one\u2028line"
+    password.write_bytes(b"caf\xe9\n")
+    with pytest.raises(UsageError, match="PASSWORD_COMMAND prints: it is not UTF-8"):
+        read_password(credentials)
+
+
+def test_a_store_that_is_a_file_is_said_to_be_one(tmp_path: Path, password: Path) -> None:
+    """Whoever would make a store where a file is, is told so."""
+    secret = ("--user", "anna", "--password-file", password)
+
+    refused = rebuildkit("register", "--store", password, *secret)
+
+    assert refused.code == 1
+    assert refused.err == f"rebuildkit: {password} is no directory: a store is one\n"
 
 
 def test_layouts_type_what_is_on_their_keys() -> None:
