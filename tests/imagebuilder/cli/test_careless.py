@@ -96,7 +96,7 @@ def test_a_password_command_is_read_as_a_file_is(
     password.write_text("one\u2028line\r\nanother\n")
     assert read_password(credentials) == "one\u2028line"
     assert read_password(Credentials(user="anna", password_file=str(password))) == "one\u2028line"
-    password.write_bytes(b"caf\xe9\n")
+    password.write_bytes(b"\xe9\n")
     with pytest.raises(UsageError, match="PASSWORD_COMMAND prints: it is not UTF-8"):
         read_password(credentials)
 
