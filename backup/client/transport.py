@@ -224,10 +224,11 @@ class Transport:
                 raise
             except (*_LOST, _TryAgainError) as error:
                 left_s = tries.left_s()
-                is_hopeless = _is_hopeless(error) and not (
+                hint = _hint(error, self._scheme)
+                is_hopeless = (_is_hopeless(error) or bool(hint)) and not (
                     self._has_connected or self._patience.is_stubborn
                 )
-                reason = shown(_hint(error, self._scheme) or reason_of(error))
+                reason = shown(hint or reason_of(error))
                 if left_s <= 0 or is_hopeless:
                     if isinstance(error, _TryAgainError):
                         raise error.error from error
