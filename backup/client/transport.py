@@ -138,7 +138,7 @@ class Transport:
         self._timeout_s = timeout_s
         self._window_s = window_s
         self._patience = patience or Patience()
-        self._has_connected = False
+        self._has_connected = self._has_answered = False
         self._process = os.getpid()
         self._idle: list[HTTPConnection] = []
 
@@ -201,6 +201,7 @@ class Transport:
         connection = self._take()
         try:
             response = _exchange(connection, request)
+            self._has_answered = True
             limit = request.limit if response.status in _GOOD else MAXIMUM_JSON_SIZE
             answer = Answer(response.status, _read(response, limit))
             _raise_if_busy(answer.status, answer.body)
@@ -225,9 +226,10 @@ class Transport:
             except (*_LOST, _TryAgainError) as error:
                 left_s = tries.left_s()
                 hint = _hint(error, self._scheme)
-                is_hopeless = (_is_hopeless(error) or bool(hint)) and not (
-                    self._has_connected or self._patience.is_stubborn
+                is_hopeless = (_is_hopeless(error) and not self._has_connected) or (
+                    bool(hint) and not self._has_answered
                 )
+                is_hopeless = is_hopeless and not self._patience.is_stubborn
                 reason = shown(hint or reason_of(error))
                 if left_s <= 0 or is_hopeless:
                     if isinstance(error, _TryAgainError):
