@@ -14,13 +14,18 @@ DEVICES = "/dev"
 
 
 def refuse_missing_device(path: str | os.PathLike[str]) -> None:
-    """Refuse to make a file below /dev: whoever names one means a disk, and it would fill memory.
+    """Refuse to make a file among the devices: whoever names one means a disk.
+
+    Another filesystem below /dev, such as /dev/shm, is a place for files like any other.
 
     Raises:
-        UsageError: nothing is at `path`, and it is below /dev.
+        UsageError: nothing is at `path`, and it is in /dev or a directory of devices.
     """
     real = os.path.realpath(path)
-    if not os.path.exists(real) and os.path.commonpath((real, DEVICES)) == DEVICES:
+    if os.path.exists(real) or os.path.commonpath((real, DEVICES)) != DEVICES:
+        return
+    parent = os.path.dirname(real)
+    if not os.path.exists(parent) or os.stat(parent).st_dev == os.stat(DEVICES).st_dev:
         raise UsageError(
             f"there is no disk {os.fspath(path)}: check how it is spelt (`lsblk` lists the disks)"
         )
