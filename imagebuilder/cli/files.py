@@ -30,6 +30,7 @@ from imagebuilder.cli.common import (
 )
 from imagebuilder.cli.listing import Wanted
 from imagebuilder.cli.opening import Source, open_unlocked
+from imagebuilder.cli.settings import SOURCE
 from imagebuilder.cli.streams import mark_result
 from rebuild.exit_codes import ExitCode
 
@@ -43,7 +44,9 @@ STANDARD_OUTPUT = "-"  # as the target of a restore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dump(Source):
-    source: str = option("--from DISC|URL|DIR", "where the data set is", required=True)
+    source: str = option(
+        "--from DISC|URL|DIR", "where the data set is", setting=SOURCE, required=True
+    )
     path: str = option("PATH", "a file: /etc/hosts, or on one partition 2:/etc/hosts")
 
 

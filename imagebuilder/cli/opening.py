@@ -24,6 +24,7 @@ from imagebuilder.cli.session import (
     open_session,
     retry_option,
 )
+from imagebuilder.cli.settings import SOURCE
 
 if TYPE_CHECKING:
     from backup.objects.medium import Medium
@@ -38,12 +39,16 @@ SOURCES = "a disc's image, a server, a store, or a mounted disc"
 class Source(Credentials):
     """Options that say what a restore reads from."""
 
-    source: str = option("DISC|URL|DIR", SOURCES)
+    source: str = option("DISC|URL|DIR", SOURCES, setting=SOURCE)
     fingerprint: str | None = option(
-        "--fingerprint FP", "fingerprint of the server's certificate, as the server prints it"
+        "--fingerprint FP",
+        "fingerprint of the server's certificate, as the server prints it",
+        setting="fingerprint",
     )
     retry_for: float | None = retry_option()
-    machine: str | None = machine_option("machine, if the source is a server or a store")
+    machine: str | None = machine_option(
+        "machine, if the source is a server or a store", setting="machine"
+    )
     data_set: str | None = option("--data-set ID", OTHER_DATA_SET)
     json: bool = json_flag()
 

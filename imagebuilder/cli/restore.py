@@ -28,6 +28,7 @@ from imagebuilder.cli.common import (
 )
 from imagebuilder.cli.files import restore_files
 from imagebuilder.cli.opening import SOURCES, Source, open_unlocked
+from imagebuilder.cli.settings import SOURCE
 from imagebuilder.cli.targets import confirm_by, refuse_missing_device, refuse_repeated
 from rebuild.exit_codes import ExitCode
 from vm.qemu import BUSES, FIRMWARES, MEDIA, size_on_bus
@@ -43,7 +44,7 @@ LOGIN = "login: "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restore(Source):
-    source: str = option("--from DISC|URL|DIR", SOURCES, required=True)
+    source: str = option("--from DISC|URL|DIR", SOURCES, setting=SOURCE, required=True)
     disk: tuple[str, ...] = option(
         "--disk PATH", "target; one for each recorded disk, in their order", ()
     )

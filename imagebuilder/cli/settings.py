@@ -17,6 +17,7 @@ from pathlib import Path
 PLACES = ("credential", "server", "store")  # where data sets are; one of them is needed
 NAMES = (*PLACES, "fingerprint", "user", "machine", "password_file")
 EVERYBODYS = Path("/etc/rebuildkit/profile.toml")
+SOURCE = "source"  # of a restore: a server or a store in one word; never in a profile
 VERSION = 1
 MAXIMUM_SIZE = 64 << 10  # bytes of a profile
 Settings = Mapping[str, str]  # those that are set, by name
@@ -128,10 +129,16 @@ def find_settings(typed: Settings, wanted: Mapping[str, object]) -> Settings:
             place = next((name for name in PLACES if name in wanted and name in layer), None)
             if place is not None:
                 found[place] = layer[place]
+        if SOURCE in wanted and SOURCE not in found and _place_of(layer):
+            found[SOURCE] = _place_of(layer)
         for name in wanted:
             if name in layer and name not in found and _fits(name, layer, found):
                 found[name] = layer[name]
     return {name: value for name, value in found.items() if name not in typed}
+
+
+def _place_of(layer: Settings) -> str:
+    return layer.get("server") or layer.get("store") or ""
 
 
 def _fits(name: str, layer: Settings, found: Settings) -> bool:
@@ -139,10 +146,12 @@ def _fits(name: str, layer: Settings, found: Settings) -> bool:
     if name in PLACES:
         return False  # chosen above
     if name == "fingerprint":  # of a server; never of another one
-        server = found.get("server")
+        server = found.get("server", found.get(SOURCE))
         return server is not None and layer.get("server", server) == server
     if "credential" in found:
         return False  # it says who, and which machine
+    if name == "machine" and SOURCE in found:
+        return found[SOURCE] == _place_of(layer)  # another place has other machines
     if name == "password_file":
         sources = ("REBUILDKIT_PASSWORD_FILE", "REBUILDKIT_PASSWORD_COMMAND")
         return not any(os.environ.get(source) for source in sources)

@@ -54,6 +54,9 @@ def test_init_once_then_short_commands(home: Path, capsys: pytest.CaptureFixture
     assert main(["snapshots", "--json"]) == 0
     assert main(["ls"]) == 0
     assert "desk" in capsys.readouterr().out
+    assert main(["dump", "/file"]) == 0
+    assert main(["restore", "--disk", "new", "--yes"]) == 0
+    assert "Result: complete." in capsys.readouterr().out
 
 
 def test_init_tries_the_password(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,6 +190,18 @@ def test_what_comes_first(
     settings.write_profile(home / "etc" / "profile.toml", profile)
 
     assert settings.find_settings(typed, dict.fromkeys(settings.NAMES)) == found
+
+
+def test_what_is_restored_is_of_one_place(home: Path) -> None:
+    """Without --from it is the profile's; what is typed has neither its fingerprint nor machine."""
+    profile = {"server": "p", "fingerprint": "f", "machine": "m"}
+    settings.write_profile(home / "etc" / "profile.toml", profile)
+    wanted = dict.fromkeys(("source", "fingerprint", "machine"))
+
+    found = {"source": "p", "fingerprint": "f", "machine": "m"}
+    assert settings.find_settings({}, wanted) == found
+    assert settings.find_settings({"source": "disc.iso"}, wanted) == {}
+    assert settings.find_settings({"source": "p"}, wanted) == {"fingerprint": "f", "machine": "m"}
 
 
 def test_a_password_in_the_environment_counts_before_that_of_the_profile(
