@@ -163,7 +163,7 @@ def test_restored_disk_is_the_lost_one(live: LiveRun, rehearsal: tuple[Outcome, 
 
 def test_mounted_over_directories_are_kept_as_they_are(live: LiveRun) -> None:
     """Of what is mounted elsewhere nothing is kept; what it covers is."""
-    listed = rebuildkit("ls", *live.scenario.repository, "--machine", "live", "--json").out
+    listed = rebuildkit("ls", "-R", *live.scenario.repository, "--machine", "live", "--json").out
     nodes = [json.loads(line) for line in listed.splitlines()]
     paths = {node["path"] for node in nodes if node["partition"] == 2}
 
