@@ -580,9 +580,10 @@ def test_failing_store_is_reported(tmp_path: Path) -> None:
         repository = host.login("user", SECRET)
         incoming = data / "users" / "1" / "incoming"
         incoming.rmdir()
+        incoming.write_bytes(b"")  # what is only gone is made again
         with pytest.raises(StoreDamagedError):
             repository.put_pack("host", b"data")
-        incoming.mkdir()
+        incoming.unlink()
         repository.put_pack("host", b"data")
     lines = log.read_text().splitlines()
 
