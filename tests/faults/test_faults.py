@@ -244,13 +244,13 @@ def back_up(patient: Patient, where: Path | None, kind: str, count: int) -> None
         under = image if where in versions else where
         patient.strike(under, kind, calls, *patient.backup(image))
         patient.settle(image)
-    assert patient.seen["struck"], patient.seen
 
 
 @points(AGENT)
 def test_agent(local: Patient, where: str, kind: str, count: int) -> None:
     """An agent that writes to a directory."""
     back_up(local, local.store if where == "store" else local.past.versions[1], kind, count)
+    assert local.seen["struck"], local.seen
 
 
 @points(SENDING)
@@ -259,7 +259,9 @@ def test_agent_of_a_server(
 ) -> None:
     """An agent that sends to a server."""
     del where
-    back_up(served[0], None, kind, count)
+    patient = served[0]
+    back_up(patient, None, kind, count)
+    assert patient.seen["struck"], patient.seen
 
 
 @points(SERVER)
@@ -285,7 +287,6 @@ def test_server(served: tuple[Patient, Server], where: str, kind: str, count: in
         assert not CRASHES.search(said), f"{fault}: {said}"
         patient.judge(fault, Result(done.code, done.out + done.err, calls, struck))
         patient.settle(image)
-    assert patient.seen["struck"], patient.seen
 
 
 @points(BUILD)

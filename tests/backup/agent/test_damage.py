@@ -120,6 +120,7 @@ def test_lost_pack_blocks_no_backup(
 
     heal(repository, disk, tree, 1)
     heal(repository, disk, tree, 0)
+    assert repository.damage().packs == ()
 
 
 @pytest.mark.parametrize("spoil", [flip, cut, remove])
