@@ -272,12 +272,16 @@ class ReadingConformance(ABC):
 
     def test_unreadable_metadata(self) -> None:
         """A sector of metadata costs what lies below it: the rest is there, and that is named."""
-        assert self._lose_sectors(300) > 0
+        assert bool(self._lose_sectors(300)) is not self._is_all_frame()
 
     @pytest.mark.slow
     def test_each_sector_of_unreadable_metadata(self) -> None:
         """The same for each sector, one by one."""
-        assert self._lose_sectors(1 << 20) > 0
+        assert bool(self._lose_sectors(1 << 20)) is not self._is_all_frame()
+
+    def _is_all_frame(self) -> bool:
+        """Whether a volume of this kind has no metadata that it could be read without."""
+        return self.frame_size >= self.populated()[0].size
 
     def _lose_sectors(self, count: int) -> int:
         """Lose each sector of metadata, or about so many of them; then its copies as well.
