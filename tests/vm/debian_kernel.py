@@ -26,9 +26,10 @@ from tests.vm.machines import cache_directory, locked
 
 RELEASE = "trixie"
 METAPACKAGE = "linux-image-amd64"
-FILESYSTEMS = ("vfat", "msdos", "isofs", "ntfs3", "hpfs")
+FILESYSTEMS = ("vfat", "msdos", "isofs", "ntfs3", "hpfs", "ext4")
 # What a mount asks the kernel to load, which in the guest nobody would.
 CHARACTER_SETS = ("nls_cp437", "nls_cp850", "nls_ascii", "nls_utf8", "nls_iso8859_1")
+CHECKSUMS = ("crc32c_generic",)  # likewise, of ext4
 DEVICES = ("virtio_pci", "virtio_blk")
 SOURCES = (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list"))
 UNPACKERS: Mapping[str, Callable[[bytes], bytes]] = {
@@ -48,7 +49,7 @@ class Kernel:
 
 def newer_kernel() -> Kernel:
     """Return the kernel of `RELEASE`, fetched once: 110 MB.  Needs apt and a mirror."""
-    choice = repr((DEVICES, CHARACTER_SETS, FILESYSTEMS)).encode()
+    choice = repr((DEVICES, CHARACTER_SETS, CHECKSUMS, FILESYSTEMS)).encode()
     place = cache_directory() / f"kernel-{RELEASE}-{hashlib.sha256(choice).hexdigest()[:8]}"
     with locked(place):
         if not place.is_dir():
@@ -124,7 +125,7 @@ def _choose(work: Path, chosen: Path) -> None:
             add(needed)
         ordered[name] = data
 
-    for name in (*DEVICES, *CHARACTER_SETS, *FILESYSTEMS):
+    for name in (*DEVICES, *CHARACTER_SETS, *CHECKSUMS, *FILESYSTEMS):
         add(name)
     missing = {*FILESYSTEMS, "virtio_blk"} - ordered.keys()
     assert not missing, f"Debian's kernel has no module {missing}"

@@ -2,7 +2,7 @@
 """The Linux kernel's own filesystem drivers as judges of volumes, in a virtual machine.
 
 The host's kernel has neither vfat nor isofs nor ntfs3 here and need not have them: a guest with
-one of Debian's kernels mounts the volumes read-only and says what it sees of every name;
+one of Debian's kernels mounts the volumes and says what it sees of every name;
 `kernel_guest_init` is the program that runs there.  Some seconds for any number of volumes.
 """
 
@@ -43,6 +43,7 @@ class Mount:
     offset: int = 0  # bytes; where in the image the volume begins
     xattrs: tuple[str, ...] = ()  # to be asked for, beside those that are listed
     sector_size: int = 512  # of the disk
+    grown_blocks: int = 0  # if given: mounted for writing, and an ext volume made so large then
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class View:
 
 
 def views_of(mounts: Sequence[Mount]) -> list[View]:
-    """Have the kernel read volumes; the images are not written to."""
+    """Have the kernel read volumes; no image is written to but of one that is to grow."""
     assert len(mounts) <= MOST_VOLUMES
     with tempfile.TemporaryDirectory(prefix="rebuildkit-kernel-") as temporary:
         initrd, said = Path(temporary, "initrd"), Path(temporary, "said")
@@ -127,7 +128,9 @@ def view_of(mount: Mount) -> View:
 
 def _drive(number: int, mount: Mount) -> list[str]:
     name = str(mount.image).replace(",", ",,")
-    drive = f"if=none,id=d{number},format=raw,readonly=on,file.filename={name},file.locking=off"
+    drive = f"if=none,id=d{number},format=raw,file.filename={name},file.locking=off"
+    if not mount.grown_blocks:
+        drive += ",readonly=on"
     if mount.offset:
         drive += f",offset={mount.offset}"
     device = f"virtio-blk-pci,drive=d{number},addr={number // 8 + 3:#x}.{number % 8}"
@@ -145,6 +148,7 @@ def _jobs(mounts: Sequence[Mount]) -> bytes:
             "filesystem": mount.filesystem,
             "options": mount.options,
             "xattrs": mount.xattrs,
+            "grown_blocks": mount.grown_blocks,
         }
         for number, mount in enumerate(mounts)
     ]

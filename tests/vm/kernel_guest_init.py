@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """PID 1 of the guest of `kernel_guest`: mounts volumes and says what the kernel sees on them.
 
-Loads /modules/*.ko, then mounts each volume that /jobs.json names, read-only, and writes lines
-of JSON to the serial port: one for every name that a directory lists, each looked up; then one
-with what the kernel had to say.  Ends with the machine off.  Uses the standard library only.
+Loads /modules/*.ko, then mounts each volume that /jobs.json names, read-only unless it is to grow,
+and writes lines of JSON to the serial port: one for every name that a directory lists, each looked
+up; then one with what the kernel had to say.  Ends with the machine off.  Uses the standard library
+only.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import hashlib
 import json
 import os
 import stat
+import struct
 from typing import Any
 
 libc = ctypes.CDLL(None, use_errno=True)
 SYS_INIT_MODULE = 175  # Source: linux arch/x86/entry/syscalls/syscall_64.tbl
 MS_RDONLY = 1
 POWER_OFF = 0x4321FEDC  # Source: linux include/uapi/linux/reboot.h
+EXT4_IOC_RESIZE_FS = 0x40086610  # Source: linux fs/ext4/ext4.h; takes a number of blocks
 FAT_IOCTL_GET_ATTRIBUTES = 0x80047210  # Source: linux include/uapi/linux/msdos_fs.h
 ERROR_LEVEL = 5  # what the kernel says at this level and above it: notices
 
@@ -51,7 +54,10 @@ def do(out: int, number: int, job: dict[str, Any]) -> None:
     """Mount one volume and say everything of it."""
     options = job["options"].encode()
     try:
-        mount(job["device"], job["filesystem"], "/tmp", MS_RDONLY, options)
+        flags = 0 if job["grown_blocks"] else MS_RDONLY
+        mount(job["device"], job["filesystem"], "/tmp", flags, options)
+        if job["grown_blocks"]:
+            grow("/tmp", job["grown_blocks"])
     except OSError as error:
         say(out, {"job": number, "error": errno.errorcode.get(error.errno or 0, "?")})
         return
@@ -64,6 +70,17 @@ def do(out: int, number: int, job: dict[str, Any]) -> None:
             names = sorted(os.listdir(b"/tmp/" + path), reverse=True)
             pending += [path + b"/" + name if path else name for name in names]
     check(libc.umount2(b"/tmp", 0))
+
+
+def grow(directory: str, blocks: int) -> None:
+    """Have a mounted ext volume grow, and write a file on it."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.ioctl(descriptor, EXT4_IOC_RESIZE_FS, struct.pack("=Q", blocks))
+    finally:
+        os.close(descriptor)
+    with open(f"{directory}/file", "wb") as file:
+        file.write(b"x" * (1 << 20))
 
 
 def facts_of(path: bytes, wanted: list[str]) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's own drivers read what our drivers read: vfat, msdos and isofs.
+"""The kernel's own drivers read what our drivers read: vfat, msdos and isofs; ext grows in use.
 
 All volumes of a kind are read in one start of the guest; every name that the kernel lists, it
 also looks up.
@@ -7,6 +7,7 @@ also looks up.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,10 +24,12 @@ from fsdrivers.fat.volume import FatVolume
 from fsdrivers.iso9660.volume import Namespace
 from fsdrivers.iso9660.volume import open_volume as open_iso
 from fsdrivers.volume import Kind, Node, Volume
+from tests.fsdrivers.ext.mkfs_images import assert_clean, copy_volume
+from tests.fsdrivers.ext.volumes import make_image
 from tests.fsdrivers.fat.images import STAMP_NS, geometry_for, tree_entries, volume_in_memory
 from tests.fsdrivers.iso9660.images import HandMade, Made, make_tree
 from tests.programs import run as run_tool
-from tests.vm.kernel_guest import Mount, Seen, View, views_of
+from tests.vm.kernel_guest import Mount, Seen, View, view_of, views_of
 from tests.vm.small_discs import make_disc, real_environment
 from tests.vm.volumes import assert_sound, digest, paths_of
 
@@ -349,3 +352,20 @@ def kernel_facts(seen: Seen, has_rock_ridge: bool) -> tuple[object, ...]:
         device = (seen.device[0], seen.device[1] & KEPT_BY_KERNEL)
         facts += (seen.mode, seen.owner, seen.times[0], device, seen.target)
     return facts
+
+
+@pytest.mark.parametrize("kind", ["ext4", "ext3"])
+def test_a_restored_ext_volume_grows_while_mounted(tmp_path: Path, kind: str) -> None:
+    """It grows tenfold, into the descriptor blocks that are kept for that, and stays sound."""
+    source = make_image(tmp_path / "source", 48 << 20, "-t", kind, "-b", 4096)
+    target = tmp_path / "target"
+    copy_volume(source, target, 300 << 20)
+    os.truncate(target, 3000 << 20)
+
+    view = view_of(Mount(target, kind, grown_blocks=(3000 << 20) // 4096))
+
+    assert view.refused == ""
+    assert view.names[b"file"].size == 1 << 20
+    with FileDevice.open(target) as device:
+        assert open_volume(device).size > 2700 << 20
+    assert_clean(target)

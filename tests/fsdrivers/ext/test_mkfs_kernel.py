@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -176,40 +175,6 @@ def test_hundreds_of_extents_survive(tmp_path: Path) -> None:
                     file.seek(1500)
                     file.write(b"fills a hole")
     run("e2fsck", "-fn", target)  # may say that the kernel's own splits could be narrower
-
-
-def can_resize_online(directory: Path) -> bool:
-    """Tell whether this machine lets a volume of mke2fs grow (it takes CAP_SYS_RESOURCE)."""
-    control = make_image(directory / "control", 16 * MIB, "-t", "ext4")
-    with mounted(control):
-        os.truncate(control, 32 * MIB)
-        return grow(control) == 0
-
-
-def grow(image: Path) -> int:
-    """Let a mounted image grow to the size of its file and return resize2fs's exit code."""
-    loop = run("losetup", "-j", image, "-O", "NAME", "-n").strip()
-    run("losetup", "-c", loop)
-    done = subprocess.run(["resize2fs", loop], capture_output=True, check=False)
-    return done.returncode
-
-
-@pytest.mark.parametrize("options", [("-t", "ext4"), ("-t", "ext3", "-b", 4096)], ids=str)
-def test_online_resize_works(tmp_path: Path, options: tuple[object, ...]) -> None:
-    """A restored volume grows while mounted, into the descriptor blocks kept for that."""
-    if not can_resize_online(tmp_path):
-        pytest.skip("no privilege to resize mounted volumes")
-    source = make_image(tmp_path / "source", 48 * MIB, *options)
-    target = tmp_path / "target"
-    copy_volume(source, target, 300 * MIB)
-
-    with mounted(target) as root:
-        os.truncate(target, 3000 * MIB)
-        assert grow(target) == 0
-        size = os.statvfs(root)
-        assert size.f_blocks * size.f_frsize > 2700 * MIB
-        (root / "file").write_bytes(b"x" * MIB)
-    assert_clean(target)
 
 
 def test_offline_resize_works(tmp_path: Path) -> None:
