@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from fsdrivers.device import Device, MemoryDevice
+from fsdrivers.device import Device, FileDevice, MemoryDevice
 from fsdrivers.fat.description import Template, pack_description
 from fsdrivers.fat.format import (
     BOOT_SIGNATURE,
@@ -29,7 +29,7 @@ from fsdrivers.fat.geometry import Geometry, with_clusters
 from fsdrivers.fat.mkfs import plan_volume
 from fsdrivers.fat.mkfs.plan import FatLayout
 from fsdrivers.fat.volume import FatVolume
-from fsdrivers.volume import Entry, Kind, Node, Plain
+from fsdrivers.volume import Description, Entry, Kind, Node, Plain
 
 NS = 1_000_000_000
 SERIAL = 0x5EC0FEED
@@ -268,3 +268,22 @@ def save(device: MemoryDevice, path: Path) -> None:
         for position, length in device.iter_data(0, device.size):
             file.seek(position)
             file.write(device.read(position, length))
+
+
+def plan(description: Description, entries: list[Entry], size: int, **options: int) -> FatLayout:
+    """Plan a volume whose files lie in the order of the entries."""
+    return plan_volume(
+        description,
+        size=size,
+        sector_size=options.pop("sector_size", 512),
+        entries=entries,
+        order=[entry.node.number for entry in entries],
+        **options,
+    )
+
+
+def file_device(path: Path, size: int) -> FileDevice:
+    """Return a new image, opened for writing."""
+    with path.open("wb") as file:
+        file.truncate(size)
+    return FileDevice.open(path, writable=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from backup.objects.medium import Medium
 from fsdrivers.device import FileDevice
@@ -107,3 +108,10 @@ def assert_restored(machine: SmallMachine, *targets: TargetDisk) -> None:
     for device in devices.values():
         device.close()
     assert comparison.differences == []
+
+
+def assert_blank(dialogue: Dialogue) -> None:
+    """Nothing was written to any target."""
+    for target in dialogue.targets:
+        data = Path(target.path).read_bytes()
+        assert data.count(0) == len(data), f"{target.path} was written"
