@@ -57,6 +57,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
 
     table: dict[type[BaseException], ExitCode] = {
         UsageError: ExitCode.USAGE,
+        EOFError: ExitCode.USAGE,
         MachineFileError: ExitCode.USAGE,
         ProfileError: ExitCode.USAGE,
         RefusedError: ExitCode.UNSAFE,
@@ -74,6 +75,8 @@ def exit_code_of(error: BaseException) -> ExitCode:
 
 def sentence_of(error: BaseException) -> str:
     """Return an error as one sentence for a person; with its kind if nobody foresaw it."""
+    if isinstance(error, EOFError):
+        return "a question was not answered: the input has ended"
     if isinstance(error, OSError) and error.strerror:
         if error.filename is None:
             return error.strerror

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from backup.repository import DataSetInfo
 
 DAY_S = 86_400.0
+# Of findings, the gravest last.
+GRAVITY = (ExitCode.PARTIAL, ExitCode.NO_DATA_SET, ExitCode.LAYOUT, ExitCode.FAILED)
 OLD_MEDIUM_S = 3 * 365 * DAY_S  # of a written disc or stick, after which it is worth a new one
 
 
@@ -99,7 +101,7 @@ def run_doctor(options: About) -> int:
         Finding(ExitCode.FAILED, str(error), "ask who runs the server what happened")
         for error in rollbacks.values()
     ]
-    code = max((finding.code for finding in findings), default=ExitCode.DONE)
+    code = max((item.code for item in findings), key=GRAVITY.index, default=ExitCode.DONE)
     if options.json:
         print_json(
             {
@@ -191,7 +193,7 @@ def _of_discs(state: State) -> Iterator[Finding]:
     age_s = time.time() - disc.built_s
     if age_s > OLD_MEDIUM_S:
         yield Finding(
-            ExitCode.PARTIAL, f"The newest disc is {_age_text(age_s)} old: media age.", build
+            ExitCode.PARTIAL, f"The newest disc is {_age_text(age_s)} old, and media age.", build
         )
     if state.on_disc is None:
         yield Finding(
@@ -274,10 +276,11 @@ def _status_lines(state: State) -> list[str]:
 
 def _age_text(seconds: float) -> str:
     """Return a length of time in the unit in which people say it."""
-    for size, unit in ((365 * DAY_S, "year"), (DAY_S, "day"), (3600.0, "hour"), (60.0, "minute")):
-        if seconds >= 2 * size or unit == "minute":
+    for size, unit in ((365 * DAY_S, "year"), (DAY_S, "day"), (3600.0, "hour")):
+        if seconds >= 2 * size:
             return plural(int(seconds // size), unit)
-    return ""
+    minutes = int(seconds // 60)
+    return plural(minutes, "minute") if minutes else "less than a minute"
 
 
 COMMANDS: Sequence[Command | Group] = (

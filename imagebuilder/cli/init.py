@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import socket
 import sys
@@ -64,9 +65,9 @@ def run_init(options: Init) -> int:
     fingerprint = canonical_fingerprint(options.fingerprint)
     if server and not fingerprint:
         fingerprint = _confirmed_fingerprint(server)
-    user = options.user or name_of_text(_ask("Id that the backups belong to", "--user"))
-    machine = options.machine or name_of_text(
-        _ask("Name of this machine in the backups", "--machine", socket.gethostname())
+    user = options.user or _ask_name("Id that the backups belong to", "--user")
+    machine = options.machine or _ask_name(
+        "Name of this machine in the backups", "--machine", socket.gethostname()
     )
     place = Place(
         server=server,
@@ -93,10 +94,8 @@ def run_init(options: Init) -> int:
     print(f"{path} remembers where the backups go, the id and this machine's name.")
     _say_what_cannot_be_recovered()
     if os.geteuid():
-        print("It is yours alone. Backups of the running machine need root, who asks for a profile")
-        print(
-            "of his own: `sudo rebuildkit init` makes the one that all users of this machine have."
-        )
+        print("It is yours alone. Backups of the running machine need root: `sudo rebuildkit init`")
+        print("makes a profile for all users of this machine.")
     print(NEXT_STEPS)
     return ExitCode.DONE
 
@@ -109,6 +108,18 @@ def _place(options: Init) -> tuple[str | None, Path | None]:
     if "://" in answer:
         return answer, None
     return None, Path(answer)
+
+
+def _ask_name(question: str, name: str, default: str = "") -> str:
+    """Return the name that a person answers, in its normal form.
+
+    Raises:
+        UsageError: as `_ask`, or it cannot be a name.
+    """
+    try:
+        return name_of_text(_ask(question, name, default))
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"{name}: {error}") from error
 
 
 def _ask(question: str, name: str, default: str = "") -> str:

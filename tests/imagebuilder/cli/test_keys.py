@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from imagebuilder.cli.main import main
 from imagebuilder.cli.strength import weakness_of
 from tests.backup.server_process import ServerProcess
 from tests.imagebuilder.small_disk import make_disk
+from tests.imagebuilder.terminal import Terminal
 from tests.programs import run
 
 STRONG = "wolke gitarre tisch"
@@ -21,13 +21,6 @@ WEAK = "hunter22"
 RECOVERY_KEY = re.compile(r"\b(?:[0-9A-Z]{5}-){7}[0-9A-Z]{5}\b")
 Output = pytest.CaptureFixture[str]
 Typing = Callable[..., None]
-
-
-class Terminal(io.StringIO):
-    """Standard input with somebody at it."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.fixture

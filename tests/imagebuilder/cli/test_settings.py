@@ -15,6 +15,7 @@ import pytest
 from imagebuilder.cli import settings
 from imagebuilder.cli.doctor import findings_on_hardware
 from imagebuilder.cli.main import main
+from tests.imagebuilder.terminal import Terminal
 from tests.programs import run
 from tests.scenario import PASSWORD, USER, Server
 
@@ -90,6 +91,24 @@ def test_init_says_what_is_missing(home: Path, capsys: pytest.CaptureFixture[str
     assert "--store is missing" in capsys.readouterr().err
     assert main(["init", "--store", str(home / "store")]) == 2
     assert "--user is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [("a/b\n", "--user: a valid name"), ("", "the input has ended"), ("\n", "--user is missing")],
+)
+def test_init_takes_only_answers(
+    typed: str,
+    message: str,
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A name that is none, no answer, and the end of the input are sentences."""
+    monkeypatch.setattr("sys.stdin", Terminal(typed))
+
+    assert main(["init", "--store", str(home / "store")]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_server_is_compared_before_it_is_trusted(
